@@ -1,0 +1,44 @@
+"""Errors that reach a user, each with the exit code it ends a command with."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """Bad input: one line "what: where: how to mend"; a command ends with exit code 2.
+
+    Raised before any training starts. `what` says what is wrong, `where` names the file or key, `mend` the remedy.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, where: object, mend: str) -> None:
+        super().__init__(f"{what}: {where}: {mend}")
+        self.what, self.where, self.mend = what, str(where), mend
+
+    def __reduce__(self) -> tuple[type[UserError], tuple[str, str, str]]:
+        return type(self), (self.what, self.where, self.mend)
+
+
+class RunFailed(RuntimeError):
+    """A run ended in a named failed state; a command ends with exit code 1."""
+
+    exit_code = 1
+    state = "failed"
+
+
+class NonFiniteLoss(RunFailed):
+    """The loss or a gradient became NaN or infinite; the message names phase, epoch and step."""
+
+    state = "diverged"
+
+
+class SnapshotFailed(RunFailed):
+    """A stage snapshot could not be written (full disk, lost share); the snapshot before it stays valid."""
+
+    state = "snapshot_failed"
+
+
+class RunStopped(RuntimeError):
+    """A scheduler or `sage-ray stop` asked the run to end early; it ends as PRUNED at its epoch."""
+
+    state = "stopped"
