@@ -1,0 +1,52 @@
+"""What all tests share: few threads, quiet Ray and MLflow, a throw-away home, the folders of real data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+# Before torch, numpy and Ray are imported: threads are read once, and nobody phones home.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest
+
+if TYPE_CHECKING:
+    from sage_ray.runtime.home import Home
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's servers and homes never leak into a test."""
+    for name in ("SAGE_HOME", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """A fresh, writable home of this test alone."""
+    from sage_ray.runtime.home import Home
+
+    return Home(tmp_path / "home")
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    """Root of the checkout."""
+    return REPO
+
+
+@pytest.fixture(scope="session")
+def emps() -> Path:
+    """Folder of the real micrographs; tests that use it carry `@pytest.mark.real`."""
+    folder = Path(os.environ.get("SAGE_EMPS_DIR", REPO.parent / "shared" / "data" / "emps"))
+    if not folder.is_dir():
+        pytest.skip("real micrographs are not here; set SAGE_EMPS_DIR")
+    return folder
