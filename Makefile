@@ -1,0 +1,49 @@
+# Every target sets itself up first; `make setup` alone does nothing the second time.
+SHELL := /bin/bash
+PYTHON ?=
+BIN := .venv/bin
+# One thread a process: the tests and trials are small, and several run at once.
+export OMP_NUM_THREADS ?= 1
+export MKL_NUM_THREADS ?= 1
+export MLFLOW_DISABLE_TELEMETRY ?= true
+export RAY_USAGE_STATS_ENABLED ?= 0
+
+.PHONY: help setup demo test test-all bench tables lint format clean
+
+help:
+	@echo "setup     .venv with sage-ray in it (idempotent)"
+	@echo "demo      the whole path on drawn particles into ./demo_runs, at most 5 minutes on 2 cores"
+	@echo "test      tests without network and GPU, at most 15 minutes on 2 cores"
+	@echo "test-all  all tests, the slow ones and those that need a GPU included"
+	@echo "bench     time of a step, an evaluation, the import and the orchestration, into benchmarks/results/"
+	@echo "tables    tables and figures of recorded studies"
+	@echo "lint      ruff and mypy"
+
+setup:
+	@PYTHON="$(PYTHON)" bash scripts/setup.sh
+
+demo: setup
+	@$(BIN)/python scripts/demo.py
+
+test: setup
+	$(BIN)/python -m pytest -m "not slow and not gpu" --durations=15
+
+test-all: setup
+	$(BIN)/python -m pytest --durations=25
+
+bench: setup
+	@$(BIN)/python benchmarks/run_all.py
+
+tables: setup
+	@$(BIN)/python scripts/tables.py
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf demo_runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
