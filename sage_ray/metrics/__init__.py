@@ -1,0 +1,19 @@
+"""Scores of predicted masks; each carries its definition."""
+
+from __future__ import annotations
+
+from sage_ray.metrics.objects import label_objects, score_objects
+from sage_ray.metrics.scores import COUNTS, IMAGE_SCORES, POOLED_SCORES, definition, score_image, summarise
+from sage_ray.metrics.threshold import otsu
+
+__all__ = [
+    "COUNTS",
+    "IMAGE_SCORES",
+    "POOLED_SCORES",
+    "definition",
+    "label_objects",
+    "otsu",
+    "score_image",
+    "score_objects",
+    "summarise",
+]
