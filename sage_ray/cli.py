@@ -1,0 +1,345 @@
+"""The verbs of `sage-ray`: each a thin shell over one public function; heavy imports happen inside the verbs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sage_ray.errors import UserError
+from sage_ray.shell import Answer, Session, UsageError, perform, plain, verb
+
+if TYPE_CHECKING:
+    from sage_ray.config import Resolved
+
+app = typer.Typer(
+    name="sage-ray",
+    help="Search, ablation and final training of SAGE-GAN on scarce micrographs, on one laptop or a cluster.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+config_app = typer.Typer(help="Look at resolved configs.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(help="Draw, check or fetch data.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(config_app, name="config")
+app.add_typer(data_app, name="data")
+
+Preset = Annotated[str | None, typer.Option("--preset", help="Name of a shipped preset, such as sage_gan_paper.")]
+ConfigFile = Annotated[Path | None, typer.Option("-c", "--config", help="A YAML file; it may say `extends: PRESET`.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="Override, as a.b=value; may be repeated.")]
+StudyName = Annotated[str | None, typer.Option("--name", help="Name of the study [default: the space's].")]
+SpaceFile = Annotated[str, typer.Argument(metavar="SPACE", help="A search space: YAML file or shipped name.")]
+ModelName = Annotated[str, typer.Option("--model-name", help="Name in the model registry.")]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Run id, model folder or models:/ URI.")]
+OutFolder = Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.")]
+DEFAULT_MODEL = "sage-gan"
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run one command line and exit with 0 done, 1 failed, 2 bad input, or 130 interrupted."""
+    sys.exit(call(list(sys.argv[1:] if args is None else args)))
+
+
+def call(args: list[str]) -> int:
+    """Exit code of one command line."""
+    session = Session("sage-ray", None, quiet=False)
+    try:
+        return int(app(args, prog_name="sage-ray", standalone_mode=False) or 0)
+    except UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(getattr(error, "message", ""))
+            return 0
+        return perform(session, lambda: _raise(error), as_json="--json" in args)
+    except KeyboardInterrupt as error:
+        return perform(session, lambda: _raise(error), as_json="--json" in args)
+
+
+def _raise(error: BaseException) -> Answer:
+    raise error
+
+
+def _resolved(preset: str | None, file: Path | None, sets: list[str] | None) -> Resolved:
+    from sage_ray.config import resolve
+
+    return resolve(preset, file, sets or [])
+
+
+@verb(app, "doctor")
+def doctor(session: Session) -> Answer:
+    """Report versions, cores, GPUs, disk, home, Ray, MLflow and VGG weights; exit 1 if something needed is broken."""
+    from sage_ray.doctor import examine
+
+    report = examine(session.home)
+    lines = [f"{'ok  ' if check.ok else 'FAIL' if check.needed else 'note'} {check.name}: {check.text}" for check in report]
+    broken = [check.name for check in report if check.needed and not check.ok]
+    fields = {"checks": plain(report), "broken": broken}
+    if broken:
+        return Answer(lines, fields, exit_code=1, error=f"broken: {', '.join(broken)}: see the lines above")
+    return Answer(lines, fields, next=["make demo", session.command("data check FOLDER")])
+
+
+@verb(config_app, "show", "config show")
+def config_show(session: Session, preset: Preset = None, config: ConfigFile = None, sets: Sets = None) -> Answer:
+    """Print the resolved config as YAML, each value with its origin; the output is itself a config file."""
+    from sage_ray.show_config import annotated_yaml
+
+    resolved = _resolved(preset, config, sets)
+    values = resolved.config.model_dump(mode="json")
+    chosen = f"--preset {preset}" if preset else f"-c {config}" if config else "--preset sage_gan_paper"
+    tail = "".join(f" --set '{text}'" for text in sets or [])
+    command = session.command(f"train {chosen}{tail}")
+    lines = [*annotated_yaml(values, resolved.origins), f"# config_hash: {resolved.config.config_hash()}"]
+    fields = {"config": values, "origins": resolved.origins, "config_hash": resolved.config.config_hash()}
+    # As a comment: the output can be kept as a file and given to -c.
+    return Answer([*lines, f"# next: {command}"], fields | {"next": [command]})
+
+
+@verb(data_app, "synth", "data synth")
+def data_synth(
+    session: Session,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make, with images/ and masks/.")],
+    num: Annotated[int, typer.Option("--num", min=1, help="Number of image/mask pairs.")] = 64,
+    size: Annotated[int, typer.Option("--size", min=16, help="Side in pixels.")] = 128,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed, same pictures.")] = 0,
+) -> Answer:
+    """Draw micrographs of ordered particles with exact masks."""
+    from sage_ray.data.synth import write_dataset
+
+    write_dataset(out, num, size, seed)
+    follow = [session.command(f"data check {out}"), session.command(f"train --preset tiny_sage_gan --set data.path={out}")]
+    return Answer([f"{num} pairs of {size}x{size} pixels"], {"num": num, "size": size, "seed": seed}, {"data": out}, follow)
+
+
+@verb(data_app, "check", "data check")
+def data_check(
+    session: Session,
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder with images/ and masks/ or segmaps/.")],
+    crop_bottom: Annotated[int, typer.Option("--crop-bottom", min=0, help="Rows of an information bar.")] = 0,
+) -> Answer:
+    """Report every problem of a data folder at once; exit 2 if there is one."""
+    from sage_ray.data.check import check
+    from sage_ray.verb_answers import checked
+
+    return checked(check(path, crop_bottom), path, session)
+
+
+@verb(data_app, "fetch", "data fetch")
+def data_fetch(
+    session: Session,
+    url: Annotated[str, typer.Argument(metavar="URL", help="Address of a zip archive with images and masks.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to unpack to; must not hold other files.")],
+    sha256: Annotated[str, typer.Option("--sha256", help="Check sum of the archive, 64 hex digits.")],
+) -> Answer:
+    """Fetch a zip archive, check its sum, and unpack it."""
+    from sage_ray.data.fetch import fetch_archive
+
+    files = fetch_archive(url, out, sha256, say=session.watch.line)
+    return Answer([f"{files} files"], {"files": files}, {"data": out}, [session.command(f"data check {out}")])
+
+
+@verb(app, "train")
+def train(
+    session: Session,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    sets: Sets = None,
+    run_id: Annotated[str | None, typer.Option("--run-id", help="Name of the run [default: from its config].")] = None,
+) -> Answer:
+    """Train one config through both phases; an interrupted run goes on where it was."""
+    resolved = _resolved(preset, config, sets)
+    from sage_ray.verb_answers import train_and_watch
+
+    return train_and_watch(resolved.config, session, run_id)
+
+
+@verb(app, "plan")
+def plan(session: Session, space: SpaceFile, sets: Sets = None, name: StudyName = None) -> Answer:
+    """Count trials, runs, distinct stages and epochs of a search, with and without reuse; trains nothing."""
+    from sage_ray.search.plan import plan as count
+    from sage_ray.search.space import load_space
+    from sage_ray.verb_answers import planned
+
+    return planned(count(load_space(space, sets or []), session.home), space, sets or [], name, session)
+
+
+@verb(app, "sweep")
+def sweep(session: Session, space: SpaceFile, sets: Sets = None, name: StudyName = None) -> Answer:
+    """Run a search; after an interruption `sage-ray resume NAME` goes on with nothing lost."""
+    from sage_ray.search.space import load_space
+    from sage_ray.verb_answers import swept
+
+    loaded = load_space(space, sets or [])
+    session.resumable = name or loaded.name
+    from sage_ray.search.driver import sweep as search
+
+    return swept(search(loaded, session.home, name, watch=session.watch), session)
+
+
+@verb(app, "resume")
+def resume(session: Session, name: Annotated[str, typer.Argument(metavar="NAME", help="Study, run or final.")]) -> Answer:
+    """Go on with an interrupted study, run or final training."""
+    from sage_ray.verb_answers import resumed
+
+    session.resumable = name
+    return resumed(name, session)
+
+
+@verb(app, "stop")
+def stop(session: Session, name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a study.")]) -> Answer:
+    """Ask a running study to end cleanly, from another terminal."""
+    from sage_ray.search.study import stop as ask
+
+    ask(name, session.home)
+    follow = [session.command(f"status {name}"), session.command(f"resume {name}")]
+    return Answer([f"{name} was asked to stop; running trials end at their next epoch"], {"study": name}, next=follow)
+
+
+@verb(app, "list")
+def list_all(session: Session) -> Answer:
+    """List the studies and single runs of this home."""
+    from sage_ray.verb_answers import listed
+
+    return listed(session)
+
+
+@verb(app, "status")
+def status(session: Session, name: Annotated[str, typer.Argument(metavar="NAME", help="A study or a run.")]) -> Answer:
+    """Show a study's trials with their states and scores, or one run's record."""
+    from sage_ray.verb_answers import status_of
+
+    return status_of(name, session)
+
+
+@verb(app, "sync")
+def sync(session: Session) -> Answer:
+    """Replay to MLflow whatever it has not seen yet."""
+    from sage_ray.runtime.mlflow_sink import sync as replay
+
+    outcome = replay(session.home)
+    return Answer([f"mirrored to {session.home.mlflow_uri}: {outcome}"], {"synced": plain(outcome)},
+                  next=[f"mlflow ui --backend-store-uri {session.home.mlflow_uri}"])
+
+
+@verb(app, "best")
+def best(session: Session, name: Annotated[str, typer.Argument(metavar="STUDY", help="Name of a study.")]) -> Answer:
+    """Choose the best configuration of a study by the stated rule."""
+    from sage_ray.registry.best import best as choose
+    from sage_ray.verb_answers import chosen
+
+    return chosen(choose(name, session.home), session)
+
+
+@verb(app, "final")
+def final(
+    session: Session,
+    source: Annotated[str | None, typer.Argument(metavar="STUDY", help="Study to take the configuration from.")] = None,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    sets: Sets = None,
+    trial: Annotated[str, typer.Option("--trial", help="best, base, or a trial's number.")] = "best",
+    seeds: Annotated[str, typer.Option("--seeds", help="Seeds with commas; the first is registered.")] = "0,1,2",
+    model_name: ModelName = DEFAULT_MODEL,
+) -> Answer:
+    """Retrain a configuration on train + validation, score each seed once on the locked test, register the first."""
+    from sage_ray.registry.final import final as retrain
+    from sage_ray.verb_answers import finished, parse_seeds, parse_trial
+
+    given = bool(preset or config)
+    if (source is None) != given or (source is not None and sets):
+        raise UserError("ambiguous source", "final", "give a study, or --preset NAME | -c FILE with --set")
+    start: Any = _resolved(preset, config, sets).config if given else source
+    session.resumable = source
+    outcome = retrain(
+        start, session.home, trial=parse_trial(trial), seeds=parse_seeds(seeds), model_name=model_name, watch=session.watch
+    )
+    return finished(outcome, model_name, session)
+
+
+@verb(app, "compare")
+def compare(
+    session: Session,
+    versions: Annotated[list[str] | None, typer.Argument(help="Registry versions [default: all].")] = None,
+    model_name: ModelName = DEFAULT_MODEL,
+) -> Answer:
+    """Put registry versions side by side on the same locked test set, with paired intervals and verdicts."""
+    from sage_ray.registry.compare import compare as side_by_side
+    from sage_ray.verb_answers import compared
+
+    return compared(side_by_side(session.home, versions or None, model_name=model_name), model_name, session)
+
+
+@verb(app, "promote")
+def promote(
+    session: Session,
+    version: Annotated[str | None, typer.Argument(help="Registry version [default: the newest].")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Make it champion whatever the comparison says.")] = False,
+    model_name: ModelName = DEFAULT_MODEL,
+) -> Answer:
+    """Make a version champion if the comparison supports it; else it stays challenger."""
+    from sage_ray.registry.promote import promote as decide
+    from sage_ray.verb_answers import promoted
+
+    return promoted(decide(session.home, version, force=force, model_name=model_name), model_name, session)
+
+
+@verb(app, "evaluate")
+def evaluate(
+    session: Session,
+    model: ModelArgument,
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Folder, synthetic:// source, or `test`.")] = "test",
+) -> Answer:
+    """Score a model on data, with intervals and each score's definition."""
+    from sage_ray.registry.evaluate import evaluate as score
+    from sage_ray.verb_answers import evaluated
+
+    return evaluated(score(model, data, session.home), model, session)
+
+
+@verb(app, "generate")
+def generate(
+    session: Session,
+    model: ModelArgument,
+    masks: Annotated[Path, typer.Argument(metavar="MASKS", help="Folder of masks, or one mask.")],
+    out: OutFolder,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed, same pictures.")] = 0,
+    count: Annotated[int, typer.Option("--count", min=1, help="Images drawn for each mask.")] = 1,
+) -> Answer:
+    """Draw synthetic image/mask pairs from masks."""
+    from sage_ray.registry.generate import generate as draw
+    from sage_ray.verb_answers import wrote
+
+    return wrote(draw(model, masks, out, home=session.home, seed=seed, count=count), out,
+                 [session.command(f"data check {out}")])
+
+
+@verb(app, "predict")
+def predict(
+    session: Session,
+    model: ModelArgument,
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder of images, or one image.")],
+    out: OutFolder,
+    nm_per_pixel: Annotated[float | None, typer.Option("--nm-per-pixel", help="Scale, for columns in nm.")] = None,
+) -> Answer:
+    """Write masks, overlays and a particle table for images of any size."""
+    from sage_ray.registry.predict import predict as segment
+    from sage_ray.verb_answers import wrote
+
+    return wrote(segment(model, images, out, home=session.home, nm_per_pixel=nm_per_pixel), out, [])
+
+
+@verb(app, "report")
+def report(session: Session, name: Annotated[str, typer.Argument(metavar="STUDY", help="Name of a study.")]) -> Answer:
+    """Write a summary of a study as markdown, from what is recorded."""
+    from sage_ray.report import write_report
+
+    path = write_report(name, session.home)
+    return Answer(path.read_text(encoding="utf-8").splitlines(), {"study": name}, {"report": path},
+                  [session.command(f"final {name}")])
+
+
+if __name__ == "__main__":
+    main()
