@@ -1,8 +1,8 @@
 """ExperimentConfig: the one frozen, validated object that describes a run, and the way from YAML to it.
 
-Flow: preset or YAML file, then `--set a.b=value` or a trial's sample, then one validated object. `runtime` is no part of a
-run's identity; all else is. Where the paper and its public code differ (parity/DISCREPANCIES.md), the row number stands
-in the field's description and both values can be chosen; presets `sage_gan_paper` and `sage_gan_public` do so.
+Flow: preset or YAML file, then `--set a.b=value` or a trial's sample, then one validated object. `runtime` is no part
+of a run's identity; all else is. Where the paper and its public code differ (parity/DISCREPANCIES.md), the row number
+stands in the field's description and both values can be chosen; presets `sage_gan_paper` and `sage_gan_public` do so.
 """
 
 from __future__ import annotations
@@ -177,7 +177,9 @@ class SegmentationLossConfig(Section):
     def _some_term(self) -> SegmentationLossConfig:
         weights = (self.w_ce, self.w_focal, self.w_dice, self.w_tversky, self.w_focal_tversky)
         if sum(weights) == 0:
-            raise ValueError("all weights are 0; give at least one of w_ce, w_focal, w_dice, w_tversky, w_focal_tversky")
+            raise ValueError(
+                "all weights are 0; give at least one of w_ce, w_focal, w_dice, w_tversky, w_focal_tversky"
+            )
         if self.w_tversky + self.w_focal_tversky > 0 and self.alpha + self.beta == 0:
             raise ValueError("alpha and beta are both 0; the Tversky index needs one of them positive")
         return self
@@ -270,7 +272,8 @@ class EvaluationConfig(Section):
     metric: str = "val/dice"
     """Score that decides which epoch is best."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Exponential moving average of the segmenter's weights, per step; 0 switches it off."""
+    """Exponential moving average of the segmenter's weights, per step; 0 switches it off. When on, the averaged
+    segmenter is the one that is scored, handed to phase 2 and kept; `select: ema` is the last epoch of it."""
     min_object_pixels: Count = 15
     """Objects with fewer pixels are removed from truth and prediction before objects are matched (row 28)."""
     boundary_tolerance: Positive = 2.0
@@ -312,7 +315,9 @@ class RuntimeConfig(Section):
     def _fraction(self) -> RuntimeConfig:
         gpus = self.gpus_per_worker
         if gpus > 1 and gpus != int(gpus):
-            raise ValueError(f"gpus_per_worker={gpus} is no share of one GPU and no whole number; use 0 to 1, or 2, 3, ...")
+            raise ValueError(
+                f"gpus_per_worker={gpus} is no share of one GPU and no whole number; use 0 to 1, or 2, 3, ..."
+            )
         return self
 
 
@@ -340,13 +345,18 @@ class ExperimentConfig(Section):
             size = getattr(self, phase).batch_size
             if size % self.runtime.workers:
                 raise ValueError(
-                    f"{phase}.batch_size {size} is global and must be a multiple of runtime.workers {self.runtime.workers}"
+                    f"{phase}.batch_size {size} is global and must be a multiple of runtime.workers
+                    {self.runtime.workers}"
                 )
         if self.data.split.validation == 0 and self.data.split.folds == 0:
             if self.evaluation.select == "best":
-                raise ValueError("without a validation part no epoch can be chosen: set evaluation.select to last or ema")
+                raise ValueError(
+                    "without a validation part no epoch can be chosen: set evaluation.select to last or ema"
+                )
             if self.pretrain.epochs and self.adversarial.epochs and self.pretrain.handoff == "best":
-                raise ValueError("without a validation part there is no best phase-1 epoch: set pretrain.handoff to last")
+                raise ValueError(
+                    "without a validation part there is no best phase-1 epoch: set pretrain.handoff to last"
+                )
             if "plateau" in (self.pretrain.schedule.rule, self.adversarial.schedule.rule):
                 raise ValueError("without a validation part rule plateau has no score: use constant or drops")
         return self
@@ -541,7 +551,9 @@ def resolve(
         UserError: unknown preset, key or value; both preset and file given.
     """
     if preset is not None and file is not None:
-        raise UserError("both --preset and -c given", f"{preset}, {file}", "give one (a file may say `extends: PRESET`)")
+        raise UserError(
+            "both --preset and -c given", f"{preset}, {file}", "give one (a file may say `extends: PRESET`)"
+        )
     where = f"preset {preset}"
     if file is not None:
         where = str(file)

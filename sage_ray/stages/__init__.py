@@ -1,0 +1,1 @@
+"""Content-addressed store of stage checkpoints: what trials share is trained once."""

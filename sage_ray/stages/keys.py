@@ -1,0 +1,96 @@
+"""Stage keys: what can influence a stage, and nothing else, hashed.
+
+A stage's own number of epochs is not in its key, so a longer trial extends a shorter one. Settings that cannot matter
+(the powers of a loss term of weight 0, the patience of a constant schedule) are left out, so that they do not split
+stages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from sage_ray.config import ExperimentConfig, stable_hash
+
+STAGE_CODE_VERSION = 1
+"""Raised whenever a change of the code changes what a stage computes."""
+
+PHASES = ("pretrain", "adversarial")
+
+
+def stage_keys(
+    config: ExperimentConfig, data_fingerprint: str, split_id: str, numerics: dict[str, Any]
+) -> dict[str, str]:
+    """Key (16 hex digits) of each phase that `config` trains, in order: "pretrain", "adversarial".
+
+    Args:
+        config: the run; its data path counts through `data_fingerprint` and its split through `split_id`.
+        data_fingerprint: of the prepared data.
+        split_id: of the split in use.
+        numerics: device type, precision, workers, threads and the like.
+    """
+    tree = config.identity()
+    data = {k: v for k, v in tree["data"].items() if k not in ("path", "split")}
+    evaluation = {k: v for k, v in tree["evaluation"].items() if k not in ("batch_size", "select")}
+    common = {
+        "version": STAGE_CODE_VERSION,
+        "data": data,
+        "fingerprint": data_fingerprint,
+        "split": split_id,
+        "seed": config.seed,
+        "numerics": numerics,
+        "segmenter": tree["segmenter"],
+        "loss": _loss_that_matters(tree["segmentation_loss"]),
+        "evaluation": evaluation,
+    }
+    keys: dict[str, str] = {}
+    origin: dict[str, Any] = {"start": "initialised"}
+    if config.pretrain.epochs:
+        phase = _phase_that_matters(tree["pretrain"], drop=("epochs", "handoff", "checkpoint"))
+        keys["pretrain"] = stable_hash({"stage": "pretrain", **common, "pretrain": phase})
+        origin = {"start": keys["pretrain"], "epoch": config.pretrain.epochs, "handoff": config.pretrain.handoff}
+    elif config.pretrain.checkpoint:
+        origin = {"start": file_sha256(Path(config.pretrain.checkpoint))}
+    if config.adversarial.epochs:
+        phase = _phase_that_matters(tree["adversarial"], drop=("epochs",))
+        if config.adversarial.perceptual == "none":
+            phase["perceptual_normalise"] = None
+            phase["weights"] = {k: v for k, v in phase["weights"].items() if not k.endswith("_vgg")}
+        keys["adversarial"] = stable_hash(
+            {
+                "stage": "adversarial",
+                **common,
+                "origin": origin,
+                "generator": tree["generator"],
+                "discriminators": tree["discriminators"],
+                "adversarial": phase,
+            }
+        )
+    return keys
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _loss_that_matters(loss: dict[str, Any]) -> dict[str, Any]:
+    unused: set[str] = set()
+    if not loss["w_focal"]:
+        unused |= {"focal_alpha", "focal_gamma", "focal_form"}
+    if not loss["w_focal_tversky"]:
+        unused.add("gamma")
+        if not loss["w_tversky"]:
+            unused |= {"alpha", "beta"}
+    return {k: v for k, v in loss.items() if k not in unused}
+
+
+def _phase_that_matters(phase: dict[str, Any], drop: tuple[str, ...]) -> dict[str, Any]:
+    kept = {k: v for k, v in phase.items() if k not in drop}
+    schedule = kept["schedule"]
+    used = {"constant": ("rule",), "drops": ("rule", "factor", "drops")}.get(schedule["rule"])
+    if used:
+        kept["schedule"] = {k: schedule[k] for k in used}
+    return kept

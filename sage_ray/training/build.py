@@ -1,0 +1,200 @@
+"""Everything the trainer needs, made from one ExperimentConfig: networks, losses, optimizers, learning-rate rules."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from sage_ray.config import ExperimentConfig, ScheduleConfig
+from sage_ray.errors import UserError
+from sage_ray.losses.perceptual import VGG19Loss, load_vgg19
+from sage_ray.losses.segmentation import segmentation_loss
+from sage_ray.models import DISCRIMINATORS, GENERATORS, SEGMENTERS
+from sage_ray.models.init import initialise
+from sage_ray.models.norm import BatchNorm2d
+from sage_ray.training.context import RunContext
+from sage_ray.training.draws import keyed_seed
+
+SegLoss = Callable[[Tensor, Tensor], Tensor]
+
+
+def check_names(config: ExperimentConfig) -> None:
+    """Raise UserError if a network name of the config is not registered."""
+    for section, table in (
+        ("segmenter", SEGMENTERS),
+        ("generator", GENERATORS),
+        ("discriminators", DISCRIMINATORS),
+    ):
+        name = getattr(config, section).name
+        if name not in table:
+            raise UserError("unknown model", f"{section}.name={name}", "choose one of " + ", ".join(sorted(table)))
+
+
+def network_kwargs(config: ExperimentConfig) -> dict[str, dict[str, Any]]:
+    """Constructor keywords of each network; they also travel inside a registered model."""
+    segmenter = config.segmenter.model_dump(exclude={"name"})
+    generator = config.generator.model_dump(exclude={"name", "style_mixing", "mixing_points"})
+    discriminators = config.discriminators.model_dump(exclude={"name"})
+    return {"segmenter": segmenter, "generator": generator, "discriminators": discriminators}
+
+
+def build_segmenter(config: ExperimentConfig, ctx: RunContext) -> nn.Module:
+    """The segmenter, initialised from the seed, or from `pretrain.checkpoint`, on the context's device."""
+    check_names(config)
+    segmenter = SEGMENTERS[config.segmenter.name](**network_kwargs(config)["segmenter"])
+    initialise(segmenter, keyed_seed(config.seed, "segmenter"))
+    if config.pretrain.checkpoint:
+        load_segmenter_file(segmenter, Path(config.pretrain.checkpoint))
+    return _prepare(segmenter, config, ctx)
+
+
+def build_gan(config: ExperimentConfig, ctx: RunContext) -> dict[str, nn.Module]:
+    """generator, disc_image and disc_mask, initialised from the seed, on the context's device."""
+    check_names(config)
+    kwargs = network_kwargs(config)
+    discriminator = DISCRIMINATORS[config.discriminators.name]
+    networks = {
+        "generator": GENERATORS[config.generator.name](**kwargs["generator"]),
+        "disc_image": discriminator(**kwargs["discriminators"]),
+        "disc_mask": discriminator(**kwargs["discriminators"]),
+    }
+    for name, network in networks.items():
+        initialise(network, keyed_seed(config.seed, name))
+    return {name: _prepare(network, config, ctx) for name, network in networks.items()}
+
+
+def build_perceptual(config: ExperimentConfig, ctx: RunContext, cache_dir: Path) -> nn.Module | None:
+    """The VGG19 loss on the device; None when `adversarial.perceptual` is none or both its weights are 0."""
+    adversarial = config.adversarial
+    weights = adversarial.weights
+    if adversarial.perceptual == "none" or not adversarial.epochs:
+        return None
+    if not weights.id_image_vgg and not weights.rec_image_vgg * adversarial.lambda_cycle:
+        return None
+    features = load_vgg19(adversarial.perceptual_weights, cache_dir)
+    return ctx.prepare(VGG19Loss(features, normalise=adversarial.perceptual_normalise))
+
+
+def build_segmentation_loss(config: ExperimentConfig, reduce: Callable[[Tensor], Tensor] | None) -> SegLoss:
+    """L_seg(logits (N,2,H,W), mask (N,1,H,W) in {0,1}) -> scalar in float32; `reduce` sums ratios over workers."""
+    keywords = config.segmentation_loss.model_dump()
+    formula = functools.partial(segmentation_loss, reduce=reduce, **keywords)
+
+    def loss(logits: Tensor, mask: Tensor) -> Tensor:
+        return formula(logits.float(), mask[:, 0].long())
+
+    return loss
+
+
+def build_optimizer(network: nn.Module, lr: float, betas: tuple[float, float]) -> torch.optim.Adam:
+    """Adam over all parameters of a network."""
+    return torch.optim.Adam(network.parameters(), lr=lr, betas=betas)
+
+
+class LearningRate:
+    """The learning-rate rule of one phase, over all its optimizers; remembers the epochs at which it dropped.
+
+    `plateau` is torch's ReduceLROnPlateau (mode `min` on a score where higher is better is what the public code does).
+    """
+
+    def __init__(self, schedule: ScheduleConfig, optimizers: dict[str, torch.optim.Adam], lr: float) -> None:
+        self.schedule, self.optimizers, self.lr = schedule, optimizers, lr
+        self.drops: list[int] = []
+        self._plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
+        if schedule.rule == "plateau":
+            clock = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+            self._plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+                clock, mode=schedule.mode, factor=0.5, patience=schedule.patience
+            )
+
+    def after_epoch(self, phase_epoch: int, metrics: dict[str, Any]) -> None:
+        """Apply the rule after phase epoch `phase_epoch` (from 1) with its metrics.
+
+        Raises:
+            UserError: rule `plateau` and the metric is not among the scores.
+        """
+        if self._plateau is not None:
+            if self.schedule.metric not in metrics:
+                scores = ", ".join(k for k in metrics if k.startswith("val/"))
+                raise UserError("no such score", f"schedule.metric={self.schedule.metric}", f"choose one of {scores}")
+            before = self._plateau.optimizer.param_groups[0]["lr"]
+            self._plateau.step(metrics[self.schedule.metric])
+            dropped = self._plateau.optimizer.param_groups[0]["lr"] < before
+        else:
+            dropped = self.schedule.rule == "drops" and phase_epoch in self.schedule.drops
+        if dropped:
+            self.drops.append(phase_epoch)
+            self.set(self.lr * self.schedule.factor)
+
+    def set(self, lr: float) -> None:
+        """Use this learning rate from now on."""
+        self.lr = lr
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+
+    def state(self) -> dict[str, Any]:
+        """Plain data that `load` takes."""
+        plateau = None
+        if self._plateau is not None:
+            plateau = {k: getattr(self._plateau, k) for k in ("best", "num_bad_epochs", "last_epoch")}
+            plateau["clock"] = self._plateau.optimizer.param_groups[0]["lr"]
+        return {"lr": self.lr, "drops": list(self.drops), "plateau": plateau}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from `state()`."""
+        self.drops = list(state["drops"])
+        self.set(state["lr"])
+        if self._plateau is not None:
+            saved = dict(state["plateau"])
+            self._plateau.optimizer.param_groups[0]["lr"] = saved.pop("clock")
+            for name, value in saved.items():
+                setattr(self._plateau, name, value)
+
+
+def autocast(config: ExperimentConfig, device: torch.device) -> Callable[[], contextlib.AbstractContextManager[Any]]:
+    """A maker of the context in which forward passes run: bf16 autocast, or nothing."""
+    if config.runtime.precision == "fp32":
+        return contextlib.nullcontext
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise UserError("no bf16 on this GPU", "runtime.precision=bf16", "set runtime.precision to fp32")
+    return functools.partial(torch.autocast, device.type, dtype=torch.bfloat16)
+
+
+def load_segmenter_file(segmenter: nn.Module, path: Path) -> None:
+    """Load segmenter weights from a safetensors file.
+
+    Raises:
+        UserError: no such file, no safetensors, or weights of another network.
+    """
+    if not path.is_file():
+        raise UserError("no such file", f"pretrain.checkpoint={path}", "give a .safetensors file of a segmenter")
+    try:
+        weights = load_file(path)
+    except Exception as error:  # safetensors raises its own, undocumented types
+        raise UserError("not a safetensors file", path, f"pickled weights are not loaded ({error})") from None
+    try:
+        segmenter.load_state_dict(weights)
+    except RuntimeError as error:
+        detail = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise UserError(
+            "weights of another network", path, f"give the same segmenter settings ({detail[:160]})"
+        ) from None
+
+
+def _prepare(network: nn.Module, config: ExperimentConfig, ctx: RunContext) -> nn.Module:
+    prepared = ctx.prepare(network)
+    if ctx.world_size > 1:
+        for module in prepared.modules():
+            if isinstance(module, BatchNorm2d):
+                module.reduce = ctx.all_reduce
+    if config.runtime.compile:
+        prepared.compile()
+    return prepared

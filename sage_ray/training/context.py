@@ -1,0 +1,136 @@
+"""The seam between the maths of training and the machinery around it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sage_ray.config import RuntimeConfig
+from sage_ray.errors import UserError
+
+Report = dict[str, Any]
+
+
+class RunContext(Protocol):
+    """What the trainer sees of the world: its place among workers, reductions, reports, and a wish to stop."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def prepare(self, module: nn.Module) -> nn.Module:
+        """The module on this worker's device, with rank 0's weights and batch statistics shared by all workers."""
+        ...
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """Sum over workers, differentiable: its backward sums gradients over workers."""
+        ...
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace each gradient by its mean over workers."""
+        ...
+
+    def barrier(self) -> None:
+        """Return when every worker has arrived."""
+        ...
+
+    def report(self, metrics: Report) -> None:
+        """Hand on the metrics of one epoch, already equal on all workers; every worker calls it equally often."""
+        ...
+
+    def should_stop(self) -> bool:
+        """Whether somebody asked this run to end after the epoch; equal on all workers."""
+        ...
+
+    def say(self, line: str) -> None:
+        """Tell the user one line (rank 0 only)."""
+        ...
+
+
+class LocalContext:
+    """One worker in this process.
+
+    Args:
+        runtime: device, threads and memory layout.
+        on_report: called with each epoch's report.
+        should_stop: asked after each epoch.
+        say: told lines for the user.
+    """
+
+    rank = 0
+    world_size = 1
+
+    def __init__(
+        self,
+        runtime: RuntimeConfig,
+        *,
+        on_report: Callable[[Report], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        self.device = choose_device(runtime.device)
+        self._channels_last = runtime.channels_last
+        self._on_report, self._should_stop, self._say = on_report, should_stop, say
+        torch.set_num_threads(runtime.threads or available_cpus())
+
+    def prepare(self, module: nn.Module) -> nn.Module:
+        return place(module, self.device, self._channels_last)
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        return None
+
+    def barrier(self) -> None:
+        return None
+
+    def report(self, metrics: Report) -> None:
+        if self._on_report is not None:
+            self._on_report(metrics)
+
+    def should_stop(self) -> bool:
+        return self._should_stop is not None and self._should_stop()
+
+    def say(self, line: str) -> None:
+        if self._say is not None:
+            self._say(line)
+
+
+def place(module: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
+    """The module on the device, 4-D weights in channels-last memory order if wanted."""
+    if channels_last:
+        return module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return module.to(device)
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device of `runtime.device`. Raises UserError if a GPU is asked for where none is."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "no GPU here", "runtime.device=cuda", "set runtime.device to cpu or auto, or run on a GPU machine"
+        )
+    return torch.device(name)
+
+
+def available_cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def numerics(runtime: RuntimeConfig, device: torch.device, world_size: int) -> dict[str, Any]:
+    """What rounding depends on: part of stage keys and of pairing, not of a config's identity."""
+    return {
+        "device": device.type,
+        "precision": runtime.precision,
+        "compile": runtime.compile,
+        "workers": world_size,
+        "threads": torch.get_num_threads() if device.type == "cpu" else 0,
+        "channels_last": runtime.channels_last,
+    }

@@ -1,0 +1,30 @@
+"""Phase 1: one supervised step of the segmenter."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sage_ray.models.dropout import keyed_dropout
+from sage_ray.training.batches import Batch
+from sage_ray.training.draws import Draws
+from sage_ray.training.recipe import Recipe
+from sage_ray.training.state import TrainState
+
+
+def pretrain_step(state: TrainState, batch: Batch, draws: Draws, recipe: Recipe) -> dict[str, Tensor]:
+    """One update of the segmenter on real pairs; returns detached scalars.
+
+    Source: METHOD.md section 1, phase 1: minimise L_seg(S(x), m) with Adam.
+    """
+    segmenter, optimizer = state.networks["segmenter"], state.optimizers["segmenter"]
+    with recipe.autocast(), keyed_dropout(draws, "real"):
+        logits = segmenter(batch.image)
+    loss = recipe.segmentation_loss(logits, batch.mask)
+    if recipe.observe is not None:
+        recipe.observe({"segmentation": loss}, state.networks)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    recipe.average_gradients(segmenter.parameters())
+    optimizer.step()
+    state.update_ema()
+    return {"loss": loss.detach()}

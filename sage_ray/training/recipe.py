@@ -1,0 +1,51 @@
+"""Recipe: the fixed parts that a step works with, beside the state it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from sage_ray.config import AdversarialConfig, ExperimentConfig, GeneratorConfig
+from sage_ray.training.build import SegLoss, autocast, build_perceptual, build_segmentation_loss
+from sage_ray.training.context import RunContext
+
+Observer = Callable[[dict[str, Tensor], dict[str, nn.Module]], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Losses, weights and reductions of a run's steps.
+
+    `segmentation_loss` takes its ratios over the images of all workers, `local_segmentation_loss` over this worker's.
+
+    `observe`, if given, sees the weighted loss terms of a step and the networks just before the backward pass; it may
+    take gradients of single terms with `retain_graph=True`.
+    """
+
+    segmentation_loss: SegLoss
+    local_segmentation_loss: SegLoss
+    perceptual: nn.Module | None
+    adversarial: AdversarialConfig
+    generator: GeneratorConfig
+    autocast: Callable[[], AbstractContextManager[Any]]
+    average_gradients: Callable[[Iterable[nn.Parameter]], None]
+    observe: Observer | None = None
+
+
+def build_recipe(config: ExperimentConfig, ctx: RunContext, cache_dir: Path, observe: Observer | None = None) -> Recipe:
+    """The recipe of a config under a context; loads the perceptual network if a term needs it."""
+    return Recipe(
+        segmentation_loss=build_segmentation_loss(config, ctx.all_reduce if ctx.world_size > 1 else None),
+        local_segmentation_loss=build_segmentation_loss(config, None),
+        perceptual=build_perceptual(config, ctx, cache_dir),
+        adversarial=config.adversarial,
+        generator=config.generator,
+        autocast=autocast(config, ctx.device),
+        average_gradients=ctx.average_gradients,
+        observe=observe,
+    )

@@ -1,0 +1,158 @@
+"""TrainState: all that resumes. Draws are keyed by epoch and sample, so there is no generator state to keep."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sage_ray.training.build import LearningRate
+
+
+@dataclass
+class Best:
+    """The best epoch of the phase so far by the evaluation metric, and the weights it had."""
+
+    phase_epoch: int = 0
+    score: float = float("-inf")
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class TrainState:
+    """Networks, optimizers, learning-rate rule, EMA, counters and best-so-far of one phase of a run.
+
+    `networks` holds `segmenter` and, in phase 2, `generator`, `disc_image`, `disc_mask`. `history` holds the reports of
+    all epochs of the run so far, phase 1 included.
+    """
+
+    phase: str
+    networks: dict[str, nn.Module]
+    optimizers: dict[str, torch.optim.Adam]
+    learning_rate: LearningRate
+    ema_decay: float
+    ema: nn.Module | None = None
+    phase_epoch: int = 0
+    synthetic_steps: int = 0
+    generator_updates: int = 0
+    best: Best = field(default_factory=Best)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    earlier_drops: dict[str, list[int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.ema_decay and self.ema is None:
+            self.ema = copy.deepcopy(self.networks["segmenter"])
+            self.ema.requires_grad_(False)
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The segmenter that is scored: the moving average where there is one, else the trained one."""
+        return self.networks["segmenter"] if self.ema is None else self.ema
+
+    def update_ema(self) -> None:
+        """Move the average a step towards the segmenter; buffers (batch statistics) are copied."""
+        if self.ema is None:
+            return
+        segmenter = self.networks["segmenter"]
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.ema.parameters()), list(segmenter.parameters()), 1 - self.ema_decay)
+            for average, current in zip(self.ema.buffers(), segmenter.buffers(), strict=True):
+                average.copy_(current)
+
+    def remember_best(self, score: float) -> None:
+        """Keep copies of the product's weights if `score` is the phase's highest so far."""
+        if score > self.best.score:
+            weights = {k: v.detach().clone() for k, v in self.product_weights("last").items()}
+            self.best = Best(self.phase_epoch, score, weights)
+
+    def product_weights(self, choice: str) -> dict[str, Tensor]:
+        """Weights of segmenter and generator, `segmenter.NAME` and `generator.NAME`; choice `best` or `last`.
+
+        With a moving average, the segmenter is the averaged one.
+        """
+        if choice == "best" and self.best.weights:
+            return self.best.weights
+        weights = {f"segmenter.{k}": v for k, v in self.evaluated.state_dict().items()}
+        if "generator" in self.networks:
+            weights |= {f"generator.{k}": v for k, v in self.networks["generator"].state_dict().items()}
+        return weights
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors of the state by name; nothing is copied."""
+        found: dict[str, Tensor] = {}
+        for name, network in self.networks.items():
+            found |= {f"network.{name}.{k}": v for k, v in network.state_dict().items()}
+        if self.ema is not None:
+            found |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
+        for name, optimizer in self.optimizers.items():
+            for index, moments in optimizer.state_dict()["state"].items():
+                found |= {f"optimizer.{name}.{index}.{k}": v for k, v in moments.items()}
+        return found | {f"best.{k}": v for k, v in self.best.weights.items()}
+
+    def scalars(self) -> dict[str, Any]:
+        """All plain data of the state, JSON-able."""
+        return {
+            "phase": self.phase,
+            "phase_epoch": self.phase_epoch,
+            "synthetic_steps": self.synthetic_steps,
+            "generator_updates": self.generator_updates,
+            "best_epoch": self.best.phase_epoch,
+            "best_score": self.best.score if self.best.weights else None,
+            "learning_rate": self.learning_rate.state(),
+            "earlier_drops": self.earlier_drops,
+            "history": self.history,
+        }
+
+    def load(self, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
+        """Go on from `tensors()` and `scalars()` of a state of the same phase and config."""
+        device = next(self.networks["segmenter"].parameters()).device
+        groups = _by_prefix(tensors)
+        for name, network in self.networks.items():
+            network.load_state_dict(_strip(groups["network"], name))
+        if self.ema is not None:
+            self.ema.load_state_dict(groups["ema"])
+        for name, optimizer in self.optimizers.items():
+            _load_moments(optimizer, _strip(groups.get("optimizer", {}), name))
+        best = {k: v.to(device) for k, v in groups.get("best", {}).items()}
+        score = scalars["best_score"]
+        self.best = Best(scalars["best_epoch"], float("-inf") if score is None else score, best)
+        self.phase_epoch = scalars["phase_epoch"]
+        self.synthetic_steps = scalars["synthetic_steps"]
+        self.generator_updates = scalars["generator_updates"]
+        self.earlier_drops = scalars["earlier_drops"]
+        self.history = list(scalars["history"])
+        self.learning_rate.load(scalars["learning_rate"])
+
+
+def weights_sha(weights: dict[str, Tensor]) -> str:
+    """sha256 over the tensors' bytes in name order."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(name.encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def _by_prefix(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        prefix, rest = name.split(".", 1)
+        groups.setdefault(prefix, {})[rest] = tensor
+    return groups
+
+
+def _strip(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(f"{name}.")}
+
+
+def _load_moments(optimizer: torch.optim.Adam, moments: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in moments.items():
+        index, kind = key.split(".", 1)
+        state.setdefault(int(index), {})[kind] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
