@@ -345,8 +345,8 @@ class ExperimentConfig(Section):
             size = getattr(self, phase).batch_size
             if size % self.runtime.workers:
                 raise ValueError(
-                    f"{phase}.batch_size {size} is global and must be a multiple of runtime.workers
-                    {self.runtime.workers}"
+                    f"{phase}.batch_size {size} is global and must be a multiple of "
+                    f"runtime.workers {self.runtime.workers}"
                 )
         if self.data.split.validation == 0 and self.data.split.folds == 0:
             if self.evaluation.select == "best":

@@ -46,8 +46,8 @@ class Pictures:
         return len(self.indices)
 
     def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """image (B,1,H,W) float32 in [0,1] and mask (B,1,H,W) float32 in {0,1}, on the device, of these rows (int64,
-        host).""" rows = rows.to(self._images.device, non_blocking=True)
+        """image (B,1,H,W) float32 in [0,1] and mask (B,1,H,W) in {0,1}, on the device, of rows (B,) int64."""
+        rows = rows.to(self._images.device, non_blocking=True)
         image = self._images[rows].to(self.device, non_blocking=True).float() / 255
         mask = self._masks[rows].to(self.device, non_blocking=True).float()
         return image, mask
