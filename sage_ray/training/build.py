@@ -18,7 +18,7 @@ from sage_ray.losses.perceptual import VGG19Loss, load_vgg19
 from sage_ray.losses.segmentation import segmentation_loss
 from sage_ray.models import DISCRIMINATORS, GENERATORS, SEGMENTERS
 from sage_ray.models.init import initialise
-from sage_ray.models.norm import BatchNorm2d
+from sage_ray.models.norm import BatchNorm
 from sage_ray.training.context import RunContext
 from sage_ray.training.draws import keyed_seed
 
@@ -193,7 +193,7 @@ def _prepare(network: nn.Module, config: ExperimentConfig, ctx: RunContext) -> n
     prepared = ctx.prepare(network)
     if ctx.world_size > 1:
         for module in prepared.modules():
-            if isinstance(module, BatchNorm2d):
+            if isinstance(module, BatchNorm):
                 module.reduce = ctx.all_reduce
     if config.runtime.compile:
         prepared.compile()
