@@ -1,6 +1,6 @@
 """Reading a folder of parity vectors: its manifest, arrays, generated weights and tolerances.
 
-The folder is `SAGE_PARITY_DIR`, or ../shared/parity beside the repository. A golden test module handles cases and says so:
+The folder is `SAGE_PARITY_DIR`, or ../shared/parity beside the repository. A test module handles cases and says so:
 
     HANDLES = {"seg_loss": Handled(arrays=(r".+/(logits|target|loss|grad)",), keys=("configs", "consistency_checks"))}
 
@@ -11,8 +11,8 @@ The folder is `SAGE_PARITY_DIR`, or ../shared/parity beside the repository. A go
         for config in case.spec["configs"]:
             case.compare(f"random/{config}/loss", ours(case["random/logits"]), double=False)
 
-`test_coverage.py` fails when the manifest has a case, an array, a key or a tolerance that no module's HANDLES matches, so
-variants must be taken from the manifest (`case.names(pattern)`), never from a list in the test.
+`test_coverage.py` fails when the manifest has a case, an array or a key that no module's HANDLES matches, so variants
+must be taken from the manifest (`case.names(pattern)`), never from a list in the test.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Case:
         return list(dict.fromkeys(match.group(1) for match in found if match))
 
     def tolerance(self, name: str, kind: str | None = None) -> Any:
-        """The tolerance entry for an array: of `kind` (default: last part of its name without digits), else the case's own."""
+        """The tolerance entry for an array: of `kind` (default: end of its name, no digits), else the case's own."""
         table = self.spec["tolerance"]
         kind = kind or name.rsplit("/", 1)[-1].rstrip("0123456789")
         if kind in table:
