@@ -74,7 +74,9 @@ def doctor(session: Session) -> Answer:
     from sage_ray.doctor import examine
 
     report = examine(session.home)
-    lines = [f"{'ok  ' if check.ok else 'FAIL' if check.needed else 'note'} {check.name}: {check.text}" for check in report]
+    lines = [
+        f"{'ok  ' if check.ok else 'FAIL' if check.needed else 'note'} {check.name}: {check.text}" for check in report
+    ]
     broken = [check.name for check in report if check.needed and not check.ok]
     fields = {"checks": plain(report), "broken": broken}
     if broken:
@@ -110,8 +112,13 @@ def data_synth(
     from sage_ray.data.synth import write_dataset
 
     write_dataset(out, num, size, seed)
-    follow = [session.command(f"data check {out}"), session.command(f"train --preset tiny_sage_gan --set data.path={out}")]
-    return Answer([f"{num} pairs of {size}x{size} pixels"], {"num": num, "size": size, "seed": seed}, {"data": out}, follow)
+    follow = [
+        session.command(f"data check {out}"),
+        session.command(f"train --preset tiny_sage_gan --set data.path={out}"),
+    ]
+    return Answer(
+        [f"{num} pairs of {size}x{size} pixels"], {"num": num, "size": size, "seed": seed}, {"data": out}, follow
+    )
 
 
 @verb(data_app, "check", "data check")
@@ -180,7 +187,9 @@ def sweep(session: Session, space: SpaceFile, sets: Sets = None, name: StudyName
 
 
 @verb(app, "resume")
-def resume(session: Session, name: Annotated[str, typer.Argument(metavar="NAME", help="Study, run or final.")]) -> Answer:
+def resume(
+    session: Session, name: Annotated[str, typer.Argument(metavar="NAME", help="Study, run or final.")]
+) -> Answer:
     """Go on with an interrupted study, run or final training."""
     from sage_ray.verb_answers import resumed
 
@@ -220,8 +229,11 @@ def sync(session: Session) -> Answer:
     from sage_ray.runtime.mlflow_sink import sync as replay
 
     outcome = replay(session.home)
-    return Answer([f"mirrored to {session.home.mlflow_uri}: {outcome}"], {"synced": plain(outcome)},
-                  next=[f"mlflow ui --backend-store-uri {session.home.mlflow_uri}"])
+    return Answer(
+        [f"mirrored to {session.home.mlflow_uri}: {outcome}"],
+        {"synced": plain(outcome)},
+        next=[f"mlflow ui --backend-store-uri {session.home.mlflow_uri}"],
+    )
 
 
 @verb(app, "best")
@@ -254,7 +266,12 @@ def final(
     start: Any = _resolved(preset, config, sets).config if given else source
     session.resumable = source
     outcome = retrain(
-        start, session.home, trial=parse_trial(trial), seeds=parse_seeds(seeds), model_name=model_name, watch=session.watch
+        start,
+        session.home,
+        trial=parse_trial(trial),
+        seeds=parse_seeds(seeds),
+        model_name=model_name,
+        watch=session.watch,
     )
     return finished(outcome, model_name, session)
 
@@ -312,8 +329,9 @@ def generate(
     from sage_ray.registry.generate import generate as draw
     from sage_ray.verb_answers import wrote
 
-    return wrote(draw(model, masks, out, home=session.home, seed=seed, count=count), out,
-                 [session.command(f"data check {out}")])
+    return wrote(
+        draw(model, masks, out, home=session.home, seed=seed, count=count), out, [session.command(f"data check {out}")]
+    )
 
 
 @verb(app, "predict")
@@ -337,8 +355,12 @@ def report(session: Session, name: Annotated[str, typer.Argument(metavar="STUDY"
     from sage_ray.report import write_report
 
     path = write_report(name, session.home)
-    return Answer(path.read_text(encoding="utf-8").splitlines(), {"study": name}, {"report": path},
-                  [session.command(f"final {name}")])
+    return Answer(
+        path.read_text(encoding="utf-8").splitlines(),
+        {"study": name},
+        {"report": path},
+        [session.command(f"final {name}")],
+    )
 
 
 if __name__ == "__main__":

@@ -287,7 +287,7 @@ def target_of(status: Any) -> int | None:
 
 
 def tally(status: Any) -> str:
-    """"3 of 12 done, 1 pruned, 0 failed, 2 running"."""
+    """ "3 of 12 done, 1 pruned, 0 failed, 2 running"."""
     target = target_of(status)
     done = f"{field_of(status, 'done') or 0}{f' of {target}' if target else ''} done"
     return done + "".join(f", {field_of(status, name) or 0} {name}" for name in ("pruned", "failed", "running"))
@@ -306,8 +306,11 @@ def params_text(params: Mapping[str, Any]) -> str:
 
 def scores_text(report: Mapping[str, Any]) -> str:
     """The scores and losses of an epoch that a person follows."""
-    shown = [f"{name.removeprefix('val/')} {report[name]:.4f}" for name in ("val/dice", "val/f1_object_50", "val/loss")
-             if isinstance(report.get(name), int | float)]
+    shown = [
+        f"{name.removeprefix('val/')} {report[name]:.4f}"
+        for name in ("val/dice", "val/f1_object_50", "val/loss")
+        if isinstance(report.get(name), int | float)
+    ]
     if report.get("synthetic_steps"):
         shown.append(f"synthetic {report['synthetic_steps']}")
     return "  ".join(shown)

@@ -45,7 +45,9 @@ def fetch_archive(url: str, out: str | Path, sha256: str, *, say: Callable[[str]
         archive = Path(scratch) / "archive.zip"
         found = _download(url, archive, say)
         if found != wanted:
-            raise UserError("wrong check sum", url, f"expected {wanted}, got {found}: the archive changed or was damaged")
+            raise UserError(
+                "wrong check sum", url, f"expected {wanted}, got {found}: the archive changed or was damaged"
+            )
         unpacked = Path(scratch) / "unpacked"
         _unpack(archive, unpacked, url)
         (unpacked / _MARK).write_text(wanted + "\n", encoding="ascii")

@@ -1,0 +1,185 @@
+"""What this machine offers and what is broken: versions, cores, GPUs, disk, home, Ray, MLflow, VGG weights."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from sage_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from sage_ray.runtime.home import Home
+
+RAY_TIMEOUT_S = 90
+SERVER_TIMEOUT_S = 5
+NEEDED_DISK_BYTES = 1 << 30
+
+# Ray starts in a process of its own: a hanging start can be ended, and nothing of it stays in this one.
+_RAY_PROBE = """
+import os, time
+start = time.monotonic()
+import ray
+from sage_ray.runtime.cluster import connect
+connect()
+nodes, what = len(ray.nodes()), ray.cluster_resources()
+answer = ray.get(ray.remote(lambda: 6 * 7).options(num_cpus=1).remote(), timeout=60)
+assert answer == 42
+print(f"SAGE {nodes} node(s), {what.get('CPU', 0):g} CPUs, {what.get('GPU', 0):g} GPUs, in {time.monotonic() - start:.1f} s")
+"""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report; a check that is `needed` and not `ok` makes the verb end with 1."""
+
+    name: str
+    ok: bool
+    text: str
+    needed: bool = True
+
+
+def examine(home: Home) -> list[Check]:
+    """All checks, in the order in which they are shown; none raises, each is bounded in time."""
+    checks = [_python(), *_packages(), _cores(), _torch(), _disk(home), _home(home), _ray(), _mlflow(home), _vgg(home)]
+    return checks
+
+
+def _python() -> Check:
+    ok = sys.version_info >= (3, 11)
+    text = f"{platform.python_version()} at {sys.executable}, {platform.system()} {platform.machine()}"
+    return Check("python", ok, text if ok else f"{text}; Python 3.11 or newer is needed")
+
+
+def _packages() -> list[Check]:
+    """The tested libraries: what is missing or outside the range that this package declares."""
+    from packaging.requirements import Requirement
+
+    try:
+        declared = [Requirement(text) for text in requires("sage-ray") or []]
+    except PackageNotFoundError:
+        return [Check("sage-ray", False, "not installed; run `make setup`")]
+    found, wrong = [f"sage-ray {version('sage-ray')}"], []
+    for need in declared:
+        if need.marker is not None and not need.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            have = version(need.name)
+        except PackageNotFoundError:
+            wrong.append(f"{need.name} is missing")
+            continue
+        found.append(f"{need.name} {have}")
+        if not need.specifier.contains(have, prereleases=True):
+            wrong.append(f"{need.name} {have} is not {need.specifier}")
+    text = ", ".join(found)
+    return [Check("packages", not wrong, text if not wrong else f"{'; '.join(wrong)}; run `make setup`")]
+
+
+def _cores() -> Check:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    text = f"{usable} of {os.cpu_count()} usable, {memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB memory free"
+    return Check("cores", True, text, needed=False)
+
+
+def _torch() -> Check:
+    import torch
+
+    if not torch.cuda.is_available():
+        return Check("gpus", True, "none; training runs on the CPU", needed=False)
+    names = []
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        names.append(f"{properties.name} {properties.total_memory / 2**30:.0f} GiB")
+    bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16"
+    return Check("gpus", True, f"{', '.join(names)}; CUDA {torch.version.cuda}, {bf16}", needed=False)
+
+
+def _disk(home: Home) -> Check:
+    folder = next(p for p in (home.path, *home.path.parents) if p.exists())
+    free = shutil.disk_usage(folder).free
+    text = f"{free / 2**30:.1f} GiB free at {folder}"
+    ok = free >= NEEDED_DISK_BYTES
+    return Check("disk", ok, text if ok else f"{text}; snapshots need at least {NEEDED_DISK_BYTES >> 30} GiB")
+
+
+def _home(home: Home) -> Check:
+    try:
+        home.check_writable()
+    except UserError as error:
+        return Check("home", False, str(error))
+    return Check("home", True, f"{home.path} can be written")
+
+
+def _ray() -> Check:
+    address = os.environ.get("RAY_ADDRESS")
+    where = f"cluster at {address}" if address else "local"
+    command = [sys.executable, "-c", _RAY_PROBE]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as probe:
+        try:
+            out, err = probe.communicate(timeout=RAY_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            # Ray's own helper processes end by themselves once their parent is gone.
+            probe.kill()
+            return Check(
+                "ray", False, f"{where}: no start within {RAY_TIMEOUT_S} s; see the newest logs of Ray's session"
+            )
+    said = [line.removeprefix("SAGE ") for line in out.splitlines() if line.startswith("SAGE ")]
+    if probe.returncode == 0 and said:
+        return Check("ray", True, f"{where}: {said[-1]}")
+    last = next((line.strip() for line in reversed(err.splitlines()) if line.strip()), "no message")
+    return Check("ray", False, f"{where}: does not start: {last}")
+
+
+def _mlflow(home: Home) -> Check:
+    uri = home.mlflow_uri
+    parts = urlsplit(uri)
+    if parts.scheme in ("http", "https"):
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        try:
+            socket.create_connection((parts.hostname or "", port), timeout=SERVER_TIMEOUT_S).close()
+        except OSError as error:
+            # No part of training needs the server: records are local first.
+            text = f"{uri} does not answer ({error}); runs are recorded under the home, `sage-ray sync` replays them"
+            return Check("mlflow", False, text, needed=False)
+        return Check("mlflow", True, f"{uri} answers")
+    if parts.scheme == "sqlite":
+        return _sqlite(uri)
+    return Check("mlflow", True, uri)
+
+
+def _sqlite(uri: str) -> Check:
+    path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    if not path.exists():
+        return Check("mlflow", True, f"{uri}, made at the first run")
+    try:
+        with sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=SERVER_TIMEOUT_S) as store:
+            verdict = store.execute("pragma quick_check(1)").fetchone()[0]
+    except sqlite3.Error as error:
+        verdict = str(error)
+    ok = verdict == "ok"
+    return Check("mlflow", ok, uri if ok else f"{uri} is damaged ({verdict}); move it away and run `sage-ray sync`")
+
+
+def _vgg(home: Home) -> Check:
+    from sage_ray.losses.perceptual import VGG19_URL, vgg19_path
+
+    path = vgg19_path(home.cache)
+    if path.is_file():
+        return Check("vgg19 weights", True, str(path), needed=False)
+    text = (
+        f"not here yet; `adversarial.perceptual: vgg19` fetches {VGG19_URL} at its first use, or give a file with "
+        "--set adversarial.perceptual_weights=FILE, or do without: --set adversarial.perceptual=none"
+    )
+    return Check("vgg19 weights", False, text, needed=False)
