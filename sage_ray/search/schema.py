@@ -1,0 +1,242 @@
+"""Schema of a search-space file: what may stand in it, before anything is looked up in a config."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from sage_ray.errors import UserError
+
+STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+VALIDATION_SCORES = (
+    "val/dice",
+    "val/iou",
+    "val/f1_pixel",
+    "val/f1_object_50",
+    "val/f1_object_75",
+    "val/f1_object_90",
+    "val/boundary_f1",
+    "val/loss",
+)
+SAMPLERS = ("tpe", "random", "gp", "qmc", "grid", "nsga2")
+SCHEDULERS = ("asha", "fifo")
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, use_attribute_docstrings=True)
+
+
+class BasePart(Part):
+    """The config that a study starts from: one preset or one file, then assignments."""
+
+    preset: str | None = None
+    file: str | None = None
+    """YAML file of an experiment, relative to the space's file."""
+    set: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _one_source(self) -> BasePart:
+        if self.preset is not None and self.file is not None:
+            raise ValueError("give either preset or file")
+        return self
+
+
+class ObjectivePart(Part):
+    """What a trial is judged by."""
+
+    metric: str = "val/dice"
+    reduce: Literal["plateau", "last", "best"] = "plateau"
+    """plateau: median of the last ceil(0.2 n) epochs of the last phase; last; best epoch of the last phase."""
+    direction: Literal["maximize", "minimize"] | None = None
+    """None: minimize a loss, maximize a score."""
+
+    @field_validator("metric")
+    @classmethod
+    def _known(cls, metric: str) -> str:
+        return _nearest(metric, VALIDATION_SCORES, "score")
+
+    @property
+    def maximize(self) -> bool:
+        if self.direction is None:
+            return not self.metric.endswith("loss")
+        return self.direction == "maximize"
+
+
+class SamplerPart(Part):
+    name: str = "tpe"
+    seed: Annotated[int, Field(ge=0)] = 0
+    startup: Annotated[int, Field(ge=1)] | None = None
+    """Random trials before the model is used (tpe, gp); None: 10."""
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return _nearest(name, SAMPLERS, "sampler")
+
+
+class SchedulerPart(Part):
+    name: str = "fifo"
+    grace_epochs: Annotated[int, Field(ge=1)] = 4
+    """No trial is stopped before this epoch; epochs count over both phases."""
+    reduction_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 3
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return _nearest(name, SCHEDULERS, "scheduler")
+
+
+class ResourcesPart(Part):
+    """What one worker of a trial gets, and how many workers a trial has."""
+
+    cpu: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1
+    gpu: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
+    workers: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _fraction(self) -> ResourcesPart:
+        if self.gpu > 1 and self.gpu != int(self.gpu):
+            raise ValueError(f"gpu {self.gpu} is no share of one GPU and no whole number; use 0 to 1, or 2, 3, ...")
+        return self
+
+
+class DimensionPart(Part):
+    """One dimension as written: exactly one of float, int, categorical, tie."""
+
+    float_range: tuple[Finite, Finite] | None = Field(None, alias="float")
+    int_range: tuple[int, int] | None = Field(None, alias="int")
+    categorical: tuple[Any, ...] | None = None
+    tie: str | None = None
+    log: bool = False
+    step: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    when: dict[str, Any] = {}
+    """Config path to the value or list of values at which this dimension exists; else the base's value holds."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> DimensionPart:
+        kinds = (self.float_range, self.int_range, self.categorical, self.tie)
+        if sum(kind is not None for kind in kinds) != 1:
+            raise ValueError("give exactly one of float, int, categorical, tie")
+        limits = self.float_range or self.int_range
+        if limits is None and (self.log or self.step is not None):
+            raise ValueError("log and step belong to float and int")
+        if limits is not None:
+            self._check_range(*limits)
+        if self.categorical is not None and not self.categorical:
+            raise ValueError("empty range: categorical has no choice")
+        return self
+
+    def _check_range(self, low: float, high: float) -> None:
+        if low >= high:
+            raise ValueError(f"empty range: low {low} must be below high {high}")
+        if self.log and low <= 0:
+            raise ValueError(f"a log range cannot reach 0 or below: low {low} must be positive")
+        if self.log and self.step is not None:
+            raise ValueError("log and step exclude each other")
+        if self.int_range is not None and self.step is not None and self.step != int(self.step):
+            raise ValueError(f"step {self.step} of an int must be whole")
+        if self.step is not None and self.step > high - low:
+            raise ValueError(f"step {self.step} is larger than the range")
+
+
+class SpaceFile(Part):
+    """A search-space file (CONTRACT, "Search space")."""
+
+    name: str
+    base: BasePart = BasePart()
+    objective: ObjectivePart = ObjectivePart()
+    space: dict[str, DimensionPart]
+    points: tuple[dict[str, Any], ...] = ({},)
+    """Evaluated first; {} is the untuned base, a partial point takes the rest from the base."""
+    sampler: SamplerPart = SamplerPart()
+    scheduler: SchedulerPart = SchedulerPart()
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
+    folds: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """With a base that has `data.split.folds`: each trial is run on each of these folds; () takes the base's fold."""
+    trials: Annotated[int, Field(ge=1)] | None = None
+    """All trials, points included; a grid may leave it out."""
+    max_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Wall time of one `sweep` or `resume`; running trials are then left resumable."""
+    concurrency: Annotated[int, Field(ge=1)] | None = None
+    """Trials at a time; None: as many as fit the CPUs and GPUs."""
+    resources: ResourcesPart = ResourcesPart()
+
+    @model_validator(mode="after")
+    def _whole(self) -> SpaceFile:
+        check_study_name(self.name)
+        if not self.space:
+            raise ValueError("space has no dimension")
+        for label, values in (("seeds", self.seeds), ("folds", self.folds)):
+            if len(set(values)) != len(values):
+                raise ValueError(f"{label} repeats a value")
+        if not self.seeds:
+            raise ValueError("seeds is empty; give at least one, such as [0]")
+        if self.trials is None and self.sampler.name != "grid":
+            raise ValueError("trials is missing; say how many (only a grid has a natural end)")
+        return self
+
+
+def check_study_name(name: str) -> str:
+    """`name` itself. Raises ValueError unless it can name a folder: letters, digits, `_ . -`, at most 100."""
+    if not STUDY_NAME.fullmatch(name):
+        raise ValueError(f"name {name!r} must be letters, digits, _ . - and start with a letter or digit")
+    return name
+
+
+def parse_space(tree: Mapping[str, Any], where: str) -> SpaceFile:
+    """The validated file.
+
+    Raises:
+        UserError: one line naming the first refused key and the remedy.
+    """
+    try:
+        return SpaceFile.model_validate(dict(tree))
+    except ValidationError as error:
+        raise _as_user_error(error, where) from None
+
+
+def _as_user_error(error: ValidationError, where: str) -> UserError:
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in first["loc"])
+    label = f"{where}, {path}" if path else where
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(first["loc"][-1]), _keys_at(first["loc"][:-1]), n=1, cutoff=0.4)
+        known = ", ".join(_keys_at(first["loc"][:-1]))
+        return UserError("unknown key", label, f"did you mean {near[0]}?" if near else f"known: {known}")
+    if first["type"] == "missing":
+        return UserError("missing key", label, "add it")
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] != "value_error":
+        message = f"{message} (got {first['input']!r})"
+    return UserError("bad value", label, message)
+
+
+def _keys_at(location: tuple[int | str, ...]) -> list[str]:
+    models: dict[str, type[Part]] = {
+        "base": BasePart,
+        "objective": ObjectivePart,
+        "sampler": SamplerPart,
+        "scheduler": SchedulerPart,
+        "resources": ResourcesPart,
+        "space": DimensionPart,
+    }
+    model = models.get(str(location[0]), SpaceFile) if location else SpaceFile
+    return [info.alias or name for name, info in model.model_fields.items()]
+
+
+def _nearest(name: str, known: tuple[str, ...], kind: str) -> str:
+    if name in known:
+        return name
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    raise ValueError(f"unknown {kind} {name}; " + (f"did you mean {near[0]}?" if near else "use " + ", ".join(known)))
+
+
+def is_finite_number(value: Any) -> bool:
+    """Whether `value` is an int or float (no bool) and neither NaN nor infinite."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
