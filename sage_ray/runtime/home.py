@@ -1,0 +1,109 @@
+"""Home: the folder that holds everything a project has computed, and where its MLflow store is."""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from functools import cached_property
+from pathlib import Path
+
+from sage_ray.errors import UserError
+from sage_ray.runtime.files import read_json, write_json
+
+_SQLITE = re.compile(r"^sqlite:///(?P<path>[^?]*)(?P<query>\?.*)?$")
+
+
+class Home:
+    """Absolute paths under one folder: the given one, else `SAGE_HOME`, else `./sage_runs`.
+
+    Making the object creates nothing; `check_writable` does.
+    """
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        chosen = path or os.environ.get("SAGE_HOME") or "sage_runs"
+        self.path = Path(chosen).expanduser().absolute()
+
+    def __repr__(self) -> str:
+        return f"Home({str(self.path)!r})"
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    @property
+    def runs(self) -> Path:
+        """runs/ID: one folder a run (`runtime.record.RunFolder`)."""
+        return self.path / "runs"
+
+    @property
+    def stages(self) -> Path:
+        """stages/KEY/EPOCH: the stage store, unless `runtime.stage_store` names another."""
+        return self.path / "stages"
+
+    @property
+    def studies(self) -> Path:
+        return self.path / "studies"
+
+    @property
+    def cache(self) -> Path:
+        """Decoded data and downloads; may be deleted at any time."""
+        return self.path / "cache"
+
+    @property
+    def artifact_root(self) -> Path:
+        """Where MLflow keeps artifacts when its store is a database file and no server."""
+        return self.path / "mlartifacts"
+
+    @property
+    def mlflow_uri(self) -> str:
+        """`MLFLOW_TRACKING_URI`, else sqlite under the home; a relative sqlite path is made absolute."""
+        given = os.environ.get("MLFLOW_TRACKING_URI")
+        return _absolute(given) if given else f"sqlite:///{self.path / 'mlflow.db'}"
+
+    @property
+    def registry_uri(self) -> str:
+        """`MLFLOW_REGISTRY_URI`, else `mlflow_uri`."""
+        given = os.environ.get("MLFLOW_REGISTRY_URI")
+        return _absolute(given) if given else self.mlflow_uri
+
+    @cached_property
+    def identity(self) -> str:
+        """32 hex digits made once for each home, so that two homes never share a run in one MLflow server."""
+        path = self.path / "home.json"
+        if not path.exists():
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(path, {"format_version": 1, "id": uuid.uuid4().hex}, only_if_absent=True)
+        return str(read_json(path)["id"])
+
+    def run_ids(self) -> list[str]:
+        """Names of all run folders, sorted."""
+        if not self.runs.is_dir():
+            return []
+        return sorted(folder.name for folder in self.runs.iterdir() if (folder / "record.json").is_file())
+
+    def check_writable(self) -> None:
+        """Create the home if need be and prove that a file can be written.
+
+        Raises:
+            UserError: the home is no folder or cannot be written.
+        """
+        probe = self.path / f".probe-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"sage")
+            probe.unlink()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UserError(
+                "home cannot be written", f"{self.path} ({reason})", "give another with --home DIR or SAGE_HOME"
+            ) from None
+        for folder in (self.runs, self.stages, self.studies, self.cache):
+            folder.mkdir(exist_ok=True)
+
+
+def _absolute(uri: str) -> str:
+    match = _SQLITE.match(uri)
+    if match is None or not match["path"]:
+        return uri
+    # MLflow opens a relative file against the working directory, and Ray workers have another one.
+    return f"sqlite:///{Path(match['path']).absolute()}{match['query'] or ''}"
