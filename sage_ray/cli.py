@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,7 +31,9 @@ app.add_typer(data_app, name="data")
 
 Preset = Annotated[str | None, typer.Option("--preset", help="Name of a shipped preset, such as sage_gan_paper.")]
 ConfigFile = Annotated[Path | None, typer.Option("-c", "--config", help="A YAML file; it may say `extends: PRESET`.")]
-Sets = Annotated[list[str] | None, typer.Option("--set", help="Override, as a.b=value; may be repeated.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override, as a.b=value; may be repeated.")
+]
 StudyName = Annotated[str | None, typer.Option("--name", help="Name of the study [default: the space's].")]
 SpaceFile = Annotated[str, typer.Argument(metavar="SPACE", help="A search space: YAML file or shipped name.")]
 ModelName = Annotated[str, typer.Option("--model-name", help="Name in the model registry.")]
@@ -46,16 +49,15 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def call(args: list[str]) -> int:
     """Exit code of one command line."""
-    session = Session("sage-ray", None, quiet=False)
+    mistake: BaseException
     try:
         return int(app(args, prog_name="sage-ray", standalone_mode=False) or 0)
-    except UsageError as error:
-        if type(error).__name__ == "NoArgsIsHelpError":
-            print(getattr(error, "message", ""))
-            return 0
-        return perform(session, lambda: _raise(error), as_json="--json" in args)
-    except KeyboardInterrupt as error:
-        return perform(session, lambda: _raise(error), as_json="--json" in args)
+    except (UsageError, KeyboardInterrupt) as error:
+        mistake = error
+    if type(mistake).__name__ == "NoArgsIsHelpError":
+        print(str(getattr(mistake, "message", "")))
+        return 0
+    return perform(Session("sage-ray", None, quiet=False), partial(_raise, mistake), as_json="--json" in args)
 
 
 def _raise(error: BaseException) -> Answer:

@@ -34,7 +34,8 @@ connect()
 nodes, what = len(ray.nodes()), ray.cluster_resources()
 answer = ray.get(ray.remote(lambda: 6 * 7).options(num_cpus=1).remote(), timeout=60)
 assert answer == 42
-print(f"SAGE {nodes} node(s), {what.get('CPU', 0):g} CPUs, {what.get('GPU', 0):g} GPUs, in {time.monotonic() - start:.1f} s")
+seconds = time.monotonic() - start
+print(f"SAGE {nodes} node(s), {what.get('CPU', 0):g} CPUs, {what.get('GPU', 0):g} GPUs, in {seconds:.1f} s")
 """
 
 
@@ -89,8 +90,8 @@ def _cores() -> Check:
 
     memory = psutil.virtual_memory()
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    text = f"{usable} of {os.cpu_count()} usable, {memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB memory free"
-    return Check("cores", True, text, needed=False)
+    free = f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB memory free"
+    return Check("cores", True, f"{usable} of {os.cpu_count()} usable, {free}", needed=False)
 
 
 def _torch() -> Check:

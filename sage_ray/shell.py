@@ -191,7 +191,7 @@ def _print(answer: Answer, session: Session, as_json: bool) -> None:
 
 
 def plain(value: Any) -> Any:
-    """JSON-ready data of dataclasses, pydantic models, numpy scalars, paths and nested containers; non-finite is null."""
+    """JSON-ready data of dataclasses, pydantic models, numpy scalars, paths and containers; non-finite is null."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if hasattr(value, "model_dump"):
