@@ -1,0 +1,1 @@
+"""Losses: segmentation, adversarial, perceptual, and the differentiable augmentation before discriminators."""

@@ -1,0 +1,202 @@
+"""VGG19 perceptual loss, and where its weights come from."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import pickle
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sage_ray.errors import UserError
+
+VGG19_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
+VGG19_SHA256 = "dcbb9e9d"  # first digits; the published file carries them in its name
+DOWNLOAD_TIMEOUT_S = 60.0
+_LARGEST_DOWNLOAD = 2**30  # bytes; the published file has 575 million
+_CHUNK = 2**20
+_HOW_TO_GO_ON = "give a file with adversarial.perceptual_weights, or set adversarial.perceptual=none"
+
+# Convolutions up to conv5_1: index in torchvision's `features`, input and output channels, pooled before, tapped after.
+_LAYERS = (
+    (0, 3, 64, False, True),
+    (2, 64, 64, False, False),
+    (5, 64, 128, True, True),
+    (7, 128, 128, False, False),
+    (10, 128, 256, True, True),
+    (12, 256, 256, False, False),
+    (14, 256, 256, False, False),
+    (16, 256, 256, False, False),
+    (19, 256, 512, True, True),
+    (21, 512, 512, False, False),
+    (23, 512, 512, False, False),
+    (25, 512, 512, False, False),
+    (28, 512, 512, True, True),
+)
+TAP_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class VGG19Loss(nn.Module):
+    """L1 distance of VGG19 features after relu1_1, 2_1, 3_1, 4_1, 5_1, weights 1/32, 1/16, 1/8, 1/4, 1.
+
+    Source: METHOD.md section 1; DISCREPANCIES row 21.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], normalise: bool = False) -> None:
+        """Make the frozen network.
+
+        Args:
+            weights: torchvision's `features.N.weight` and `features.N.bias`, as `load_vgg19` gives them.
+            normalise: map [-1,1] to [0,1] and normalise with the ImageNet statistics first (the public code does not).
+
+        Raises:
+            ValueError: a missing tensor or a wrong shape.
+        """
+        super().__init__()
+        _check_features(weights)
+        self.convs = nn.ModuleList()
+        for index, channels, out_channels, _, _ in _LAYERS:
+            conv = nn.Conv2d(channels, out_channels, 3, padding=1)
+            conv.load_state_dict({part: weights[f"features.{index}.{part}"] for part in ("weight", "bias")})
+            self.convs.append(conv)
+        self.requires_grad_(False)
+        self.normalise = normalise
+        self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(_IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, fake: Tensor, real: Tensor) -> Tensor:
+        """Scalar loss between `fake` and `real` (N,1,H,W) in [-1,1], H, W >= 16; no gradient reaches `real`."""
+        return self.distance(fake, self.features(real.detach()))
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """The five tapped features of `image` (N,1,H,W) in [-1,1]; reuse a real image's for several distances."""
+        features = image.expand(-1, 3, -1, -1)
+        if self.normalise:
+            features = ((features + 1) / 2 - self.mean) / self.std
+        tapped: list[Tensor] = []
+        for conv, (_, _, _, pooled, tap) in zip(self.convs, _LAYERS, strict=True):
+            features = F.relu(conv(F.max_pool2d(features, 2) if pooled else features))
+            if tap:
+                tapped.append(features)
+        return tapped
+
+    def distance(self, fake: Tensor, real_features: list[Tensor]) -> Tensor:
+        """Scalar loss of `fake` (N,1,H,W) in [-1,1] against features of real images, which get no gradient."""
+        terms = self.layer_terms(fake, real_features)
+        return torch.stack([weight * term for weight, term in zip(TAP_WEIGHTS, terms, strict=True)]).sum()
+
+    def layer_terms(self, fake: Tensor, real_features: list[Tensor]) -> list[Tensor]:
+        """Unweighted mean absolute difference of each tapped feature, float32 (float64 for float64 input)."""
+        wide = torch.float64 if fake.dtype == torch.float64 else torch.float32
+        pairs = zip(self.features(fake), real_features, strict=True)
+        return [(ours - real.detach()).abs().mean(dtype=wide) for ours, real in pairs]
+
+
+def load_vgg19(
+    path: str | Path | None,
+    cache_dir: str | Path,
+    *,
+    url: str = VGG19_URL,
+    sha256: str = VGG19_SHA256,
+    timeout_s: float = DOWNLOAD_TIMEOUT_S,
+) -> dict[str, Tensor]:
+    """The convolution weights up to conv5_1 as torchvision names them, float32 on the CPU.
+
+    Args:
+        path: a local file: safetensors, or a torch checkpoint of tensors alone (it is loaded with `weights_only`).
+            None: the file of an earlier download in `cache_dir`, else a download.
+        cache_dir: folder that keeps the downloaded convolution weights (about 52 MB).
+        url: where to download from.
+        sha256: leading hex digits of the download's sha256.
+        timeout_s: limit on the connection and on each read.
+
+    Raises:
+        UserError: no such file, unreadable or unsafe contents, missing tensors or wrong shapes, a failed or corrupted
+            download; the message says how to go on.
+    """
+    if path is not None:
+        return _read_features(Path(path))
+    cached = Path(cache_dir) / f"vgg19-features-{sha256[:16]}.safetensors"
+    if cached.is_file():
+        try:
+            return _read_features(cached)
+        except UserError:
+            cached.unlink()  # damaged: fetched again below
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cached.parent, prefix="vgg19-") as folder:
+            downloaded = Path(folder) / "download.pth"
+            _download(url, downloaded, sha256, timeout_s)
+            features = _read_features(downloaded, origin=url)
+            kept = Path(folder) / cached.name
+            safetensors.torch.save_file(features, kept)
+            os.replace(kept, cached)
+    except OSError as error:
+        raise UserError("VGG19 weights cannot be kept", cached.parent, f"{error}; {_HOW_TO_GO_ON}") from None
+    return features
+
+
+def _download(url: str, target: Path, sha256: str, timeout_s: float) -> None:
+    digest = hashlib.sha256()
+    size = 0
+    try:
+        with urllib.request.urlopen(url, timeout=timeout_s) as response, target.open("wb") as file:
+            while size <= _LARGEST_DOWNLOAD and (chunk := response.read(_CHUNK)):
+                size += len(chunk)
+                digest.update(chunk)
+                file.write(chunk)
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ValueError) as error:
+        reason = str(getattr(error, "reason", error)).replace("\n", " ")
+        raise UserError("VGG19 weights cannot be downloaded", url, f"{reason}; {_HOW_TO_GO_ON}") from None
+    if not digest.hexdigest().startswith(sha256.lower()):
+        found = f"sha256 {digest.hexdigest()[:16]} of {size} bytes, expected {sha256}"
+        raise UserError("VGG19 weights are corrupted", url, f"{found}; try again, or {_HOW_TO_GO_ON}")
+
+
+def _read_features(path: Path, origin: str | None = None) -> dict[str, Tensor]:
+    """The wanted tensors of a file; every problem becomes a UserError that names `origin` or the file."""
+    where = origin or str(path)
+    if not path.is_file():
+        raise UserError("no such file of VGG19 weights", where, _HOW_TO_GO_ON)
+    try:
+        tensors = _read_tensors(path)
+        _check_features(tensors)
+    except pickle.UnpicklingError:
+        raise UserError("not a checkpoint of tensors alone", where, f"no other is loaded; {_HOW_TO_GO_ON}") from None
+    except (OSError, ValueError, RuntimeError, EOFError, KeyError, safetensors.SafetensorError) as error:
+        reason = str(error).split("\n", 1)[0] or type(error).__name__
+        raise UserError("not usable as VGG19 weights", where, f"{reason}; {_HOW_TO_GO_ON}") from None
+    names = [f"features.{layer[0]}.{part}" for layer in _LAYERS for part in ("weight", "bias")]
+    return {name: tensors[name].float().contiguous() for name in names}
+
+
+def _read_tensors(path: Path) -> Mapping[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return safetensors.torch.load_file(path)
+    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(loaded, Mapping):
+        raise ValueError(f"it holds a {type(loaded).__name__}, not tensors by name")
+    return loaded
+
+
+def _check_features(tensors: Mapping[str, Tensor]) -> None:
+    for index, channels, out_channels, _, _ in _LAYERS:
+        for part, shape in (("weight", (out_channels, channels, 3, 3)), ("bias", (out_channels,))):
+            name = f"features.{index}.{part}"
+            tensor = tensors.get(name)
+            if not isinstance(tensor, Tensor):
+                raise ValueError(f"tensor {name} is missing")
+            if tuple(tensor.shape) != shape:
+                raise ValueError(f"tensor {name} has shape {tuple(tensor.shape)}, VGG19 has {shape}")

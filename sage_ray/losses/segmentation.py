@@ -1,0 +1,102 @@
+"""The segmentation loss: a weighted sum of the terms in `functional`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sage_ray.losses import functional
+
+Reduce = Callable[[Tensor], Tensor]
+
+
+def segmentation_loss(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    w_ce: float = 1.0,
+    w_focal: float = 0.0,
+    w_dice: float = 0.0,
+    w_tversky: float = 0.0,
+    w_focal_tversky: float = 1.0,
+    alpha: float = 0.4,
+    beta: float = 0.6,
+    gamma: float = 1.5,
+    focal_alpha: float = 0.5,
+    focal_gamma: float = 2.0,
+    focal_form: Literal["pixel", "batch"] = "pixel",
+    reduction: Literal["batch", "image"] = "batch",
+    reduce: Reduce | None = None,
+) -> Tensor:
+    """L_seg = w_ce CE + w_focal focal + w_dice Dice + w_tversky (1 - TI) + w_focal_tversky (1 - TI)^gamma, a scalar.
+
+    CE and the pixel focal form are means over this worker's pixels; a term of weight 0 is not computed. Half-precision
+    logits are widened to float32. Empty masks: Dice and Tversky terms are near 1 with (nearly) no gradient where there
+    is no truth, so that CE and focal teach them; see `functional` for each.
+
+    Args:
+        logits: (N,2,H,W) class scores, channel 1 the foreground.
+        target: (N,H,W) int64 in {0,1}.
+        w_ce, w_focal, w_dice, w_tversky, w_focal_tversky: weights of the terms.
+        alpha, beta: weights of false positives and false negatives in the Tversky index.
+        gamma: power of the focal Tversky term.
+        focal_alpha, focal_gamma: balance and focus of the focal term.
+        focal_form: focus per pixel (paper) or from the batch-mean CE (public code).
+        reduction: Dice and Tversky over the whole batch (public code), or one an image and then their mean.
+        reduce: a differentiable sum over workers whose backward sums too. With it the terms that are no mean over
+            images (batch Dice, batch Tversky, batch focal) are those of the global batch on every worker; gradients
+            averaged over workers are then those of one worker with the whole batch.
+
+    Raises:
+        ValueError: shapes that do not fit, an unknown form or reduction.
+
+    Source: METHOD.md section 1; DISCREPANCIES rows 16 to 20.
+    """
+    _check(logits, target, focal_form, reduction)
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    terms: list[Tensor] = []
+    if w_ce or w_focal:
+        ce_map = functional.cross_entropy_map(logits, target)
+        if w_ce:
+            terms.append(w_ce * ce_map.mean())
+        if w_focal and focal_form == "pixel":
+            terms.append(w_focal * functional.focal_pixel_loss(ce_map, target, focal_alpha, focal_gamma))
+        elif w_focal:
+            terms.append(w_focal * functional.focal_batch_loss(_global_mean(ce_map, reduce), focal_alpha, focal_gamma))
+    if w_dice or w_tversky or w_focal_tversky:
+        sums = _sums(logits, target, reduction, reduce)
+        if w_dice:
+            terms.append(w_dice * functional.dice_loss(sums).mean())
+        if w_tversky:
+            terms.append(w_tversky * functional.tversky_loss(sums, alpha, beta).mean())
+        if w_focal_tversky:
+            terms.append(w_focal_tversky * functional.focal_tversky_loss(sums, alpha, beta, gamma).mean())
+    # All weights 0: still a scalar with a graph, so that a step with it runs.
+    return torch.stack(terms).sum() if terms else logits.sum() * 0.0
+
+
+def _check(logits: Tensor, target: Tensor, focal_form: str, reduction: str) -> None:
+    if logits.ndim != 4 or logits.shape[1] != 2 or target.shape != logits.shape[:1] + logits.shape[2:]:
+        shapes = f"{tuple(logits.shape)} and {tuple(target.shape)}"
+        raise ValueError(f"logits and target have shapes {shapes}; they must be (N,2,H,W) and (N,H,W)")
+    if focal_form not in ("pixel", "batch"):
+        raise ValueError(f"unknown focal_form {focal_form!r}: use pixel or batch")
+    if reduction not in ("batch", "image"):
+        raise ValueError(f"unknown reduction {reduction!r}: use batch or image")
+
+
+def _sums(logits: Tensor, target: Tensor, reduction: str, reduce: Reduce | None) -> functional.OverlapSums:
+    sums = functional.overlap_sums(logits, target, per_image=reduction == "image")
+    if reduce is None or reduction == "image":
+        return sums
+    return functional.OverlapSums(*reduce(torch.stack(sums)).unbind())
+
+
+def _global_mean(ce_map: Tensor, reduce: Reduce | None) -> Tensor:
+    if reduce is None:
+        return ce_map.mean()
+    total, count = reduce(torch.stack([ce_map.sum(), ce_map.new_tensor(float(ce_map.numel()))])).unbind()
+    return total / count
