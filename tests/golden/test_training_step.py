@@ -1,0 +1,167 @@
+"""The trainer's own steps, as built from preset `sage_gan_public`, against the vectors of case training_step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from names import load_weights, parameter_rows
+from parity import Case, Handled, Parity, compare_columns
+from torch import Tensor, nn
+
+from sage_ray.config import ExperimentConfig, resolve
+from sage_ray.losses.perceptual import VGG19Loss
+from sage_ray.training import build
+from sage_ray.training.adversarial import adversarial_step
+from sage_ray.training.batches import Batch
+from sage_ray.training.context import LocalContext
+from sage_ray.training.pretrain import pretrain_step
+from sage_ray.training.recipe import Recipe, build_recipe
+from sage_ray.training.state import TrainState
+
+HANDLES = {
+    "training_step": Handled(
+        arrays=(
+            r"image|mask|z[1-4]|noise_[ab]",
+            r"[^/]+/[^/]+/(value|grad_norms)",
+            r"[^/]+/(total|total_grad_norms|disc_losses|disc_grad_norms|fake_image|rec_image|argmax_mask)",
+            r"phase1/(loss|grad_norm|param_grads)",
+        ),
+        keys=("weights",),
+    )
+}
+VARIANT = r"([^/]+)/total"
+NETWORKS = {"generator": "gen", "segmenter": "seg", "disc_image": "d_image", "disc_mask": "d_mask"}
+
+
+class GivenDraws:
+    """The draws of the vectors: codes, noise images, crossovers, and whether the step is synthetic."""
+
+    def __init__(self, case: Case, synthetic: bool) -> None:
+        self.case, self.synthetic = case, synthetic
+
+    def normal(self, name: str, shape: Sequence[int]) -> Tensor:
+        codes = {"fake/z_first": "z1", "fake/z_second": "z2", "rec/z_first": "z3", "rec/z_second": "z4"}
+        return torch.from_numpy(self.case[codes[name]])
+
+    def uniform(self, name: str, shape: Sequence[int]) -> Tensor:
+        noise = self.case[{"fake/noise": "noise_a", "rec/noise": "noise_b"}[name]]
+        return torch.from_numpy(noise).permute(0, 3, 1, 2)
+
+    def batch_uniform(self, name: str, count: int) -> list[float]:
+        if name == "mix":
+            return [0.0 if self.synthetic else 1.0]
+        # Two codes meet after 2 of 5 entries in the first pass, after 1 of 4 in the second.
+        fixed = {"fake/mixing": [0.0, 2.5 / 5], "rec/mixing": [0.0, 1.5 / 4]}
+        return fixed.get(name, [1.0] * count)
+
+
+@pytest.fixture(scope="module")
+def case(parity: Parity) -> Case:
+    return parity.case("training_step")
+
+
+@pytest.fixture(scope="module")
+def config() -> ExperimentConfig:
+    quiet = {"segmenter.dropout": 0.0, "adversarial.perceptual": "none", "runtime.channels_last": False}
+    return resolve(preset="sage_gan_public", sets=quiet).config
+
+
+def make_state(parity: Parity, config: ExperimentConfig, phase: str, frozen: bool) -> TrainState:
+    ctx = LocalContext(config.runtime)
+    networks: dict[str, nn.Module] = {"segmenter": build.build_segmenter(config, ctx)}
+    if phase == "adversarial":
+        networks |= build.build_gan(config, ctx)
+    for name, network in networks.items():
+        load_weights(network, parity, f"step_{NETWORKS[name]}")
+    settings = getattr(config, phase)
+    optimizers = {name: build.build_optimizer(network, settings.lr, (0.9, 0.999)) for name, network in networks.items()}
+    state = TrainState(phase, networks, optimizers, build.LearningRate(settings.schedule, optimizers, settings.lr), 0.0)
+    state.phase_epoch = 0 if frozen else config.adversarial.freeze_epochs
+    return state
+
+
+def make_recipe(parity: Parity, config: ExperimentConfig, observe: Callable[..., None] | None, tmp_path: Any) -> Recipe:
+    recipe = build_recipe(config, LocalContext(config.runtime), tmp_path, observe)
+    vgg = VGG19Loss()
+    load_weights(vgg, parity, "step_vgg19")
+    return replace(recipe, perceptual=vgg)
+
+
+def batch_of(case: Case) -> Batch:
+    return Batch(torch.from_numpy(case["image"]), torch.from_numpy(case["mask"]))
+
+
+def norm(gradients: Sequence[Tensor | None]) -> float:
+    found = [g.double().square().sum() for g in gradients if g is not None]
+    return float(torch.stack(found).sum().sqrt()) if found else 0.0
+
+
+def close_norms(actual: Sequence[float], expected: np.ndarray, rtol: float, label: str) -> None:
+    for got, wanted in zip(actual, np.atleast_1d(expected), strict=True):
+        assert (got == 0.0) if wanted == 0 else abs(got - wanted) <= rtol * wanted, f"{label}: {got}, not {wanted}"
+
+
+def test_adversarial_step(parity: Parity, case: Case, config: ExperimentConfig, tmp_path: Any) -> None:
+    variants = case.groups(VARIANT)
+    assert variants
+    for variant in variants:
+        check_variant(parity, case, config, variant, tmp_path)
+
+
+def check_variant(parity: Parity, case: Case, config: ExperimentConfig, variant: str, tmp_path: Any) -> None:
+    rtol_value, rtol_norm = case.tolerance("", "values")["rtol"], case.tolerance("", "grad_norms")["rtol"]
+    seen: dict[str, tuple[float, list[float]]] = {}
+
+    def observe(terms: dict[str, Tensor], networks: dict[str, nn.Module]) -> None:
+        for name, term in terms.items():
+            norms = []
+            for network in ("generator", "segmenter"):
+                parameters = [p for p in networks[network].parameters() if p.requires_grad]
+                if not (term.requires_grad and parameters):
+                    norms.append(0.0)
+                    continue
+                norms.append(norm(torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)))
+            seen[name] = (float(term.detach()), norms)
+
+    frozen, synthetic = variant.startswith("frozen"), variant.endswith("synthetic")
+    state = make_state(parity, config, "adversarial", frozen)
+    recipe = make_recipe(parity, config, observe, tmp_path)
+    passes: list[tuple[Tensor, Tensor]] = []
+    state.networks["generator"].register_forward_hook(lambda m, args, out: passes.append((args[0], out.detach())))
+    scalars = adversarial_step(state, batch_of(case), GivenDraws(case, synthetic), recipe)
+
+    expected_terms = case.groups(rf"{variant}/([^/]+)/value")
+    assert set(seen) == set(expected_terms), variant
+    for term in expected_terms:
+        value, norms = seen[term]
+        assert value == pytest.approx(float(case[f"{variant}/{term}/value"]), rel=rtol_value), f"{variant} {term}"
+        close_norms(norms, case[f"{variant}/{term}/grad_norms"], rtol_norm, f"{variant} {term}")
+    assert float(scalars["loss"]) == pytest.approx(float(case[f"{variant}/total"]), rel=rtol_value)
+    discriminators = [float(scalars["loss_disc_image"]), float(scalars["loss_disc_mask"])]
+    assert discriminators == pytest.approx(case[f"{variant}/disc_losses"].tolist(), rel=rtol_value)
+    totals = {name: norm([p.grad for p in network.parameters()]) for name, network in state.networks.items()}
+    close_norms([totals["generator"], totals["segmenter"]], case[f"{variant}/total_grad_norms"], rtol_norm, variant)
+    close_norms([totals["disc_image"], totals["disc_mask"]], case[f"{variant}/disc_grad_norms"], rtol_norm, variant)
+    case.compare(f"{variant}/fake_image", passes[0][1].numpy())
+    case.compare(f"{variant}/rec_image", passes[1][1].numpy(), kind="fake_image")
+    differing = (passes[1][0].numpy() != case[f"{variant}/argmax_mask"]).mean()
+    assert differing <= 0.001, f"{variant}: {differing:.2%} of the arg-max mask differs"
+
+
+def test_pretrain_step(parity: Parity, case: Case, config: ExperimentConfig, tmp_path: Any) -> None:
+    state = make_state(parity, config, "pretrain", frozen=False)
+    recipe = build_recipe(config, LocalContext(config.runtime), tmp_path)
+    scalars = pretrain_step(state, batch_of(case), GivenDraws(case, synthetic=False), recipe)
+    segmenter = state.networks["segmenter"]
+    rtol = case.tolerance("", "grad_norms")["rtol"]
+    assert float(scalars["loss"]) == pytest.approx(float(case["phase1/loss"]), rel=case.tolerance("", "values")["rtol"])
+    close_norms([norm([p.grad for p in segmenter.parameters()])], case["phase1/grad_norm"], rtol, "phase1")
+    rows = parameter_rows(segmenter, parity, "step_seg")
+    expected = case["phase1/param_grads"]
+    actual = np.array([[i, norm([p.grad]), float(p.grad.double().sum())] for i, p in rows])
+    compare_columns(actual, expected, parity.case("attention_unet").tolerance("", "param_grads")["rtol"], "phase1")
