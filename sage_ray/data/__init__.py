@@ -1,0 +1,1 @@
+"""Data: pairs and manifest, splits, decoded cache, augmentation, drawn particles."""

@@ -1,0 +1,227 @@
+"""`prepare`: from `data.path` to arrays, a fingerprint and a split, decoded once for all processes of a machine."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sage_ray.config import DataConfig, SplitConfig, stable_hash
+from sage_ray.data.cache import FORMAT_VERSION, CacheEntry, Row, open_or_build
+from sage_ray.data.images import BadFile, Problem, read_image, read_mask
+from sage_ray.data.pairs import Pair, find_pairs, fingerprint, hash_files, header_problems, raise_first
+from sage_ray.data.preprocess import prepare_image, prepare_mask
+from sage_ray.data.splits import Split, group_names, make_split
+from sage_ray.data.synth import DRAWN_PREFIX, DRAWN_VERSION, DrawnSource
+from sage_ray.errors import UserError
+
+
+MAX_DRAWN_PIXELS = 1 << 29
+"""Drawn images are sorted in memory before they are written; this bounds it to 1 GiB with their masks."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of one pair: contents, original size in pixels, share of foreground and objects of the raw mask."""
+
+    image_sha: str
+    mask_sha: str
+    pixel_sha: str
+    """sha256 of the decoded picture, so that one picture saved in two formats is seen as a duplicate."""
+    rows: int
+    columns: int
+    coverage: float
+    objects: int
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedData:
+    """Everything that training, search and evaluation read of the data; rows are sorted by image sha."""
+
+    images: np.ndarray
+    """(N,H,W) uint8, memory-mapped read-only: stretched and resized."""
+    masks: np.ndarray
+    """(N,H,W) uint8 in {0,1}, memory-mapped read-only."""
+    stems: tuple[str, ...]
+    shas: tuple[str, ...]
+    """sha256 of each image file (of the array, if drawn)."""
+    fingerprint: str
+    """16 hex digits over all (image sha, mask sha), whatever their order or names."""
+    split: Split
+    """Only `registry/evaluate.py` reads `split.test`."""
+    facts: tuple[Facts, ...]
+    files: tuple[tuple[str, str], ...]
+    """(image file name, mask file name) of each row; empty names if drawn."""
+
+
+def _silent(_: str) -> None: ...
+
+
+def prepare(data: DataConfig, cache_dir: Path, *, say: Callable[[str], None] = _silent) -> PreparedData:
+    """Arrays, fingerprint and split of `data`, from the cache or decoded into it.
+
+    Args:
+        data: path, size, cleaning and split.
+        cache_dir: `Home.cache`; made if missing. Processes that start at once build an entry once.
+        say: told when a damaged cache is built again.
+
+    Raises:
+        UserError: a problem of the folder (the first one; `sage-ray data check` lists all), masks that are all empty,
+            a picture that stands in two parts of the split, or too few images.
+    """
+    if data.path.startswith("synthetic://"):
+        entry, stems, files = _drawn(data, cache_dir, say)
+    else:
+        entry, stems, files = _folder(data, cache_dir, say)
+    facts = tuple(Facts(**{name: fact[name] for name in Facts.__dataclass_fields__}) for fact in entry.facts)
+    if not entry.masks.any():
+        what = "all masks are empty after cleaning and resizing"
+        raise UserError(what, data.path, "lower data.min_object_pixels or data.mask_erosion, or enlarge data.image_size")
+    shas = tuple(fact.image_sha for fact in facts)
+    raise_first(straddling(stems, facts, data.split))
+    split = make_split(shas, [fact.coverage for fact in facts], stems, data.split, f"data.split of {data.path}")
+    pairs_of_shas = [(fact.image_sha, fact.mask_sha) for fact in facts]
+    return PreparedData(entry.images, entry.masks, stems, shas, fingerprint(pairs_of_shas), split, facts, files)
+
+
+def inspect(
+    pair: Pair, shas: tuple[str, str], problems: list[Problem]
+) -> tuple[np.ndarray, np.ndarray, Facts] | None:
+    """Decoded image (H,W), foreground (H,W) bool and facts of one pair; None, and `problems` grows, if unusable."""
+    before = len(problems)
+    try:
+        image = read_image(pair.image)
+    except BadFile as bad:
+        problems.append(bad.problem)
+    try:
+        mask = read_mask(pair.mask)
+    except BadFile as bad:
+        problems.append(bad.problem)
+    if len(problems) > before:
+        return None
+    return image, mask.foreground, describe(image, mask.foreground, mask.objects, shas)
+
+
+def describe(image: np.ndarray, foreground: np.ndarray, objects: int, shas: tuple[str, str]) -> Facts:
+    """Facts of decoded arrays (H,W)."""
+    rows, columns = image.shape
+    return Facts(*shas, pixel_sha(image), rows, columns, float(foreground.mean()), objects)
+
+
+def pixel_sha(pixels: np.ndarray) -> str:
+    """sha256 over shape, kind and values of an array."""
+    head = f"{pixels.shape}{pixels.dtype.str}".encode()
+    return hashlib.sha256(head + np.ascontiguousarray(pixels).tobytes()).hexdigest()
+
+
+def duplicates(stems: Sequence[str], facts: Sequence[Facts]) -> list[list[int]]:
+    """Indices of pictures with equal pixels, one list a picture that occurs more than once."""
+    same: dict[str, list[int]] = defaultdict(list)
+    for index in sorted(range(len(stems)), key=lambda i: stems[i]):
+        same[facts[index].pixel_sha].append(index)
+    return [indices for indices in same.values() if len(indices) > 1]
+
+
+def duplicate_problem(stems: Sequence[str]) -> Problem:
+    """The problem of one picture that is stored under several stems."""
+    mend = "keep one of them, or give a data.split.group that holds them together"
+    return Problem("duplicate pictures", " = ".join(stems), mend)
+
+
+def straddling(stems: Sequence[str], facts: Sequence[Facts], config: SplitConfig) -> list[Problem]:
+    """A problem for each picture whose copies may stand in different parts of the split.
+
+    That two copies fall into one part is chance and changes with seed and fold, so they are refused whenever images are
+    held out and no group holds the copies together.
+    """
+    if not (config.test or config.validation or config.folds):
+        return []
+    groups = group_names(stems, config.group) or stems
+    copies = (indices for indices in duplicates(stems, facts) if len({groups[i] for i in indices}) > 1)
+    return [duplicate_problem([stems[i] for i in indices]) for indices in copies]
+
+
+def _key(data: DataConfig, source: object) -> str:
+    cleaning = [data.crop_bottom, data.mask_erosion, data.min_object_pixels]
+    return stable_hash([FORMAT_VERSION, source, data.image_size, cleaning])
+
+
+Found = tuple[CacheEntry, tuple[str, ...], tuple[tuple[str, str], ...]]
+
+
+def _folder(data: DataConfig, cache_dir: Path, say: Callable[[str], None]) -> Found:
+    pairs, problems = find_pairs(data.path)
+    raise_first(problems)
+    hashes = hash_files([pair.image for pair in pairs] + [pair.mask for pair in pairs], _made(cache_dir))
+    shas = list(zip(hashes[: len(pairs)], hashes[len(pairs) :], strict=True))
+    order = sorted(range(len(pairs)), key=lambda i: (shas[i], pairs[i].stem))
+    pairs, shas = [pairs[i] for i in order], [shas[i] for i in order]
+    key = _key(data, fingerprint(shas))
+    entry = open_or_build(cache_dir, key, len(pairs), lambda: _decode(pairs, shas, data), say)
+    files = tuple((pair.image.name, pair.mask.name) for pair in pairs)
+    return entry, tuple(pair.stem for pair in pairs), files
+
+
+def _made(cache_dir: Path) -> Path:
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the cache ({error.strerror})", cache_dir, "choose a writable --home") from None
+    return cache_dir
+
+
+def _decode(pairs: list[Pair], shas: list[tuple[str, str]], data: DataConfig) -> Iterator[Row]:
+    raise_first(header_problems(pairs, data.crop_bottom))  # before anything is decoded
+    problems: list[Problem] = []
+    foreground_seen = False
+    for pair, pair_shas in zip(pairs, shas, strict=True):
+        decoded = inspect(pair, pair_shas, problems)
+        if decoded is None:
+            continue
+        image, foreground, facts = decoded
+        foreground_seen |= bool(foreground[: foreground.shape[0] - data.crop_bottom].any())
+        yield _row(image, foreground, facts, data)
+    raise_first(problems)
+    if not foreground_seen:
+        raise empty_problem(data.path).error()
+
+
+def empty_problem(path: str) -> Problem:
+    """The problem of a folder without a single foreground pixel."""
+    return Problem("all masks are empty", path, "give masks in which particles are above 0")
+
+
+def _row(image: np.ndarray, foreground: np.ndarray, facts: Facts, data: DataConfig) -> Row:
+    size, crop = data.image_size, data.crop_bottom
+    mask = prepare_mask(foreground, size, crop, erosion=data.mask_erosion, min_object_pixels=data.min_object_pixels)
+    return prepare_image(image, size, crop), mask, asdict(facts)
+
+
+def _drawn(data: DataConfig, cache_dir: Path, say: Callable[[str], None]) -> Found:
+    source = DrawnSource.parse(data.path)
+    pixels = source.num * data.image_size[0] * data.image_size[1]
+    if pixels > MAX_DRAWN_PIXELS:
+        mend = "write them to a folder with `sage-ray data synth`, which is read one image at a time"
+        raise UserError(f"too many drawn pixels ({pixels:,}, at most {MAX_DRAWN_PIXELS:,})", data.path, mend)
+    if data.crop_bottom >= source.size:
+        what = f"data.crop_bottom {data.crop_bottom} leaves nothing of {source.size} rows"
+        raise UserError(what, data.path, f"set it below {source.size}")
+
+    def rows() -> Iterator[Row]:
+        drawn: list[tuple[tuple[str, str], int, Row]] = []
+        for index in range(source.num):
+            pair = source.draw(index)
+            shas = pixel_sha(pair.image), pixel_sha(pair.mask)
+            facts = describe(pair.image, pair.mask, int(pair.labels.max()), shas)
+            drawn.append((shas, index, _row(pair.image, pair.mask, facts, data)))
+        for _, index, (image, mask, row_facts) in sorted(drawn, key=lambda item: item[:2]):
+            yield image, mask, {**row_facts, "stem": source.stem(index)}
+
+    key = _key(data, [DRAWN_PREFIX, DRAWN_VERSION, source.num, source.size, source.seed])
+    entry = open_or_build(cache_dir, key, source.num, rows, say)
+    stems = tuple(str(fact["stem"]) for fact in entry.facts)
+    return entry, stems, (("", ""),) * len(stems)
