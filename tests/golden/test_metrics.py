@@ -7,7 +7,7 @@ import pytest
 import torch
 from parity import Case, Handled, Parity
 
-from sage_ray.losses import segmentation_loss
+from sage_ray.losses.segmentation import segmentation_loss
 from sage_ray.metrics import label_objects, score_image, score_objects, summarise
 from sage_ray.metrics.objects import THRESHOLDS, iou_table
 from sage_ray.metrics.overlap import PixelCounts, dice, pixel_counts
