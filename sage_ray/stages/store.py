@@ -180,4 +180,4 @@ class StageStore:
         self.fs.delete_dir(temporary)
 
     def _exists(self, path: str) -> bool:
-        return self.fs.get_file_info(path).type == pafs.FileType.File
+        return bool(self.fs.get_file_info(path).type == pafs.FileType.File)

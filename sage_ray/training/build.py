@@ -70,7 +70,7 @@ def build_gan(config: ExperimentConfig, ctx: RunContext) -> dict[str, nn.Module]
     return {name: _prepare(network, config, ctx) for name, network in networks.items()}
 
 
-def build_perceptual(config: ExperimentConfig, ctx: RunContext, cache_dir: Path) -> nn.Module | None:
+def build_perceptual(config: ExperimentConfig, ctx: RunContext, cache_dir: Path) -> VGG19Loss | None:
     """The VGG19 loss on the device; None when `adversarial.perceptual` is none or both its weights are 0."""
     adversarial = config.adversarial
     weights = adversarial.weights
@@ -79,16 +79,17 @@ def build_perceptual(config: ExperimentConfig, ctx: RunContext, cache_dir: Path)
     if not weights.id_image_vgg and not weights.rec_image_vgg * adversarial.lambda_cycle:
         return None
     features = load_vgg19(adversarial.perceptual_weights, cache_dir)
-    return ctx.prepare(VGG19Loss(features, normalise=adversarial.perceptual_normalise))
+    perceptual = VGG19Loss(features, normalise=adversarial.perceptual_normalise)
+    ctx.prepare(perceptual)
+    return perceptual
 
 
 def build_segmentation_loss(config: ExperimentConfig, reduce: Callable[[Tensor], Tensor] | None) -> SegLoss:
     """L_seg(logits (N,2,H,W), mask (N,1,H,W) in {0,1}) -> scalar in float32; `reduce` sums ratios over workers."""
     keywords = config.segmentation_loss.model_dump()
-    formula = functools.partial(segmentation_loss, reduce=reduce, **keywords)
 
     def loss(logits: Tensor, mask: Tensor) -> Tensor:
-        return formula(logits.float(), mask[:, 0].long())
+        return segmentation_loss(logits, mask[:, 0].long(), reduce=reduce, **keywords)
 
     return loss
 

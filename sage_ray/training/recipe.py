@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sage_ray.config import AdversarialConfig, ExperimentConfig, GeneratorConfig
+from sage_ray.losses.perceptual import VGG19Loss
 from sage_ray.training.build import SegLoss, autocast, build_perceptual, build_segmentation_loss
 from sage_ray.training.context import RunContext
 
@@ -29,7 +30,7 @@ class Recipe:
 
     segmentation_loss: SegLoss
     local_segmentation_loss: SegLoss
-    perceptual: nn.Module | None
+    perceptual: VGG19Loss | None
     adversarial: AdversarialConfig
     generator: GeneratorConfig
     autocast: Callable[[], AbstractContextManager[Any]]
