@@ -1,0 +1,250 @@
+"""Which trial of a study is best: plateau score, mean over seeds, one standard error, ties to the cheaper."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from sage_ray.config import ExperimentConfig
+from sage_ray.errors import UserError
+from sage_ray.runtime.home import Home
+from sage_ray.runtime.record import RunFolder
+from sage_ray.search.objective import reduce_reports
+from sage_ray.search.schema import ObjectivePart
+
+FINAL_ARM = "final"
+"""Label of runs of a final training: they are no part of the study that they came from."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A complete trial with what the choice looks at."""
+
+    trial: int
+    params: dict[str, Any]
+    value: float
+    """The study's objective, mean over seeds."""
+    seed_values: dict[int, float]
+    epochs: int
+    """Of both phases: the first measure of cost."""
+    network_flops: int
+    """Of one forward pass of each trained network: the second."""
+    per_image: dict[str, float] = field(default_factory=dict)
+    """Validation score of each image (by sha) at the selected epoch, mean over seeds; empty if the metric has none."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a trial stands behind the top one."""
+
+    trial: int
+    value: float
+    behind: float
+    """Distance to the top value, >= 0 whichever the direction."""
+    standard_error: float
+    within: bool
+    """Whether `behind` is at most `standard_error`."""
+    epochs: int
+    network_flops: int
+    params: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class BestChoice:
+    """The chosen trial of a study and how it was chosen."""
+
+    study: str
+    trial: int
+    params: dict[str, Any]
+    config: ExperimentConfig
+    value: float
+    seed_values: dict[int, float]
+    top_trial: int
+    """The trial with the best value; another than `trial` when a cheaper one is within one standard error."""
+    standard_error: float
+    rule: str
+    """How the choice was made, in words."""
+    runner_ups: list[Standing]
+    run_ids: list[str]
+    lr_drops: dict[str, list[int]]
+    """Epochs of each phase after which the learning rate dropped in the trial's first run."""
+    weights_sha: str | None
+
+
+def best(name: str, home: Home) -> BestChoice:
+    """The best trial of study `name`.
+
+    Raises:
+        UserError: no such study, or no trial of it is complete.
+    """
+    study = read_trials(name, home)
+    if not study.candidates:
+        raise UserError("no finished trial", f"study {name}", f"`sage-ray resume {name}` goes on with it")
+    chosen, top, standings, rule = choose(study.candidates, maximize=study.maximize, metric=study.metric)
+    runs = study.runs[chosen.trial]
+    error = next((s.standard_error for s in standings if s.trial == chosen.trial), 0.0)
+    return BestChoice(
+        study=name,
+        trial=chosen.trial,
+        params=chosen.params,
+        config=runs[0].config(),
+        value=chosen.value,
+        seed_values=chosen.seed_values,
+        top_trial=top.trial,
+        standard_error=error,
+        rule=rule,
+        runner_ups=[s for s in standings if s.trial != chosen.trial],
+        run_ids=[run.run_id for run in runs],
+        lr_drops=runs[0].read().lr_drops,
+        weights_sha=runs[0].read().weights_sha,
+    )
+
+
+def choose(
+    candidates: Sequence[Candidate], *, maximize: bool, metric: str
+) -> tuple[Candidate, Candidate, list[Standing], str]:
+    """(chosen, top, standings best first, rule in words) of at least one candidate."""
+    sign = 1.0 if maximize else -1.0
+    order = sorted(candidates, key=lambda c: (-sign * c.value, cost(c)))
+    top = order[0]
+    errors, basis = standard_errors(top, order, metric)
+    standings = []
+    for candidate in order:
+        behind = sign * (top.value - candidate.value)
+        error = errors[candidate.trial]
+        # Equal up to rounding counts as equal.
+        within = behind <= error or math.isclose(top.value, candidate.value, rel_tol=1e-12, abs_tol=1e-15)
+        standings.append(
+            Standing(
+                candidate.trial, candidate.value, behind, error, within,
+                candidate.epochs, candidate.network_flops, candidate.params,
+            )
+        )  # fmt: skip
+    within_trials = {s.trial for s in standings if s.within}
+    chosen = min((c for c in candidates if c.trial in within_trials), key=cost)
+    seeds = len(top.seed_values)
+    rule = (
+        f"objective on {metric}, mean over {seeds} seed{'s' if seeds != 1 else ''}; complete trials within one standard error "
+        f"of the top ({basis}); of these the cheapest: fewest epochs, then least network FLOPs, then lowest trial number. "
+        f"{len(within_trials)} of {len(order)} complete trials are within."
+    )
+    return chosen, top, standings, rule
+
+
+def cost(candidate: Candidate) -> tuple[int, int, int]:
+    """Sort key: cheaper first."""
+    return candidate.epochs, candidate.network_flops, candidate.trial
+
+
+def standard_errors(
+    top: Candidate, candidates: Sequence[Candidate], metric: str
+) -> tuple[dict[int, float], str]:
+    """Standard error to judge each trial by, and what it is over.
+
+    With two or more seeds: of the top trial's mean over seeds. With one: of the mean of paired per-image differences between
+    the top trial and each other one, on the validation images at the selected epoch; it does not speak of other seeds.
+    """
+    values = list(top.seed_values.values())
+    if len(values) >= 2:
+        error = float(np.std(values, ddof=1) / math.sqrt(len(values)))
+        return {c.trial: error for c in candidates}, f"{error:.4g}, over {len(values)} seeds of the top trial"
+    errors: dict[int, float] = {}
+    images = 0
+    for candidate in candidates:
+        common = sorted(set(top.per_image) & set(candidate.per_image))
+        if candidate.trial == top.trial or len(common) < 2:
+            errors[candidate.trial] = 0.0
+            continue
+        difference = np.array([top.per_image[sha] - candidate.per_image[sha] for sha in common])
+        errors[candidate.trial] = float(np.std(difference, ddof=1) / math.sqrt(len(common)))
+        images = max(images, len(common))
+    if images:
+        return errors, f"over the differences on {images} validation images at the selected epoch: one seed only"
+    return errors, f"0: one seed, and {metric} has no value an image, so only equal values tie"
+
+
+@dataclass(frozen=True)
+class StudyTrials:
+    """Complete trials of a study with the run folders of each, in order of seeds."""
+
+    metric: str
+    maximize: bool
+    candidates: list[Candidate]
+    runs: dict[int, list[RunFolder]]
+
+
+def read_trials(name: str, home: Home) -> StudyTrials:
+    """Candidates of study `name`: trials that the study calls COMPLETE and whose runs are all on disk.
+
+    Raises:
+        UserError: no such study.
+    """
+    from sage_ray.search.study import StudyFolder, status
+
+    state = status(name, home)
+    objective = StudyFolder.open(home, name).space().objective
+    candidates, runs = [], {}
+    for trial in state.trials:
+        mine = [RunFolder.open(home.runs, run.run_id) for run in trial.runs]
+        if trial.state != "COMPLETE" or trial.value is None or not mine:
+            continue
+        runs[trial.number] = mine
+        config = mine[0].config()
+        candidates.append(
+            Candidate(
+                trial=trial.number,
+                params=dict(trial.params),
+                value=float(trial.value),
+                seed_values=seed_values(mine, objective),
+                epochs=config.pretrain.epochs + config.adversarial.epochs,
+                network_flops=network_flops(config),
+                per_image=image_values(mine, objective.metric),
+            )
+        )
+    return StudyTrials(objective.metric, objective.maximize, candidates, runs)
+
+
+def image_values(runs: Sequence[RunFolder], metric: str) -> dict[str, float]:
+    """Validation score of each image at the selected epoch, mean over runs."""
+    score = metric.rsplit("/", 1)[-1]
+    values: dict[str, list[float]] = {}
+    for run in runs:
+        for row in run.per_image():
+            if row["part"] == "val" and row["checkpoint"] == "selected" and row["score"] == score:
+                values.setdefault(row["image_sha"], []).append(row["value"])
+    return {sha: float(np.mean(each)) for sha, each in values.items()}
+
+
+def network_flops(config: ExperimentConfig) -> int:
+    """FLOPs of one forward pass, one image, of every network that the config trains; counted on shapes alone."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from sage_ray.models import DISCRIMINATORS, GENERATORS, SEGMENTERS
+    from sage_ray.training.build import network_kwargs
+
+    kwargs = network_kwargs(config)
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        image = torch.zeros(1, 1, *config.data.image_size)
+        SEGMENTERS[config.segmenter.name](**kwargs["segmenter"]).eval()(image)
+        if config.adversarial.epochs:
+            generator = GENERATORS[config.generator.name](**kwargs["generator"]).eval()
+            generator(image, torch.zeros(1, generator.levels, config.generator.style_dim), image)
+            discriminator = DISCRIMINATORS[config.discriminators.name](**kwargs["discriminators"]).eval()
+            for _ in ("disc_image", "disc_mask"):
+                discriminator(image)
+    return int(counter.get_total_flops())
+
+
+def seed_values(runs: Sequence[RunFolder], objective: ObjectivePart) -> dict[int, float]:
+    """Objective of each seed, mean over its folds; seeds without a finite value are left out."""
+    values: dict[int, list[float]] = {}
+    for run in runs:
+        value = reduce_reports(run.metrics(), objective)
+        if math.isfinite(value):
+            values.setdefault(run.read().seed, []).append(value)
+    return {seed: float(np.mean(each)) for seed, each in sorted(values.items())}

@@ -1,0 +1,298 @@
+"""Registry versions side by side on one locked test set, with paired intervals and a verdict against the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from sage_ray.errors import UserError
+from sage_ray.metrics import IMAGE_SCORES
+from sage_ray.registry.card import score_text
+from sage_ray.registry.evaluate import test_reads
+from sage_ray.registry.package import SCORES_FILE
+from sage_ray.registry.scores import PRIMARY, ScoreLine, summary, table
+from sage_ray.registry.versions import MODEL_NAME, Version, download, get_version, list_versions
+from sage_ray.runtime.files import write_text
+from sage_ray.runtime.home import Home
+from sage_ray.statistics import Interval, holm_verdicts, paired_interval
+
+CHAMPION = "champion"
+FIRST = "first version"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Paired difference to the reference, over the images and the seeds that both have."""
+
+    mean: float
+    low: float
+    high: float
+    level: float
+    over: str
+    p_value: float
+
+
+@dataclass(frozen=True)
+class VersionScores:
+    """One version and what it scored on the locked test."""
+
+    version: int
+    uri: str
+    aliases: tuple[str, ...]
+    run_id: str | None
+    source: str | None
+    study: str | None
+    trial: int | None
+    choice: str | None
+    seeds: tuple[int, ...]
+    registered_seed: int | None
+    weights_sha: str | None
+    scores: dict[str, ScoreLine]
+    is_reference: bool = False
+    reference: int | None = None
+    """Version that it is compared with; None for the reference itself."""
+    differences: dict[str, Difference] | None = None
+    verdict: str | None = None
+    """Of the claim "better Dice than the reference": supported, refuted or undecided."""
+    p_value: float | None = None
+    """Holm-adjusted over the versions compared."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Versions of one model on one test set."""
+
+    model_name: str
+    test_set: str
+    fingerprint: str | None
+    split_id: str | None
+    images: int
+    reference: int
+    reference_is: str
+    """Why this version is the reference."""
+    rule: str
+    versions: list[VersionScores]
+    test_reads: int
+    """Reads of this test set in this home, by all models."""
+    report: Path | None
+    """Markdown table."""
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    version: Version
+    frame: pd.DataFrame
+
+
+def compare(home: Home, versions: Sequence[int | str] | None = None, model_name: str = MODEL_NAME) -> Comparison:
+    """Versions side by side: test scores with intervals, differences to the reference, verdicts, a table under reports/.
+
+    The reference is the champion if it is among the versions, else the oldest untuned base, else the oldest version.
+
+    Args:
+        home: of the registry; its ledger counts the reads of the test set.
+        versions: numbers or aliases; None for all.
+        model_name: of the registered model.
+
+    Raises:
+        UserError: no such model or version, or versions scored on other data, test sets or definitions.
+    """
+    home.check_writable()
+    if versions is None:
+        chosen = list_versions(home, model_name)
+        if not chosen:
+            get_version(home, model_name, "latest")  # raises, naming the nearest model
+    else:
+        found = {v.version: v for v in (get_version(home, model_name, each) for each in versions)}
+        chosen = [found[number] for number in sorted(found)]
+    comparison = compare_versions(home, chosen, reference_of(chosen))
+    path = home.path / "reports" / f"compare-{model_name}-{'-'.join(str(v.version) for v in chosen)}.md"
+    path.parent.mkdir(exist_ok=True)
+    write_text(path, markdown(comparison))
+    return replace(comparison, report=path)
+
+
+def reference_of(versions: Sequence[Version]) -> Version:
+    """The champion, else the oldest untuned base, else the oldest of at least one version."""
+    for entry in versions:
+        if CHAMPION in entry.aliases:
+            return entry
+    bases = [entry for entry in versions if entry.tags.get("sage.choice") == "base"]
+    return (bases or list(versions))[0]
+
+
+def compare_versions(home: Home, versions: Sequence[Version], reference: Version) -> Comparison:
+    """As `compare`, of these versions with this reference (one of them), without a table on disk."""
+    check_same_test(versions)
+    loaded = [_Loaded(v, pd.read_parquet(download(home, v, f"artifacts/{SCORES_FILE}"))) for v in versions]
+    base = next(entry for entry in loaded if entry.version.version == reference.version)
+    _check_same_definitions(loaded)
+    intervals = {
+        entry.version.version: _intervals(entry, base) for entry in loaded if entry.version.version != reference.version
+    }
+    judged = holm_verdicts({str(number): found[PRIMARY] for number, found in intervals.items()}) if intervals else {}
+    rows = []
+    for entry in loaded:
+        row = _version_scores(entry)
+        number = entry.version.version
+        if number in intervals:
+            word, p_value = judged[str(number)]
+            differences = {name: _difference(interval) for name, interval in intervals[number].items()}
+            row = replace(
+                row, reference=reference.version, differences=differences, verdict=word.word, p_value=p_value
+            )
+        else:
+            row = replace(row, is_reference=True)
+        rows.append(row)
+    tags = reference.tags
+    rules = [word.rule for word, _ in judged.values()]
+    test_set = tags.get("sage.test_set", "")
+    return Comparison(
+        model_name=reference.name,
+        test_set=test_set,
+        fingerprint=tags.get("sage.data_fingerprint"),
+        split_id=tags.get("sage.split_id"),
+        images=rows[0].scores[PRIMARY].images,
+        reference=reference.version,
+        reference_is=_why(reference),
+        rule=rules[0] if rules else "one version: nothing to compare with",
+        versions=rows,
+        test_reads=len(test_reads(home, test_set)),
+        report=None,
+    )
+
+
+def check_same_test(versions: Sequence[Version]) -> None:
+    """Raise UserError, naming the first two that differ, unless all versions have one fingerprint and test set."""
+    named = {"sage.data_fingerprint": "data fingerprints", "sage.test_set": "test sets"}
+    for tag, what in named.items():
+        first = versions[0]
+        for other in versions:
+            if tag not in other.tags:
+                raise UserError("version has no test scores", other.uri, "compare versions that `sage-ray final` made")
+            if other.tags[tag] != first.tags[tag]:
+                raise UserError(
+                    f"mixed {what}",
+                    f"{first.uri} has {first.tags[tag]}, {other.uri} has {other.tags[tag]}",
+                    "name versions that were tested on the same images, such as --versions 1,2",
+                )
+
+
+def _check_same_definitions(loaded: Sequence[_Loaded]) -> None:
+    first = loaded[0]
+    for other in loaded:
+        for score in IMAGE_SCORES:
+            mine = table(first.frame, score, first.version.uri).definition
+            theirs = table(other.frame, score, other.version.uri).definition
+            if mine != theirs:
+                raise UserError(
+                    f"mixed definitions of {score}",
+                    f"{first.version.uri}: {mine}; {other.version.uri}: {theirs}",
+                    "name versions whose scores mean the same",
+                )
+
+
+def _intervals(entry: _Loaded, base: _Loaded) -> dict[str, Interval]:
+    found = {}
+    for score in IMAGE_SCORES:
+        arm = table(entry.frame, score, entry.version.uri)
+        reference = table(base.frame, score, base.version.uri)
+        if arm.images != reference.images:
+            raise UserError(
+                "mixed test images", f"{entry.version.uri}, {base.version.uri}", "name versions tested on the same images"
+            )
+        common = [seed for seed in arm.seeds if seed in reference.seeds]
+        if not common:
+            raise UserError(
+                "versions share no seed",
+                f"{entry.version.uri} has {list(arm.seeds)}, {base.version.uri} has {list(reference.seeds)}",
+                "run `sage-ray final` with the same seeds for both",
+            )
+        if len(arm.images) < 2:
+            raise UserError("one test image only", entry.version.uri, "a comparison needs at least two")
+        mine = arm.values[:, [arm.seeds.index(seed) for seed in common]]
+        theirs = reference.values[:, [reference.seeds.index(seed) for seed in common]]
+        found[score] = paired_interval(mine, theirs)
+    return found
+
+
+def _difference(interval: Interval) -> Difference:
+    return Difference(interval.mean, interval.low, interval.high, interval.level, interval.over, interval.p_value)
+
+
+def _version_scores(entry: _Loaded) -> VersionScores:
+    tags = entry.version.tags
+    trial, seed = tags.get("sage.trial"), tags.get("sage.registered_seed")
+    return VersionScores(
+        version=entry.version.version,
+        uri=entry.version.uri,
+        aliases=entry.version.aliases,
+        run_id=tags.get("sage.run_id"),
+        source=tags.get("sage.source"),
+        study=tags.get("sage.study"),
+        trial=int(trial) if trial is not None else None,
+        choice=tags.get("sage.choice"),
+        seeds=table(entry.frame, PRIMARY, entry.version.uri).seeds,
+        registered_seed=int(seed) if seed is not None else None,
+        weights_sha=tags.get("sage.weights_sha"),
+        scores=summary(entry.frame, entry.version.uri),
+    )
+
+
+def _why(reference: Version) -> str:
+    if CHAMPION in reference.aliases:
+        return "champion"
+    return "untuned base" if reference.tags.get("sage.choice") == "base" else "oldest version"
+
+
+def compare_with_reference(home: Home, version: Version) -> tuple[list[VersionScores], str]:
+    """A version beside the reference among those of its test set, and the verdict; `first version` if it is alone."""
+    same = [
+        v
+        for v in list_versions(home, version.name)
+        if v.tags.get("sage.test_set") == version.tags.get("sage.test_set") and v.version != version.version
+    ]
+    comparison = compare_versions(home, [version], version)
+    if not same:
+        return comparison.versions, FIRST
+    reference = reference_of(same)
+    try:
+        comparison = compare_versions(home, [reference, version], reference)
+    except UserError as error:
+        return comparison.versions, f"not comparable with version {reference.version} ({error.what})"
+    mine = next(row for row in comparison.versions if row.version == version.version)
+    return comparison.versions, str(mine.verdict)
+
+
+def markdown(comparison: Comparison) -> str:
+    """The comparison as a Markdown table with its definitions below."""
+    lines = [
+        f"# {comparison.model_name}: versions on the locked test set",
+        "",
+        f"{comparison.images} test images (test set `{comparison.test_set}`, data fingerprint `{comparison.fingerprint}`), read "
+        f"{comparison.test_reads} times in this home. Reference: version {comparison.reference} ({comparison.reference_is}).",
+        "",
+        "| version | alias | from | seeds | dice | f1_object_50 | f1_pixel | dice minus reference | verdict |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in comparison.versions:
+        origin = row.source or ""
+        if row.study:
+            origin = f"{row.study}, {row.choice}" + (f" (trial {row.trial})" if row.trial is not None else "")
+        difference = "reference"
+        if row.differences:
+            gain = row.differences[PRIMARY]
+            difference = f"{gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"
+        shown = (score_text(row.scores[name]) for name in (PRIMARY, "f1_object_50", "f1_pixel"))
+        cells = (
+            row.version, ", ".join(row.aliases), origin, ", ".join(map(str, row.seeds)), *shown, difference,
+            row.verdict or "",
+        )  # fmt: skip
+        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    level = next((line.level for line in comparison.versions[0].scores.values() if line.level), 0.95)
+    lines += ["", f"Intervals: {level:.0%}. Verdict on Dice: {comparison.rule}.", "", "Definitions:"]
+    lines += [f"- {name}: {line.definition}" for name, line in comparison.versions[0].scores.items()]
+    return "\n".join(lines) + "\n"

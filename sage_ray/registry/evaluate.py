@@ -1,0 +1,329 @@
+"""Scores on images that a model has not seen: the only reader of a locked test part, and it counts its reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from sage_ray.config import DataConfig, ExperimentConfig, SplitConfig, stable_hash
+from sage_ray.data.prepare import PreparedData, prepare
+from sage_ray.errors import UserError
+from sage_ray.metrics import otsu, score_image
+from sage_ray.registry import ledger
+from sage_ray.registry.models import ModelRef, resolve_model
+from sage_ray.registry.scores import (
+    BASELINE_CHECKPOINT,
+    PRIMARY,
+    TEST_CHECKPOINT,
+    ScoreLine,
+    definitions,
+    long_rows,
+    summary,
+    table,
+    test_set_id,
+)
+from sage_ray.runtime.files import locked, replacing
+from sage_ray.runtime.home import Home
+from sage_ray.runtime.record import RunFolder
+from sage_ray.statistics import paired_interval
+from sage_ray.training.batches import Pictures
+from sage_ray.training.context import choose_device
+
+OWN_TEST = "test"
+"""As DATA: the locked test part of the data that the model was trained on."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of a model, or of the Otsu baseline beside it, on images that it has not seen."""
+
+    model: dict[str, Any]
+    data: str
+    part: str
+    """`locked test`, or `all images` or `unseen images` of other data."""
+    images: int
+    test_set: str
+    """Names the scored images by contents."""
+    fingerprint: str
+    split_id: str | None
+    scores: dict[str, ScoreLine]
+    baseline: dict[str, ScoreLine]
+    """Otsu thresholding of the same images."""
+    gain: dict[str, Any]
+    """Paired Dice difference, model minus Otsu, with its interval over images."""
+    test_reads: int
+    """How often this model has been scored on this test set, this time included; 0 for other data."""
+    test_reads_of_home: int
+    """Reads of this test set by all models of the home."""
+    fresh: bool
+    """False: read back from what an earlier evaluation stored; nothing was scored, nothing counted."""
+    notes: list[str]
+    per_image: Path
+    """Parquet file with the score of every image."""
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is scored: a model, the prepared data, the rows of it, and where the result is kept."""
+
+    ref: ModelRef
+    config: ExperimentConfig
+    data: PreparedData
+    rows: np.ndarray
+    locked: bool
+    part: str
+    source: str
+    """Path of the data."""
+    notes: tuple[str, ...]
+
+    @property
+    def shas(self) -> list[str]:
+        return [self.data.shas[row] for row in self.rows]
+
+
+def evaluate(model: str | Path, data: str | Path | None, home: Home, *, baseline: bool = True) -> Evaluation:
+    """Score a model and keep the score of every image.
+
+    Args:
+        model: run id, folder or `models:/` URI.
+        data: a folder of image/mask pairs or `synthetic://...`; None or "test" is the model's own locked test part.
+            Images that the model was trained or chosen on are left out, so its own data folder gives its locked test part.
+        home: of the runs; its ledger counts the reads of a locked test part.
+        baseline: also score Otsu thresholding.
+
+    Raises:
+        UserError: no such model or data, nothing unseen in it, or a model of unknown data asked for its own test part.
+    """
+    home.check_writable()
+    ref = resolve_model(model, home)
+    task = _task(ref, data, home)
+    run = _run_of(ref, home)
+    if task.locked and run is not None:
+        return _of_run(task, run, home, "evaluate", baseline=baseline)
+    folder = home.path / "evaluations"
+    identity = [ref.identity()["weights_sha"] or str(ref.folder), test_set_id(task.shas), definitions(task.config)]
+    path = folder / f"{stable_hash(identity)}.parquet"
+    folder.mkdir(exist_ok=True)
+    frame = _read_frame(path)
+    fresh = frame is None
+    if frame is None:
+        rows = _score_model(task) + (_score_otsu(task) if baseline else [])
+        frame = pd.DataFrame(rows).assign(run_id=ref.run_id, seed=task.config.seed)
+        with replacing(path) as temporary:
+            frame.to_parquet(temporary, index=False)
+    if task.locked:
+        _count(task, home, "evaluate", ref.run_id or ref.text)
+    return _evaluation(task, frame, home, path, fresh=fresh)
+
+
+def score_locked_test(run_id: str, home: Home, *, purpose: str) -> pd.DataFrame:
+    """Test rows of a finished run, with column `seed`; scored once, read back ever after.
+
+    Raises:
+        UserError: the run has no model, or its data have no test part.
+    """
+    ref = resolve_model(run_id, home)
+    task = _task(ref, OWN_TEST, home)
+    _of_run(task, RunFolder.open(home.runs, run_id), home, purpose, baseline=False)
+    return stored_test_rows(RunFolder.open(home.runs, run_id))
+
+
+def stored_test_rows(run: RunFolder, checkpoint: str = TEST_CHECKPOINT) -> pd.DataFrame:
+    """Rows of part `test` that a run's folder holds, with column `seed`; empty if it was never scored."""
+    rows = [row for row in run.per_image() if row["part"] == "test" and row["checkpoint"] == checkpoint]
+    return pd.DataFrame(rows).assign(seed=run.read().seed)
+
+
+def _of_run(task: _Task, run: RunFolder, home: Home, purpose: str, *, baseline: bool) -> Evaluation:
+    with locked(run.path / ".test.lock", timeout_s=600) as held:
+        if not held:
+            raise UserError("run is being scored", run.run_id, "wait for the other process")
+        fresh = not _stored(run, TEST_CHECKPOINT, task)
+        if fresh:
+            run.write_per_image(_score_model(task))
+        # The rows are written before the count: a kill in between is mended here, and a read is never counted twice.
+        if fresh or run.read().test_reads == 0:
+            run.update(test_reads=run.read().test_reads + 1)
+        _count(task, home, purpose, run.run_id, run.read().test_reads)
+        if baseline and not _stored(run, BASELINE_CHECKPOINT, task):
+            run.write_per_image(_score_otsu(task))
+        frames = [stored_test_rows(run)] + ([stored_test_rows(run, BASELINE_CHECKPOINT)] if baseline else [])
+    return _evaluation(task, pd.concat(frames, ignore_index=True), home, run.per_image_path, fresh=fresh)
+
+
+def _stored(run: RunFolder, checkpoint: str, task: _Task) -> bool:
+    frame = stored_test_rows(run, checkpoint)
+    if frame.empty:
+        return False
+    named = definitions(task.config)
+    same = all(named.get(score) == text for score, text in zip(frame["score"], frame["definition"], strict=True))
+    return same and set(frame["image_sha"]) == set(task.shas)
+
+
+def _count(task: _Task, home: Home, purpose: str, reader: str, read: int = 1) -> None:
+    row = {
+        "reader": reader,
+        "read": read,
+        "purpose": purpose,
+        "model": task.ref.text,
+        "weights_sha": task.ref.identity()["weights_sha"],
+        "test_set": test_set_id(task.shas),
+        "split_id": task.data.split.split_id,
+        "fingerprint": task.data.fingerprint,
+        "images": len(task.rows),
+    }
+    ledger.append_once(home.path / ledger.TEST_READS, row, key=("reader", "read", "test_set"))
+
+
+def test_reads(home: Home, test_set: str) -> list[dict[str, Any]]:
+    """Ledger rows of all reads of one test set in this home, oldest first."""
+    return [row for row in ledger.read(home.path / ledger.TEST_READS) if row["test_set"] == test_set]
+
+
+def _run_of(ref: ModelRef, home: Home) -> RunFolder | None:
+    """The run of this home that made the model, if it still holds those weights."""
+    if ref.run_id is None or ref.run_id not in home.run_ids():
+        return None
+    run = RunFolder.open(home.runs, ref.run_id)
+    same = ref.kind == "run" or run.read().weights_sha == ref.identity()["weights_sha"]
+    return run if same else None
+
+
+def _task(ref: ModelRef, data: str | Path | None, home: Home) -> _Task:
+    config = ref.config(home)
+    own = data is None or str(data) in ("", OWN_TEST)
+    if own:
+        return _own_test(ref, config, home)
+    given = str(data)
+    config = config or ExperimentConfig(data=DataConfig(image_size=tuple(ref.load().spec["image_size"])))
+    data_config = config.data.model_copy(
+        update={"path": given, "split": SplitConfig(test=0.0, validation=0.0)}
+    )
+    prepared = prepare(data_config, home.cache)
+    seen, tested, note = _seen(ref, home)
+    rows = np.array([i for i, sha in enumerate(prepared.shas) if sha not in seen], dtype=np.int64)
+    notes = [note] if note else []
+    if not len(rows):
+        raise UserError("the model was trained on every image", given, "give images that it has not seen")
+    left_out = len(prepared.shas) - len(rows)
+    if left_out:
+        notes.append(f"{left_out} of {len(prepared.shas)} images left out: the model was trained or chosen on them")
+    is_locked = any(prepared.shas[i] in tested for i in rows)
+    if is_locked and {prepared.shas[i] for i in rows} == tested:
+        return _own_test(ref, config, home, notes)
+    part = "unseen images" if left_out else "all images"
+    return _Task(ref, config, prepared, rows, is_locked, part, given, tuple(notes))
+
+
+def _own_test(ref: ModelRef, config: ExperimentConfig | None, home: Home, notes: Sequence[str] = ()) -> _Task:
+    if config is None:
+        raise UserError("model has no test part of its own", ref.text, "name the data to score it on: a folder of pairs")
+    prepared = prepare(config.data, home.cache)
+    if not len(prepared.split.test):
+        raise UserError("no locked test part", f"data.split.test=0 of {ref.text}", "name other data to score it on")
+    known = ref.provenance.get("fingerprint") if ref.provenance else None
+    if ref.run_id is not None and known is None and ref.run_id in home.run_ids():
+        known = RunFolder.open(home.runs, ref.run_id).read().data_fingerprint
+    if known is not None and known != prepared.fingerprint:
+        what = f"data have changed since the training (fingerprint {prepared.fingerprint}, was {known})"
+        raise UserError(what, config.data.path, "restore the images, or name the new folder as DATA")
+    return _Task(ref, config, prepared, prepared.split.test, True, "locked test", config.data.path, tuple(notes))
+
+
+def _seen(ref: ModelRef, home: Home) -> tuple[set[str], set[str], str | None]:
+    """(shas trained or chosen on, shas of the locked test part, a note if neither can be known)."""
+    if ref.provenance is not None:
+        return set(ref.provenance["seen_shas"]), set(ref.provenance["test_shas"]), None
+    config = ref.config(home)
+    unknown = "training data are not at hand, so images that the model was trained on cannot be left out"
+    if config is None:
+        return set(), set(), unknown
+    try:
+        prepared = prepare(config.data, home.cache)
+    except UserError:
+        return set(), set(), unknown
+    seen, tested = seen_and_tested(prepared)
+    return set(seen), set(tested), None
+
+
+def seen_and_tested(data: PreparedData) -> tuple[list[str], list[str]]:
+    """Shas of the training and validation images, and of the test images; the images themselves are not read."""
+    seen = sorted(data.shas[i] for part in (data.split.train, data.split.validation) for i in part)
+    return seen, sorted(data.shas[i] for i in data.split.test)
+
+
+def _score_model(task: _Task) -> list[dict[str, Any]]:
+    device = choose_device("auto")
+    segmenter = task.ref.load().segmenter.to(device).eval()
+    pictures = Pictures(task.data, task.rows, device)
+
+    def predict(rows: torch.Tensor) -> np.ndarray:
+        image, _ = pictures.take(rows)
+        return segmenter(2 * image - 1).argmax(1).bool().cpu().numpy()
+
+    with torch.no_grad():
+        batches = torch.arange(len(task.rows)).split(task.config.evaluation.batch_size)
+        predictions = [mask for rows in batches for mask in predict(rows)]
+    return _score(task, lambda n: predictions[n], TEST_CHECKPOINT)
+
+
+def _score_otsu(task: _Task) -> list[dict[str, Any]]:
+    return _score(task, lambda n: otsu(np.asarray(task.data.images[task.rows[n]])), BASELINE_CHECKPOINT)
+
+
+def _score(task: _Task, predicted: Callable[[int], np.ndarray], checkpoint: str) -> list[dict[str, Any]]:
+    settings = task.config.evaluation
+    scores = [
+        score_image(
+            np.asarray(predicted(n), dtype=bool),
+            np.asarray(task.data.masks[row]).astype(bool),
+            min_object_pixels=settings.min_object_pixels,
+            boundary_tolerance=settings.boundary_tolerance,
+        )
+        for n, row in enumerate(task.rows)
+    ]
+    return long_rows(scores, task.shas, definitions(task.config), checkpoint)
+
+
+def _read_frame(path: Path) -> pd.DataFrame | None:
+    return pd.read_parquet(path) if path.is_file() else None
+
+
+def _evaluation(task: _Task, frame: pd.DataFrame, home: Home, path: Path, *, fresh: bool) -> Evaluation:
+    where = task.ref.text
+    mine = frame[frame["checkpoint"] == TEST_CHECKPOINT]
+    other = frame[frame["checkpoint"] == BASELINE_CHECKPOINT]
+    test_set = test_set_id(task.shas)
+    reads = test_reads(home, test_set) if task.locked else []
+    readers = {task.ref.run_id, task.ref.text}
+    return Evaluation(
+        model=task.ref.identity(),
+        data=task.source,
+        part=task.part,
+        images=len(task.rows),
+        test_set=test_set,
+        fingerprint=task.data.fingerprint,
+        split_id=task.data.split.split_id if task.locked else None,
+        scores=summary(mine, where),
+        baseline=summary(other, "otsu") if len(other) else {},
+        gain=_gain(mine, other, where) if len(other) else {},
+        test_reads=sum(row["reader"] in readers for row in reads),
+        test_reads_of_home=len(reads),
+        fresh=fresh,
+        notes=list(task.notes),
+        per_image=path,
+    )
+
+
+def _gain(mine: pd.DataFrame, other: pd.DataFrame, where: str) -> dict[str, Any]:
+    arm, reference = table(mine, PRIMARY, where).values, table(other, PRIMARY, "otsu").values
+    if len(arm) < 2:
+        return {"score": PRIMARY, "mean": float((arm - reference).mean()), "low": None, "high": None, "level": None}
+    interval = paired_interval(arm, reference)
+    return {"score": PRIMARY, "mean": interval.mean, "low": interval.low, "high": interval.high, "level": interval.level}

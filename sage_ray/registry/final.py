@@ -1,0 +1,176 @@
+"""Final training: the chosen configuration on train + validation, several seeds, each scored once on the locked test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from sage_ray.config import ExperimentConfig
+from sage_ray.errors import RunFailed, UserError
+from sage_ray.registry.best import FINAL_ARM
+from sage_ray.registry.compare import VersionScores, compare_with_reference
+from sage_ray.registry.evaluate import score_locked_test
+from sage_ray.registry.plan_final import FINALS, FinalPlan, declare, list_finals, make_plan, read_plan
+from sage_ray.registry.register import register
+from sage_ray.registry.scores import ScoreLine, summary
+from sage_ray.registry.versions import MODEL_NAME, Version
+from sage_ray.runtime.files import locked
+from sage_ray.runtime.home import Home
+from sage_ray.runtime.launch import run
+from sage_ray.runtime.record import RunFolder, RunLabels, RunRecord
+
+if TYPE_CHECKING:
+    from sage_ray.console import Watch
+
+
+@dataclass(frozen=True)
+class FinalRun:
+    """One seed of a final training."""
+
+    run_id: str
+    seed: int
+    state: str
+    weights_sha: str | None
+    synthetic_steps: int
+    generator_updates: int
+    test_reads: int
+    scores: dict[str, ScoreLine]
+    """On the locked test; intervals over images alone."""
+
+
+@dataclass(frozen=True)
+class FinalResult:
+    """A finished final training and the version that it registered."""
+
+    final_id: str
+    source: str
+    study: str | None
+    trial: int | None
+    choice: str
+    rule: str
+    model_name: str
+    version: int
+    uri: str
+    seeds: tuple[int, ...]
+    registered_seed: int
+    runs: list[FinalRun]
+    scores: dict[str, ScoreLine]
+    """On the locked test, over images crossed with seeds."""
+    versions: list[VersionScores]
+    """The new version, and the one it is compared with, if any shares its test set."""
+    verdict: str
+    """Of the comparison: supported, refuted or undecided; `first version` if there is nothing to compare with."""
+
+
+def final(
+    source: str | ExperimentConfig,
+    home: Home,
+    *,
+    trial: str | int = "best",
+    seeds: Sequence[int] = (0, 1, 2),
+    model_name: str = MODEL_NAME,
+    watch: Watch | None = None,
+) -> FinalResult:
+    """Train, score and register; a repeated call goes on where the one before ended, and doubles nothing.
+
+    Args:
+        source: name of a study, id of a finished run, or a config.
+        home: where all of it is kept.
+        trial: of a study: "best", "base", or a number.
+        seeds: trained one after another under Ray Train; the first is registered, whatever the scores.
+        model_name: of the registered model.
+        watch: told each epoch and each step of the way.
+
+    Raises:
+        UserError: as `make_plan`, or the registry cannot be reached. RunFailed: a seed's run did not finish.
+    """
+    home.check_writable()
+    plan = make_plan(source, home, trial=trial, seeds=tuple(int(seed) for seed in seeds), model_name=model_name)
+    return _carry_out(declare(plan, home), home, watch)
+
+
+def resume_final(final_id: str, home: Home, watch: Watch | None = None) -> FinalResult:
+    """Go on with a declared final training. Raises as `final`."""
+    home.check_writable()
+    return _carry_out(read_plan(home, final_id), home, watch)
+
+
+def is_final(name: str, home: Home) -> bool:
+    """Whether a final training of that id was declared in the home."""
+    return name in list_finals(home)
+
+
+def _carry_out(plan: FinalPlan, home: Home, watch: Watch | None) -> FinalResult:
+    with locked(home.path / FINALS / f".{plan.final_id}.lock", timeout_s=1) as held:
+        if not held:
+            raise UserError("final training is running", plan.final_id, "wait for the other process, or stop it first")
+        for seed in plan.seeds:
+            _train_seed(plan, seed, home, watch)
+        frames = [score_locked_test(run_id, home, purpose=f"final {plan.final_id}") for run_id in plan.run_ids]
+        scores = pd.concat(frames, ignore_index=True)
+        _say(watch, f"{plan.final_id}: {len(plan.seeds)} seeds scored on the locked test, once each")
+        version = register(plan, home, scores)
+        _say(watch, f"registered as {version.uri}")
+    return _result(plan, home, version, scores)
+
+
+def _train_seed(plan: FinalPlan, seed: int, home: Home, watch: Watch | None) -> RunRecord:
+    config = plan.run_config(seed)
+    total = config.pretrain.epochs + config.adversarial.epochs
+    _say(watch, f"{plan.run_id(seed)}: {total} epochs on train + validation")
+
+    def on_report(report: dict[str, Any]) -> None:
+        if watch is not None:
+            watch.epoch(report, total)
+
+    labels = RunLabels(study=plan.study, trial=plan.trial, arm=FINAL_ARM, parent=plan.final_id)
+    record = run(config, home, plan.run_id(seed), labels=labels, on_report=on_report, launcher="ray")
+    if not record.finished:
+        raise RunFailed(
+            f"run {record.run_id} ended as {record.state} ({record.error or 'no error noted'}); "
+            f"`sage-ray resume {plan.final_id}` goes on"
+        )
+    return record
+
+
+def _say(watch: Watch | None, text: str) -> None:
+    if watch is not None:
+        watch.line(text)
+
+
+def _result(plan: FinalPlan, home: Home, version: Version, scores: pd.DataFrame) -> FinalResult:
+    versions, verdict = compare_with_reference(home, version)
+    return FinalResult(
+        final_id=plan.final_id,
+        source=plan.source,
+        study=plan.study,
+        trial=plan.trial,
+        choice=plan.choice,
+        rule=plan.rule,
+        model_name=plan.model_name,
+        version=version.version,
+        uri=version.uri,
+        seeds=plan.seeds,
+        registered_seed=plan.seeds[0],
+        runs=[_final_run(plan, seed, home, scores) for seed in plan.seeds],
+        scores=summary(scores, plan.final_id),
+        versions=versions,
+        verdict=verdict,
+    )
+
+
+def _final_run(plan: FinalPlan, seed: int, home: Home, scores: pd.DataFrame) -> FinalRun:
+    record = RunFolder.open(home.runs, plan.run_id(seed)).read()
+    return FinalRun(
+        run_id=record.run_id,
+        seed=seed,
+        state=record.state,
+        weights_sha=record.weights_sha,
+        synthetic_steps=record.synthetic_steps,
+        generator_updates=record.generator_updates,
+        test_reads=record.test_reads,
+        scores=summary(scores[scores["seed"] == seed], record.run_id),
+    )

@@ -1,0 +1,128 @@
+"""Registration of a final training: one version for its pre-declared first seed, with the test scores of all seeds."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from sage_ray.config import ExperimentConfig
+from sage_ray.data.prepare import prepare
+from sage_ray.errors import RunFailed
+from sage_ray.registry.card import CardFacts, description, model_card, provenance
+from sage_ray.registry.evaluate import seen_and_tested
+from sage_ray.registry.package import save_package
+from sage_ray.registry.plan_final import FINALS, FinalPlan
+from sage_ray.registry.scores import PRIMARY, ScoreLine, summary, test_set_id
+from sage_ray.registry.versions import PACKAGE_PATH, Version, get_version, list_versions, registry
+from sage_ray.runtime.files import read_json
+from sage_ray.runtime.home import Home
+from sage_ray.runtime.mlflow_sink import Mirror, MirrorUnavailable
+from sage_ray.runtime.record import RunFolder
+
+CHALLENGER = "challenger"
+TAG_FINAL = "sage.final"
+
+
+def registered(plan: FinalPlan, home: Home) -> Version | None:
+    """The version that this final training has made already, if it has."""
+    mine = [v for v in list_versions(home, plan.model_name) if v.tags.get(TAG_FINAL) == registration_key(plan, home)]
+    return mine[0] if mine else None
+
+
+def registration_key(plan: FinalPlan, home: Home) -> str:
+    """Value of tag `sage.final`: the home's identity tells apart homes that share a registry."""
+    return f"{plan.final_id}@{home.identity[:8]}"
+
+
+def register(plan: FinalPlan, home: Home, scores: pd.DataFrame) -> Version:
+    """The version of this final training, made if it is not there yet; it starts as `challenger`.
+
+    Args:
+        plan: of the final training; all its runs are complete.
+        home: of the runs.
+        scores: test rows of all seeds.
+
+    Raises:
+        UserError: the registry cannot be reached. RunFailed: MLflow does not take the run.
+    """
+    found = registered(plan, home)
+    if found is not None:
+        return found
+    first = RunFolder.open(home.runs, plan.run_id(plan.seeds[0]))
+    facts, tree = _facts(plan, home, first)
+    lines = summary(scores, plan.final_id)
+    card = model_card(facts, lines)
+    package = save_package(home.path / FINALS / plan.final_id / "package", first.model, scores, tree, card)
+    try:
+        mirror = Mirror(home)
+        mirror.push(first)
+        mlflow_run = str(read_json(first.path / "mlflow.json")["mlflow_run_id"])
+    except MirrorUnavailable as error:
+        raise RunFailed(
+            f"training and scoring are done, but MLflow took no model ({error}); `sage-ray resume {plan.final_id}` registers it"
+        ) from None
+    with registry(home) as client:
+        from mlflow.exceptions import MlflowException
+
+        client.log_artifacts(mlflow_run, str(package), PACKAGE_PATH)
+        try:
+            client.create_registered_model(plan.model_name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        source = f"{client.get_run(mlflow_run).info.artifact_uri.rstrip('/')}/{PACKAGE_PATH}"
+        # The tags go in with the creation: a kill right after it leaves a version that the next attempt finds.
+        made = client.create_model_version(
+            plan.model_name, source, mlflow_run, tags=_tags(plan, home, facts, tree, lines), description=description(card)
+        )
+        client.set_registered_model_alias(plan.model_name, CHALLENGER, str(made.version))
+    return get_version(home, plan.model_name, str(made.version))
+
+
+def _facts(plan: FinalPlan, home: Home, first: RunFolder) -> tuple[CardFacts, dict[str, object]]:
+    record = first.read()
+    config: ExperimentConfig = first.config()
+    data = prepare(config.data, home.cache)
+    seen, tested = seen_and_tested(data)
+    facts = CardFacts(
+        model_name=plan.model_name,
+        final_id=plan.final_id,
+        run_id=first.run_id,
+        study=plan.study,
+        trial=plan.trial,
+        rule=plan.rule,
+        seeds=plan.seeds,
+        config=config,
+        fingerprint=data.fingerprint,
+        test_set=test_set_id(tested),
+        images={"train": len(seen), "test": len(tested)},
+        commit=record.commit,
+        weights_sha=record.weights_sha,
+        has_generator=(first.model / "generator.safetensors").is_file(),
+    )
+    return facts, provenance(facts, seen, tested, data.split.split_id)
+
+
+def _tags(
+    plan: FinalPlan, home: Home, facts: CardFacts, tree: dict[str, object], lines: dict[str, ScoreLine]
+) -> dict[str, str]:
+    values = {
+        TAG_FINAL: registration_key(plan, home),
+        "sage.final_id": plan.final_id,
+        "sage.run_id": facts.run_id,
+        "sage.source": plan.source,
+        "sage.study": plan.study,
+        "sage.trial": plan.trial,
+        "sage.choice": plan.choice,
+        "sage.seeds": ",".join(str(seed) for seed in plan.seeds),
+        "sage.registered_seed": plan.seeds[0],
+        "sage.declared": plan.created,
+        "sage.config_hash": facts.config.config_hash(),
+        "sage.data_fingerprint": facts.fingerprint,
+        "sage.split_id": tree["split_id"],
+        "sage.test_set": facts.test_set,
+        "sage.weights_sha": facts.weights_sha,
+        "sage.commit": facts.commit,
+        "sage.generator": facts.has_generator,
+        f"sage.test_{PRIMARY}": f"{lines[PRIMARY].mean:.6f}",
+    }
+    return {name: str(value) for name, value in values.items() if value is not None}

@@ -1,0 +1,141 @@
+"""Test scores of a model's seeds: one row an image, seed and score; tables, means and intervals are made from these rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sage_ray.config import ExperimentConfig, stable_hash
+from sage_ray.errors import UserError
+from sage_ray.metrics import COUNTS, IMAGE_SCORES, definition, summarise
+from sage_ray.statistics import mean_interval
+
+PRIMARY = "dice"
+"""The score that a verdict is about."""
+TEST_CHECKPOINT = "selected"
+BASELINE_CHECKPOINT = "otsu"
+
+
+@dataclass(frozen=True)
+class SeedTable:
+    """One score of every image and seed."""
+
+    score: str
+    definition: str
+    values: np.ndarray
+    """(images, seeds) float64."""
+    images: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ScoreLine:
+    """A score with its interval and what it is."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    """None for a pooled score, which has no value an image."""
+    level: float | None
+    images: int
+    seeds: int
+    over: str
+    definition: str
+
+
+def definitions(config: ExperimentConfig) -> dict[str, str]:
+    """What each stored score of a config is, by name."""
+    settings = {
+        "min_object_pixels": config.evaluation.min_object_pixels,
+        "boundary_tolerance": config.evaluation.boundary_tolerance,
+        "mask_erosion": config.data.mask_erosion,
+    }
+    cleaned = config.data.min_object_pixels
+    tail = f", truth objects under {cleaned} pixels dropped" if cleaned else ""
+    size = "x".join(str(side) for side in config.data.image_size)
+    tail += f", at {size} pixels"
+    named = {name: definition(name, **settings) + tail for name in (*IMAGE_SCORES, "f1_pixel")}
+    return named | {name: f"pixels counted as {name} for: {named['f1_pixel']}" for name in COUNTS}
+
+
+def long_rows(
+    scores: Sequence[Mapping[str, float]], shas: Sequence[str], named: Mapping[str, str], checkpoint: str
+) -> list[dict[str, Any]]:
+    """Rows of per_image.parquet (part `test`) of the images' scores, in order of `shas`."""
+    return [
+        {
+            "part": "test",
+            "checkpoint": checkpoint,
+            "image_sha": sha,
+            "score": name,
+            "definition": named[name],
+            "value": float(row[name]),
+        }
+        for sha, row in zip(shas, scores, strict=True)
+        for name in (*IMAGE_SCORES, *COUNTS)
+    ]
+
+
+def test_set_id(shas: Sequence[str]) -> str:
+    """16 hex digits that name a set of test images by contents, whatever else the split holds."""
+    return stable_hash(sorted(shas))
+
+
+def table(frame: pd.DataFrame, score: str, where: str) -> SeedTable:
+    """The score of all images and seeds.
+
+    Raises:
+        UserError: the score is missing, has mixed definitions, or not every seed has every image.
+    """
+    rows = frame[frame["score"] == score]
+    meanings = sorted(rows["definition"].unique())
+    if len(meanings) != 1:
+        what = "score is not stored" if not meanings else "score has several definitions"
+        raise UserError(what, f"{where}, {score}", "evaluate the model again with one definition")
+    wide = rows.pivot(index="image_sha", columns="seed", values="value").sort_index()
+    if wide.isna().to_numpy().any():
+        raise UserError("test scores are incomplete", f"{where}, {score}", "every seed needs a score of every image")
+    return SeedTable(
+        score, meanings[0], wide.to_numpy(float), tuple(map(str, wide.index)), tuple(int(s) for s in wide.columns)
+    )
+
+
+def summary(frame: pd.DataFrame, where: str) -> dict[str, ScoreLine]:
+    """Every score, with an interval over images (crossed with seeds when there are several)."""
+    lines: dict[str, ScoreLine] = {}
+    for name in IMAGE_SCORES:
+        found = table(frame, name, where)
+        lines[name] = _line(found)
+    lines["f1_pixel"] = _pooled(frame, where)
+    return lines
+
+
+def _line(found: SeedTable) -> ScoreLine:
+    images, seeds = len(found.images), len(found.seeds)
+    if images < 2:
+        return ScoreLine(
+            float(found.values.mean()), None, None, None, images, seeds, "one image: no interval", found.definition
+        )
+    interval = mean_interval(found.values)
+    return ScoreLine(
+        interval.mean, interval.low, interval.high, interval.level, images, seeds, interval.over, found.definition
+    )
+
+
+def _pooled(frame: pd.DataFrame, where: str) -> ScoreLine:
+    counts = {name: table(frame, name, where) for name in COUNTS}
+    first = counts[COUNTS[0]]
+    zero = dict.fromkeys(IMAGE_SCORES, 0.0)
+    values = []
+    for seed in range(len(first.seeds)):
+        rows = [
+            zero | {name: counts[name].values[image, seed] for name in COUNTS} for image in range(len(first.images))
+        ]
+        values.append(summarise(rows)["f1_pixel"])
+    meaning = first.definition.partition(" for: ")[2]
+    over = f"pooled over {len(first.images)} images, mean over {len(values)} seed(s), no interval"
+    return ScoreLine(float(np.mean(values)), None, None, None, len(first.images), len(values), over, meaning)
