@@ -62,7 +62,9 @@ def outline_field(rng: Generator, size: int, particles: Particles) -> tuple[np.n
         window = (slice(top, bottom), slice(left, right))
         alpha = np.clip(depth + 0.5, 0, 1)
         cover[window] = np.maximum(cover[window], alpha)
-        relief[window] = relief[window] * (1 - alpha) + body * alpha
+        # Fewer electrons escape from the crevice beside a particle that lies on top.
+        crevice = 1 - 0.55 * np.exp(np.minimum(depth, 0) / (0.22 * radius))
+        relief[window] = relief[window] * crevice * (1 - alpha) + body * alpha
         labels[window][depth > 0] = index
     return labels, cover, relief
 
@@ -99,9 +101,9 @@ def _inside(
 
 def _relief(radial: np.ndarray, phi: np.ndarray, particles: Particles) -> np.ndarray:
     height = np.sqrt(np.clip(1 - radial**2, 0, 1))
-    rim = (1 - height) ** 2.2
+    rim = (1 - height) ** 1.6
     facing = radial * np.cos(phi - particles.light)
-    return 0.82 + 0.18 * height + particles.rim * rim + 0.16 * facing
+    return 0.7 + 0.3 * height**2 + particles.rim * rim + 0.18 * facing
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def draw_conditions(rng: Generator, size: int) -> Conditions:
         streaks=rng.uniform(0.0, 0.12) if kind == "charging" else rng.uniform(0.0, 0.03),
         line_noise=rng.uniform(0.002, 0.012),
         blur=float(np.clip(rng.uniform(0.5, 1.1) * scale**0.5, 0.4, 1.8)),
-        dose=float(rng.choice((60, 120, 250, 500)) * rng.uniform(0.8, 1.2)),
+        dose=float(rng.choice((140, 250, 450, 900)) * rng.uniform(0.8, 1.2) * (1.6 if kind == "dim" else 1)),
     )
 
 
@@ -163,7 +165,7 @@ def expose(
     grainy = relief * (1 + 0.7 * conditions.texture / 0.04 * 0.12 * _noise(rng, size, 0.8, 1.2))
     body = surface + conditions.contrast * grainy
     if conditions.contrast < 0:
-        body = surface * (1 + conditions.contrast * 1.5) + 0.35 * abs(conditions.contrast) * (grainy - 1)
+        body = surface * (1 + conditions.contrast * 1.5) + 0.6 * abs(conditions.contrast) * (grainy - 1)
     signal = surface * (1 - cover) + body * cover
     signal = signal * (1 + _illumination(rng, size) * conditions.gradient) + _streaks(rng, cover, conditions)
     signal = gaussian_filter(signal, conditions.blur)
@@ -219,7 +221,7 @@ def _streaks(rng: Generator, cover: np.ndarray, conditions: Conditions) -> np.nd
     decay = math.exp(-1 / (len(cover) * rng.uniform(0.08, 0.3)))
     tails = lfilter([1 - decay], [1, -decay], cover, axis=1)
     uneven = np.clip(1 + 0.5 * rng.normal(0, 1, (len(cover), 1)), 0, 2)
-    return -conditions.streaks * 3 * gaussian_filter1d(tails * uneven, 0.6, axis=0)
+    return -conditions.streaks * gaussian_filter1d(np.tanh(2 * tails) * uneven, 0.6, axis=0)
 
 
 def _digitise(rng: Generator, signal: np.ndarray) -> np.ndarray:

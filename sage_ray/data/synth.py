@@ -54,7 +54,7 @@ def draw_pair(rng: np.random.Generator, size: int) -> DrawnPair:
         roughness=rng.uniform(0.01, 0.09),
         facets=int(rng.choice((0, 0, 0, 4, 6))) if radius > 4 else 0,
         elongation=rng.uniform(1.0, 1.18) if rng.random() < 0.7 else rng.uniform(1.15, 1.4),
-        rim=rng.uniform(0.2, 0.9),
+        rim=rng.uniform(0.35, 1.5),
         light=rng.uniform(0, 2 * math.pi),
     )
     labels, cover, relief = outline_field(rng, size, particles)
