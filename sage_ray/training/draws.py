@@ -65,12 +65,23 @@ class KeyedDraws:
         values = [int.from_bytes(digest[8 * i : 8 * i + 8], "little") / 2**64 for i in range(min(count, 8))]
         return values if count <= 8 else values + self.batch_uniform(f"{name}+", count - 8)
 
+    def row_uniform(self, name: str, count: int) -> list[list[float]]:
+        """`count` floats in [0, 1) a row, keyed as rows of `uniform` are; host numbers, equal on every device."""
+        keys = (f"{self._epoch_key}/{name}/{sample_id}" for sample_id in self._sample_ids)
+        return [_host_floats(key, count) for key in keys]
+
     def _rows(self, sample: object, name: str, shape: Sequence[int]) -> Tensor:
         rows = torch.empty((len(self._sample_ids), *shape), device=self.device)
         for row, sample_id in zip(rows, self._sample_ids, strict=True):
             self._generator.manual_seed(keyed_seed(self._epoch_key, name, sample_id))
             sample(row.shape, out=row, generator=self._generator)  # type: ignore[operator]
         return rows
+
+
+def _host_floats(key: str, count: int) -> list[float]:
+    digest = hashlib.shake_256(key.encode()).digest(8 * count)
+    # 53 bits fill a float exactly, so that no value rounds up to 1.
+    return [(int.from_bytes(digest[8 * i : 8 * i + 8], "little") >> 11) / 2**53 for i in range(count)]
 
 
 def keyed_seed(*parts: object) -> int:

@@ -1,0 +1,149 @@
+"""Training augmentation on the device: image and mask together, a batch at a time, every number keyed to its sample.
+
+Order of the block: crop, flips, CLAHE, jitter, blur, sharpening, noise (the public code shuffles it; a fixed order lets
+each operation run once for all rows that drew it). Which rows those are is decided on the host from keyed numbers, so
+that no operation waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from kornia.enhance import (
+    adjust_brightness_accumulative,
+    adjust_contrast_with_mean_subtraction,
+    equalize_clahe,
+    sharpness,
+)
+from kornia.filters import gaussian_blur2d
+from torch import Tensor
+from torch.nn import functional
+
+from sage_ray.config import AugmentConfig
+
+BLUR_KERNEL = (5, 5)
+_NAMES = (
+    "block", "crop", "crop_row", "crop_column", "hflip", "vflip", "clahe", "jitter", "brightness", "contrast", "blur",
+    "sigma", "sharpen", "noise", "noise_std",
+)  # fmt: skip
+
+
+class Draws(Protocol):
+    """The part of `training.draws.KeyedDraws` that augmentation asks for."""
+
+    def row_uniform(self, name: str, count: int) -> list[list[float]]:
+        """`count` host floats in [0, 1) a row, keyed by the row's sample."""
+        ...
+
+    def normal(self, name: str, shape: Sequence[int]) -> Tensor:
+        """(B, *shape) float32 on the device, standard normal, each row keyed by its sample."""
+        ...
+
+
+class _Rows:
+    """The host numbers of a batch, by name, and which rows drew an operation."""
+
+    def __init__(self, draws: Draws, device: torch.device) -> None:
+        self._values = [dict(zip(_NAMES, row, strict=True)) for row in draws.row_uniform("augment", len(_NAMES))]
+        self._device = device
+
+    def drew(self, name: str, config: AugmentConfig) -> list[int]:
+        """Rows whose block and whose operation `name` are on."""
+        chance = getattr(config, name)
+        return [i for i, row in enumerate(self._values) if row["block"] < config.probability and row[name] < chance]
+
+    def numbers(self, rows: list[int], name: str, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """(len(rows),) float32 on the device, uniform in [low, high)."""
+        return self._sent([low + (high - low) * self._values[i][name] for i in rows], torch.float32)
+
+    def index(self, rows: list[int]) -> Tensor:
+        """(len(rows),) int64 on the device."""
+        return self._sent(rows, torch.int64)
+
+    def _sent(self, values: Sequence[float], dtype: torch.dtype) -> Tensor:
+        tensor = torch.tensor(values, dtype=dtype)
+        # From pinned memory the copy is queued; from pageable memory the host would wait for it.
+        return tensor.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else tensor
+
+
+@torch.no_grad()
+def augment(image: Tensor, mask: Tensor, config: AugmentConfig, draws: Draws) -> tuple[Tensor, Tensor]:
+    """Augmented copies of a batch; the inputs stay as they are.
+
+    Args:
+        image: (B,1,H,W) float32 in [0,1].
+        mask: (B,1,H,W) float32 in {0,1}.
+        config: probabilities and ranges (discrepancy row 30; effective rates in parity/facts.json "augmentation").
+        draws: keyed numbers of the B samples; a row's result depends on its own numbers alone.
+
+    Returns:
+        image (B,1,H,W) float32 in [0,1] and mask (B,1,H,W) float32 in {0,1}.
+    """
+    rows = _Rows(draws, image.device)
+    image, mask = image.clone(), mask.clone()
+    _crop(image, mask, config, rows)
+    for name, axis in (("hflip", 3), ("vflip", 2)):
+        chosen = rows.drew(name, config)
+        if chosen:
+            index = rows.index(chosen)
+            image[index], mask[index] = image[index].flip(axis), mask[index].flip(axis)
+    _clahe(image, config, rows)
+    chosen = rows.drew("jitter", config)
+    if chosen:
+        index = rows.index(chosen)
+        bright = adjust_brightness_accumulative(image[index], rows.numbers(chosen, "brightness", *config.jitter_range))
+        contrast = rows.numbers(chosen, "contrast", *config.jitter_range)
+        image[index] = adjust_contrast_with_mean_subtraction(bright, contrast)
+    chosen = rows.drew("blur", config)
+    if chosen:
+        index = rows.index(chosen)
+        sigma = rows.numbers(chosen, "sigma", *config.blur_sigma).unsqueeze(1).expand(-1, 2)
+        image[index] = gaussian_blur2d(image[index], BLUR_KERNEL, sigma)
+    chosen = rows.drew("sharpen", config)
+    if chosen:
+        index = rows.index(chosen)
+        image[index] = sharpness(image[index], float(config.sharpen_factor))
+    _noise(image, config, rows, draws)
+    return image.clamp_(0, 1), mask
+
+
+def _crop(image: Tensor, mask: Tensor, config: AugmentConfig, rows: _Rows) -> None:
+    """Rows that drew it are cropped to `crop_scale` of each side and resized back: bilinear, the mask to the nearest."""
+    chosen = rows.drew("crop", config)
+    if not chosen or config.crop_scale == 1:
+        return
+    index = rows.index(chosen)
+    scale = config.crop_scale
+    theta = torch.zeros(len(chosen), 2, 3, device=image.device)
+    theta[:, 0, 0] = theta[:, 1, 1] = scale
+    # In the frame from -1 to 1 a window of half-width `scale` may be centred up to 1 - scale off the middle.
+    theta[:, 0, 2] = rows.numbers(chosen, "crop_column", scale - 1, 1 - scale)
+    theta[:, 1, 2] = rows.numbers(chosen, "crop_row", scale - 1, 1 - scale)
+    grid = functional.affine_grid(theta, [len(chosen), *image.shape[1:]], align_corners=False)
+    sampled = functional.grid_sample(image[index], grid, padding_mode="border", align_corners=False)
+    image[index] = sampled.clamp(0, 1)
+    mask[index] = functional.grid_sample(mask[index], grid, mode="nearest", padding_mode="border", align_corners=False)
+
+
+def _clahe(image: Tensor, config: AugmentConfig, rows: _Rows) -> None:
+    chosen = rows.drew("clahe", config)
+    if not chosen:
+        return
+    index = rows.index(chosen)
+    tiles = (config.clahe_tiles, config.clahe_tiles)
+    image[index] = equalize_clahe(image[index], float(config.clahe_clip), tiles)
+
+
+def _noise(image: Tensor, config: AugmentConfig, rows: _Rows, draws: Draws) -> None:
+    chosen = rows.drew("noise", config)
+    if not chosen:
+        return
+    index = rows.index(chosen)
+    std = rows.numbers(chosen, "noise_std", *config.noise_std).view(-1, 1, 1, 1)
+    noisy = image[index] + std * draws.normal("augment.noise", image.shape[1:])[index]
+    if config.noise_overflow == "wrap":
+        # The public code casts to 8 bit without clipping below: -1 of 255 becomes 255, white.
+        noisy = torch.where(noisy < 0, noisy + 256 / 255, noisy)
+    image[index] = noisy.clamp(0, 1)
