@@ -7,6 +7,7 @@ computed again.
 
 from __future__ import annotations
 
+import copy
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -346,7 +347,7 @@ def _result(session: _Session, state: TrainState, last: Phase, numbers: dict[str
         numerics=numbers,
         synthetic_steps=state.synthetic_steps,
         generator_updates=state.generator_updates,
-        per_image=_validation_rows(session, ctx.prepare(segmenter)),
+        per_image=_validation_rows(session, ctx.prepare(copy.deepcopy(segmenter))),
         lr_drops={**state.earlier_drops, state.phase: state.learning_rate.drops},
         reused_epochs=session.reused,
     )
@@ -357,7 +358,6 @@ def _validation_rows(session: _Session, segmenter: nn.Module) -> list[dict[str, 
         return []
     config = session.config
     _, rows = evaluate(segmenter, session.validation, config.evaluation, session.recipe, session.ctx)
-    segmenter.eval().cpu()
     return per_image_rows(rows, session.shas, config, part="val", checkpoint=config.evaluation.select)
 
 
