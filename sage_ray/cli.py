@@ -126,7 +126,7 @@ def data_synth(
 @verb(data_app, "check", "data check")
 def data_check(
     session: Session,
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder with images/ and masks/ or segmaps/.")],
+    path: Annotated[str, typer.Argument(metavar="PATH", help="Folder with images/ and masks/, or synthetic://.")],
     crop_bottom: Annotated[int, typer.Option("--crop-bottom", min=0, help="Rows of an information bar.")] = 0,
 ) -> Answer:
     """Report every problem of a data folder at once; exit 2 if there is one."""
@@ -229,13 +229,9 @@ def status(session: Session, name: Annotated[str, typer.Argument(metavar="NAME",
 def sync(session: Session) -> Answer:
     """Replay to MLflow whatever it has not seen yet."""
     from sage_ray.runtime.mlflow_sink import sync as replay
+    from sage_ray.verb_answers import synced
 
-    outcome = replay(session.home)
-    return Answer(
-        [f"mirrored to {session.home.mlflow_uri}: {outcome}"],
-        {"synced": plain(outcome)},
-        next=[f"mlflow ui --backend-store-uri {session.home.mlflow_uri}"],
-    )
+    return synced(replay(session.home, say=session.watch.line), session)
 
 
 @verb(app, "best")
@@ -275,7 +271,7 @@ def final(
         model_name=model_name,
         watch=session.watch,
     )
-    return finished(outcome, model_name, session)
+    return finished(outcome, session)
 
 
 @verb(app, "compare")
@@ -288,7 +284,7 @@ def compare(
     from sage_ray.registry.compare import compare as side_by_side
     from sage_ray.verb_answers import compared
 
-    return compared(side_by_side(session.home, versions or None, model_name=model_name), model_name, session)
+    return compared(side_by_side(session.home, versions or None, model_name=model_name), session)
 
 
 @verb(app, "promote")
@@ -302,7 +298,7 @@ def promote(
     from sage_ray.registry.promote import promote as decide
     from sage_ray.verb_answers import promoted
 
-    return promoted(decide(session.home, version, force=force, model_name=model_name), model_name, session)
+    return promoted(decide(session.home, version, force=force, model_name=model_name), session)
 
 
 @verb(app, "evaluate")

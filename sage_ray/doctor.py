@@ -174,11 +174,11 @@ def _sqlite(uri: str) -> Check:
 
 
 def _vgg(home: Home) -> Check:
-    from sage_ray.losses.perceptual import VGG19_URL, vgg19_path
+    from sage_ray.losses.perceptual import VGG19_URL
 
-    path = vgg19_path(home.cache)
-    if path.is_file():
-        return Check("vgg19 weights", True, str(path), needed=False)
+    kept = sorted(home.cache.glob("vgg19-*.safetensors"))
+    if kept:
+        return Check("vgg19 weights", True, str(kept[-1]), needed=False)
     text = (
         f"not here yet; `adversarial.perceptual: vgg19` fetches {VGG19_URL} at its first use, or give a file with "
         "--set adversarial.perceptual_weights=FILE, or do without: --set adversarial.perceptual=none"

@@ -1,0 +1,333 @@
+"""What each verb says about its outcome: text for a person, fields for a script, where things lie, what to run next."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sage_ray.console import params_text, score_text, tally
+from sage_ray.errors import UserError
+from sage_ray.shell import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, Answer, Session, plain
+
+if TYPE_CHECKING:
+    from sage_ray.config import ExperimentConfig
+    from sage_ray.data.check import CheckReport
+    from sage_ray.registry.best import BestChoice
+    from sage_ray.registry.compare import Comparison, VersionScores
+    from sage_ray.registry.evaluate import Evaluation
+    from sage_ray.registry.final import FinalResult
+    from sage_ray.registry.promote import Promotion
+    from sage_ray.registry.scores import ScoreLine
+    from sage_ray.runtime.mlflow_sink import SyncReport
+    from sage_ray.runtime.record import RunRecord
+    from sage_ray.search.plan import Plan
+    from sage_ray.search.study import StudyStatus
+
+CHAMPION = "models:/{}@champion"
+
+
+def checked(report: CheckReport, path: str, session: Session) -> Answer:
+    """Of `data check`: every problem, one a line."""
+    fields = {**plain(report.as_dict()), "path": path}
+    if not report.ok:
+        error = f"{len(report.problems)} problem(s): {path}: each is named on stdout"
+        return Answer(report.lines(), fields, exit_code=EXIT_BAD_INPUT, error=error)
+    follow = [session.command(f"train --preset tiny_sage_gan --set data.path={path}")]
+    follow.append(session.command(f"plan search_full --set data.path={path}"))
+    return Answer(report.lines(), fields, next=follow)
+
+
+def train_and_watch(config: ExperimentConfig, session: Session, run_id: str | None) -> Answer:
+    """Train one config, showing each epoch, and tell how it ended."""
+    from sage_ray.runtime.launch import default_run_id, train
+
+    session.resumable = run_id or default_run_id(config)
+    total = config.pretrain.epochs + config.adversarial.epochs
+    record = train(config, session.home, run_id, on_report=lambda report: session.watch.epoch(report, total))
+    return trained(record, session)
+
+
+def trained(record: RunRecord, session: Session) -> Answer:
+    """Of a run: its state, and its scores at the selected epoch."""
+    folder = session.home.runs / record.run_id
+    scores = record.selected_metrics or record.metrics
+    shown = {name: value for name, value in scores.items() if name.startswith("val/")}
+    fields = {
+        "run_id": record.run_id,
+        "state": record.state,
+        "epoch": record.epoch,
+        "selected_epoch": record.selected_epoch,
+        "metrics": plain(record.metrics),
+        "selected_metrics": plain(record.selected_metrics),
+        "synthetic_steps": record.synthetic_steps,
+        "generator_updates": record.generator_updates,
+        "reused_epochs": record.reused_epochs,
+        "weights_sha": record.weights_sha,
+    }
+    paths: dict[str, Any] = {"run": folder}
+    again = session.command(f"resume {record.run_id}")
+    if record.state == "INTERRUPTED":
+        error = f"interrupted at epoch {record.epoch}; go on with: {again}"
+        return Answer([], fields, paths, [again], EXIT_INTERRUPTED, error)
+    if record.state == "FAIL":
+        trace = folder / "error.txt"
+        error = f"run {record.run_id} failed: {record.error} (trace: {trace})"
+        return Answer([], fields, paths | {"trace": trace}, [], EXIT_FAILED, error)
+    at = f", selected epoch {record.selected_epoch}" if record.selected_epoch else ""
+    lines = [
+        f"{record.run_id} {record.state}: {record.epoch} epochs ({record.reused_epochs} from the stage store){at}, "
+        f"{record.seconds:.1f} s",
+        "  ".join(f"{name} {value:.4f}" for name, value in shown.items()),
+        f"generator updates {record.generator_updates}, synthetic steps {record.synthetic_steps}",
+    ]
+    model = folder / "artifacts" / "model"
+    if record.state != "COMPLETE" or not model.is_dir():
+        return Answer(lines, fields, paths, [again])
+    follow = [session.command(f"predict {record.run_id} IMAGES -o OUT"), session.command(f"final {record.run_id}")]
+    return Answer(lines, fields, paths | {"model": model}, follow)
+
+
+def planned(plan: Plan, space: str, sets: list[str], name: str | None, session: Session) -> Answer:
+    """Of `plan`: the cost of a study."""
+    saved = 1 - plan.epochs_with_reuse / max(plan.epochs_without_reuse, 1)
+    lines = [
+        f"{plan.study}: {plan.trials} trials, {plan.runs} runs, {plan.stages} distinct stages",
+        f"epochs: {plan.epochs_without_reuse} without reuse, {plan.epochs_with_reuse} with reuse ({saved:.0%} saved), "
+        f"{plan.epochs_stored} of them stored already",
+        plan.note,
+    ]
+    tail = f" --name {name}" if name else ""
+    tail += "".join(f" --set '{text}'" for text in sets)
+    return Answer(lines, plain(plan), next=[session.command(f"sweep {space}{tail}")])
+
+
+def study_lines(status: StudyStatus) -> list[str]:
+    """A study as a plain table."""
+    lines = [f"{status.study} {status.state}: {tally(status)}; {status.metric}, {status.direction}"]
+    lines.append(f"{'trial':>5}  {'state':<8}  {'epoch':>5}  {'score':>8}  parameters")
+    for trial in status.trials:
+        told = f"{trial.number:>5}  {trial.state:<8}  {trial.epoch:>5}  {score_text(trial.value):>8}  "
+        lines.append(told + params_text(trial.params) + (f"  ({trial.error})" if trial.error else ""))
+    return lines
+
+
+def swept(status: StudyStatus, session: Session) -> Answer:
+    """Of `sweep`, `resume` and `status`: the study as it stands."""
+    paths: dict[str, Any] = {"study": Path(status.path)}
+    if status.state == "finished":
+        verbs = ("best", "report") if status.done else ("report",)
+    elif status.state == "running":
+        verbs = ("status", "stop")
+    else:
+        verbs = ("resume",)
+    return Answer(study_lines(status), plain(status), paths, [session.command(f"{v} {status.study}") for v in verbs])
+
+
+def resumed(name: str, session: Session) -> Answer:
+    """Go on with whatever `name` is: a study, a final training, or a run."""
+    from sage_ray.registry.final import is_final, resume_final
+
+    if (session.home.studies / name / "study.json").is_file():
+        from sage_ray.search.driver import resume
+
+        return swept(resume(name, session.home, watch=session.watch), session)
+    if is_final(name, session.home):
+        return finished(resume_final(name, session.home, watch=session.watch), session)
+    if name in session.home.run_ids():
+        return _resume_run(name, session)
+    raise _unknown(name, session)
+
+
+def _resume_run(name: str, session: Session) -> Answer:
+    from sage_ray.runtime.record import RunFolder
+
+    folder = RunFolder.open(session.home.runs, name)
+    record = folder.read()
+    if record.parent or record.study:
+        owner = record.parent or record.study
+        raise UserError("run of a study", name, f"go on with the whole of it: `{session.command(f'resume {owner}')}`")
+    return train_and_watch(folder.config(), session, name)
+
+
+def _unknown(name: str, session: Session) -> UserError:
+    from sage_ray.registry.plan_final import list_finals
+    from sage_ray.search.study import study_names
+
+    known = [*study_names(session.home), *list_finals(session.home), *session.home.run_ids()]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    mend = f"did you mean {near[0]}?" if near else f"`{session.command('list')}` shows what there is"
+    return UserError("no such study, run or final training", name, mend)
+
+
+def status_of(name: str, session: Session) -> Answer:
+    """Of `status`: a study, or one run's record."""
+    from sage_ray.runtime.record import RunFolder
+    from sage_ray.search.study import status, study_names
+
+    if name in study_names(session.home):
+        return swept(status(name, session.home), session)
+    if name not in session.home.run_ids():
+        raise _unknown(name, session)
+    record = RunFolder.open(session.home.runs, name).read()
+    scores = "  ".join(f"{key} {value:.4f}" for key, value in record.metrics.items() if key.startswith("val/"))
+    lines = [f"{name} {record.state}: epoch {record.epoch}, attempt {record.attempt}, {record.seconds:.1f} s", scores]
+    lines += [record.error] if record.error else []
+    return Answer(lines, plain(record), {"run": session.home.runs / name}, [session.command(f"resume {name}")])
+
+
+def listed(session: Session) -> Answer:
+    """Of `list`: studies, final trainings, and runs that belong to neither."""
+    from sage_ray.registry.plan_final import list_finals
+    from sage_ray.runtime.record import RunFolder
+    from sage_ray.search.study import list_all
+
+    studies, finals = list_all(session.home), list_finals(session.home)
+    records = [RunFolder.open(session.home.runs, run_id).read() for run_id in session.home.run_ids()]
+    single = [r for r in records if r.study is None and r.parent is None]
+    lines = [f"study {s.study}: {s.state}, {tally(s)}" for s in studies]
+    lines += [f"final {name}" for name in finals]
+    lines += [f"run   {r.run_id}: {r.state}, epoch {r.epoch}" for r in single]
+    fields = {
+        "studies": [{"study": s.study, "state": s.state, "done": s.done, "target": s.target} for s in studies],
+        "finals": finals,
+        "runs": [{"run_id": r.run_id, "state": r.state, "epoch": r.epoch} for r in single],
+    }
+    follow = [session.command(f"status {studies[-1].study}")] if studies else [session.command("sweep search_tiny")]
+    return Answer(lines or ["nothing yet"], fields, {"home": session.home_path}, follow)
+
+
+def synced(report: SyncReport, session: Session) -> Answer:
+    """Of `sync`: what was sent."""
+    text = f"{len(report.sent)} runs sent, {len(report.up_to_date)} up to date, {len(report.orphans)} orphans closed"
+    uri = session.home.mlflow_uri
+    show = f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite") else f"open {uri}"
+    return Answer([text], plain(report), {"mlflow": uri}, [show])
+
+
+def chosen(choice: BestChoice, session: Session) -> Answer:
+    """Of `best`: the chosen trial, why, and who came next."""
+    lines = [
+        f"trial {choice.trial}: {score_text(choice.value)}  {params_text(choice.params)}",
+        f"rule: {choice.rule}",
+    ]
+    for row in choice.runner_ups[:5]:
+        near = "within" if row.within else "beyond"
+        lines.append(
+            f"  trial {row.trial}: {score_text(row.value)} ({near} one standard error {row.standard_error:.4f})  "
+            f"{params_text(row.params)}"
+        )
+    fields = plain(choice)
+    return Answer(
+        lines, fields, {"study": session.home.studies / choice.study}, [session.command(f"final {choice.study}")]
+    )
+
+
+def score_lines(scores: dict[str, ScoreLine], indent: str = "  ") -> list[str]:
+    """Scores with intervals and definitions, one a line."""
+    lines = []
+    for name, line in scores.items():
+        interval = "" if line.low is None or line.high is None else f" [{line.low:.4f}, {line.high:.4f}]"
+        lines.append(f"{indent}{name:<14} {line.mean:.4f}{interval:<18}  {line.definition}")
+    return lines
+
+
+def finished(result: FinalResult, session: Session) -> Answer:
+    """Of `final`: scores on the locked test, and the version that was registered."""
+    lines = [f"{result.final_id}: {result.rule}"]
+    for run in result.runs:
+        updates = f"generator updates {run.generator_updates}, synthetic steps {run.synthetic_steps}"
+        lines.append(f"  seed {run.seed}: {run.state}, test dice {run.scores['dice'].mean:.4f}; {updates}")
+    one = next(iter(result.scores.values()))
+    lines.append(f"locked test ({one.images} images, {one.seeds} seeds; intervals {one.over}):")
+    lines += score_lines(result.scores)
+    lines.append(f"registered {result.uri} (seed {result.registered_seed}); verdict: {result.verdict}")
+    follow = [_named(verb, result.model_name, session) for verb in ("compare", "promote")]
+    paths = {"runs": session.home.runs, "model": result.uri}
+    return Answer(lines, plain(result), paths, follow)
+
+
+def _named(verb: str, model_name: str, session: Session) -> str:
+    return session.command(verb if model_name == "sage-gan" else f"{verb} --model-name {model_name}")
+
+
+def version_line(row: VersionScores) -> str:
+    """One version of a comparison: Dice with its interval, the difference to the reference, and the verdict."""
+    dice = row.scores["dice"]
+    label = f"version {row.version}" + (f" ({', '.join(row.aliases)})" if row.aliases else "")
+    text = f"  {label}: {row.choice or ''} test dice {dice.mean:.4f}"
+    if dice.low is not None and dice.high is not None:
+        text += f" [{dice.low:.4f}, {dice.high:.4f}]"
+    if row.differences is None:
+        return f"{text}, the reference"
+    gain = row.differences["dice"]
+    return f"{text}, difference {gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}] ({gain.over}): {row.verdict}"
+
+
+def compared(comparison: Comparison, session: Session) -> Answer:
+    """Of `compare`: versions side by side."""
+    lines = [
+        f"{comparison.model_name} on {comparison.images} locked test images, reference version {comparison.reference} "
+        f"({comparison.reference_is})",
+        *(version_line(row) for row in comparison.versions),
+        comparison.rule,
+        f"this test set has been read {comparison.test_reads} times in this home",
+    ]
+    paths = {"report": comparison.report} if comparison.report else {}
+    return Answer(lines, plain(comparison), paths, [_named("promote", comparison.model_name, session)])
+
+
+def promoted(outcome: Promotion, session: Session) -> Answer:
+    """Of `promote`: who is champion now, and why."""
+    lines = [f"version {outcome.version} is {outcome.alias}: {outcome.reason}"]
+    if outcome.difference:
+        lines.append(f"Dice against the champion before: {outcome.difference}")
+    lines.append(f"champion: version {outcome.champion}")
+    uri = CHAMPION.format(outcome.model_name)
+    follow = [session.command(f"predict {uri} IMAGES -o OUT"), session.command(f"generate {uri} MASKS -o OUT")]
+    return Answer(lines, plain(outcome), {"champion": uri}, follow)
+
+
+def evaluated(result: Evaluation, model: str, session: Session) -> Answer:
+    """Of `evaluate`: scores with definitions, beside Otsu thresholding of the same images."""
+    lines = [f"{model} on {result.images} images ({result.part} of {result.data}):", *score_lines(result.scores)]
+    if result.baseline:
+        lines += ["Otsu thresholding of the same images:", *score_lines(result.baseline)]
+    if result.gain:
+        gain = result.gain
+        lines.append(f"Dice, model minus Otsu: {gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]")
+    if result.test_reads:
+        lines.append(
+            f"this model has read this test set {result.test_reads} times, all models {result.test_reads_of_home}"
+        )
+    lines += result.notes
+    follow = [session.command(f"predict {model} IMAGES -o OUT")]
+    return Answer(lines, plain(result), {"per_image": result.per_image}, follow)
+
+
+def wrote(outcome: Any, out: Path, follow: list[str]) -> Answer:
+    """Of `predict` and `generate`: what lies in the folder."""
+    fields = plain(outcome)
+    fields = fields if isinstance(fields, dict) else {"result": fields}
+    lines = [f"{name.replace('_', ' ')}: {value}" for name, value in fields.items() if isinstance(value, int | float)]
+    return Answer(lines, fields, {"out": out}, follow)
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Seeds of "0,1,2". Raises UserError if that is what it is not."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(
+            "no list of seeds", f"--seeds {text}", "give whole numbers with commas, such as 0,1,2"
+        ) from None
+
+
+def parse_trial(text: str) -> str | int:
+    """best, base, or a trial's number. Raises UserError for anything else."""
+    if text in ("best", "base"):
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError("no such choice", f"--trial {text}", "give best, base, or a trial's number") from None
