@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from names import load_weights, parameter_rows
+from neutral_names import attention_unet, discriminator, gradient_rows, load_weights, style_generator, vgg19_loss
 from parity import Case, Handled, Parity, compare_columns
 from torch import Tensor, nn
 
 from sage_ray.config import ExperimentConfig, resolve
-from sage_ray.losses.perceptual import VGG19Loss
 from sage_ray.training import build
 from sage_ray.training.adversarial import adversarial_step
 from sage_ray.training.batches import Batch
 from sage_ray.training.context import LocalContext
 from sage_ray.training.pretrain import pretrain_step
-from sage_ray.training.recipe import Recipe, build_recipe
+from sage_ray.training.recipe import build_recipe
 from sage_ray.training.state import TrainState
 
 HANDLES = {
@@ -35,7 +34,8 @@ HANDLES = {
     )
 }
 VARIANT = r"([^/]+)/total"
-NETWORKS = {"generator": "gen", "segmenter": "seg", "disc_image": "d_image", "disc_mask": "d_mask"}
+# Order of the weight groups that the case names.
+NETWORKS = ("generator", "segmenter", "disc_image", "disc_mask", "perceptual")
 
 
 class GivenDraws:
@@ -66,30 +66,44 @@ def case(parity: Parity) -> Case:
 
 
 @pytest.fixture(scope="module")
-def config() -> ExperimentConfig:
-    quiet = {"segmenter.dropout": 0.0, "adversarial.perceptual": "none", "runtime.channels_last": False}
-    return resolve(preset="sage_gan_public", sets=quiet).config
+def groups(case: Case) -> dict[str, str]:
+    return dict(zip(NETWORKS, case.spec["weights"], strict=True))
 
 
-def make_state(parity: Parity, config: ExperimentConfig, phase: str, frozen: bool) -> TrainState:
+@pytest.fixture(scope="module")
+def config(parity: Parity, groups: dict[str, str]) -> ExperimentConfig:
+    """The preset at the size of the weights, with what the case switches off: dropout (and the download of VGG19)."""
+    segmenter = attention_unet(parity, groups["segmenter"])
+    generator = style_generator(parity, groups["generator"])
+    disc = discriminator(parity, groups["disc_image"])
+    sizes = {
+        "segmenter.width": segmenter.head.in_channels,
+        "segmenter.depth": len(segmenter.decoder),
+        "generator.width": generator.head.in_channels,
+        "generator.depth": generator.levels,
+        "generator.style_dim": generator.style_dim,
+        "discriminators.width": disc.conv1.out_channels,
+        "segmenter.dropout": 0.0,
+        "adversarial.perceptual": "none",
+        "runtime.channels_last": False,
+    }
+    return resolve(preset="sage_gan_public", sets=sizes).config
+
+
+def make_state(
+    parity: Parity, groups: dict[str, str], config: ExperimentConfig, phase: str, frozen: bool
+) -> TrainState:
     ctx = LocalContext(config.runtime)
     networks: dict[str, nn.Module] = {"segmenter": build.build_segmenter(config, ctx)}
     if phase == "adversarial":
         networks |= build.build_gan(config, ctx)
     for name, network in networks.items():
-        load_weights(network, parity, f"step_{NETWORKS[name]}")
+        load_weights(network, parity.weights(groups[name]))
     settings = getattr(config, phase)
     optimizers = {name: build.build_optimizer(network, settings.lr, (0.9, 0.999)) for name, network in networks.items()}
     state = TrainState(phase, networks, optimizers, build.LearningRate(settings.schedule, optimizers, settings.lr), 0.0)
     state.phase_epoch = 0 if frozen else config.adversarial.freeze_epochs
     return state
-
-
-def make_recipe(parity: Parity, config: ExperimentConfig, observe: Callable[..., None] | None, tmp_path: Any) -> Recipe:
-    recipe = build_recipe(config, LocalContext(config.runtime), tmp_path, observe)
-    vgg = VGG19Loss()
-    load_weights(vgg, parity, "step_vgg19")
-    return replace(recipe, perceptual=vgg)
 
 
 def batch_of(case: Case) -> Batch:
@@ -106,14 +120,18 @@ def close_norms(actual: Sequence[float], expected: np.ndarray, rtol: float, labe
         assert (got == 0.0) if wanted == 0 else abs(got - wanted) <= rtol * wanted, f"{label}: {got}, not {wanted}"
 
 
-def test_adversarial_step(parity: Parity, case: Case, config: ExperimentConfig, tmp_path: Any) -> None:
+def test_adversarial_step(
+    parity: Parity, case: Case, groups: dict[str, str], config: ExperimentConfig, tmp_path: Path
+) -> None:
     variants = case.groups(VARIANT)
     assert variants
     for variant in variants:
-        check_variant(parity, case, config, variant, tmp_path)
+        check_variant(parity, case, groups, config, variant, tmp_path)
 
 
-def check_variant(parity: Parity, case: Case, config: ExperimentConfig, variant: str, tmp_path: Any) -> None:
+def check_variant(
+    parity: Parity, case: Case, groups: dict[str, str], config: ExperimentConfig, variant: str, tmp_path: Path
+) -> None:
     rtol_value, rtol_norm = case.tolerance("", "values")["rtol"], case.tolerance("", "grad_norms")["rtol"]
     seen: dict[str, tuple[float, list[float]]] = {}
 
@@ -129,8 +147,9 @@ def check_variant(parity: Parity, case: Case, config: ExperimentConfig, variant:
             seen[name] = (float(term.detach()), norms)
 
     frozen, synthetic = variant.startswith("frozen"), variant.endswith("synthetic")
-    state = make_state(parity, config, "adversarial", frozen)
-    recipe = make_recipe(parity, config, observe, tmp_path)
+    state = make_state(parity, groups, config, "adversarial", frozen)
+    recipe = build_recipe(config, LocalContext(config.runtime), tmp_path, observe)
+    recipe = replace(recipe, perceptual=vgg19_loss(parity, groups["perceptual"]))
     passes: list[tuple[Tensor, Tensor]] = []
     state.networks["generator"].register_forward_hook(lambda m, args, out: passes.append((args[0], out.detach())))
     scalars = adversarial_step(state, batch_of(case), GivenDraws(case, synthetic), recipe)
@@ -153,15 +172,16 @@ def check_variant(parity: Parity, case: Case, config: ExperimentConfig, variant:
     assert differing <= 0.001, f"{variant}: {differing:.2%} of the arg-max mask differs"
 
 
-def test_pretrain_step(parity: Parity, case: Case, config: ExperimentConfig, tmp_path: Any) -> None:
-    state = make_state(parity, config, "pretrain", frozen=False)
+def test_pretrain_step(
+    parity: Parity, case: Case, groups: dict[str, str], config: ExperimentConfig, tmp_path: Path
+) -> None:
+    state = make_state(parity, groups, config, "pretrain", frozen=False)
     recipe = build_recipe(config, LocalContext(config.runtime), tmp_path)
     scalars = pretrain_step(state, batch_of(case), GivenDraws(case, synthetic=False), recipe)
     segmenter = state.networks["segmenter"]
     rtol = case.tolerance("", "grad_norms")["rtol"]
     assert float(scalars["loss"]) == pytest.approx(float(case["phase1/loss"]), rel=case.tolerance("", "values")["rtol"])
     close_norms([norm([p.grad for p in segmenter.parameters()])], case["phase1/grad_norm"], rtol, "phase1")
-    rows = parameter_rows(segmenter, parity, "step_seg")
-    expected = case["phase1/param_grads"]
-    actual = np.array([[i, norm([p.grad]), float(p.grad.double().sum())] for i, p in rows])
-    compare_columns(actual, expected, parity.case("attention_unet").tolerance("", "param_grads")["rtol"], "phase1")
+    actual = gradient_rows(segmenter, parity.rows(groups["segmenter"]))
+    rule = parity.case("attention_unet").tolerance("", "param_grads")
+    compare_columns(actual, case["phase1/param_grads"], rule["rtol"], "phase1")
