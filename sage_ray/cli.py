@@ -255,22 +255,16 @@ def final(
     model_name: ModelName = DEFAULT_MODEL,
 ) -> Answer:
     """Retrain a configuration on train + validation, score each seed once on the locked test, register the first."""
-    from sage_ray.registry.final import final as retrain
     from sage_ray.verb_answers import finished, parse_seeds, parse_trial
 
     given = bool(preset or config)
     if (source is None) != given or (source is not None and sets):
         raise UserError("ambiguous source", "final", "give a study, or --preset NAME | -c FILE with --set")
     start: Any = _resolved(preset, config, sets).config if given else source
-    session.resumable = source
-    outcome = retrain(
-        start,
-        session.home,
-        trial=parse_trial(trial),
-        seeds=parse_seeds(seeds),
-        model_name=model_name,
-        watch=session.watch,
-    )
+    options: Any = {"trial": parse_trial(trial), "seeds": parse_seeds(seeds), "model_name": model_name}
+    from sage_ray.registry.final import final as retrain
+
+    outcome = retrain(start, session.home, watch=session.watch, **options)
     return finished(outcome, session)
 
 
