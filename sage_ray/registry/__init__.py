@@ -1,0 +1,1 @@
+"""From recorded runs to registered models, and what is made with them."""
