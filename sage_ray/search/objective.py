@@ -15,7 +15,7 @@ PLATEAU_SHARE = 0.2
 def reduce_reports(reports: Iterable[Mapping[str, Any]], objective: ObjectivePart) -> float:
     """The objective over the epochs of the last phase that `reports` has; NaN if one of them has no finite score.
 
-    plateau: median of the last ceil(0.2 n) of its n epochs (DESIGN section 6); last: its last epoch; best: its best one.
+    plateau: median of the last ceil(0.2 n) of its n epochs (DESIGN section 6); last: its last one; best: its best one.
 
     Args:
         reports: a run's reports in epoch order, or lines of metrics.jsonl (None where a number was not finite).

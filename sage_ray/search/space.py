@@ -20,6 +20,7 @@ from sage_ray.search.expressions import parse
 from sage_ray.search.schema import DimensionPart, ObjectivePart, SpaceFile, parse_space
 
 MAX_GRID = 100_000
+OWN_KEYS = frozenset(SpaceFile.model_fields) - {"base", "space", "points"}
 NO_DIMENSION = {
     "runtime.": "it is no part of a run's identity; set it under base.set",
     "data.path": "scores on different images do not compare; make one study a data set",
@@ -189,7 +190,10 @@ class Space:
 
 
 def load_space(path_or_name: str | Path, sets: Iterable[str] | Mapping[str, Any] = ()) -> Space:
-    """The space in a YAML file, or a shipped one by name; `sets` ("a.b=value") change its base.
+    """The space in a YAML file, or a shipped one by name; `sets` ("a.b=value") change its base or the file's own keys.
+
+    A set whose first part is a key of the file (trials, seeds, scheduler.grace_epochs, ...) changes the file; every
+    other one is a config path and changes the base.
 
     Raises:
         UserError: one line for the first thing that is wrong (CONTRACT, "Search space").
@@ -197,12 +201,23 @@ def load_space(path_or_name: str | Path, sets: Iterable[str] | Mapping[str, Any]
     path = Path(path_or_name)
     if path.suffix not in (".yaml", ".yml") and not path.is_file():
         path = shipped("space", str(path_or_name))[str(path_or_name)]
-    return build_space(parse_space(read_yaml(path), str(path)), str(path), path.parent, sets)
+    tree = read_yaml(path)
+    pairs = dict(sets.items() if isinstance(sets, Mapping) else (parse_set(text) for text in sets))
+    for key in [key for key in pairs if key.split(".")[0] in OWN_KEYS]:
+        _set_own(tree, key, pairs.pop(key))
+    return build_space(parse_space(tree, str(path)), str(path), path.parent, pairs)
 
 
-def build_space(
-    file: SpaceFile, source: str, folder: Path, sets: Iterable[str] | Mapping[str, Any] = ()
-) -> Space:
+def _set_own(tree: dict[str, Any], key: str, value: Any) -> None:
+    *parents, leaf = key.split(".")
+    for part in parents:
+        tree = tree.setdefault(part, {})
+        if not isinstance(tree, dict):
+            raise UserError("unknown key", f"--set {key}", f"{part} holds no keys")
+    tree[leaf] = int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def build_space(file: SpaceFile, source: str, folder: Path, sets: Mapping[str, Any]) -> Space:
     """The checked space of a parsed file. Args: source names it in errors; folder is what base.file is relative to."""
     base = _with_resources(_base(file, folder, sets), file, source)
     if base.data.split.validation == 0 and not base.data.split.folds:
@@ -224,14 +239,14 @@ def build_space(
     return space
 
 
-def _base(file: SpaceFile, folder: Path, sets: Iterable[str] | Mapping[str, Any]) -> ExperimentConfig:
+def _base(file: SpaceFile, folder: Path, sets: Mapping[str, Any]) -> ExperimentConfig:
     base_file: Path | None = None
     if file.base.file is not None:
         beside = folder / file.base.file
         base_file = beside if beside.is_file() else Path(file.base.file)
     config = resolve(preset=file.base.preset, file=base_file, sets=flatten(file.base.set)).config
     if sets:
-        config = _resolve_over(config, sets)
+        config = config.with_values(sets)
     located = {}
     for path in ("data.path", "pretrain.checkpoint", "adversarial.perceptual_weights", "runtime.stage_store"):
         value = config.get(path)
@@ -239,12 +254,6 @@ def _base(file: SpaceFile, folder: Path, sets: Iterable[str] | Mapping[str, Any]
         if value is not None and "://" not in value and (Path(value).exists() or path == "data.path"):
             located[path] = str(Path(value).expanduser().absolute())
     return config.with_values(located) if located else config
-
-
-def _resolve_over(config: ExperimentConfig, sets: Iterable[str] | Mapping[str, Any]) -> ExperimentConfig:
-    """`config` with "a.b=value" texts or a mapping applied. Raises UserError for a bad one."""
-    pairs = sets if isinstance(sets, Mapping) else dict(parse_set(text) for text in sets)
-    return config.with_values(pairs)
 
 
 def _with_resources(base: ExperimentConfig, file: SpaceFile, source: str) -> ExperimentConfig:

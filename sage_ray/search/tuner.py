@@ -53,18 +53,18 @@ class TrialRow:
 class StudyStorage:
     """The trials of one study in `folder`/optuna.db. One driver writes (it holds the study's lock), anybody reads."""
 
-    def __init__(self, folder: Path, name: str, sampler: optuna.samplers.BaseSampler | None, maximize: bool) -> None:
+    def __init__(self, folder: Path, name: str, space: Space) -> None:
         self._storage = optuna.storages.RDBStorage(
             f"sqlite:///{folder / DATABASE}", engine_kwargs={"connect_args": {"timeout": LOCK_TIMEOUT_S}}
         )
         self.study = optuna.create_study(
             storage=self._storage,
             study_name=name,
-            sampler=sampler,
             pruner=optuna.pruners.NopPruner(),
-            direction="maximize" if maximize else "minimize",
+            direction="maximize" if space.objective.maximize else "minimize",
             load_if_exists=True,
         )
+        self.study.sampler = make_sampler(space, done=len(self.rows()))
 
     def rows(self) -> list[TrialRow]:
         """All trials that were started, by number."""
@@ -225,7 +225,6 @@ class OptunaSearcher(Searcher):
         progress: epochs on disk of a trial, all its seeds together.
         halted: whether the sweep is being ended on purpose; its trials then stay RUNNING, to be taken up again.
         max_stalls: restarts without progress after which a trial fails.
-        told: called with the number of each trial that ended.
     """
 
     def __init__(
@@ -238,12 +237,11 @@ class OptunaSearcher(Searcher):
         progress: Callable[[int], int],
         halted: Callable[[], bool],
         max_stalls: int,
-        told: Callable[[int], None],
     ) -> None:
         super().__init__(metric="objective", mode="max" if space.file.objective.maximize else "min")
         self._storage, self._space, self._orphans = storage, space, deque(orphans)
         self._payload, self._progress, self._halted = payload, progress, halted
-        self._max_stalls, self._told = max_stalls, told
+        self._max_stalls = max_stalls
         self._numbers: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
@@ -260,7 +258,6 @@ class OptunaSearcher(Searcher):
             row = self._storage.row(number)
             if row.stalls > self._max_stalls:
                 self._storage.tell_failed(number, f"came back {row.stalls} times without getting any further")
-                self._told(number)
                 continue
             self._numbers[trial_id] = number
             return {"number": number, **self._payload(number, sample)}
@@ -272,18 +269,17 @@ class OptunaSearcher(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         number = self._numbers[trial_id]
         if error:
-            self._storage.tell_failed(number, "crashed more often than runtime.max_retries allows")
-        elif result and result.get("trial_failed"):
+            # The driver's callback comes next, knows the trace, and tells the failure with it.
+            return
+        if result and result.get("trial_failed"):
             self._storage.tell_failed(number, str(result["trial_failed"]))
         elif result and result.get("trial_complete"):
             self._storage.tell_complete(number, float(result["objective"]))
         elif self._halted() or not result or result.get("trial_halted"):
             self._storage.forgive(number)
-            return
         else:
             self._note(number, result)
             self._storage.tell_pruned(number)
-        self._told(number)
 
     def _note(self, number: int, result: Mapping[str, Any]) -> None:
         if "step" in result:

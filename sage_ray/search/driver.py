@@ -1,0 +1,302 @@
+"""The driver of a sweep. It keeps no state (storage, run records and stage store do), so it may die at any moment."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from ray import tune
+from ray.tune.experiment import Trial
+
+from sage_ray.config import dump
+from sage_ray.data.prepare import prepare
+from sage_ray.errors import RunFailed, UserError
+from sage_ray.runtime.files import write_text
+from sage_ray.runtime.home import Home
+from sage_ray.runtime.mlflow_sink import Mirror, MirrorUnavailable
+from sage_ray.runtime.provenance import code_version
+from sage_ray.runtime.record import State
+from sage_ray.search.cluster import check_local_resources, environment, ray_session, trials_at_once
+from sage_ray.search.dimension import Sample
+from sage_ray.search.halt import FAULT, INTERRUPTED, Halt, HaltStopper, signals, terminated_as_interrupted
+from sage_ray.search.reconcile import make_scheduler, settle, take_up
+from sage_ray.search.space import Space
+from sage_ray.search.study import StudyFolder, StudyStatus, new_study_name, run_grid, status_of
+from sage_ray.search.trainable import TrialRun, TrialTask, run_trial
+from sage_ray.search.tuner import OptunaSearcher, StudyStorage
+
+UPDATE_S = 1.0
+"""Least time between two looks at the storage for the live table."""
+
+
+class Watch(Protocol):
+    """What a sweep tells its progress to; `sage_ray.console` has one for terminals."""
+
+    def update(self, status: Any) -> None: ...
+
+    def line(self, text: str) -> None: ...
+
+
+class _Silent:
+    def update(self, status: Any) -> None: ...
+
+    def line(self, text: str) -> None: ...
+
+
+def sweep(space: Space, home: Home, name: str | None = None, watch: Watch | None = None) -> StudyStatus:
+    """Run the study of `space` to its end, or go on with it if it exists; returns its status.
+
+    Args:
+        space: what to search.
+        home: where study, runs and stages are kept.
+        name: of the study; default: the space's.
+        watch: shown the status as it changes and lines for the user.
+
+    Raises:
+        UserError: bad input; nothing was trained.
+        RunFailed: a fault that would end every trial (full disk, say) stopped the study; it can be resumed.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the study can be resumed.
+    """
+    name = new_study_name(name or space.name)
+    space = dataclasses.replace(space, file=space.file.model_copy(update={"name": name}))
+    home.check_writable()
+    check_local_resources(space.file.resources)
+    folder = StudyFolder(home, name)
+    _refuse_other_space(folder, space)
+    watch = watch or _Silent()
+    fingerprint = prepare(space.base.data, home.cache, say=watch.line).fingerprint
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with folder.driver_lock(), terminated_as_interrupted():
+        _write_study(folder, space, fingerprint)
+        return _drive(folder, space, watch)
+
+
+def resume(name: str, home: Home, watch: Watch | None = None) -> StudyStatus:
+    """Go on with a study after any kind of end; see `sweep`.
+
+    Raises:
+        UserError: no such study, it is being run, or its data changed.
+    """
+    folder = StudyFolder.open(home, name)
+    home.check_writable()
+    space = folder.space()
+    check_local_resources(space.file.resources)
+    watch = watch or _Silent()
+    fingerprint = prepare(space.base.data, home.cache, say=watch.line).fingerprint
+    with folder.driver_lock(), terminated_as_interrupted():
+        _write_study(folder, space, fingerprint)
+        return _drive(folder, space, watch)
+
+
+def _refuse_other_space(folder: StudyFolder, space: Space) -> None:
+    if folder.exists and folder.meta()["space_hash"] != space.hash:
+        mend = "choose another --name, or resume it with its own space (trials, max_hours and concurrency may change)"
+        raise UserError("study exists with another space", folder.name, mend)
+
+
+def _write_study(folder: StudyFolder, space: Space, fingerprint: str) -> None:
+    """Write space.yaml, base.yaml and study.json, and count this start; the caller holds the lock."""
+    _refuse_other_space(folder, space)
+    commit, dirty = code_version()
+    meta: dict[str, Any] = {
+        "name": folder.name,
+        "space_hash": space.hash,
+        "data_fingerprint": fingerprint,
+        "commit": commit,
+        "dirty": dirty,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "starts": 0,
+    }
+    if folder.exists:
+        meta = folder.meta()
+    if meta["data_fingerprint"] != fingerprint:
+        where = f"{space.base.data.path} of study {folder.name}"
+        raise UserError("the images changed since the study began", where, "restore them, or begin another study")
+    write_text(folder.base_path, dump(space.base))
+    write_text(folder.space_path, space.to_yaml(folder.base_path.name))
+    folder.write_meta({**meta, "starts": meta["starts"] + 1, "commit_of_last_start": commit})
+
+
+def _drive(folder: StudyFolder, space: Space, watch: Watch) -> StudyStatus:
+    folder.stop_path.unlink(missing_ok=True)
+    storage = StudyStorage(folder.path, folder.name, space)
+    storage.enqueue(space.fixed, space)
+    orphans = take_up(storage, folder, space)
+    settle(storage, folder, space)
+    ended = sum(row.state != "RUNNING" for row in storage.rows())
+    halt = Halt(folder.stop_path, space.file.max_hours, watch.line)
+    watch.update(status_of(folder, space, storage.rows()))
+    parent = _ParentRun(folder, watch)
+    parent.say("RUNNING")
+    try:
+        if ended < space.trials:
+            if orphans:
+                watch.line(f"going on with {len(orphans)} unfinished trials, {ended} of {space.trials} have ended")
+            _Sweep(folder, space, storage, halt, watch).run(orphans, space.trials - ended)
+    finally:
+        settle(storage, folder, space)
+        if halt.reason is not None:
+            for row in storage.rows():
+                if row.state == "RUNNING":
+                    storage.forgive(row.number)
+        status = status_of(folder, space, storage.rows())
+        finished = status.done + status.pruned + status.failed >= status.target
+        parent.say("COMPLETE" if finished else "INTERRUPTED", status)
+        watch.update(status)
+    folder.stop_path.unlink(missing_ok=True)
+    if halt.reason == FAULT:
+        raise RunFailed(f"study {folder.name} stopped: {halt.detail}; mend it, then `sage-ray resume {folder.name}`")
+    if halt.reason == INTERRUPTED and not finished:
+        raise KeyboardInterrupt(f"stopped cleanly; go on with: sage-ray resume {folder.name}")
+    return dataclasses.replace(status, state="finished" if finished else "interrupted")
+
+
+class _Sweep:
+    """One Tune experiment over what is left of a study."""
+
+    def __init__(self, folder: StudyFolder, space: Space, storage: StudyStorage, halt: Halt, watch: Watch) -> None:
+        self._folder, self._space, self._storage = folder, space, storage
+        self._halt, self._watch = halt, watch
+
+    def run(self, orphans: list[int], remaining: int) -> None:
+        with environment(), ray_session(), signals(self._halt):
+            at_once = min(trials_at_once(self._space.file.resources, self._space.file.concurrency), remaining)
+            retries = self._space.base.runtime.max_retries
+            searcher = OptunaSearcher(
+                self._storage,
+                self._space,
+                orphans=orphans,
+                payload=self._payload,
+                progress=self._progress,
+                halted=self._halt.check,
+                max_stalls=retries,
+            )
+            tune.run(
+                tune.with_resources(run_trial, self._resources()),
+                name=f"start-{self._folder.meta()['starts']:04d}",
+                storage_path=str(self._folder.path / "ray"),
+                search_alg=searcher,
+                scheduler=make_scheduler(self._space, self._storage.rows()),
+                num_samples=remaining,
+                max_concurrent_trials=at_once,
+                reuse_actors=True,
+                max_failures=retries,
+                stop=HaltStopper(self._halt),
+                callbacks=[_Teller(self._folder, self._space, self._storage, self._halt, self._watch)],
+                raise_on_failed_trial=False,
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
+                verbose=0,
+            )
+
+    def _payload(self, number: int, sample: Sample) -> Mapping[str, Any]:
+        runs = tuple(
+            TrialRun(
+                run_id=self._folder.run_id(number, seed, fold),
+                fold=fold,
+                config=self._space.config(sample.values, seed, fold),
+            )
+            for seed, fold in run_grid(self._space)
+        )
+        task = TrialTask(
+            study=self._folder.name,
+            number=number,
+            home=self._folder.home.path,
+            stop_path=self._folder.stop_path,
+            objective=self._space.objective,
+            runs=runs,
+        )
+        return {"task": task.model_dump_json()}
+
+    def _progress(self, number: int) -> int:
+        return sum(run.read().epoch for run in self._folder.run_folders(self._space, number))
+
+    def _resources(self) -> Any:
+        part = self._space.file.resources
+        if part.workers > 1:
+            # The trial itself only waits for the workers that Ray Train places for it.
+            return tune.PlacementGroupFactory([{"CPU": 0.0}])
+        return tune.PlacementGroupFactory([{"CPU": part.cpu, **({"GPU": part.gpu} if part.gpu else {})}])
+
+
+class _Teller(tune.Callback):
+    """Keeps the live table up to date and notes why a trial crashed."""
+
+    def __init__(self, folder: StudyFolder, space: Space, storage: StudyStorage, halt: Halt, watch: Watch) -> None:
+        self._folder, self._space, self._storage = folder, space, storage
+        self._halt, self._watch = halt, watch
+        self._shown = 0.0
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._show(at_once=True)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        if result.get("study_fault"):
+            self._halt.want(FAULT, str(result["study_fault"]))
+        self._show()
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._show(at_once=True)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        number = int(trial.config["number"])
+        trace = _trace(trial)
+        self._storage.tell_failed(number, trace.strip().splitlines()[-1] if trace.strip() else "its process died")
+        for run in self._folder.run_folders(self._space, number):
+            if run.read().state in ("RUNNING", "FAIL") and not (run.path / "error.txt").exists():
+                run.write_error(trace or "the process of the run died without a word (killed, or out of memory?)")
+        self._show(at_once=True)
+
+    def _show(self, *, at_once: bool = False) -> None:
+        now = time.monotonic()
+        if at_once or now - self._shown >= UPDATE_S:
+            self._shown = now
+            self._watch.update(status_of(self._folder, self._space, self._storage.rows()))
+
+
+class _ParentRun:
+    """The study's run in MLflow; a server that is away never holds up the study."""
+
+    def __init__(self, folder: StudyFolder, watch: Watch) -> None:
+        self._folder, self._watch = folder, watch
+        self._thread: threading.Thread | None = None
+
+    def say(self, state: State, status: StudyStatus | None = None) -> None:
+        """Put the parent run into `state`: in the background at the start, waiting for it at the end."""
+        if self._thread is not None:
+            self._thread.join(timeout=30)
+        self._thread = threading.Thread(target=self._send, args=(state, status), daemon=True)
+        self._thread.start()
+        if state != "RUNNING":
+            self._thread.join(timeout=30)
+
+    def _send(self, state: State, status: StudyStatus | None) -> None:
+        tags = {"sage.home": str(self._folder.home.path)}
+        if status is not None:
+            counts = ("target", "done", "pruned", "failed", "metric", "direction")
+            tags |= {f"sage.{name}": str(getattr(status, name)) for name in counts}
+        mirror = Mirror(self._folder.home)
+        try:
+            mirror.parent_run(self._folder.name, state=state, tags=tags)
+            if status is not None:
+                for path in (self._folder.space_path, self._folder.base_path):
+                    mirror.log_parent_artifact(self._folder.name, path)
+        except (MirrorUnavailable, UserError) as error:
+            self._watch.line(f"MLflow does not have the study itself ({error}); `sage-ray sync` sends its runs")
+
+
+def _trial_name(trial: Trial) -> str:
+    return f"t{int(trial.config['number']):04d}-{trial.trial_id}"
+
+
+def _trace(trial: Trial) -> str:
+    with contextlib.suppress(OSError, TypeError):
+        return Path(trial.error_file).read_text(encoding="utf-8")
+    return ""

@@ -1,0 +1,105 @@
+"""Ending a sweep on purpose: a signal, `sage-ray stop`, the time budget, or a fault that would end every trial."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+STOPPED, INTERRUPTED, OUT_OF_TIME, FAULT = "stopped", "interrupted", "out of time", "fault"
+
+
+class Halt:
+    """Whether and why the sweep is to end. Once halted it stays so, and the study's stop file tells the trials.
+
+    Args:
+        stop_path: the study's stop file, which `sage-ray stop` writes too.
+        max_hours: wall time from now, or None.
+        say: told one line when the sweep begins to end.
+    """
+
+    def __init__(self, stop_path: Path, max_hours: float | None, say: Callable[[str], None]) -> None:
+        self._stop_path, self._say = stop_path, say
+        self._deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
+        self._wanted: tuple[str, str] | None = None
+        self.reason: str | None = None
+        self.detail = ""
+
+    def want(self, reason: str, detail: str) -> None:
+        """Ask for the end; safe in a signal handler."""
+        self._wanted = self._wanted or (reason, detail)
+
+    def check(self) -> bool:
+        """Whether the sweep is ending; takes notice of the stop file and of the clock."""
+        if self.reason is not None:
+            return True
+        if self._wanted is None and self._stop_path.exists():
+            self.want(STOPPED, "asked to by sage-ray stop")
+        if self._wanted is None and self._deadline is not None and time.monotonic() >= self._deadline:
+            self.want(OUT_OF_TIME, "max_hours are over")
+        if self._wanted is None:
+            return False
+        self.reason, self.detail = self._wanted
+        self._stop_path.write_text(f"{self.reason}: {self.detail}\n")
+        self._say(f"{self.reason}: {self.detail}; running trials end at their epoch")
+        return True
+
+
+class HaltStopper(tune.Stopper):
+    """Ends the whole Tune experiment when the halt is on; single trials are the scheduler's affair."""
+
+    def __init__(self, halt: Halt) -> None:
+        self._halt = halt
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._halt.check()
+
+
+@contextmanager
+def signals(halt: Halt) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the sweep cleanly; a second one at once. Does nothing outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        name = signal.Signals(number).name
+        if seen:
+            raise KeyboardInterrupt(f"{name} twice")
+        seen.append(name)
+        halt.want(INTERRUPTED, f"{name} received, once more ends at once")
+
+    seen: list[str] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, handle) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+@contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt in the body, as Ctrl-C does. Does nothing outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt("SIGTERM received")
+
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

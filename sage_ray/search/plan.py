@@ -1,0 +1,124 @@
+"""What a study will cost before it runs: trials, runs, distinct stages, and epochs with and without reuse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sage_ray.config import DataConfig, ExperimentConfig, stable_hash
+from sage_ray.data.prepare import prepare
+from sage_ray.errors import UserError
+from sage_ray.runtime.home import Home
+from sage_ray.search.space import Space
+from sage_ray.stages.keys import stage_keys
+from sage_ray.stages.store import StageStore
+from sage_ray.training.context import numerics
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Cost of a study if every trial runs to its end.
+
+    Attributes:
+        trials: configurations, points included.
+        runs: trials times seeds (times folds).
+        stages: distinct stages over all runs.
+        epochs_without_reuse: epochs if every run trained all its own stages.
+        epochs_with_reuse: epochs if each distinct stage is trained once.
+        epochs_stored: of those, what the stage store of this home holds already.
+        exact: whether the configurations are known beforehand.
+        note: what the numbers rest on.
+    """
+
+    study: str
+    trials: int
+    runs: int
+    stages: int
+    epochs_without_reuse: int
+    epochs_with_reuse: int
+    epochs_stored: int
+    exact: bool
+    note: str
+
+
+def plan(space: Space, home: Home) -> Plan:
+    """The cost of `space` under `home`; trains nothing.
+
+    Raises:
+        UserError: a problem of the data.
+    """
+    from sage_ray.search.tuner import simulate
+
+    samples = simulate(space, space.trials)
+    identity = _Identity(home)
+    longest: dict[str, int] = {}
+    total = runs = 0
+    for sample in samples:
+        for seed in space.file.seeds:
+            for fold in space.file.folds or (None,):
+                config = space.config(sample.values, seed, fold)
+                runs += 1
+                for phase, key in identity.keys(config).items():
+                    epochs = getattr(config, phase).epochs
+                    total += epochs
+                    longest[key] = max(longest.get(key, 0), epochs)
+    store = StageStore(space.base.runtime.stage_store or home.stages)
+    stored = sum(store.latest(key, epochs) for key, epochs in longest.items())
+    exact = len(space.fixed) >= len(samples)
+    return Plan(
+        study=space.name,
+        trials=len(samples),
+        runs=runs,
+        stages=len(longest),
+        epochs_without_reuse=total,
+        epochs_with_reuse=sum(longest.values()),
+        epochs_stored=stored,
+        exact=exact,
+        note=_note(space, exact),
+    )
+
+
+def trial_numerics(config: ExperimentConfig) -> dict[str, Any]:
+    """The numerics that a worker of a trial will have, computed on a machine that need not have its GPU."""
+    runtime = config.runtime
+    numbers = numerics(runtime, torch.device(runtime.device), runtime.workers)
+    return numbers | ({"threads": runtime.threads} if "threads" in numbers and runtime.device == "cpu" else {})
+
+
+class _Identity:
+    """Stage keys of configs; the data of each distinct data section are prepared once."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._seen: dict[str, tuple[str, str]] = {}
+
+    def keys(self, config: ExperimentConfig) -> dict[str, str]:
+        fingerprint, split_id = self._data(config.data)
+        try:
+            return stage_keys(config, fingerprint, split_id, trial_numerics(config))
+        except OSError as error:
+            where = f"pretrain.checkpoint={config.pretrain.checkpoint}"
+            raise UserError("cannot be read", where, f"give a safetensors file ({error.strerror})") from None
+
+    def _data(self, data: DataConfig) -> tuple[str, str]:
+        name = stable_hash(data.model_dump(mode="json", exclude={"augment"}))
+        if name not in self._seen:
+            prepared = prepare(data, self._home.cache)
+            self._seen[name] = (prepared.fingerprint, prepared.split.split_id)
+        return self._seen[name]
+
+
+def _note(space: Space, exact: bool) -> str:
+    if exact:
+        text = "exact: every configuration is known beforehand"
+    else:
+        drawn = space.trials - len(space.fixed)
+        name, seed = space.file.sampler.name, space.file.sampler.seed
+        text = f"an expectation: {drawn} of {space.trials} trials as a simulated draw with seed {seed}"
+        if name not in ("random", "qmc"):
+            text += f"; {name} will choose others once it has seen scores"
+    if space.file.scheduler.name == "asha":
+        text += "; asha stops trials early, so fewer epochs will be trained"
+    return text

@@ -1,0 +1,84 @@
+"""Bringing storage, run records and scheduler to one state, before a sweep goes on and after it ended."""
+
+from __future__ import annotations
+
+import statistics
+from types import SimpleNamespace
+from typing import Any
+
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+
+from sage_ray.runtime.record import RunFolder, State
+from sage_ray.search.objective import reduce_reports
+from sage_ray.search.space import Space
+from sage_ray.search.study import StudyFolder, run_grid
+from sage_ray.search.tuner import StudyStorage, TrialRow
+
+_STATE_OF_RUN: dict[str, State] = {"PRUNED": "PRUNED", "FAIL": "FAIL", "RUNNING": "INTERRUPTED"}
+
+
+def take_up(storage: StudyStorage, folder: StudyFolder, space: Space) -> list[int]:
+    """Tell the trials that ended while no driver listened; returns the numbers of those that must go on."""
+    unfinished = []
+    for row in storage.rows():
+        if row.state != "RUNNING":
+            continue
+        runs = folder.run_folders(space, row.number)
+        records = [run.read() for run in runs]
+        failed = [record for record in records if record.state == "FAIL"]
+        if failed:
+            storage.tell_failed(row.number, f"{failed[0].run_id}: {failed[0].error or 'failed'}")
+        elif len(records) == len(run_grid(space)) and all(record.finished for record in records):
+            tell_finished(storage, space, row.number, runs)
+        else:
+            unfinished.append(row.number)
+    return unfinished
+
+
+def tell_finished(storage: StudyStorage, space: Space, number: int, runs: list[RunFolder]) -> None:
+    """Tell a trial whose runs are all complete on disk: its reports and its objective."""
+    objective = space.objective
+    reports = runs[0].metrics()
+    for end, report in enumerate(reports, start=1):
+        storage.report(number, int(report["epoch"]), reduce_reports(reports[:end], objective))
+    storage.tell_complete(number, statistics.fmean(reduce_reports(run.metrics(), objective) for run in runs))
+
+
+def settle(storage: StudyStorage, folder: StudyFolder, space: Space) -> None:
+    """Give each run that nobody computes any more the state of its trial: its process may have died before it could."""
+    for row in storage.rows():
+        if row.state == "COMPLETE":
+            continue
+        for run in folder.run_folders(space, row.number):
+            record = run.read()
+            if record.state in ("RUNNING", "INTERRUPTED") and not run.alive():
+                wanted = _STATE_OF_RUN[row.state]
+                if record.state != wanted:
+                    run.set_state(wanted, error=row.error)
+
+
+def make_scheduler(space: Space, rows: list[TrialRow]) -> TrialScheduler:
+    """The space's scheduler; ASHA's rungs are filled with what ended trials reported, as if it had never been away."""
+    part = space.file.scheduler
+    if part.name == "fifo":
+        return FIFOScheduler()  # type: ignore[no-untyped-call]
+    scheduler = AsyncHyperBandScheduler(
+        time_attr="epoch",
+        metric="objective",
+        mode="max" if space.objective.maximize else "min",
+        grace_period=part.grace_epochs,
+        reduction_factor=part.reduction_factor,
+        # Above any epoch, so that no trial is "stopped" for having reached its own end.
+        max_t=max(space.max_epochs() + 1, part.grace_epochs),
+    )
+    for row in rows:
+        if row.state == "RUNNING":
+            continue
+        # The rule reads nothing of a trial but its name, and nothing of the controller.
+        trial: Any = SimpleNamespace(trial_id=f"earlier-{row.number}")
+        nobody: Any = None
+        scheduler.on_trial_add(nobody, trial)
+        judged = sorted(row.reports)[: -1 if row.state == "COMPLETE" else None]
+        for epoch in judged:
+            scheduler.on_trial_result(nobody, trial, {"epoch": epoch, "objective": row.reports[epoch]})
+    return scheduler

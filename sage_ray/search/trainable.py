@@ -1,0 +1,151 @@
+"""What runs in a Tune actor: one trial, its runs (seeds and folds) one after another, through `runtime.launch.run`."""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from ray import tune
+
+from sage_ray.config import ExperimentConfig
+from sage_ray.errors import RunFailed, RunStopped, UserError
+from sage_ray.runtime.home import Home
+from sage_ray.runtime.record import RunFolder, RunLabels, RunRecord
+from sage_ray.search.objective import reduce_reports
+from sage_ray.search.schema import ObjectivePart
+
+
+class TrialRun(BaseModel):
+    """One run of a trial: its name, seed, fold and complete config."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_id: str
+    fold: int | None
+    config: ExperimentConfig
+
+
+class TrialTask(BaseModel):
+    """All that an actor needs for one trial; travels as JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    study: str
+    number: int
+    home: Path
+    stop_path: Path
+    objective: ObjectivePart
+    runs: tuple[TrialRun, ...]
+
+
+class _Reporter:
+    """Hands the epochs of one run to Tune.
+
+    The scheduler judges the first run only, and not at its last epoch, where nothing is left to save: those reports
+    alone carry `epoch`. Every report carries `objective`, the mean over the finished runs and this one so far.
+    """
+
+    def __init__(self, task: TrialTask, index: int, finished: list[float]) -> None:
+        self._task, self._first, self._finished = task, index == 0, finished
+        config = task.runs[index].config
+        self._last_epoch = config.pretrain.epochs + config.adversarial.epochs
+        self._reports: list[dict[str, Any]] = []
+        self.stopped_by_tune = False
+
+    def __call__(self, report: dict[str, Any]) -> None:
+        self._reports.append(report)
+        value = reduce_reports(self._reports, self._task.objective)
+        result: dict[str, Any] = {"objective": statistics.fmean([*self._finished, value])}
+        if self._first:
+            result["step"] = report["epoch"]
+            if report["epoch"] < self._last_epoch:
+                result["epoch"] = report["epoch"]
+        try:
+            tune.report(result)
+        except SystemExit:
+            self.stopped_by_tune = True
+            raise
+
+
+def run_trial(config: dict[str, Any]) -> None:
+    """Tune trainable: trains the task in `config["task"]` and reports how it ended.
+
+    The last report has `trial_complete` (with the objective), `trial_failed` (one line why) or `trial_halted` (the
+    study is being stopped; it goes on later). When Tune stops the trial, the thread ends with the report it stood in.
+    """
+    task = TrialTask.model_validate_json(config["task"])
+    finished: list[float] = []
+    for index in range(len(task.runs)):
+        value = _one_run(task, index, finished)
+        if value is None:
+            return
+        finished.append(value)
+    tune.report({"objective": statistics.fmean(finished), "trial_complete": 1})
+
+
+def _one_run(task: TrialTask, index: int, finished: list[float]) -> float | None:
+    """The objective of one run; None if the trial ended with it, which is then reported."""
+    run = task.runs[index]
+    reporter = _Reporter(task, index, finished)
+    try:
+        record = _launch(task, run, reporter, task.stop_path.exists)
+    except (RunFailed, UserError) as error:
+        _end(trial_failed=f"{run.run_id}: {error}")
+        return None
+    except RunStopped:
+        record = None
+    finally:
+        _leave_no_trace()
+        if task.stop_path.exists():
+            _mark_interrupted(task, run)
+    if reporter.stopped_by_tune:
+        # Tune waits for this thread to end and takes no further report.
+        sys.exit(0)
+    if record is None or record.state in ("PRUNED", "INTERRUPTED"):
+        _end(trial_halted=1)
+        return None
+    if record.state != "COMPLETE":
+        _end(trial_failed=f"{run.run_id}: {record.error or record.state}")
+        return None
+    return reduce_reports(RunFolder(Home(task.home).runs / run.run_id).metrics(), task.objective)
+
+
+def _launch(
+    task: TrialTask, run: TrialRun, on_report: Callable[[dict[str, Any]], None], should_stop: Callable[[], bool]
+) -> RunRecord:
+    from sage_ray.runtime import launch
+
+    return launch.run(
+        run.config,
+        Home(task.home),
+        run.run_id,
+        labels=RunLabels(study=task.study, trial=task.number, fold=run.fold, parent=task.study),
+        on_report=on_report,
+        should_stop=should_stop,
+        launcher="ray" if run.config.runtime.workers > 1 else "inline",
+    )
+
+
+def _end(**ending: Any) -> None:
+    tune.report({"objective": math.nan, **ending})
+
+
+def _mark_interrupted(task: TrialTask, run: TrialRun) -> None:
+    """A run that ended because the whole study is being stopped was not pruned: it goes on with the study."""
+    folder = RunFolder(Home(task.home).runs / run.run_id)
+    if (folder.path / "record.json").is_file() and folder.read().state in ("PRUNED", "RUNNING"):
+        folder.set_state("INTERRUPTED")
+
+
+def _leave_no_trace() -> None:
+    """The actor is used again: give back what a trial leaves in the process."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
