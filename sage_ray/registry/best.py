@@ -126,10 +126,10 @@ def choose(
         )  # fmt: skip
     within_trials = {s.trial for s in standings if s.within}
     chosen = min((c for c in candidates if c.trial in within_trials), key=cost)
-    seeds = len(top.seed_values)
+    seeds = f"{len(top.seed_values)} seed{'s' if len(top.seed_values) != 1 else ''}"
     rule = (
-        f"objective on {metric}, mean over {seeds} seed{'s' if seeds != 1 else ''}; complete trials within one standard error "
-        f"of the top ({basis}); of these the cheapest: fewest epochs, then least network FLOPs, then lowest trial number. "
+        f"objective on {metric}, mean over {seeds}; complete trials within one standard error of the top ({basis}); "
+        "of these the cheapest: fewest epochs, then least network FLOPs, then lowest trial number. "
         f"{len(within_trials)} of {len(order)} complete trials are within."
     )
     return chosen, top, standings, rule
@@ -145,8 +145,9 @@ def standard_errors(
 ) -> tuple[dict[int, float], str]:
     """Standard error to judge each trial by, and what it is over.
 
-    With two or more seeds: of the top trial's mean over seeds. With one: of the mean of paired per-image differences between
-    the top trial and each other one, on the validation images at the selected epoch; it does not speak of other seeds.
+    With two or more seeds: of the top trial's mean over seeds. With one: of the mean of paired per-image differences
+    between the top trial and each other one, on the validation images at the selected epoch; it does not speak of
+    other seeds.
     """
     values = list(top.seed_values.values())
     if len(values) >= 2:

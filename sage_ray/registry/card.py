@@ -1,4 +1,4 @@
-"""The model card: what a registered model is, what it was made from, how well it did on unseen images, and its limits."""
+"""The model card: what a registered model is, what it was made from, how it did on unseen images, and its limits."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def score_text(line: ScoreLine) -> str:
 def model_card(facts: CardFacts, scores: Mapping[str, ScoreLine]) -> str:
     """The card in Markdown."""
     config = facts.config
-    parts = "segmenter (image to mask) and generator (mask to image)" if facts.has_generator else "segmenter (image to mask)"
+    parts = "segmenter (image to mask)" + (" and generator (mask to image)" if facts.has_generator else "")
     origin = f"study `{facts.study}`, trial {facts.trial}" if facts.study else "a given config"
     size = " x ".join(str(side) for side in config.data.image_size)
     lines = [
@@ -60,10 +60,12 @@ def model_card(facts: CardFacts, scores: Mapping[str, ScoreLine]) -> str:
         lines.append('image = model.predict(masks, params={"task": "generate", "seed": 0})   # uint8')
     lines += [
         "```",
-        f"Images are stretched to the full grey range and resized to {size} pixels inside; results have the image's own size.",
+        f"Images are stretched to the full grey range and resized to {size} pixels inside;",
+        "results have the image's own size.",
         "",
         "## Data",
-        f"- {facts.images['train']} images trained on (train and validation parts), {facts.images['test']} locked test images",
+        f"- {facts.images['train']} images trained on (train and validation parts)",
+        f"- {facts.images['test']} locked test images",
         f"- data fingerprint `{facts.fingerprint}`, test set `{facts.test_set}`",
         f"- source `{config.data.path}`",
         "",
@@ -93,8 +95,8 @@ def model_card(facts: CardFacts, scores: Mapping[str, ScoreLine]) -> str:
 def _seeds_text(seeds: tuple[int, ...]) -> str:
     named = ", ".join(str(seed) for seed in seeds)
     return (
-        f"Each of the seeds {named} was trained and scored once. Registered is seed {seeds[0]}, declared before training, "
-        "not the best one."
+        f"Each of the seeds {named} was trained and scored once. Registered is seed {seeds[0]}, declared before "
+        "training, not the best one."
     )
 
 

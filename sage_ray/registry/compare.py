@@ -88,7 +88,7 @@ class _Loaded:
 
 
 def compare(home: Home, versions: Sequence[int | str] | None = None, model_name: str = MODEL_NAME) -> Comparison:
-    """Versions side by side: test scores with intervals, differences to the reference, verdicts, a table under reports/.
+    """Versions side by side: test scores with intervals, differences to the reference, verdicts; a table in reports/.
 
     The reference is the champion if it is among the versions, else the oldest untuned base, else the oldest version.
 
@@ -201,9 +201,8 @@ def _intervals(entry: _Loaded, base: _Loaded) -> dict[str, Interval]:
         arm = table(entry.frame, score, entry.version.uri)
         reference = table(base.frame, score, base.version.uri)
         if arm.images != reference.images:
-            raise UserError(
-                "mixed test images", f"{entry.version.uri}, {base.version.uri}", "name versions tested on the same images"
-            )
+            where = f"{entry.version.uri}, {base.version.uri}"
+            raise UserError("mixed test images", where, "name versions tested on the same images")
         common = [seed for seed in arm.seeds if seed in reference.seeds]
         if not common:
             raise UserError(
@@ -272,8 +271,9 @@ def markdown(comparison: Comparison) -> str:
     lines = [
         f"# {comparison.model_name}: versions on the locked test set",
         "",
-        f"{comparison.images} test images (test set `{comparison.test_set}`, data fingerprint `{comparison.fingerprint}`), read "
-        f"{comparison.test_reads} times in this home. Reference: version {comparison.reference} ({comparison.reference_is}).",
+        f"{comparison.images} test images (test set `{comparison.test_set}`, data fingerprint "
+        f"`{comparison.fingerprint}`), read {comparison.test_reads} times in this home. "
+        f"Reference: version {comparison.reference} ({comparison.reference_is}).",
         "",
         "| version | alias | from | seeds | dice | f1_object_50 | f1_pixel | dice minus reference | verdict |",
         "|---|---|---|---|---|---|---|---|---|",

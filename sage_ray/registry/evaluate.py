@@ -24,9 +24,9 @@ from sage_ray.registry.scores import (
     ScoreLine,
     definitions,
     long_rows,
+    name_test_set,
     summary,
     table,
-    test_set_id,
 )
 from sage_ray.runtime.files import locked, replacing
 from sage_ray.runtime.home import Home
@@ -93,7 +93,8 @@ def evaluate(model: str | Path, data: str | Path | None, home: Home, *, baseline
     Args:
         model: run id, folder or `models:/` URI.
         data: a folder of image/mask pairs or `synthetic://...`; None or "test" is the model's own locked test part.
-            Images that the model was trained or chosen on are left out, so its own data folder gives its locked test part.
+            Images that the model was trained or chosen on are left out, so its own data folder gives its locked test
+            part.
         home: of the runs; its ledger counts the reads of a locked test part.
         baseline: also score Otsu thresholding.
 
@@ -107,7 +108,7 @@ def evaluate(model: str | Path, data: str | Path | None, home: Home, *, baseline
     if task.locked and run is not None:
         return _of_run(task, run, home, "evaluate", baseline=baseline)
     folder = home.path / "evaluations"
-    identity = [ref.identity()["weights_sha"] or str(ref.folder), test_set_id(task.shas), definitions(task.config)]
+    identity = [ref.identity()["weights_sha"] or str(ref.folder), name_test_set(task.shas), definitions(task.config)]
     path = folder / f"{stable_hash(identity)}.parquet"
     folder.mkdir(exist_ok=True)
     frame = _read_frame(path)
@@ -173,7 +174,7 @@ def _count(task: _Task, home: Home, purpose: str, reader: str, read: int = 1) ->
         "purpose": purpose,
         "model": task.ref.text,
         "weights_sha": task.ref.identity()["weights_sha"],
-        "test_set": test_set_id(task.shas),
+        "test_set": name_test_set(task.shas),
         "split_id": task.data.split.split_id,
         "fingerprint": task.data.fingerprint,
         "images": len(task.rows),
@@ -223,7 +224,7 @@ def _task(ref: ModelRef, data: str | Path | None, home: Home) -> _Task:
 
 def _own_test(ref: ModelRef, config: ExperimentConfig | None, home: Home, notes: Sequence[str] = ()) -> _Task:
     if config is None:
-        raise UserError("model has no test part of its own", ref.text, "name the data to score it on: a folder of pairs")
+        raise UserError("model has no test part of its own", ref.text, "name a folder of image/mask pairs as DATA")
     prepared = prepare(config.data, home.cache)
     if not len(prepared.split.test):
         raise UserError("no locked test part", f"data.split.test=0 of {ref.text}", "name other data to score it on")
@@ -299,7 +300,7 @@ def _evaluation(task: _Task, frame: pd.DataFrame, home: Home, path: Path, *, fre
     where = task.ref.text
     mine = frame[frame["checkpoint"] == TEST_CHECKPOINT]
     other = frame[frame["checkpoint"] == BASELINE_CHECKPOINT]
-    test_set = test_set_id(task.shas)
+    test_set = name_test_set(task.shas)
     reads = test_reads(home, test_set) if task.locked else []
     readers = {task.ref.run_id, task.ref.text}
     return Evaluation(
@@ -325,5 +326,5 @@ def _gain(mine: pd.DataFrame, other: pd.DataFrame, where: str) -> dict[str, Any]
     arm, reference = table(mine, PRIMARY, where).values, table(other, PRIMARY, "otsu").values
     if len(arm) < 2:
         return {"score": PRIMARY, "mean": float((arm - reference).mean()), "low": None, "high": None, "level": None}
-    interval = paired_interval(arm, reference)
-    return {"score": PRIMARY, "mean": interval.mean, "low": interval.low, "high": interval.high, "level": interval.level}
+    gain = paired_interval(arm, reference)
+    return {"score": PRIMARY, "mean": gain.mean, "low": gain.low, "high": gain.high, "level": gain.level}

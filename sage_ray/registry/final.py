@@ -1,4 +1,4 @@
-"""Final training: the chosen configuration on train + validation, several seeds, each scored once on the locked test."""
+"""Final training: the chosen configuration on train + validation, some seeds, each scored once on the locked test."""
 
 from __future__ import annotations
 

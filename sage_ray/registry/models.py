@@ -1,4 +1,4 @@
-"""From what a user calls a model (run id, folder, `models:/` URI) to a folder of safetensors weights and what made it."""
+"""From what a user calls a model (run id, folder, `models:/` URI) to a folder of safetensors weights and its origin."""
 
 from __future__ import annotations
 
@@ -125,7 +125,8 @@ def _from_folder(name: str, path: Path) -> ModelRef:
         return ModelRef(name, folder, "folder", run_id)
     for file in sorted(folder.iterdir()) if folder.is_dir() else ():
         _refuse_pickle(file)
-    raise UserError("no model in folder", path, f"it needs {SEGMENTER_FILE} and model.json, as in runs/ID/{MODEL_IN_RUN}")
+    mend = f"it needs {SEGMENTER_FILE} and model.json, as in runs/ID/{MODEL_IN_RUN}"
+    raise UserError("no model in folder", path, mend)
 
 
 def _refuse_pickle(path: Path) -> None:

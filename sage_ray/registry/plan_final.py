@@ -97,8 +97,8 @@ def make_plan(
     """The plan of a final training of a study, a finished run, or a config.
 
     Raises:
-        UserError: unknown source or trial, no or repeated seeds, a bad model name, no locked test part, or a learning-rate
-            rule that needs a validation part and has no recorded drops.
+        UserError: unknown source or trial, no or repeated seeds, a bad model name, no locked test part, or a
+            learning-rate rule that needs a validation part and has no recorded drops.
     """
     check_seeds(seeds)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", model_name):
@@ -136,7 +136,7 @@ def make_plan(
 def check_seeds(seeds: tuple[int, ...]) -> None:
     """Raise UserError unless there is at least one seed, none negative, none twice."""
     if not seeds or any(seed < 0 for seed in seeds):
-        raise UserError("no usable seeds", f"seeds {list(seeds)}", "give whole numbers >= 0; the first one is registered")
+        raise UserError("no usable seeds", f"seeds {list(seeds)}", "give whole numbers >= 0; the first is registered")
     if len(set(seeds)) != len(seeds):
         raise UserError("seed given twice", f"seeds {list(seeds)}", "name each seed once")
 

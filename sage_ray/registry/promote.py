@@ -1,4 +1,4 @@
-"""Which version is the champion: a promotion needs a supported comparison, the first version, or force; all is recorded."""
+"""Which version is the champion: promotion needs a supported comparison, a first version, or force; all is recorded."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ def promote(
     versions = list_versions(home, model_name)
     before = next((v for v in versions if CHAMPION in v.aliases), None)
     if before is not None and before.version == entry.version:
-        return Promotion(model_name, entry.version, False, CHAMPION, entry.version, entry.version, "already champion", None, None)
+        number = entry.version
+        return Promotion(model_name, number, False, CHAMPION, number, number, "already champion", None, None)
     if force:
         return _forced(home, entry, before)
     reference = before or reference_of(versions)
@@ -64,13 +65,13 @@ def promote(
         return done
     verdict, difference = _judge(home, entry, reference)
     if before is None:
-        _record(home, Promotion(model_name, reference.version, True, CHAMPION, reference.version, None, FIRST, None, None))
+        oldest = reference.version
+        _record(home, Promotion(model_name, oldest, True, CHAMPION, oldest, None, FIRST, None, None))
     won = verdict == "supported"
     champion = entry.version if won else reference.version
     alias = CHAMPION if won else CHALLENGER
-    done = Promotion(
-        model_name, entry.version, won, alias, champion, before.version if before else None, verdict, verdict, difference
-    )
+    previous = before.version if before else None
+    done = Promotion(model_name, entry.version, won, alias, champion, previous, verdict, verdict, difference)
     _record(home, done)
     return done
 

@@ -1,12 +1,11 @@
 """The registered model as plain MLflow loads it: model-from-code, safetensors weights beside it, nothing unpickled.
 
-MLflow runs this file inside whatever environment loads the model. It has the package's needed modules in `code/` and the
-model folder among its artifacts; neither ray nor the trainer is there.
+MLflow runs this file inside whatever environment loads the model. It has the package's needed modules in `code/` and
+the model folder among its artifacts; neither ray nor the trainer is there.
 """
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,49 +15,51 @@ from mlflow.pyfunc import PythonModel
 
 TASKS = ("probability", "mask", "generate")
 
-with warnings.catch_warnings():
-    # MLflow advises type hints on `predict`, but its hints cannot say "tensor of any height and width".
-    warnings.simplefilter("ignore")
+class SegmenterAndGenerator:
+    """Segmenter (image to mask) and generator (mask to image) behind `predict`."""
 
-    class SageGan(PythonModel):
-        """Segmenter (image to mask) and generator (mask to image) behind `predict`."""
+    def load_context(self, context: Any) -> None:
+        """Load the networks from the model folder among the artifacts. Raises if a weight file is damaged."""
+        from sage_ray.registry.predictor import load_model_folder
 
-        def load_context(self, context: Any) -> None:
-            """Load the networks from the model folder among the artifacts. Raises if a weight file is damaged."""
-            from sage_ray.registry.predictor import load_model_folder
+        self.model = load_model_folder(Path(context.artifacts["model"]))
 
-            self.model = load_model_folder(Path(context.artifacts["model"]))
+    # MLflow would read a hint on `model_input` as a schema, which cannot say "tensor of any height and width".
+    def predict(self, context: Any, model_input, params: dict[str, Any] | None = None) -> np.ndarray:  # type: ignore
+        """Result for a stack of images, at their own size.
 
-        def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> np.ndarray:
-            """Result for a stack of images, at their own size.
+        Args:
+            model_input: (N,H,W) uint8; grey images of any size >= 16 pixels a side, or masks (0: background) for
+                task `generate`.
+            params: `task`: `probability` (default): foreground probability, float32 in [0,1]; `mask`: uint8 in
+                {0,1}, probability > 0.5; `generate`: synthetic images, uint8. `seed`: of the generated images;
+                image n of the stack uses seed + n.
 
-            Args:
-                model_input: (N,H,W) uint8; grey images of any size >= 16 pixels a side, or masks (0: background) for
-                    task `generate`.
-                params: `task`: `probability` (default): foreground probability, float32 in [0,1]; `mask`: uint8 in
-                    {0,1}, probability > 0.5; `generate`: synthetic images, uint8. `seed`: of the generated images;
-                    image n of the stack uses seed + n.
+        Returns:
+            (N,H,W) array.
 
-            Returns:
-                (N,H,W) array.
+        Raises:
+            ValueError: unknown task, wrong number of dimensions, or a model without generator asked to generate.
+        """
+        given = {"task": "probability", "seed": 0, **(params or {})}
+        task, seed = str(given["task"]), int(given["seed"])
+        stack = np.asarray(model_input)
+        if task not in TASKS:
+            raise ValueError(f"unknown task {task!r}: choose one of {', '.join(TASKS)}")
+        if stack.ndim != 3:
+            raise ValueError(f"input of shape {stack.shape}: give a stack of grey images (N, rows, columns)")
+        return np.stack([self._one(image, task, seed + n) for n, image in enumerate(stack)])
 
-            Raises:
-                ValueError: unknown task, wrong number of dimensions, or a model without generator asked to generate.
-            """
-            given = {"task": "probability", "seed": 0, **(params or {})}
-            task, seed = str(given["task"]), int(given["seed"])
-            stack = np.asarray(model_input)
-            if task not in TASKS:
-                raise ValueError(f"unknown task {task!r}: choose one of {', '.join(TASKS)}")
-            if stack.ndim != 3:
-                raise ValueError(f"input of shape {stack.shape}: give a stack of grey images (N, rows, columns)")
-            return np.stack([self._one(image, task, seed + n) for n, image in enumerate(stack)])
+    def _one(self, image: np.ndarray, task: str, seed: int) -> np.ndarray:
+        if task == "generate":
+            return self.model.generate(image > 0, seed)
+        probability, mask = self.model.predict_mask(image)
+        return probability if task == "probability" else mask.astype(np.uint8)
 
-        def _one(self, image: np.ndarray, task: str, seed: int) -> np.ndarray:
-            if task == "generate":
-                return self.model.generate(image > 0, seed)
-            probability, mask = self.model.predict_mask(image)
-            return probability if task == "probability" else mask.astype(np.uint8)
+
+# `predict` comes from a plain class: MLflow would warn of its missing hint at every load if it stood here.
+class SageGan(SegmenterAndGenerator, PythonModel):
+    """What MLflow calls."""
 
 
 mlflow.models.set_model(SageGan())

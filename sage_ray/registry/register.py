@@ -11,7 +11,7 @@ from sage_ray.registry.card import CardFacts, description, model_card, provenanc
 from sage_ray.registry.evaluate import seen_and_tested
 from sage_ray.registry.package import save_package
 from sage_ray.registry.plan_final import FINALS, FinalPlan
-from sage_ray.registry.scores import PRIMARY, ScoreLine, summary, test_set_id
+from sage_ray.registry.scores import PRIMARY, ScoreLine, name_test_set, summary
 from sage_ray.registry.versions import PACKAGE_PATH, Version, get_version, list_versions, registry
 from sage_ray.runtime.files import read_json
 from sage_ray.runtime.home import Home
@@ -58,7 +58,8 @@ def register(plan: FinalPlan, home: Home, scores: pd.DataFrame) -> Version:
         mlflow_run = str(read_json(first.path / "mlflow.json")["mlflow_run_id"])
     except MirrorUnavailable as error:
         raise RunFailed(
-            f"training and scoring are done, but MLflow took no model ({error}); `sage-ray resume {plan.final_id}` registers it"
+            f"training and scoring are done, but MLflow took no model ({error}); "
+            f"`sage-ray resume {plan.final_id}` registers it"
         ) from None
     with registry(home) as client:
         from mlflow.exceptions import MlflowException
@@ -71,8 +72,9 @@ def register(plan: FinalPlan, home: Home, scores: pd.DataFrame) -> Version:
                 raise
         source = f"{client.get_run(mlflow_run).info.artifact_uri.rstrip('/')}/{PACKAGE_PATH}"
         # The tags go in with the creation: a kill right after it leaves a version that the next attempt finds.
+        tags = _tags(plan, home, facts, tree, lines)
         made = client.create_model_version(
-            plan.model_name, source, mlflow_run, tags=_tags(plan, home, facts, tree, lines), description=description(card)
+            plan.model_name, source, mlflow_run, tags=tags, description=description(card)
         )
         client.set_registered_model_alias(plan.model_name, CHALLENGER, str(made.version))
     return get_version(home, plan.model_name, str(made.version))
@@ -93,7 +95,7 @@ def _facts(plan: FinalPlan, home: Home, first: RunFolder) -> tuple[CardFacts, di
         seeds=plan.seeds,
         config=config,
         fingerprint=data.fingerprint,
-        test_set=test_set_id(tested),
+        test_set=name_test_set(tested),
         images={"train": len(seen), "test": len(tested)},
         commit=record.commit,
         weights_sha=record.weights_sha,

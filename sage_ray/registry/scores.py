@@ -1,4 +1,4 @@
-"""Test scores of a model's seeds: one row an image, seed and score; tables, means and intervals are made from these rows."""
+"""Test scores of a model's seeds: one row an image, seed and score; tables, means and intervals come from these."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def long_rows(
     ]
 
 
-def test_set_id(shas: Sequence[str]) -> str:
+def name_test_set(shas: Sequence[str]) -> str:
     """16 hex digits that name a set of test images by contents, whatever else the split holds."""
     return stable_hash(sorted(shas))
 

@@ -162,7 +162,8 @@ def download(home: Home, version: Version, path: str = "") -> Path:
         if not target.exists():
             got.rename(target)
     except OSError as error:
-        raise UserError("model files are missing", version.uri, f"{error}; restore them or name another version") from None
+        mend = f"{error}; restore them or name another version"
+        raise UserError("model files are missing", version.uri, mend) from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return target
