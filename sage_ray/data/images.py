@@ -24,6 +24,8 @@ MAX_PIXELS = 64_000_000
 _ID_SLACK = (4, 32)
 # A label is one region, or a few when its particle is partly covered; a grey value is scattered over the picture.
 _REGION_SLACK = (4, 8)
+# Particles of few pixels seldom touch each other; the steps of a soft edge are as small and do little else.
+_SPECK_PIXELS, _TOUCHING_SHARE = 9, 0.5
 # Share of contacts between unlike pixels that are steps of at most 2 grey levels: a smooth ramp has little else.
 _RAMP_SHARE = 0.8
 _RAMP_VALUES = 16
@@ -113,7 +115,8 @@ def classify_values(values: np.ndarray, path: Path | str = "mask") -> Mask:
     """The mask that integer pixel values (H,W) stand for, 0 being background.
 
     At most one value beside 0 is a binary mask. More are labels if they are numbered from 1 without large gaps, if each
-    forms one region or a few (a grey value is scattered), and if they do not climb in steps of one as a ramp does.
+    forms one region or a few of some size (a grey value is scattered), and if they do not climb in small steps as a ramp
+    does.
 
     Raises:
         BadFile: neither binary nor labels.
@@ -143,24 +146,27 @@ def _why_no_labels(values: np.ndarray, found: np.ndarray, ids: np.ndarray) -> st
     factor, slack = _ID_SLACK
     if ids.max() > factor * len(ids) + slack:
         return f"{len(ids)} grey values up to {ids.max()}"
-    regions = int(label(values, connectivity=1, background=0).max())
+    areas = np.bincount(label(values, connectivity=1, background=0).ravel())[1:]
+    touching, steps = _contacts(values)
     factor, slack = _REGION_SLACK
-    if regions > factor * len(ids) + slack:
-        return f"{len(ids)} grey values scattered over {regions} regions"
-    if len(ids) >= _RAMP_VALUES and _step_share(values) > _RAMP_SHARE:
+    specks = np.median(areas) < _SPECK_PIXELS and touching > _TOUCHING_SHARE
+    if specks or len(areas) > factor * len(ids) + slack:
+        return f"{len(ids)} grey values scattered over {len(areas)} regions"
+    if len(ids) >= _RAMP_VALUES and steps > _RAMP_SHARE:
         return f"{len(ids)} grey values that form a ramp"
     return None
 
 
-def _step_share(values: np.ndarray) -> float:
-    # Contacts with background count as no step: particles of a label map mostly border on it.
-    steps = contacts = 0
+def _contacts(values: np.ndarray) -> tuple[float, float]:
+    """Of the neighbouring pixels with unlike values: share without background, and share that are steps of at most 2."""
+    touching = steps = contacts = 0
     wide = values.astype(np.int32)
     for a, b in ((wide[1:], wide[:-1]), (wide[:, 1:], wide[:, :-1])):
-        unlike = a != b
+        unlike, both = a != b, (a > 0) & (b > 0)
         contacts += int(unlike.sum())
-        steps += int((unlike & (a > 0) & (b > 0) & (np.abs(a - b) <= 2)).sum())
-    return steps / max(contacts, 1)
+        touching += int((unlike & both).sum())
+        steps += int((unlike & both & (np.abs(a - b) <= 2)).sum())
+    return touching / max(contacts, 1), steps / max(contacts, 1)
 
 
 def _opened(path: Path) -> Image.Image:

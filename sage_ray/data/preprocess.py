@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 from scipy.ndimage import binary_erosion
-from skimage.morphology import remove_small_objects
+from skimage.measure import label
 
 _EPSILON = 1e-6
 
@@ -54,8 +54,15 @@ def prepare_mask(
     if erosion > 1:
         foreground = binary_erosion(foreground, structure=np.ones((erosion, erosion), bool), border_value=1)
     if min_object_pixels > 1:
-        foreground = remove_small_objects(foreground, max_size=min_object_pixels - 1, connectivity=1)
+        foreground = _without_small(foreground, min_object_pixels)
     return foreground.astype(np.uint8)
+
+
+def _without_small(foreground: np.ndarray, min_pixels: int) -> np.ndarray:
+    objects = label(foreground, connectivity=1)
+    kept = np.bincount(objects.ravel()) >= min_pixels
+    kept[0] = False
+    return kept[objects]
 
 
 def _crop(pixels: np.ndarray, rows: int) -> np.ndarray:
