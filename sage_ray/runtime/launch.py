@@ -1,0 +1,220 @@
+"""run and train: one experiment from its config to a finished record, in this process or under Ray Train.
+
+The local record is written first, whatever happens to MLflow. A finished run is not computed again; one that was cut
+off goes on from the stage store.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from sage_ray.config import ExperimentConfig
+from sage_ray.data.prepare import PreparedData, prepare
+from sage_ray.errors import RunFailed, RunStopped, UserError
+from sage_ray.runtime.home import Home
+from sage_ray.runtime.mlflow_sink import Follower, Mirror
+from sage_ray.runtime.record import RunFolder, RunLabels, RunRecord
+from sage_ray.runtime.recorder import Recorder
+from sage_ray.stages.store import StageStore
+from sage_ray.training.context import LocalContext, Report, choose_device
+from sage_ray.training.loop import check_scores, run_training
+
+Launcher = Literal["auto", "inline", "ray"]
+DRIVER_TIMEOUT_S = 60.0
+"""How long a run waits for another process that still holds it: one that was killed takes a moment to go."""
+
+
+def run(
+    config: ExperimentConfig,
+    home: Home,
+    run_id: str,
+    *,
+    labels: RunLabels | None = None,
+    on_report: Callable[[Report], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    mirror: bool = True,
+    launcher: Launcher = "auto",
+    say: Callable[[str], None] | None = None,
+) -> RunRecord:
+    """Train `config` as run `run_id` and return its record.
+
+    Args:
+        config: the run.
+        home: where its folder, the stage store and the cache are.
+        run_id: names the folder; a finished run of this name and config is returned as it is.
+        labels: study, trial, arm, fold.
+        on_report: called with each epoch's report once it is on disk, also with replayed ones. What it raises ends the
+            run: SystemExit (Tune's wish) and RunStopped as PRUNED, anything else as FAIL.
+        should_stop: asked after each epoch; true ends the run as PRUNED. So does a file `stop` in the run's folder.
+        mirror: send the run to MLflow, from a thread.
+        launcher: inline (this process, one worker), ray (TorchTrainer), or auto: ray for more than one worker.
+        say: told lines for the user.
+
+    Returns:
+        The record: COMPLETE, PRUNED, or FAIL (diverged, snapshot failed, crashed out of retries; trace in error.txt).
+
+    Raises:
+        UserError: bad input; nothing was trained.
+        KeyboardInterrupt, SystemExit: passed on after the record says INTERRUPTED or PRUNED.
+    """
+    say = say or _silent
+    home.check_writable()
+    under_ray = _under_ray(config, launcher)
+    _check(config, under_ray)
+    resolved = with_checkpoint(config, home)
+    data = prepare(resolved.data, home.cache, say=say)
+    folder = RunFolder.create(home.runs, run_id, config, labels or RunLabels())
+    with folder.lock("driver", DRIVER_TIMEOUT_S):
+        record = folder.read()
+        if record.data_fingerprint not in (None, data.fingerprint):
+            what = f"data have changed since the run began (now {data.fingerprint}, was {record.data_fingerprint})"
+            raise UserError(what, run_id, "restore the images, or choose another run id")
+        if record.finished:
+            with _mirrored(home, folder, mirror and not Mirror(home).up_to_date(folder), say):
+                return record
+        folder.stop_path.unlink(missing_ok=True)
+        folder.set_state("RUNNING")
+        with _mirrored(home, folder, mirror, say):
+            if under_ray:
+                return _run_under_ray(resolved, home, folder, on_report, should_stop)
+            return _run_inline(resolved, home, folder, data, on_report, should_stop, say)
+
+
+def train(
+    config: ExperimentConfig,
+    home: Home | str | Path | None = None,
+    run_id: str | None = None,
+    *,
+    name: str | None = None,
+    on_report: Callable[[Report], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    mirror: bool = True,
+    launcher: Launcher = "auto",
+    say: Callable[[str], None] | None = None,
+) -> RunRecord:
+    """`run` with a run id made from the config: the same config again takes up, or returns, the same run.
+
+    Args:
+        config: the run.
+        home: a Home or its folder; None: `SAGE_HOME` or ./sage_runs.
+        run_id: another name for the run.
+        name: start of the made run id, such as the preset's name.
+        on_report, should_stop, mirror, launcher, say: as `run`.
+
+    Raises:
+        UserError: bad input.
+    """
+    place = home if isinstance(home, Home) else Home(home)
+    chosen = run_id or default_run_id(config, name)
+    return run(
+        config, place, chosen, on_report=on_report, should_stop=should_stop, mirror=mirror, launcher=launcher, say=say
+    )
+
+
+def default_run_id(config: ExperimentConfig, name: str | None = None) -> str:
+    """NAME-HASH-sSEED."""
+    return f"{name or 'run'}-{config.config_hash()[:8]}-s{config.seed}"
+
+
+def with_checkpoint(config: ExperimentConfig, home: Home) -> ExperimentConfig:
+    """The config with `pretrain.checkpoint` as a file: a path is made absolute, a run id becomes that run's segmenter.
+
+    Raises:
+        UserError: neither a file nor a finished run.
+    """
+    named = config.pretrain.checkpoint
+    if named is None:
+        return config
+    path = Path(named).expanduser()
+    of_run = RunFolder(home.runs / named).model / "segmenter.safetensors" if "/" not in named else None
+    found = next((p for p in (path, path / "segmenter.safetensors", of_run) if p is not None and p.is_file()), None)
+    if found is None:
+        mend = "give a segmenter's .safetensors file, a model folder, or the id of a finished run"
+        raise UserError("no such segmenter", f"pretrain.checkpoint={named}", mend)
+    return config.with_values({"pretrain.checkpoint": str(found.absolute())})
+
+
+def _under_ray(config: ExperimentConfig, launcher: Launcher) -> bool:
+    if launcher == "inline" and config.runtime.workers > 1:
+        raise UserError("one process has one worker", f"runtime.workers={config.runtime.workers}", "use launcher ray")
+    return launcher == "ray" or config.runtime.workers > 1
+
+
+def _check(config: ExperimentConfig, under_ray: bool) -> None:
+    """Refuse what cannot run, before anything is made or started."""
+    check_scores(config)
+    runtime = config.runtime
+    if under_ray:
+        return  # the driver of a cluster may itself have no GPU; Ray's resources are checked once it is connected
+    device = choose_device(runtime.device)
+    if runtime.gpus_per_worker and device.type != "cuda":
+        where = f"runtime.gpus_per_worker={runtime.gpus_per_worker:g}"
+        raise UserError("no GPU here", where, "set it to 0, or run on a GPU machine")
+
+
+@contextmanager
+def _mirrored(home: Home, folder: RunFolder, mirror: bool, say: Callable[[str], None]) -> Iterator[None]:
+    follower = Follower(home, folder, say) if mirror else None
+    try:
+        yield
+    finally:
+        if follower is not None:
+            follower.close()
+
+
+def _run_inline(
+    config: ExperimentConfig,
+    home: Home,
+    folder: RunFolder,
+    data: PreparedData,
+    on_report: Callable[[Report], None] | None,
+    should_stop: Callable[[], bool] | None,
+    say: Callable[[str], None],
+) -> RunRecord:
+    with folder.lock("writer", DRIVER_TIMEOUT_S):
+        runtime = config.runtime
+        device = choose_device(runtime.device)
+        recorder = Recorder(
+            folder, gpus=(runtime.gpus_per_worker or 1.0) if device.type == "cuda" else 0.0, on_report=on_report
+        )
+
+        def wished() -> bool:
+            return folder.stop_requested() or (should_stop is not None and should_stop())
+
+        context = LocalContext(runtime, on_report=recorder.report, should_stop=wished, say=say)
+        store = StageStore(runtime.stage_store or home.stages, keep_every=runtime.keep_every, say=say)
+        try:
+            recorder.begin(data)
+            result = run_training(config, data, context, store, cache_dir=home.cache)
+            return recorder.complete(result, config, data)
+        except (UserError, KeyboardInterrupt, SystemExit) as error:
+            recorder.end(error)
+            raise
+        except (RunFailed, RunStopped, Exception) as error:  # every other end is a state of the run, with its trace
+            return recorder.end(error)
+
+
+def _run_under_ray(
+    config: ExperimentConfig,
+    home: Home,
+    folder: RunFolder,
+    on_report: Callable[[Report], None] | None,
+    should_stop: Callable[[], bool] | None,
+) -> RunRecord:
+    from sage_ray.runtime.ray_train import run_under_ray
+
+    launch = uuid.uuid4().hex
+    try:
+        return run_under_ray(config, home, folder, launch=launch, on_report=on_report, should_stop=should_stop)
+    except BaseException as error:
+        Recorder(folder, gpus=0.0).end(error)
+        if isinstance(error, UserError | KeyboardInterrupt | SystemExit) or not isinstance(error, Exception):
+            raise
+        return folder.read()
+
+
+def _silent(_: str) -> None: ...

@@ -1,0 +1,248 @@
+"""A run under Ray Train: the same loop in one or more workers; the driver watches the run folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sage_ray.config import ExperimentConfig, build_config
+from sage_ray.data.prepare import prepare
+from sage_ray.errors import NonFiniteLoss, RunFailed, RunStopped, UserError
+from sage_ray.runtime.cluster import check_resources, connect, disconnect
+from sage_ray.runtime.files import read_json, write_json
+from sage_ray.runtime.home import Home
+from sage_ray.runtime.ray_context import RayContext
+from sage_ray.runtime.record import RunFolder, RunRecord
+from sage_ray.runtime.recorder import Recorder, state_of
+from sage_ray.stages.store import StageStore
+from sage_ray.training.context import Report
+from sage_ray.training.loop import run_training
+
+POLL_S = 0.1
+STOP_TIMEOUT_S = 120.0
+WRITER_TIMEOUT_S = 60.0
+COLLECTIVE_TIMEOUT_S = 6 * 3600  # rank 0 may wait for a stage that another trial computes
+ENDED_FILE = ".ended.json"
+
+
+@dataclass(frozen=True)
+class WorkerJob:
+    """What a worker needs to know; travels to it as plain data."""
+
+    config: dict[str, Any]
+    home: str
+    run_id: str
+    launch: str
+    """Names one call of `run_under_ray`, so that a restarted worker knows whether the run has ended within it."""
+    working_dir: str
+    gpus_per_worker: float
+
+
+def gpus_for_worker(config: ExperimentConfig) -> float:
+    """GPUs that each worker holds: as configured, else one if the device is or may be CUDA."""
+    runtime = config.runtime
+    if runtime.device == "cpu":
+        return 0.0
+    if runtime.gpus_per_worker:
+        return runtime.gpus_per_worker
+    return 1.0 if runtime.device == "cuda" or torch.cuda.is_available() else 0.0
+
+
+def run_under_ray(
+    config: ExperimentConfig,
+    home: Home,
+    folder: RunFolder,
+    *,
+    launch: str,
+    on_report: Callable[[Report], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> RunRecord:
+    """Train under TorchTrainer and return the record that rank 0 wrote.
+
+    A killed worker restarts all of them, at most `runtime.max_retries` times; they go on from the stage store. Reports
+    are read from the run folder, so that this process sees what is on disk and nothing else.
+
+    Raises:
+        UserError: no Ray, too few CPUs or GPUs, or what a worker found wrong with the input.
+        BaseException: whatever `on_report` raises, after the workers have stopped.
+    """
+    connect()
+    gpus = gpus_for_worker(config)
+    check_resources(config.runtime, gpus)
+    job = WorkerJob(config.model_dump(mode="json"), str(home.path), folder.run_id, launch, os.getcwd(), gpus)
+    fit = _Fit(_trainer(config, home, job, gpus))
+    reports = _new_reports(folder)
+    try:
+        while fit.running(POLL_S):
+            _hand_on(reports, on_report)
+            if should_stop is not None and should_stop():
+                folder.request_stop()
+        _hand_on(reports, on_report)
+    except KeyboardInterrupt:
+        disconnect()  # ends the workers at once; what they computed is in the stage store
+        raise
+    except BaseException:
+        folder.request_stop()
+        fit.join(STOP_TIMEOUT_S)
+        raise
+    shutil.rmtree(home.path / "ray" / folder.run_id, ignore_errors=True)
+    return _outcome(folder, launch, fit.error)
+
+
+class _Fit:
+    """`trainer.fit()` in a thread, so that this one can watch, stop and be interrupted."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.error: BaseException | None = None
+        self._trainer = trainer
+        self._thread = threading.Thread(target=self._work, name="ray-train", daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        try:
+            self._trainer.fit()
+        except BaseException as error:  # handed to the watching thread
+            self.error = error
+
+    def running(self, timeout_s: float) -> bool:
+        self._thread.join(timeout_s)
+        return self._thread.is_alive()
+
+    def join(self, timeout_s: float) -> None:
+        self._thread.join(timeout_s)
+
+
+def _trainer(config: ExperimentConfig, home: Home, job: WorkerJob, gpus: float) -> Any:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    runtime = config.runtime
+    resources = {"CPU": runtime.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
+    # NCCL refuses two workers on one GPU.
+    backend = "nccl" if gpus >= 1 else "gloo"
+    return TorchTrainer(
+        train_worker,
+        train_loop_config=asdict(job),
+        torch_config=TorchConfig(backend=backend, timeout_s=COLLECTIVE_TIMEOUT_S),
+        scaling_config=ScalingConfig(num_workers=runtime.workers, use_gpu=gpus > 0, resources_per_worker=resources),
+        run_config=RunConfig(
+            name=job.run_id,
+            storage_path=str(home.path / "ray"),
+            failure_config=FailureConfig(max_failures=runtime.max_retries),
+        ),
+    )
+
+
+def train_worker(plain_job: dict[str, Any]) -> None:
+    """The training function of every worker; rank 0 also keeps the record."""
+    job = WorkerJob(**plain_job)
+    if Path(job.working_dir).is_dir():
+        os.chdir(job.working_dir)
+    home = Home(job.home)
+    folder = RunFolder.open(home.runs, job.run_id)
+    if _ended(folder, job.launch) is not None:
+        return  # an error that a restart cannot mend was recorded; all workers leave
+    config = build_config(job.config, job.run_id)
+    context = RayContext(config.runtime)
+    if context.rank:
+        _train(config, home, folder, context, None)
+        return
+    with folder.lock("writer", WRITER_TIMEOUT_S):
+        recorder = Recorder(folder, gpus=job.gpus_per_worker * context.world_size)
+        try:
+            _train(config, home, folder, context, recorder)
+        except (RunStopped, NonFiniteLoss) as error:
+            # All workers agreed on these, so all of them return and nothing is tried again.
+            recorder.end(error)
+            _note_end(folder, job.launch, error)
+        except (RunFailed, UserError) as error:
+            # Perhaps rank 0's alone: raising makes Ray end the others, which may be waiting for this one.
+            recorder.end(error)
+            _note_end(folder, job.launch, error)
+            raise
+
+
+def _train(
+    config: ExperimentConfig, home: Home, folder: RunFolder, context: RayContext, recorder: Recorder | None
+) -> None:
+    data = prepare(config.data, home.cache)
+    store = StageStore(config.runtime.stage_store or home.stages, keep_every=config.runtime.keep_every)
+    if recorder is not None:
+        recorder.begin(data)
+        context.listen(on_report=recorder.report, should_stop=folder.stop_requested)
+    try:
+        result = run_training(config, data, context, store, cache_dir=home.cache)
+    except (RunStopped, NonFiniteLoss):
+        if recorder is None:
+            return
+        raise
+    if recorder is not None:
+        recorder.complete(result, config, data)
+
+
+def _note_end(folder: RunFolder, launch: str, error: BaseException) -> None:
+    parts = [error.what, error.where, error.mend] if isinstance(error, UserError) else None
+    write_json(folder.path / ENDED_FILE, {"launch": launch, "user_error": parts})
+
+
+def _ended(folder: RunFolder, launch: str) -> dict[str, Any] | None:
+    try:
+        value: dict[str, Any] = read_json(folder.path / ENDED_FILE)
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    return value if value.get("launch") == launch else None
+
+
+def _outcome(folder: RunFolder, launch: str, error: BaseException | None) -> RunRecord:
+    ended = _ended(folder, launch)
+    if ended is not None:
+        (folder.path / ENDED_FILE).unlink(missing_ok=True)
+        if ended["user_error"] is not None:
+            raise UserError(*ended["user_error"])
+        return folder.read()
+    if error is None:
+        return folder.read()
+    own = [e for e in getattr(error, "worker_failures", {}).values() if isinstance(e, UserError)]
+    if own:
+        folder.set_state("FAIL", error=str(own[0]))
+        raise UserError(own[0].what, own[0].where, own[0].mend)
+    folder.write_error("".join(traceback.format_exception(error)))
+    return folder.set_state("FAIL", error=_blame(error))
+
+
+def _blame(error: BaseException) -> str:
+    failures = getattr(error, "worker_failures", None)
+    if not failures:
+        return state_of(error)[1] or type(error).__name__
+    rank, first = sorted(failures.items())[0]
+    return f"out of retries; worker {rank}: {type(first).__name__}: {first}"
+
+
+def _new_reports(folder: RunFolder) -> Iterator[list[Report]]:
+    """Endless: each time, the reports that were added since the last; lines of an earlier attempt count as replayed."""
+    path = folder.path / "metrics.jsonl"
+    known = {line["epoch"] for line in folder.metrics()}
+    last, size = 0, -1
+    while True:
+        now = path.stat().st_size if path.exists() else 0
+        fresh: list[Report] = []
+        if now != size:
+            size = now
+            fresh = [line for line in folder.metrics() if line["epoch"] > last]
+            last = fresh[-1]["epoch"] if fresh else last
+        yield [{**line, "replayed": line.get("replayed", False) or line["epoch"] in known} for line in fresh]
+
+
+def _hand_on(reports: Iterator[list[Report]], on_report: Callable[[Report], None] | None) -> None:
+    for report in next(reports):
+        if on_report is not None:
+            on_report(report)

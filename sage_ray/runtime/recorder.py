@@ -1,0 +1,120 @@
+"""Recorder: the pen of the worker that trains a run; keeps record, metrics and results on disk true at every moment."""
+
+from __future__ import annotations
+
+import math
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sage_ray.config import ExperimentConfig
+from sage_ray.data.prepare import PreparedData
+from sage_ray.errors import RunFailed, RunStopped, UserError
+from sage_ray.runtime import provenance
+from sage_ray.runtime.files import write_json
+from sage_ray.runtime.record import RunFolder, RunRecord, State
+from sage_ray.runtime.results import write_results
+from sage_ray.training.context import Report
+from sage_ray.training.loop import TrainResult
+
+
+class Recorder:
+    """Writes one attempt of a run. Only the holder of the folder's `writer` lock may have one.
+
+    Args:
+        folder: the run.
+        gpus: GPUs that the attempt holds, for `gpu_seconds`.
+        on_report: called with each report after it is on disk.
+    """
+
+    def __init__(self, folder: RunFolder, *, gpus: float, on_report: Callable[[Report], None] | None = None) -> None:
+        self.folder, self._gpus, self._on_report = folder, gpus, on_report
+        self._record = folder.read()
+        self._before = (self._record.seconds, self._record.gpu_seconds)
+        self._started = time.monotonic()
+
+    def begin(self, data: PreparedData) -> None:
+        """Start an attempt: state RUNNING, provenance, environment; earlier scores stay until replaced."""
+        commit, dirty = provenance.code_version()
+        write_json(self.folder.artifacts / "environment.json", provenance.environment(), durable=False)
+        self._change(
+            state="RUNNING",
+            error=None,
+            attempt=self._record.attempt + 1,
+            commit=commit,
+            dirty=dirty,
+            data_fingerprint=data.fingerprint,
+            split_id=data.split.split_id,
+        )
+
+    def report(self, report: Report) -> None:
+        """Keep one epoch; the file first, then the record, then whoever else listens."""
+        self.folder.append_metrics(report)
+        self._change(
+            durable=False,
+            epoch=int(report["epoch"]),
+            metrics=_numbers(report),
+            synthetic_steps=int(report.get("synthetic_steps", 0)),
+            generator_updates=int(report.get("generator_updates", 0)),
+        )
+        if self._on_report is not None:
+            self._on_report(report)
+
+    def complete(self, result: TrainResult, config: ExperimentConfig, data: PreparedData) -> RunRecord:
+        """Write the results and the record of a finished training."""
+        write_results(self.folder, config, data, result)
+        selected = next((r for r in result.history if r["epoch"] == result.selected_epoch), result.metrics)
+        return self._change(
+            state="COMPLETE",
+            error=None,
+            epoch=result.epoch,
+            selected_epoch=result.selected_epoch,
+            metrics=_numbers(result.metrics),
+            selected_metrics=_numbers(selected),
+            stage_keys=result.stage_keys,
+            numerics=result.numerics,
+            synthetic_steps=result.synthetic_steps,
+            generator_updates=result.generator_updates,
+            weights_sha=result.weights_sha,
+            lr_drops=result.lr_drops,
+            reused_epochs=result.reused_epochs,
+        )
+
+    def end(self, error: BaseException) -> RunRecord:
+        """Record how an attempt ended early: the state that the error stands for, its line, and its trace."""
+        state, line = state_of(error)
+        if state == "FAIL":
+            self.folder.write_error("".join(traceback.format_exception(error)))
+        return self._change(state=state, error=line)
+
+    def _change(self, *, durable: bool = True, **changes: Any) -> RunRecord:
+        elapsed = time.monotonic() - self._started
+        self._record = self.folder.update(
+            durable=durable,
+            seconds=round(self._before[0] + elapsed, 3),
+            gpu_seconds=round(self._before[1] + elapsed * self._gpus, 3),
+            **changes,
+        )
+        return self._record
+
+
+def state_of(error: BaseException) -> tuple[State, str | None]:
+    """The state and the one line that an exception ends a run with."""
+    line = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, RunStopped):
+        return "PRUNED", None
+    if isinstance(error, SystemExit):  # Tune stops a trial by raising it from tune.report
+        return "PRUNED", None
+    if isinstance(error, KeyboardInterrupt):
+        return "INTERRUPTED", "interrupted; the same command goes on from the last snapshot"
+    if isinstance(error, RunFailed):
+        return "FAIL", f"{error.state}: {line}"
+    if isinstance(error, UserError):
+        return "FAIL", line
+    return "FAIL", f"{type(error).__name__}: {line}"
+
+
+def _numbers(report: Mapping[str, Any]) -> dict[str, float | None]:
+    numbers = {k: v for k, v in report.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    return {k: float(v) if math.isfinite(v) else None for k, v in numbers.items() if k not in ("epoch", "phase_epoch")}
