@@ -215,7 +215,7 @@ def image_values(runs: Sequence[RunFolder], metric: str) -> dict[str, float]:
     values: dict[str, list[float]] = {}
     for run in runs:
         for row in run.per_image():
-            if row["part"] == "val" and row["checkpoint"] == "selected" and row["score"] == score:
+            if row["part"] == "val" and row["score"] == score:
                 values.setdefault(row["image_sha"], []).append(row["value"])
     return {sha: float(np.mean(each)) for sha, each in values.items()}
 

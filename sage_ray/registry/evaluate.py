@@ -18,9 +18,8 @@ from sage_ray.metrics import otsu, score_image
 from sage_ray.registry import ledger
 from sage_ray.registry.models import ModelRef, resolve_model
 from sage_ray.registry.scores import (
-    BASELINE_CHECKPOINT,
+    BASELINE,
     PRIMARY,
-    TEST_CHECKPOINT,
     ScoreLine,
     definitions,
     long_rows,
@@ -135,9 +134,12 @@ def score_locked_test(run_id: str, home: Home, *, purpose: str) -> pd.DataFrame:
     return stored_test_rows(RunFolder.open(home.runs, run_id))
 
 
-def stored_test_rows(run: RunFolder, checkpoint: str = TEST_CHECKPOINT) -> pd.DataFrame:
-    """Rows of part `test` that a run's folder holds, with column `seed`; empty if it was never scored."""
-    rows = [row for row in run.per_image() if row["part"] == "test" and row["checkpoint"] == checkpoint]
+def stored_test_rows(run: RunFolder, *, baseline: bool = False) -> pd.DataFrame:
+    """Rows of part `test` that a run's folder holds, with column `seed`; of its weights, or of the Otsu baseline.
+
+    Empty if they were never scored.
+    """
+    rows = [row for row in run.per_image() if row["part"] == "test" and (row["checkpoint"] == BASELINE) == baseline]
     return pd.DataFrame(rows).assign(seed=run.read().seed)
 
 
@@ -145,21 +147,21 @@ def _of_run(task: _Task, run: RunFolder, home: Home, purpose: str, *, baseline: 
     with locked(run.path / ".test.lock", timeout_s=600) as held:
         if not held:
             raise UserError("run is being scored", run.run_id, "wait for the other process")
-        fresh = not _stored(run, TEST_CHECKPOINT, task)
+        fresh = not _stored(run, task)
         if fresh:
             run.write_per_image(_score_model(task))
         # The rows are written before the count: a kill in between is mended here, and a read is never counted twice.
         if fresh or run.read().test_reads == 0:
             run.update(test_reads=run.read().test_reads + 1)
         _count(task, home, purpose, run.run_id, run.read().test_reads)
-        if baseline and not _stored(run, BASELINE_CHECKPOINT, task):
+        if baseline and not _stored(run, task, baseline=True):
             run.write_per_image(_score_otsu(task))
-        frames = [stored_test_rows(run)] + ([stored_test_rows(run, BASELINE_CHECKPOINT)] if baseline else [])
+        frames = [stored_test_rows(run)] + ([stored_test_rows(run, baseline=True)] if baseline else [])
     return _evaluation(task, pd.concat(frames, ignore_index=True), home, run.per_image_path, fresh=fresh)
 
 
-def _stored(run: RunFolder, checkpoint: str, task: _Task) -> bool:
-    frame = stored_test_rows(run, checkpoint)
+def _stored(run: RunFolder, task: _Task, *, baseline: bool = False) -> bool:
+    frame = stored_test_rows(run, baseline=baseline)
     if frame.empty:
         return False
     named = definitions(task.config)
@@ -271,11 +273,11 @@ def _score_model(task: _Task) -> list[dict[str, Any]]:
     with torch.no_grad():
         batches = torch.arange(len(task.rows)).split(task.config.evaluation.batch_size)
         predictions = [mask for rows in batches for mask in predict(rows)]
-    return _score(task, lambda n: predictions[n], TEST_CHECKPOINT)
+    return _score(task, lambda n: predictions[n], task.config.evaluation.select)
 
 
 def _score_otsu(task: _Task) -> list[dict[str, Any]]:
-    return _score(task, lambda n: otsu(np.asarray(task.data.images[task.rows[n]])), BASELINE_CHECKPOINT)
+    return _score(task, lambda n: otsu(np.asarray(task.data.images[task.rows[n]])), BASELINE)
 
 
 def _score(task: _Task, predicted: Callable[[int], np.ndarray], checkpoint: str) -> list[dict[str, Any]]:
@@ -298,8 +300,8 @@ def _read_frame(path: Path) -> pd.DataFrame | None:
 
 def _evaluation(task: _Task, frame: pd.DataFrame, home: Home, path: Path, *, fresh: bool) -> Evaluation:
     where = task.ref.text
-    mine = frame[frame["checkpoint"] == TEST_CHECKPOINT]
-    other = frame[frame["checkpoint"] == BASELINE_CHECKPOINT]
+    mine = frame[frame["checkpoint"] != BASELINE]
+    other = frame[frame["checkpoint"] == BASELINE]
     test_set = name_test_set(task.shas)
     reads = test_reads(home, test_set) if task.locked else []
     readers = {task.ref.run_id, task.ref.text}

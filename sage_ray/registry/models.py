@@ -61,11 +61,9 @@ class ModelRef:
 
 def weights_sha(ref: ModelRef) -> str | None:
     """The run's `weights_sha` (sha256 over the selected weights in name order), if the origin tells it."""
-    if ref.provenance is not None:
-        value = ref.provenance.get("weights_sha")
-        return None if value is None else str(value)
-    record = ref.folder.parent.parent / "record.json"
-    return str(read_json(record).get("weights_sha")) if record.is_file() else None
+    spec = ref.folder / "model.json"
+    known = (ref.provenance or {}).get("weights_sha") or (read_json(spec).get("weights_sha") if spec.is_file() else None)
+    return None if known is None else str(known)
 
 
 def resolve_model(text: str | Path, home: Home) -> ModelRef:

@@ -11,13 +11,14 @@ import pandas as pd
 
 from sage_ray.config import ExperimentConfig, stable_hash
 from sage_ray.errors import UserError
-from sage_ray.metrics import COUNTS, IMAGE_SCORES, definition, summarise
+from sage_ray.metrics import COUNTS, IMAGE_SCORES, summarise
 from sage_ray.statistics import mean_interval
+from sage_ray.training.evaluate import define
 
 PRIMARY = "dice"
 """The score that a verdict is about."""
-TEST_CHECKPOINT = "selected"
-BASELINE_CHECKPOINT = "otsu"
+BASELINE = "otsu"
+"""Checkpoint label of rows that thresholding made, and no weights."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,11 @@ class ScoreLine:
 
 def definitions(config: ExperimentConfig) -> dict[str, str]:
     """What each stored score of a config is, by name."""
-    settings = {
-        "min_object_pixels": config.evaluation.min_object_pixels,
-        "boundary_tolerance": config.evaluation.boundary_tolerance,
-        "mask_erosion": config.data.mask_erosion,
-    }
     cleaned = config.data.min_object_pixels
     tail = f", truth objects under {cleaned} pixels dropped" if cleaned else ""
     size = "x".join(str(side) for side in config.data.image_size)
     tail += f", at {size} pixels"
-    named = {name: definition(name, **settings) + tail for name in (*IMAGE_SCORES, "f1_pixel")}
+    named = {name: define(name, config) + tail for name in (*IMAGE_SCORES, "f1_pixel")}
     return named | {name: f"pixels counted as {name} for: {named['f1_pixel']}" for name in COUNTS}
 
 

@@ -242,7 +242,7 @@ def test_pickled_weights_are_refused_as_file_and_as_folder(name: str, tmp_path: 
 def test_card_tells_data_scores_choice_and_limits(tmp_path: Path) -> None:
     package, _ = make_package(tmp_path, generator=False)
     card = (package / "artifacts" / "README.md").read_text()
-    told = ("## Data", "`ffffffffffffffff`", "| dice |", "mean over images", "the rule", "## Limits", "No generator", "MIT")
+    told = ("## Data", "`ffffffffffffffff`", "| dice |", "mean over images", "the rule", "## Limits", "No generator")
     assert [text for text in told if text not in card] == []
     assert '"task": "generate"' not in card
     short = description(card, 300)
