@@ -110,7 +110,7 @@ def augment(image: Tensor, mask: Tensor, config: AugmentConfig, draws: Draws) ->
 
 
 def _crop(image: Tensor, mask: Tensor, config: AugmentConfig, rows: _Rows) -> None:
-    """Rows that drew it are cropped to `crop_scale` of each side and resized back: bilinear, the mask to the nearest."""
+    """Rows that drew it are cropped to `crop_scale` of each side and resized back, the mask to the nearest."""
     chosen = rows.drew("crop", config)
     if not chosen or config.crop_scale == 1:
         return

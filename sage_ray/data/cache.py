@@ -1,7 +1,7 @@
 """Decoded images and masks on disk, memory-mapped and shared by all processes of a machine.
 
-`cache_dir/KEY/` holds images.npy and masks.npy, (N,H,W) uint8, and meta.json with the sha256 of both. It is built under a
-temporary name and renamed, by one process while the others wait; a damaged one is built again.
+`cache_dir/KEY/` holds images.npy and masks.npy, (N,H,W) uint8, and meta.json with the sha256 of both. It is built under
+a temporary name and renamed, by one process while the others wait; a damaged one is built again.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Row = tuple[np.ndarray, np.ndarray, dict[str, Any]]
 def open_or_build(
     cache_dir: Path, key: str, num: int, rows: Callable[[], Iterable[Row]], say: Callable[[str], None]
 ) -> CacheEntry:
-    """The entry `key`, built from the `num` rows that `rows()` yields, one held at a time, if it is not there or damaged.
+    """The entry `key`; if it is not there or damaged, it is built from the `num` rows of `rows()`, one held at a time.
 
     Raises:
         UserError: the folder cannot be written, or another process holds the lock for an hour; and what `rows` raises.
@@ -70,7 +70,8 @@ def open_or_build(
         raise UserError("cache is locked by another process", folder, f"end it, or remove {key}.lock") from None
     except OSError as error:
         detail = error.strerror or str(error)
-        raise UserError(f"cannot write the cache ({detail})", folder, "choose a writable --home with free space") from None
+        mend = "choose a writable --home with free space"
+        raise UserError(f"cannot write the cache ({detail})", folder, mend) from None
     assert entry is not None, damage
     return entry
 
@@ -135,7 +136,7 @@ def _build(folder: Path, num: int, rows: Iterable[Row]) -> None:
 
 
 class _Writer:
-    """Appends rows to an .npy file and hashes what it writes; a full disk raises here, where a memory map would crash."""
+    """Appends rows to an .npy file and hashes them; a full disk raises here, where a memory map would crash."""
 
     def __init__(self, stream: BinaryIO, num: int) -> None:
         self._stream, self._num = stream, num

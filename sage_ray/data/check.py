@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sage_ray.data.images import Problem
-from sage_ray.data.pairs import Pair, file_sha256, find_pairs, header_problems
+from sage_ray.data.pairs import file_sha256, find_pairs, header_problems
 from sage_ray.data.prepare import Facts, describe, duplicate_problem, duplicates, empty_problem, inspect, pixel_sha
 from sage_ray.data.synth import DrawnSource
 

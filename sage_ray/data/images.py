@@ -1,7 +1,7 @@
 """Reading one image or mask file: header first, then pixels, each failure as one named problem.
 
-Pillow decodes. Sizes are judged from the header, so that a picture too large to train on is refused before a pixel of it
-is decoded.
+Pillow decodes. Sizes are judged from the header, so that a picture too large to train on is refused before a pixel of
+it is decoded.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class BadFile(Exception):
 
 @dataclass(frozen=True)
 class Mask:
-    """A decoded mask: `foreground` (H,W) bool and `objects`, the number of particles (labels, or 4-connected regions)."""
+    """A decoded mask: `foreground` (H,W) bool; `objects` is the number of labels, or of 4-connected regions."""
 
     foreground: np.ndarray
     objects: int
@@ -115,8 +115,8 @@ def classify_values(values: np.ndarray, path: Path | str = "mask") -> Mask:
     """The mask that integer pixel values (H,W) stand for, 0 being background.
 
     At most one value beside 0 is a binary mask. More are labels if they are numbered from 1 without large gaps, if each
-    forms one region or a few of some size (a grey value is scattered), and if they do not climb in small steps as a ramp
-    does.
+    forms one region or a few of some size (a grey value is scattered), and if they do not climb in small steps as in a
+    ramp.
 
     Raises:
         BadFile: neither binary nor labels.
@@ -158,7 +158,7 @@ def _why_no_labels(values: np.ndarray, found: np.ndarray, ids: np.ndarray) -> st
 
 
 def _contacts(values: np.ndarray) -> tuple[float, float]:
-    """Of the neighbouring pixels with unlike values: share without background, and share that are steps of at most 2."""
+    """Of neighbouring pixels with unlike values: share without background, and share that are steps of at most 2."""
     touching = steps = contacts = 0
     wide = values.astype(np.int32)
     for a, b in ((wide[1:], wide[:-1]), (wide[:, 1:], wide[:, :-1])):
@@ -206,7 +206,7 @@ def _native(pixels: np.ndarray) -> np.ndarray:
 def _narrow(pixels: np.ndarray) -> np.ndarray:
     if pixels.dtype.kind == "f":
         return pixels.astype(np.float32)
-    if pixels.size and 0 <= pixels.min() and pixels.max() <= 65535:
+    if pixels.size and pixels.min() >= 0 and pixels.max() <= 65535:
         return pixels.astype(np.uint16)
     return pixels.astype(np.float32)
 
@@ -246,4 +246,5 @@ def _unreadable(path: Path, error: Exception) -> BadFile:
         return BadFile(Problem("no such file", str(path), "restore it, or remove its partner"))
     detail = " ".join(str(error).replace(str(path), "").split())[:120]
     kind = "truncated image file" if "truncated" in detail.lower() else "unreadable image file"
-    return BadFile(Problem(kind, str(path), f"replace it, or remove it with its partner ({detail or type(error).__name__})"))
+    reason = detail or type(error).__name__
+    return BadFile(Problem(kind, str(path), f"replace it, or remove it with its partner ({reason})"))

@@ -22,7 +22,10 @@ def draw_centres(rng: Generator, size: int, radius: float) -> tuple[np.ndarray, 
     centres = layout(rng, size, radius)
     inside = ((centres > -radius) & (centres < size + radius)).all(axis=1)
     centres = centres[inside][:MAX_PARTICLES]
-    if not overlapping:
+    if overlapping:
+        # Enough substrate must stay in sight, also where a small frame lies within one agglomerate.
+        centres = centres[: max(1, int(0.55 * size**2 / (math.pi * radius**2)))]
+    else:
         centres = _apart(centres, 1.98 * radius)
     if not ((centres > radius) & (centres < size - radius)).all(axis=1).any():
         centres = np.vstack([centres, rng.uniform(0.3 * size, 0.7 * size, (1, 2))])

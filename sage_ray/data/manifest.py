@@ -20,8 +20,8 @@ COLUMNS = (
 def manifest(data: PreparedData) -> pd.DataFrame:
     """One row an image, in the order of `data.images`.
 
-    Columns: stem, image_file, mask_file (empty if drawn), image_sha256, mask_sha256, rows and columns of the original in
-    pixels, coverage in [0, 1] and objects of the raw mask, part ("train", "validation" or "test").
+    Columns: stem, image_file, mask_file (empty if drawn), image_sha256, mask_sha256, rows and columns of the original
+    in pixels, coverage in [0, 1] and objects of the raw mask, part ("train", "validation" or "test").
     """
     parts = data.split.parts()
     rows = [
@@ -51,5 +51,6 @@ def read_manifest(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
         raise UserError("unreadable manifest", path, " ".join(str(error).split())) from None
     stored = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     if stored.get("format_version") != str(FORMAT_VERSION):
-        raise UserError("manifest of another format", path, f"write it again with this version (format {FORMAT_VERSION})")
+        mend = f"write it again with this version (format {FORMAT_VERSION})"
+        raise UserError("manifest of another format", path, mend)
     return table.to_pandas(), {key: stored[key] for key in ("fingerprint", "split_id", "format_version")}

@@ -1,7 +1,7 @@
 """A drawn scanning electron micrograph: substrate, particles with bright edges, charging, scan lines, shot noise.
 
-The image formation is qualitative (secondary electrons: yield grows with the slope of the surface), the masks are exact:
-a pixel belongs to the particle whose outline contains its centre, in the scan's own distorted frame.
+The image formation is qualitative (secondary electrons: yield grows with the slope of the surface), masks are exact: a
+pixel belongs to the particle whose outline contains its centre, in the scan's own distorted frame.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Particles:
 def outline_field(rng: Generator, size: int, particles: Particles) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """labels (H,W) uint16, soft cover (H,W) and relief (H,W), each particle over those before it.
 
-    `cover` in [0,1] is 1 inside and falls to 0 within a pixel of the outline; `relief` is the brightness of the particle
+    `cover` in [0,1] is 1 inside and falls to 0 within a pixel of the outline; `relief` is the particle's brightness
     in units of its contrast, about 1 on the body and more at the rim.
     """
     labels = np.zeros((size, size), np.uint16)
@@ -82,7 +82,12 @@ def _scan_shift(rng: Generator, size: int) -> np.ndarray:
 
 
 def _inside(
-    x: np.ndarray, y: np.ndarray, radius: float, angle: float, shape: tuple[np.ndarray, np.ndarray], particles: Particles
+    x: np.ndarray,
+    y: np.ndarray,
+    radius: float,
+    angle: float,
+    shape: tuple[np.ndarray, np.ndarray],
+    particles: Particles,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Signed distance to the outline in pixels (positive inside), radius over outline radius, and polar angle."""
     along = math.cos(angle) * x + math.sin(angle) * y
@@ -192,7 +197,7 @@ def _substrate(rng: Generator, size: int, conditions: Conditions) -> np.ndarray:
 
 
 def _noise(rng: Generator, size: int, scale: float, octaves: float) -> np.ndarray:
-    """Unit-variance noise (H,W) of correlation length `scale` pixels; `octaves` > 0 adds finer detail with that weight."""
+    """Unit-variance noise (H,W) of correlation length `scale` pixels; `octaves` > 0 is the weight of finer detail."""
     total = np.zeros((size, size))
     weight = 1.0
     for _ in range(4 if octaves else 1):

@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +45,8 @@ def find_pairs(path: str | Path) -> tuple[list[Pair], list[Problem]]:
     mask_dir = next((root / name for name in MASK_FOLDERS if (root / name).is_dir()), None)
     if not images_dir.is_dir() or mask_dir is None:
         lacking = "images/" if not images_dir.is_dir() else "masks/ or segmaps/"
-        raise UserError(f"no pairs, {lacking} is missing", root, "put micrographs in images/ and masks in masks/ or segmaps/")
+        mend = "put micrographs in images/ and masks in masks/ or segmaps/"
+        raise UserError(f"no pairs, {lacking} is missing", root, mend)
     problems: list[Problem] = []
     images = _by_stem(images_dir, problems)
     masks = _by_stem(mask_dir, problems)
@@ -133,7 +135,8 @@ def hash_files(paths: Sequence[Path], cache_dir: Path | None = None) -> list[str
         if time.time_ns() - facts.st_mtime_ns > _SETTLE_NS:
             kept[str(path.absolute())] = [facts.st_size, facts.st_mtime_ns, sha]
     if store is not None and kept != known:
-        write_atomic(store, json.dumps(kept).encode())
+        with suppress(OSError):  # only speed is lost, as on a cache that others may not write
+            write_atomic(store, json.dumps(kept).encode())
     return shas
 
 

@@ -19,7 +19,6 @@ from sage_ray.data.splits import Split, group_names, make_split
 from sage_ray.data.synth import DRAWN_PREFIX, DRAWN_VERSION, DrawnSource
 from sage_ray.errors import UserError
 
-
 MAX_DRAWN_PIXELS = 1 << 29
 """Drawn images are sorted in memory before they are written; this bounds it to 1 GiB with their masks."""
 
@@ -80,7 +79,8 @@ def prepare(data: DataConfig, cache_dir: Path, *, say: Callable[[str], None] = _
     facts = tuple(Facts(**{name: fact[name] for name in Facts.__dataclass_fields__}) for fact in entry.facts)
     if not entry.masks.any():
         what = "all masks are empty after cleaning and resizing"
-        raise UserError(what, data.path, "lower data.min_object_pixels or data.mask_erosion, or enlarge data.image_size")
+        mend = "lower data.min_object_pixels or data.mask_erosion, or enlarge data.image_size"
+        raise UserError(what, data.path, mend)
     shas = tuple(fact.image_sha for fact in facts)
     raise_first(straddling(stems, facts, data.split))
     split = make_split(shas, [fact.coverage for fact in facts], stems, data.split, f"data.split of {data.path}")
@@ -88,9 +88,7 @@ def prepare(data: DataConfig, cache_dir: Path, *, say: Callable[[str], None] = _
     return PreparedData(entry.images, entry.masks, stems, shas, fingerprint(pairs_of_shas), split, facts, files)
 
 
-def inspect(
-    pair: Pair, shas: tuple[str, str], problems: list[Problem]
-) -> tuple[np.ndarray, np.ndarray, Facts] | None:
+def inspect(pair: Pair, shas: tuple[str, str], problems: list[Problem]) -> tuple[np.ndarray, np.ndarray, Facts] | None:
     """Decoded image (H,W), foreground (H,W) bool and facts of one pair; None, and `problems` grows, if unusable."""
     before = len(problems)
     try:
@@ -175,7 +173,8 @@ def _made(cache_dir: Path) -> Path:
 
 
 def _decode(pairs: list[Pair], shas: list[tuple[str, str]], data: DataConfig) -> Iterator[Row]:
-    raise_first(header_problems(pairs, data.crop_bottom))  # before anything is decoded
+    by_name = sorted(pairs, key=lambda pair: pair.stem)
+    raise_first(header_problems(by_name, data.crop_bottom))  # before anything is decoded
     problems: list[Problem] = []
     foreground_seen = False
     for pair, pair_shas in zip(pairs, shas, strict=True):

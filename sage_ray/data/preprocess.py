@@ -26,7 +26,7 @@ def stretch(image: np.ndarray) -> np.ndarray:
 
 
 def prepare_image(image: np.ndarray, size: tuple[int, int], crop_bottom: int = 0) -> np.ndarray:
-    """Image (rows, columns) = `size`, uint8: information bar cut off, stretched, resized (Pillow bilinear, area-aware)."""
+    """Image (rows, columns) = `size`, uint8: bar cut off, stretched, resized (Pillow bilinear, area-aware)."""
     stretched = stretch(_crop(image, crop_bottom))
     if stretched.shape == tuple(size):
         return stretched
@@ -43,8 +43,8 @@ def prepare_mask(
         mask: (H,W) labels or binary; > 0 is foreground.
         size: (rows, columns) wanted.
         crop_bottom: rows cut off at the bottom of the original.
-        erosion: side in pixels of the square element that erodes; 2 takes the minimum over rows i-1, i and columns j-1, j,
-            pixels outside the image being ignored. 0 and 1 change nothing.
+        erosion: side in pixels of the square element that erodes; 2 takes the minimum over rows i-1, i and columns j-1,
+            j, pixels outside the image being ignored. 0 and 1 change nothing.
         min_object_pixels: 4-connected objects with fewer pixels are dropped.
     """
     foreground = _crop(mask, crop_bottom) > 0

@@ -46,7 +46,11 @@ class _Unit:
 
 
 def make_split(
-    shas: Sequence[str], coverages: Sequence[float], stems: Sequence[str], config: SplitConfig, where: str = "data.split"
+    shas: Sequence[str],
+    coverages: Sequence[float],
+    stems: Sequence[str],
+    config: SplitConfig,
+    where: str = "data.split",
 ) -> Split:
     """The split of N images.
 
@@ -63,15 +67,17 @@ def make_split(
     units = _units(shas, coverages, group_names(stems, config.group))
     total = len(shas)
     noun = "groups" if config.group else "images"
-    wanted = (config.folds or (2 if config.validation else 1)) + (1 if config.test else 0)
-    if len(units) < wanted:
-        reason = f"{config.folds} folds" if config.folds else "the parts of the split"
-        what = f"fewer {noun} than {reason} need ({len(units)}, {wanted} needed)"
-        mend = "give more images, fewer folds, or set data.split.test (or validation) to 0"
-        raise UserError(what, where, mend)
-    spare = wanted - 1 if config.test else 0
+    mend = "give more images, fewer folds, or set data.split.test (or validation) to 0"
+    # The test part must not depend on `folds`, so what it leaves over is counted afterwards.
+    spare = 2 if config.validation else 1
+    parts = spare + (1 if config.test else 0)
+    if len(units) < parts:
+        raise UserError(f"fewer {noun} than the parts of the split need ({len(units)}, {parts} needed)", where, mend)
     test = _choose(units, _target(config.test, total), "test", spare) if config.test else []
     rest = _without(units, test)
+    if len(rest) < config.folds:
+        beside = f" beside {len(test)} of the test set" if test else ""
+        raise UserError(f"fewer {noun} than folds ({len(rest)}{beside}, {config.folds} folds)", where, mend)
     if config.folds:
         validation = _fold(rest, config.folds, config.fold, config.seed)
     elif config.validation:
@@ -83,11 +89,13 @@ def make_split(
 
 
 def _split(shas: Sequence[str], *parts: list[_Unit]) -> Split:
-    indices = [np.array(sorted(i for unit in part for i in unit.members), dtype=np.int64) for part in parts]
-    for array in indices:
+    train, validation, test = (
+        np.array(sorted(i for unit in part for i in unit.members), dtype=np.int64) for part in parts
+    )
+    for array in (train, validation, test):
         array.setflags(write=False)
-    identity = [sorted(shas[i] for i in array) for array in indices]
-    return Split(*indices, split_id=stable_hash(identity))
+    identity = [sorted(shas[i] for i in array) for array in (train, validation, test)]
+    return Split(train, validation, test, split_id=stable_hash(identity))
 
 
 def group_names(stems: Sequence[str], pattern: str | None) -> list[str] | None:

@@ -39,8 +39,8 @@ class DrawnPair(NamedTuple):
 def draw_pair(rng: np.random.Generator, size: int) -> DrawnPair:
     """One square micrograph of `size` pixels with at least one particle.
 
-    Layout, size, shape and contrast of the particles and the imaging conditions are all drawn from `rng`; some images are
-    dim, unevenly charged or show dark particles, so that no grey threshold separates them.
+    Layout, size, shape and contrast of the particles and the imaging conditions are all drawn from `rng`; some images
+    are dim, unevenly charged or show dark particles, so that no grey threshold separates them.
     """
     radius = _radius(rng, size)
     centres, overlapping = draw_centres(rng, size, radius)

@@ -124,6 +124,7 @@ def same_stem(folder: Path) -> Path:
 
 def png_header(rows: int, columns: int) -> bytes:
     """A valid grey 8-bit PNG of black pixels, without ever holding them: one row compresses like another."""
+
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
@@ -272,7 +273,7 @@ def test_duplicate_pictures_are_refused_where_images_are_held_out(good: Path) ->
 
 def test_fewer_images_than_the_split_needs(good: Path) -> None:
     assert prepared(good, split={"folds": 5}) == 6
-    with pytest.raises(UserError, match=r"fewer images than 6 folds need \(6, 7 needed\)"):
+    with pytest.raises(UserError, match=r"fewer images than folds \(5 beside 1 of the test set, 6 folds\)"):
         prepared(good, split={"folds": 6})
     assert prepared(good, split={"folds": 6, "test": 0}) == 6
     with pytest.raises(UserError, match="fewer groups"):
