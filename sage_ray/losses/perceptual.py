@@ -54,6 +54,9 @@ class VGG19Loss(nn.Module):
     Source: METHOD.md section 1; DISCREPANCIES row 21.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, weights: Mapping[str, Tensor], normalise: bool = False) -> None:
         """Make the frozen network.
 

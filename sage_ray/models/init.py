@@ -69,8 +69,9 @@ def _has_rule(layer: nn.Module) -> bool:
 
 
 def _initialise_layer(layer: nn.Module, generator_for: GeneratorFor) -> None:
-    if hasattr(layer, "initialise_own"):
-        layer.initialise_own(generator_for)
+    own = getattr(layer, "initialise_own", None)
+    if callable(own):
+        own(generator_for)
     elif isinstance(layer, nn.ConvTranspose2d):
         bound = 1 / math.sqrt(layer.weight[0].numel())
         _uniform(layer.weight, generator_for("weight"), bound)

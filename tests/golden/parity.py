@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+BESIDE = Path(__file__).resolve().parents[2].parent / "shared" / "parity"
 BASE_KEYS = frozenset({"id", "file", "what", "tolerance", "arrays"})
 MANIFEST_KEYS = frozenset(
     {"format", "made_with", "origin", "precision", "weight_rule", "weight_rule_test", "layout", "set"}
@@ -40,8 +41,7 @@ DOUBLE_RTOL, DOUBLE_ATOL = 1e-5, 1e-6
 
 def parity_folder() -> Path:
     """The folder of parity vectors, from the environment or beside the repository."""
-    beside = Path(__file__).resolve().parents[2].parent / "shared" / "parity"
-    return Path(os.environ.get("SAGE_PARITY_DIR") or beside)
+    return Path(os.environ.get("SAGE_PARITY_DIR") or BESIDE)
 
 
 @dataclass(frozen=True)
@@ -151,9 +151,10 @@ class Parity:
 
     @functools.cached_property
     def facts(self) -> dict[str, Any]:
-        """The facts of facts.json, {} if the folder has none."""
+        """The facts of facts.json; they are the reference's, so a folder without them leaves those of the default."""
         path = self.folder / "facts.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        path = path if path.exists() else BESIDE / "facts.json"
+        return dict(json.loads(path.read_text(encoding="utf-8")))
 
     def case(self, case_id: str) -> Case:
         """The case with its arrays loaded. Raises KeyError if the manifest lacks it."""

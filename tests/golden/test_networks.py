@@ -116,9 +116,7 @@ def test_attention_unet(parity: Parity, unet_case: Case, dtype: torch.dtype) -> 
         unet_case.compare(f"{variant}/param_grads", gradient_rows(network, rows), double=dtype == torch.float64)
         if f"{variant}/running_stats_l2" in unet_case:
             norms = np.array([np.linalg.norm(values) for values in running_statistics(network, rows)])
-            unet_case.compare(
-                f"{variant}/running_stats_l2", norms, kind="logits", double=dtype == torch.float64
-            )
+            unet_case.compare(f"{variant}/running_stats_l2", norms, kind="logits", double=dtype == torch.float64)
         results[variant] = logits.detach()
     for variant, what, deviation, _, std in parity.observed("attention_unet"):
         assert what == "logits maxabs"
