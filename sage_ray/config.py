@@ -246,8 +246,9 @@ class AdversarialConfig(Section):
     mix_max: Probability = 0.6
     generator_feedback: Literal["every_step", "synthetic_steps"] = "every_step"
     """Row 3: whether L_seg(S(G(m)), m) trains the generator at every step or on synthetic steps only."""
-    synthetic_statistics: Literal["update", "hold"] = "update"
-    """Row 14: whether generated images update the segmenter's running batch-norm statistics."""
+    synthetic_statistics: Literal["hold", "update"] = "hold"
+    """Row 14: whether generated images update the segmenter's running batch-norm statistics (public code: update, which
+    makes validation collapse for as long as generated images look unlike real ones)."""
     disc_augment: Probability = 0.2
     """Probability of differentiable augmentation on the image discriminator's inputs."""
     disc_augment_shared: bool = True
