@@ -16,10 +16,12 @@ from sage_ray.search.schema import ResourcesPart
 from sage_ray.training.context import available_cpus
 
 ENVIRONMENT = {
+    # The older output is the one that verbose=0 silences.
+    "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     # A stopped trial writes its record before its actor takes the next one.
-    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "150",
     # The storage is the truth; Tune's own snapshots would only cost time.
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
@@ -73,7 +75,7 @@ def trials_at_once(resources: ResourcesPart, wanted: int | None) -> int:
     Raises:
         UserError: not even one fits.
     """
-    total = ray.cluster_resources()
+    total = ray.cluster_resources()  # type: ignore[no-untyped-call]
     cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
     _check(resources, cpus, gpus, "the Ray cluster")
     if wanted is not None:

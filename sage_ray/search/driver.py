@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ from sage_ray.runtime.files import write_text
 from sage_ray.runtime.home import Home
 from sage_ray.runtime.mlflow_sink import Mirror, MirrorUnavailable
 from sage_ray.runtime.provenance import code_version
-from sage_ray.runtime.record import State
+from sage_ray.runtime.record import RunFolder, State
 from sage_ray.search.cluster import check_local_resources, environment, ray_session, trials_at_once
 from sage_ray.search.dimension import Sample
 from sage_ray.search.halt import FAULT, INTERRUPTED, Halt, HaltStopper, signals, terminated_as_interrupted
@@ -139,14 +139,14 @@ def _drive(folder: StudyFolder, space: Space, watch: Watch) -> StudyStatus:
                 watch.line(f"going on with {len(orphans)} unfinished trials, {ended} of {space.trials} have ended")
             _Sweep(folder, space, storage, halt, watch).run(orphans, space.trials - ended)
     finally:
-        settle(storage, folder, space)
+        changed = settle(storage, folder, space)
         if halt.reason is not None:
             for row in storage.rows():
                 if row.state == "RUNNING":
                     storage.forgive(row.number)
         status = status_of(folder, space, storage.rows())
         finished = status.done + status.pruned + status.failed >= status.target
-        parent.say("COMPLETE" if finished else "INTERRUPTED", status)
+        parent.say("COMPLETE" if finished else "INTERRUPTED", status, changed)
         watch.update(status)
     folder.stop_path.unlink(missing_ok=True)
     if halt.reason == FAULT:
@@ -268,16 +268,16 @@ class _ParentRun:
         self._folder, self._watch = folder, watch
         self._thread: threading.Thread | None = None
 
-    def say(self, state: State, status: StudyStatus | None = None) -> None:
+    def say(self, state: State, status: StudyStatus | None = None, runs: Sequence[RunFolder] = ()) -> None:
         """Put the parent run into `state`: in the background at the start, waiting for it at the end."""
         if self._thread is not None:
             self._thread.join(timeout=30)
-        self._thread = threading.Thread(target=self._send, args=(state, status), daemon=True)
+        self._thread = threading.Thread(target=self._send, args=(state, status, runs), daemon=True)
         self._thread.start()
         if state != "RUNNING":
             self._thread.join(timeout=30)
 
-    def _send(self, state: State, status: StudyStatus | None) -> None:
+    def _send(self, state: State, status: StudyStatus | None, runs: Sequence[RunFolder]) -> None:
         tags = {"sage.home": str(self._folder.home.path)}
         if status is not None:
             counts = ("target", "done", "pruned", "failed", "metric", "direction")
@@ -285,6 +285,8 @@ class _ParentRun:
         mirror = Mirror(self._folder.home)
         try:
             mirror.parent_run(self._folder.name, state=state, tags=tags)
+            for run in runs:
+                mirror.push(run)
             if status is not None:
                 for path in (self._folder.space_path, self._folder.base_path):
                     mirror.log_parent_artifact(self._folder.name, path)

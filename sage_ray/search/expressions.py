@@ -6,6 +6,7 @@ Parsed with `ast` and walked by hand: numbers, + - * /, parentheses and dotted p
 from __future__ import annotations
 
 import ast
+import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ class Expression:
         """
         try:
             value = _walk(ast.parse(self.text, mode="eval").body, lookup)
+            if not math.isfinite(value):
+                raise OverflowError("the result is not finite")
             return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
         except ZeroDivisionError:
             raise UserError("division by 0", f"{where}, tie {self.text!r}", "change the ranges it reads") from None
@@ -71,7 +74,7 @@ def _paths(node: ast.expr) -> list[str]:
             return _paths(left) + _paths(right)
         case ast.UnaryOp(op=op, operand=operand) if type(op) in _UNARY:
             return _paths(operand)
-        case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
+        case ast.Constant(value=int() | float() as value) if not isinstance(value, bool) and math.isfinite(value):
             return []
         case ast.Name() | ast.Attribute():
             return [_dotted(node)]

@@ -12,6 +12,7 @@ from sage_ray.runtime.record import RunFolder, State
 from sage_ray.search.objective import reduce_reports
 from sage_ray.search.space import Space
 from sage_ray.search.study import StudyFolder, run_grid
+from sage_ray.search.trainable import is_study_fault
 from sage_ray.search.tuner import StudyStorage, TrialRow
 
 _STATE_OF_RUN: dict[str, State] = {"PRUNED": "PRUNED", "FAIL": "FAIL", "RUNNING": "INTERRUPTED"}
@@ -25,7 +26,7 @@ def take_up(storage: StudyStorage, folder: StudyFolder, space: Space) -> list[in
             continue
         runs = folder.run_folders(space, row.number)
         records = [run.read() for run in runs]
-        failed = [record for record in records if record.state == "FAIL"]
+        failed = [record for record in records if record.state == "FAIL" and not is_study_fault(record)]
         if failed:
             storage.tell_failed(row.number, f"{failed[0].run_id}: {failed[0].error or 'failed'}")
         elif len(records) == len(run_grid(space)) and all(record.finished for record in records):
@@ -44,8 +45,12 @@ def tell_finished(storage: StudyStorage, space: Space, number: int, runs: list[R
     storage.tell_complete(number, statistics.fmean(reduce_reports(run.metrics(), objective) for run in runs))
 
 
-def settle(storage: StudyStorage, folder: StudyFolder, space: Space) -> None:
-    """Give each run that nobody computes any more the state of its trial: its process may have died before it could."""
+def settle(storage: StudyStorage, folder: StudyFolder, space: Space) -> list[RunFolder]:
+    """Give each run that nobody computes any more the state of its trial: its process may have died before it could.
+
+    Returns the runs that were changed.
+    """
+    changed = []
     for row in storage.rows():
         if row.state == "COMPLETE":
             continue
@@ -55,6 +60,8 @@ def settle(storage: StudyStorage, folder: StudyFolder, space: Space) -> None:
                 wanted = _STATE_OF_RUN[row.state]
                 if record.state != wanted:
                     run.set_state(wanted, error=row.error)
+                    changed.append(run)
+    return changed
 
 
 def make_scheduler(space: Space, rows: list[TrialRow]) -> TrialScheduler:

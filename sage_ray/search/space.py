@@ -18,6 +18,7 @@ from sage_ray.errors import UserError
 from sage_ray.search.dimension import Dimension, Sample
 from sage_ray.search.expressions import parse
 from sage_ray.search.schema import DimensionPart, ObjectivePart, SpaceFile, parse_space
+from sage_ray.training.build import check_names
 
 MAX_GRID = 100_000
 OWN_KEYS = frozenset(SpaceFile.model_fields) - {"base", "space", "points"}
@@ -231,11 +232,11 @@ def build_space(file: SpaceFile, source: str, folder: Path, sets: Mapping[str, A
         where = f"{source}, sampler {file.sampler.name}"
         raise UserError("conditional dimensions", where, "it cannot search them; use tpe or random")
     _check_ends(space)
+    for sample in space.fixed[: len(file.points)]:
+        space.config(sample.values)
     points = len(file.points)
     if file.trials is not None and points > file.trials:
         raise UserError(f"{points} points but {file.trials} trials", source, "raise trials or drop points")
-    if space.trials < 1:
-        raise UserError("no trial", source, "a grid needs at least one cell")
     return space
 
 
@@ -343,7 +344,7 @@ def _check_ends(space: Space) -> None:
             values = _activated(space, dimension, chosen)
             where = f"{space.source}, space.{dimension.path}"
             try:
-                space.config(values)
+                check_names(space.config(values))
             except UserError as error:
                 key = error.where.removeprefix("override, ").removeprefix("override")
                 at = f" gives {key}" if key and key != dimension.path else ""

@@ -15,7 +15,9 @@ from pydantic import BaseModel, ConfigDict
 from ray import tune
 
 from sage_ray.config import ExperimentConfig
-from sage_ray.errors import RunFailed, RunStopped, UserError
+from sage_ray.data.prepare import prepare
+from sage_ray.errors import SnapshotFailed, UserError
+from sage_ray.runtime import launch
 from sage_ray.runtime.home import Home
 from sage_ray.runtime.record import RunFolder, RunLabels, RunRecord
 from sage_ray.search.objective import reduce_reports
@@ -77,8 +79,9 @@ class _Reporter:
 def run_trial(config: dict[str, Any]) -> None:
     """Tune trainable: trains the task in `config["task"]` and reports how it ended.
 
-    The last report has `trial_complete` (with the objective), `trial_failed` (one line why) or `trial_halted` (the
-    study is being stopped; it goes on later). When Tune stops the trial, the thread ends with the report it stood in.
+    The last report has `trial_complete` (with the objective), `trial_failed` (one line why) or `trial_halted` (it goes
+    on later: the study is being stopped, or has to be because of `study_fault`, which no trial would survive). When
+    Tune stops the trial, the thread ends with the report it stood in.
     """
     task = TrialTask.model_validate_json(config["task"])
     finished: list[float] = []
@@ -96,11 +99,9 @@ def _one_run(task: TrialTask, index: int, finished: list[float]) -> float | None
     reporter = _Reporter(task, index, finished)
     try:
         record = _launch(task, run, reporter, task.stop_path.exists)
-    except (RunFailed, UserError) as error:
-        _end(trial_failed=f"{run.run_id}: {error}")
+    except UserError as error:
+        _end_refused(task, run, error)
         return None
-    except RunStopped:
-        record = None
     finally:
         _leave_no_trace()
         if task.stop_path.exists():
@@ -108,11 +109,13 @@ def _one_run(task: TrialTask, index: int, finished: list[float]) -> float | None
     if reporter.stopped_by_tune:
         # Tune waits for this thread to end and takes no further report.
         sys.exit(0)
-    if record is None or record.state in ("PRUNED", "INTERRUPTED"):
+    if record.state in ("PRUNED", "INTERRUPTED"):
         _end(trial_halted=1)
-        return None
-    if record.state != "COMPLETE":
+    elif is_study_fault(record):
+        _end(trial_halted=1, study_fault=f"{run.run_id}: {record.error}")
+    elif record.state != "COMPLETE":
         _end(trial_failed=f"{run.run_id}: {record.error or record.state}")
+    if record.state != "COMPLETE":
         return None
     return reduce_reports(RunFolder(Home(task.home).runs / run.run_id).metrics(), task.objective)
 
@@ -120,8 +123,6 @@ def _one_run(task: TrialTask, index: int, finished: list[float]) -> float | None
 def _launch(
     task: TrialTask, run: TrialRun, on_report: Callable[[dict[str, Any]], None], should_stop: Callable[[], bool]
 ) -> RunRecord:
-    from sage_ray.runtime import launch
-
     return launch.run(
         run.config,
         Home(task.home),
@@ -131,6 +132,21 @@ def _launch(
         should_stop=should_stop,
         launcher="ray" if run.config.runtime.workers > 1 else "inline",
     )
+
+
+def is_study_fault(record: RunRecord) -> bool:
+    """Whether a run failed of something that would end every other trial too: a full disk, a lost share."""
+    return record.state == "FAIL" and (record.error or "").startswith(SnapshotFailed.state)
+
+
+def _end_refused(task: TrialTask, run: TrialRun, error: UserError) -> None:
+    """Data that went away end the study, not this trial; anything else that was refused is this trial's own."""
+    try:
+        prepare(run.config.data, Home(task.home).cache)
+    except UserError as problem:
+        _end(trial_halted=1, study_fault=str(problem))
+    else:
+        _end(trial_failed=f"{run.run_id}: {error}")
 
 
 def _end(**ending: Any) -> None:

@@ -29,7 +29,7 @@ LOCK_TIMEOUT_S = 60
 DEFAULT_STARTUP = 10
 
 logger = logging.getLogger(__name__)
-optuna.logging.set_verbosity(optuna.logging.WARNING)
+optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
@@ -177,7 +177,6 @@ def make_sampler(space: Space, done: int) -> optuna.samplers.BaseSampler:
                 multivariate=True,
                 group=conditional,
                 constant_liar=space.file.concurrency != 1,
-                warn_independent_sampling=False,
                 n_startup_trials=startup,
             )
         case "gp":
