@@ -48,7 +48,8 @@ def save(name: str, title: str, rows: Sequence[Mapping[str, Any]], notes: Sequen
         f"# {title}",
         "",
         f"`{facts['command']}` at commit {facts['commit']}{dirty}, {facts['when']}; {facts['cpu']}, "
-        f"{facts['cores']} cores (load {facts['load']:.1f} at the end), GPU {facts['gpu'] or 'none'}; Python {facts['python']}, torch {facts['torch']}.",
+        f"{facts['cores']} cores (load {facts['load']:.1f} at the end), GPU {facts['gpu'] or 'none'}; "
+        f"Python {facts['python']}, torch {facts['torch']}.",
         "",
         *(f"| {' | '.join(row)} |" for row in table),
         "",

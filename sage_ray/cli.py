@@ -162,7 +162,7 @@ def train(
     resolved = _resolved(preset, config, sets)
     from sage_ray.verb_answers import train_and_watch
 
-    return train_and_watch(resolved.config, session, run_id)
+    return train_and_watch(resolved.config, session, run_id, name=preset)
 
 
 @verb(app, "plan")

@@ -38,13 +38,20 @@ def checked(report: CheckReport, path: str, session: Session) -> Answer:
     return Answer(report.lines(), fields, next=follow)
 
 
-def train_and_watch(config: ExperimentConfig, session: Session, run_id: str | None) -> Answer:
-    """Train one config, showing each epoch, and tell how it ended."""
+def train_and_watch(config: ExperimentConfig, session: Session, run_id: str | None, name: str | None = None) -> Answer:
+    """Train one config, showing each epoch, and tell how it ended; `name` begins a run id that is made from it."""
     from sage_ray.runtime.launch import default_run_id, train
 
-    session.resumable = run_id or default_run_id(config)
+    session.resumable = run_id or default_run_id(config, name)
     total = config.pretrain.epochs + config.adversarial.epochs
-    record = train(config, session.home, run_id, on_report=lambda report: session.watch.epoch(report, total))
+    watch = session.watch
+    record = train(
+        config,
+        session.home,
+        session.resumable,
+        on_report=lambda report: watch.epoch(report, total),
+        say=watch.line,
+    )
     return trained(record, session)
 
 
