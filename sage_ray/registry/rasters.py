@@ -95,7 +95,7 @@ class TiffRows:
     @staticmethod
     def _probe(path: Path, page: tifffile.TiffPage) -> None:
         try:
-            next(page.segments(maxworkers=1))
+            next(page.segments(maxworkers=1, buffersize=BAND_BYTES))
         except (ValueError, RuntimeError, zlib.error) as error:
             raise _too_large(
                 path, f"compression {tifffile.COMPRESSION(page.compression).name}: {' '.join(str(error).split())[:80]}"
@@ -140,7 +140,7 @@ def _segment_bands(page: tifffile.TiffPage) -> Iterator[np.ndarray]:
     assert page.dtype is not None, "TiffRows.open refuses pages without a dtype"
     band, top = None, 0
     step = page.tilelength if page.is_tiled else page.rowsperstrip
-    for values, index, _ in page.segments(maxworkers=1):
+    for values, index, _ in page.segments(maxworkers=1, buffersize=BAND_BYTES):
         row, column = index[2], index[3]
         if band is None or row != top:
             if band is not None:
@@ -351,6 +351,9 @@ def write_mask(
             compression="zlib",
             photometric="minisblack",
             bigtiff=shape[0] * shape[1] > 1 << 31,
+            # By default tifffile gathers half a gigabyte of tiles before it writes them.
+            buffersize=BAND_BYTES,
+            maxworkers=1,
         )
         os.replace(temporary, path)
     except OSError as error:

@@ -210,7 +210,7 @@ class Tiling:
 
 
 def predict_bands(
-    source: RowSource, tiling: Tiling, values: tuple[float, float], predict: Predict, batch_pixels: int = 1 << 21
+    source: RowSource, tiling: Tiling, values: tuple[float, float], predict: Predict, batch_pixels: int = 1 << 19
 ) -> Iterator[np.ndarray]:
     """Bands (n, columns) float32 of foreground probabilities in [0,1], from the top, together the whole image.
 
