@@ -14,7 +14,9 @@ from sage_ray.metrics.overlap import PixelCounts, dice, pixel_counts
 
 HANDLES = {
     "dice": Handled(arrays=("pred|true|per_image|mean|pooled|two_class_mean|foreground_only_as_evaluated",)),
-    "instance_metrics": Handled(arrays=(r".+/(true|pred|precision|recall|fscore|iou)",)),
+    "instance_metrics": Handled(
+        arrays=(r".+/(true|pred|precision|recall|fscore|iou)", r"all/mean_(precision|recall|fscore)")
+    ),
     "evaluation_pipeline": Handled(
         arrays=("logits|true_mask|dice|precision|recall|fscore|mean_batch_loss|true_labels|pred_labels",)
     ),
@@ -47,13 +49,17 @@ def test_instance_metrics(parity: Parity) -> None:
     case = parity.case("instance_metrics")
     variants = case.groups("(.+)/true")
     assert variants
+    values: dict[str, list[list[float]]] = {name: [] for name in OBJECT_SCORES}
     for variant in variants:
         true, pred = case[f"{variant}/true"], case[f"{variant}/pred"]
         scores = score_objects(true, pred)
         for name in OBJECT_SCORES:
-            case.compare(f"{variant}/{name}", [getattr(scores[threshold], name) for threshold in THRESHOLDS])
+            values[name].append([getattr(scores[threshold], name) for threshold in THRESHOLDS])
+            case.compare(f"{variant}/{name}", values[name][-1])
         if f"{variant}/iou" in case:
             case.compare(f"{variant}/iou", iou_table(true, pred))
+    for name in case.names("all/mean_.+"):
+        case.compare(name, np.mean(values[name.removeprefix("all/mean_")], axis=0))
 
 
 @pytest.fixture(scope="module")
