@@ -87,8 +87,9 @@ def adaptive_instance_norm(features: Tensor, scale: Tensor, shift: Tensor, eps: 
     Args: features (N,C,H,W); scale and shift (N,C). Source: Huang and Belongie 2017; Karras et al. 2019.
     """
     variance, mean = torch.var_mean(features, dim=(2, 3), correction=0, keepdim=True)
-    gain = (1 + scale)[:, :, None, None] * torch.rsqrt(variance + eps)
-    return ((features - mean) * gain + shift[:, :, None, None]).to(features.dtype)
+    gain = ((1 + scale)[:, :, None, None] * torch.rsqrt(variance + eps)).to(features.dtype)
+    # One pass over the features, which are all that backward has to keep.
+    return torch.addcmul(shift[:, :, None, None].to(features.dtype) - mean * gain, features, gain)
 
 
 class ModulatedConv(nn.Module):
@@ -122,8 +123,8 @@ class NoiseTerm(nn.Module):
         if self.affine is None or noise is None:
             assert self.bias is not None, "a generator with noise was given none"
             return features + self.bias.view(1, -1, 1, 1).to(features.dtype)
-        term = noise * self.affine.weight.view(1, -1, 1, 1) + self.affine.bias.view(1, -1, 1, 1)
-        return features + term.to(features.dtype)
+        parts = (self.affine.bias.view(1, -1, 1, 1), noise, self.affine.weight.view(1, -1, 1, 1))
+        return features + torch.addcmul(*(part.to(features.dtype) for part in parts))
 
     def initialise_own(self, _generator_for: Callable[[str], torch.Generator]) -> None:
         """Zero bias (the affine layer is initialised by itself)."""
