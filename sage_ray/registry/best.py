@@ -234,7 +234,7 @@ def network_flops(config: ExperimentConfig) -> int:
         SEGMENTERS[config.segmenter.name](**kwargs["segmenter"]).eval()(image)
         if config.adversarial.epochs:
             generator = GENERATORS[config.generator.name](**kwargs["generator"]).eval()
-            generator(image, torch.zeros(1, generator.levels, config.generator.style_dim), image)
+            generator(image, torch.zeros(1, int(generator.levels), config.generator.style_dim), image)
             discriminator = DISCRIMINATORS[config.discriminators.name](**kwargs["discriminators"]).eval()
             for _ in ("disc_image", "disc_mask"):
                 discriminator(image)

@@ -61,8 +61,12 @@ class ModelRef:
 
 def weights_sha(ref: ModelRef) -> str | None:
     """The run's `weights_sha` (sha256 over the selected weights in name order), if the origin tells it."""
-    spec = ref.folder / "model.json"
-    known = (ref.provenance or {}).get("weights_sha") or (read_json(spec).get("weights_sha") if spec.is_file() else None)
+    known = (ref.provenance or {}).get("weights_sha")
+    if known is None:
+        try:
+            known = read_json(ref.folder / "model.json").get("weights_sha")
+        except (OSError, ValueError, AttributeError):  # `load` tells what is wrong with it
+            return None
     return None if known is None else str(known)
 
 

@@ -19,6 +19,7 @@ from sage_ray.runtime.mlflow_sink import MirrorUnavailable, connect
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
 
 MODEL_NAME = "sage-gan"
 PACKAGE_PATH = "model"
@@ -77,7 +78,8 @@ def list_versions(home: Home, name: str = MODEL_NAME) -> list[Version]:
         for model in client.search_registered_models(f"name = '{_quoted(name)}'"):
             for alias, number in model.aliases.items():
                 aliases.setdefault(str(number), []).append(alias)
-        found, token = [], None
+        found: list[ModelVersion] = []
+        token = None
         for _ in range(1000):  # pages
             page = client.search_model_versions(f"name = '{_quoted(name)}'", max_results=200, page_token=token)
             found += page

@@ -34,7 +34,8 @@ def test_final_config_trains_on_validation_images_for_fixed_epochs() -> None:
 
 
 def test_drops_that_validation_drove_are_replayed() -> None:
-    values = {"pretrain.schedule.rule": "plateau", "pretrain.schedule.factor": 0.5, "adversarial.schedule.rule": "plateau"}
+    values = {f"{phase}.schedule.rule": "plateau" for phase in ("pretrain", "adversarial")}
+    values |= {"pretrain.schedule.factor": 0.5}
     trial = resolve(preset="tiny_sage_gan", sets=values).config
     final = final_config(trial, {"pretrain": [3, 6], "adversarial": []}, "x")
     assert (final.pretrain.schedule.rule, final.pretrain.schedule.drops) == ("drops", (3, 6))
@@ -73,7 +74,8 @@ def test_plan_is_declared_once_and_seeds_make_another(home: Home) -> None:
     other = make_plan(config, home, trial="best", seeds=(1, 0), model_name="sage-gan")
     assert other.final_id != plan.final_id
     assert list_finals(home) == [plan.final_id]
-    same = make_plan(config.with_values({"seed": 9, "runtime.threads": 2}), home, trial="best", seeds=(0, 1), model_name="sage-gan")
+    alike = config.with_values({"seed": 9, "runtime.threads": 2})
+    same = make_plan(alike, home, trial="best", seeds=(0, 1), model_name="sage-gan")
     assert same.final_id == plan.final_id
     plan_path(home, plan.final_id).write_text("{")
     with pytest.raises(UserError, match="damaged file"):
