@@ -114,10 +114,11 @@ def perform(session: Session, work: Callable[[], Answer], as_json: bool) -> int:
     try:
         answer = work()
         session.close()
-    except BaseException as error:
+    except typer.Exit:
         session.close()
-        if isinstance(error, typer.Exit | GeneratorExit):
-            raise
+        raise
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        session.close()
         answer = answer_to(error, session)
     show(answer, session, as_json)
     return answer.exit_code

@@ -1,9 +1,9 @@
 """The whole path on drawn particles, as a user would walk it: every step is a `sage-ray` command, printed as it runs.
 
-Into ./demo_runs (made anew each time): a folder of micrographs, a search, final trainings of the untuned base and of the
-best configuration, their comparison on the locked test, a champion, its scores beside Otsu thresholding on fresh particles,
-masks and synthetic pairs. Ends with exit code 1 if a step fails, the generator never trained, the champion does not beat
-Otsu, or the processes took more than 3 GB together.
+Into ./demo_runs (made anew each time): a folder of micrographs, a search, final trainings of the untuned base and of
+the best configuration, their comparison on the locked test, a champion, its scores beside Otsu thresholding on fresh
+particles, masks and synthetic pairs. Ends with exit code 1 if a step fails, the generator never trained, the champion
+does not beat Otsu, or the processes took more than 3 GB together.
 """
 
 from __future__ import annotations
