@@ -110,6 +110,15 @@ class DataConfig(Section):
     split: SplitConfig = SplitConfig()
     augment: AugmentConfig = AugmentConfig()
 
+    @model_validator(mode="after")
+    def _tiles(self) -> DataConfig:
+        if self.augment.clahe_tiles > min(self.image_size) // 4:
+            tiles, size = self.augment.clahe_tiles, list(self.image_size)
+            raise ValueError(
+                f"augment.clahe_tiles={tiles} leaves tiles under 4 pixels at image_size {size}: lower it"
+            )
+        return self
+
 
 class SegmenterConfig(Section):
     name: str = "attention_unet"

@@ -8,7 +8,10 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
+
 from sage_ray.config import ExperimentConfig
+from sage_ray.data.manifest import write_manifest
 from sage_ray.data.prepare import PreparedData
 from sage_ray.errors import RunFailed, RunStopped, UserError
 from sage_ray.runtime import provenance
@@ -35,9 +38,10 @@ class Recorder:
         self._started = time.monotonic()
 
     def begin(self, data: PreparedData) -> None:
-        """Start an attempt: state RUNNING, provenance, environment; earlier scores stay until replaced."""
+        """Start an attempt: state RUNNING, provenance, environment, manifest; earlier scores stay until replaced."""
         commit, dirty = provenance.code_version()
         write_json(self.folder.artifacts / "environment.json", provenance.environment(), durable=False)
+        write_manifest(data, self.folder.artifacts / "manifest.parquet")
         self._change(
             state="RUNNING",
             error=None,
@@ -61,9 +65,11 @@ class Recorder:
         if self._on_report is not None:
             self._on_report(report)
 
-    def complete(self, result: TrainResult, config: ExperimentConfig, data: PreparedData) -> RunRecord:
+    def complete(
+        self, result: TrainResult, config: ExperimentConfig, data: PreparedData, device: torch.device
+    ) -> RunRecord:
         """Write the results and the record of a finished training."""
-        write_results(self.folder, config, data, result)
+        write_results(self.folder, config, data, result, device)
         selected = next((r for r in result.history if r["epoch"] == result.selected_epoch), result.metrics)
         return self._change(
             state="COMPLETE",
