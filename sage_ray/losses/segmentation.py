@@ -62,10 +62,8 @@ def segmentation_loss(
         ce_map = functional.cross_entropy_map(logits, target)
         if w_ce:
             terms.append(w_ce * ce_map.mean())
-        if w_focal and focal_form == "pixel":
-            terms.append(w_focal * functional.focal_pixel_loss(ce_map, target, focal_alpha, focal_gamma))
-        elif w_focal:
-            terms.append(w_focal * functional.focal_batch_loss(_global_mean(ce_map, reduce), focal_alpha, focal_gamma))
+        if w_focal:
+            terms.append(w_focal * _focal(ce_map, target, focal_alpha, focal_gamma, focal_form, reduce))
     if w_dice or w_tversky or w_focal_tversky:
         sums = _sums(logits, target, reduction, reduce)
         if w_dice:
@@ -74,7 +72,7 @@ def segmentation_loss(
             terms.append(w_tversky * functional.tversky_loss(sums, alpha, beta).mean())
         if w_focal_tversky:
             terms.append(w_focal_tversky * functional.focal_tversky_loss(sums, alpha, beta, gamma).mean())
-    # All weights 0: still a scalar with a graph, so that a step with it runs.
+    # All weights 0: still a scalar with a graph.
     return torch.stack(terms).sum() if terms else logits.sum() * 0.0
 
 
@@ -86,6 +84,12 @@ def _check(logits: Tensor, target: Tensor, focal_form: str, reduction: str) -> N
         raise ValueError(f"unknown focal_form {focal_form!r}: use pixel or batch")
     if reduction not in ("batch", "image"):
         raise ValueError(f"unknown reduction {reduction!r}: use batch or image")
+
+
+def _focal(ce_map: Tensor, target: Tensor, alpha: float, gamma: float, form: str, reduce: Reduce | None) -> Tensor:
+    if form == "pixel":
+        return functional.focal_pixel_loss(ce_map, target, alpha, gamma)
+    return functional.focal_batch_loss(_global_mean(ce_map, reduce), alpha, gamma)
 
 
 def _sums(logits: Tensor, target: Tensor, reduction: str, reduce: Reduce | None) -> functional.OverlapSums:
