@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from sage_ray.registry.compare import Comparison, VersionScores
     from sage_ray.registry.evaluate import Evaluation
     from sage_ray.registry.final import FinalResult
+    from sage_ray.registry.generate import Generation
+    from sage_ray.registry.predict import Prediction
     from sage_ray.registry.promote import Promotion
     from sage_ray.registry.scores import ScoreLine
     from sage_ray.runtime.mlflow_sink import SyncReport
@@ -99,14 +101,14 @@ def planned(plan: Plan, space: str, sets: list[str], name: str | None, session: 
     """Of `plan`: the cost of a study."""
     saved = 1 - plan.epochs_with_reuse / max(plan.epochs_without_reuse, 1)
     lines = [
-        f"{plan.study}: {plan.trials} trials, {plan.runs} runs, {plan.stages} distinct stages",
+        f"{name or plan.study}: {plan.trials} trials, {plan.runs} runs, {plan.stages} distinct stages",
         f"epochs: {plan.epochs_without_reuse} without reuse, {plan.epochs_with_reuse} with reuse ({saved:.0%} saved), "
         f"{plan.epochs_stored} of them stored already",
         plan.note,
     ]
     tail = f" --name {name}" if name else ""
     tail += "".join(f" --set '{text}'" for text in sets)
-    return Answer(lines, plain(plan), next=[session.command(f"sweep {space}{tail}")])
+    return Answer(lines, {**plain(plan), "study": name or plan.study}, next=[session.command(f"sweep {space}{tail}")])
 
 
 def study_lines(status: StudyStatus) -> list[str]:
@@ -312,11 +314,12 @@ def evaluated(result: Evaluation, model: str, session: Session) -> Answer:
     return Answer(lines, plain(result), {"per_image": result.per_image}, follow)
 
 
-def wrote(outcome: Any, out: Path, follow: list[str]) -> Answer:
-    """Of `predict` and `generate`: what lies in the folder."""
+def wrote(outcome: Prediction | Generation, out: Path, follow: list[str]) -> Answer:
+    """Of `predict` and `generate`: how much was made, and what lies where in the folder."""
     fields = plain(outcome)
-    fields = fields if isinstance(fields, dict) else {"result": fields}
-    lines = [f"{name.replace('_', ' ')}: {value}" for name, value in fields.items() if isinstance(value, int | float)]
+    counts = {name: value for name, value in fields.items() if isinstance(value, int | float)}
+    lines = [", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in counts.items())]
+    lines += [f"  {name}: {what}" for name, what in outcome.files.items()]
     return Answer(lines, fields, {"out": out}, follow)
 
 

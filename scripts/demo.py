@@ -164,12 +164,11 @@ def tell(best: dict[str, Any], comparison: dict[str, Any]) -> None:
     report = comparison["paths"].get("report")
     if report:
         print(f"\n{Path(report).read_text(encoding='utf-8').rstrip()}")
-    pictures = sorted(path for path in (OUT / "masks").rglob("*.png") if "overlay" in str(path))
-    sheets = [path for path in sorted((OUT / "synthetic").rglob("*.png")) if "sheet" in path.name]
+    pictures = sorted((OUT / "masks" / "overlays").glob("*.png"))
     if not pictures:
         raise DemoFailed("no overlays were written")
     print("\nworth looking at:")
-    for path in [*pictures[:4], *sheets[:1]]:
+    for path in [OUT / "masks" / "overview.png", *pictures[:3], OUT / "synthetic" / "pairs.png"]:
         print(f"  {path}")
 
 
