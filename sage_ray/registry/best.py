@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -234,7 +234,8 @@ def network_flops(config: ExperimentConfig) -> int:
         SEGMENTERS[config.segmenter.name](**kwargs["segmenter"]).eval()(image)
         if config.adversarial.epochs:
             generator = GENERATORS[config.generator.name](**kwargs["generator"]).eval()
-            generator(image, torch.zeros(1, int(generator.levels), config.generator.style_dim), image)
+            levels = cast(int, generator.levels)
+            generator(image, torch.zeros(1, levels, config.generator.style_dim), image)
             discriminator = DISCRIMINATORS[config.discriminators.name](**kwargs["discriminators"]).eval()
             for _ in ("disc_image", "disc_mask"):
                 discriminator(image)

@@ -107,8 +107,12 @@ def _carry_out(plan: FinalPlan, home: Home, watch: Watch | None) -> FinalResult:
     with locked(home.path / FINALS / f".{plan.final_id}.lock", timeout_s=1) as held:
         if not held:
             raise UserError("final training is running", plan.final_id, "wait for the other process, or stop it first")
-        for seed in plan.seeds:
-            _train_seed(plan, seed, home, watch)
+        try:
+            for seed in plan.seeds:
+                _train_seed(plan, seed, home, watch)
+        except KeyboardInterrupt:
+            _say(watch, f"interrupted; `sage-ray resume {plan.final_id}` goes on")
+            raise
         frames = [score_locked_test(run_id, home, purpose=f"final {plan.final_id}") for run_id in plan.run_ids]
         scores = pd.concat(frames, ignore_index=True)
         _say(watch, f"{plan.final_id}: {len(plan.seeds)} seeds scored on the locked test, once each")

@@ -54,7 +54,9 @@ def register(plan: FinalPlan, home: Home, scores: pd.DataFrame) -> Version:
     package = save_package(home.path / FINALS / plan.final_id / "package", first.model, scores, tree, card)
     try:
         mirror = Mirror(home)
-        mirror.push(first)
+        for run_id in plan.run_ids:
+            mirror.push(RunFolder.open(home.runs, run_id))
+        mirror.parent_run(plan.final_id, state="COMPLETE", tags={"sage.kind": "final"})
         mlflow_run = str(read_json(first.path / "mlflow.json")["mlflow_run_id"])
     except MirrorUnavailable as error:
         raise RunFailed(

@@ -88,7 +88,7 @@ def list_versions(home: Home, name: str = MODEL_NAME) -> list[Version]:
                 break
     versions = [
         Version(
-            v.name, int(v.version), v.source, v.run_id, int(v.creation_timestamp or 0),
+            v.name, int(v.version), v.source or "", v.run_id, int(v.creation_timestamp or 0),
             tuple(sorted(aliases.get(str(v.version), []))), dict(v.tags or {}),
         )
         for v in found

@@ -41,6 +41,7 @@ TINY = {
     "adversarial.epochs": 2,
     "adversarial.freeze_epochs": 0,
     "runtime.pictures": False,
+    "runtime.threads": 1,
 }
 SPACE = """
 name: toy

@@ -31,6 +31,7 @@ def tiny(path: str, **sets: object) -> ExperimentConfig:
         "pretrain.epochs": 1,
         "adversarial.epochs": 0,
         "runtime.pictures": False,
+        "runtime.threads": 1,
         **sets,
     }
     return resolve(preset="tiny_sage_gan", sets=values).config

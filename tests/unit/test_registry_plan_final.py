@@ -19,6 +19,7 @@ TINY = {
     "segmenter.depth": 2,
     "adversarial.epochs": 0,
     "runtime.pictures": False,
+    "runtime.threads": 1,
 }
 
 
