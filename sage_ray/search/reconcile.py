@@ -56,11 +56,10 @@ def settle(storage: StudyStorage, folder: StudyFolder, space: Space) -> list[Run
             continue
         for run in folder.run_folders(space, row.number):
             record = run.read()
-            if record.state in ("RUNNING", "INTERRUPTED") and not run.alive():
-                wanted = _STATE_OF_RUN[row.state]
-                if record.state != wanted:
-                    run.set_state(wanted, error=row.error)
-                    changed.append(run)
+            wanted = _STATE_OF_RUN[row.state]
+            if record.state not in ("COMPLETE", "FAIL", wanted) and not run.alive():
+                run.set_state(wanted, error=row.error)
+                changed.append(run)
     return changed
 
 

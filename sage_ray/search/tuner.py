@@ -260,7 +260,8 @@ class OptunaSearcher(Searcher):
                 continue
             self._numbers[trial_id] = number
             return {"number": number, **self._payload(number, sample)}
-        return None
+        # Not None: Tune would ask again for minutes before it looked at anything else.
+        return Searcher.FINISHED  # type: ignore[return-value]
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         self._note(self._numbers[trial_id], result)

@@ -143,7 +143,7 @@ def test_ends_on_purpose_do_not_count_as_crashes(tmp_path: Path) -> None:
         assert given and given["number"] == 0
         study.halted = True
         study.searcher.on_trial_complete("id", {"objective": 0.5, "step": 1})
-    assert study.states() == {0: "RUNNING"} and study.searcher.suggest("other") is None
+    assert study.states() == {0: "RUNNING"} and study.searcher.suggest("other") == Searcher.FINISHED
 
 
 def test_sampler_does_not_repeat_itself_after_a_restart(tmp_path: Path) -> None:

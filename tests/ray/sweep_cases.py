@@ -1,0 +1,84 @@
+"""A search space small enough for tests, and a driver in a process of its own that may be killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sage_ray.runtime.home import Home
+
+BASE = {
+    "data.path": "synthetic://ordered?num=16&size=32&seed=0",
+    "data.image_size": [32, 32],
+    "segmenter.width": 4,
+    "segmenter.depth": 2,
+    "generator.width": 4,
+    "generator.depth": 2,
+    "discriminators.width": 4,
+    "pretrain.epochs": 2,
+    "adversarial.epochs": 3,
+    "adversarial.freeze_epochs": 0,
+    "adversarial.mix_start": 0.5,
+    "runtime.pictures": False,
+}
+TOO_MUCH = 1.0e38
+"""A lambda_cycle that float32 cannot hold once it is multiplied by a term's weight: the loss is infinite at once."""
+
+SPACE: dict[str, Any] = {
+    "name": "tiny",
+    "space": {
+        "adversarial.lambda_cycle": {"categorical": [1.0, 0.5, 2.0, TOO_MUCH]},
+        "adversarial.lr": {"float": [1e-5, 1e-3], "log": True},
+    },
+    "sampler": {"name": "random", "seed": 0},
+    "trials": 4,
+    "concurrency": 2,
+}
+
+
+def write_space(folder: Path, base: dict[str, Any] | None = None, **changes: Any) -> Path:
+    """A space file of the tiny config with keys replaced."""
+    tree = {**SPACE, "base": {"preset": "tiny_sage_gan", "set": {**BASE, **(base or {})}}, **changes}
+    path = folder / f"{tree['name']}.yaml"
+    path.write_text(yaml.safe_dump(tree, sort_keys=False))
+    return path
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    """A `sage-ray` command in a session of its own, output captured."""
+    command = [sys.executable, "-m", "sage_ray.cli", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
+
+
+def wait_until(condition: Callable[[], Any], process: subprocess.Popen[str], timeout_s: float = 200) -> None:
+    """Return when `condition()` holds; fail if the process ends or the time is over first."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert process.poll() is None, f"ended early: {process.communicate()}"
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def epochs_on_disk(home: Home, run_id: str) -> list[dict[str, Any]]:
+    """Complete lines of a run's metrics.jsonl."""
+    path = home.runs / run_id / "metrics.jsonl"
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def record(home: Home, run_id: str) -> dict[str, Any]:
+    """record.json of a run."""
+    value: dict[str, Any] = json.loads((home.runs / run_id / "record.json").read_text())
+    return value

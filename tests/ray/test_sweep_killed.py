@@ -1,0 +1,147 @@
+"""A sweep that is killed, interrupted or stopped goes on: nothing lost, nothing doubled, no epoch trained twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from sweep_cases import epochs_on_disk, record, start, wait_until, write_space
+
+from sage_ray.errors import UserError
+from sage_ray.runtime.home import Home
+from sage_ray.search.driver import resume
+from sage_ray.search.study import StudyFolder, status, stop
+
+pytestmark = pytest.mark.ray
+
+EPOCHS = 42
+
+
+def long_space(folder: Path, **changes: Any) -> Path:
+    """Three trials of 2 + 40 epochs, one at a time: time enough to be killed in."""
+    return write_space(folder, base={"adversarial.epochs": EPOCHS - 2}, trials=3, concurrency=1, **changes)
+
+
+def answer(process: subprocess.Popen[str], timeout_s: float = 240) -> tuple[dict[str, Any], str]:
+    """The JSON on the last line of stdout, and stderr, of a command that ends by itself."""
+    output, errors = process.communicate(timeout=timeout_s)
+    return json.loads(output.strip().splitlines()[-1]), errors
+
+
+def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes of a command's own, itself first."""
+    parent = psutil.Process(process.pid)
+    return [parent, *parent.children(recursive=True)]
+
+
+def assert_whole(home: Home, lines_before: dict[str, list[dict[str, Any]]]) -> None:
+    """Every trial ended once, every epoch is there once, and those from before the interruption are untouched."""
+    state = status("tiny", home)
+    assert [t.number for t in state.trials] == [0, 1, 2]
+    assert [t.state for t in state.trials] == ["COMPLETE"] * 3
+    assert sorted(home.run_ids()) == [f"tiny-t{n:04d}-s0" for n in range(3)]
+    for run_id in home.run_ids():
+        lines = epochs_on_disk(home, run_id)
+        assert [line["epoch"] for line in lines] == list(range(1, EPOCHS + 1))
+        known = lines_before.get(run_id, [])
+        assert lines[: len(known)] == known
+        assert record(home, run_id)["state"] == "COMPLETE"
+
+
+def test_killed_driver_resumes_with_nothing_lost_or_doubled(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    process = start("sweep", str(long_space(tmp_path)), "--home", str(home.path), "--quiet")
+    wait_until(lambda: len(epochs_on_disk(home, "tiny-t0001-s0")) >= 12, process)
+    orphans = family(process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    psutil.wait_procs(orphans, timeout=30)
+    before = {run_id: epochs_on_disk(home, run_id) for run_id in home.run_ids()}
+    sha = record(home, "tiny-t0000-s0")["weights_sha"]
+    assert status("tiny", home).state == "interrupted" and status("tiny", home).running == 1
+    again, errors = answer(start("resume", "tiny", "--home", str(home.path), "--json"))
+    assert again["ok"] and again["done"] == 3, errors
+    assert_whole(home, before)
+    first, second = record(home, "tiny-t0000-s0"), record(home, "tiny-t0001-s0")
+    assert (first["attempt"], first["weights_sha"]) == (1, sha)
+    # Phase 2 alone is counted: its first snapshot stands for phase 1.
+    assert second["attempt"] == 2 and second["reused_epochs"] >= len(before["tiny-t0001-s0"]) - 2
+
+
+def test_trial_that_finished_untold_is_told_without_running_again(tmp_path: Path) -> None:
+    """As if the driver had been killed between the end of a run and the telling."""
+    import optuna
+
+    home = Home(tmp_path / "home")
+    path = write_space(tmp_path, trials=1)
+    done, errors = answer(start("sweep", str(path), "--home", str(home.path), "--json", "--quiet"))
+    assert done["done"] == 1, errors
+    value = status("tiny", home).trials[0].value
+    untold = StudyFolder(home, "tiny").path / "optuna.db"
+    import sqlite3
+
+    with sqlite3.connect(untold) as database:
+        database.execute("UPDATE trials SET state = 'RUNNING', datetime_complete = NULL")
+        database.execute("DELETE FROM trial_values")
+    assert optuna.load_study(study_name="tiny", storage=f"sqlite:///{untold}").trials[0].state.name == "RUNNING"
+    stamp = (home.runs / "tiny-t0000-s0" / "record.json").stat().st_mtime_ns
+    state = resume("tiny", home)
+    assert (state.trials[0].state, state.trials[0].value) == ("COMPLETE", value)
+    assert (home.runs / "tiny-t0000-s0" / "record.json").stat().st_mtime_ns == stamp
+
+
+def test_ctrl_c_stop_and_resume(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    process = start("sweep", str(long_space(tmp_path)), "--home", str(home.path))
+    wait_until(lambda: len(epochs_on_disk(home, "tiny-t0000-s0")) >= 5, process)
+    with pytest.raises(UserError, match="study is being run"):
+        resume("tiny", home)
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130 and "sage-ray resume tiny" in errors.strip().splitlines()[-1]
+    assert len(errors.strip().splitlines()) == 1, errors
+    before = {run_id: epochs_on_disk(home, run_id) for run_id in home.run_ids()}
+    assert record(home, "tiny-t0000-s0")["state"] == "INTERRUPTED"
+    assert status("tiny", home).trials[0].state == "RUNNING"
+
+    process = start("resume", "tiny", "--home", str(home.path), "--json")
+    wait_until(lambda: len(epochs_on_disk(home, "tiny-t0000-s0")) >= len(before["tiny-t0000-s0"]) + 4, process)
+    assert stop("tiny", home).state == "running"
+    stopped, errors = answer(process)
+    assert stopped["ok"] and stopped["state"] == "interrupted" and process.returncode == 0, errors
+    lines = {run_id: epochs_on_disk(home, run_id) for run_id in home.run_ids()}
+    assert record(home, "tiny-t0000-s0")["state"] == "INTERRUPTED"
+    assert lines["tiny-t0000-s0"][: len(before["tiny-t0000-s0"])] == before["tiny-t0000-s0"]
+
+    assert resume("tiny", home).state == "finished"
+    assert_whole(home, lines)
+    assert not StudyFolder(home, "tiny").stop_path.exists()
+
+
+def test_killed_worker_goes_on_in_another_actor(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    process = start("sweep", str(long_space(tmp_path)), "--home", str(home.path), "--json", "--quiet")
+    wait_until(lambda: len(epochs_on_disk(home, "tiny-t0000-s0")) >= 8, process)
+    actors = [p for p in family(process) if "ImplicitFunc" in p.name() or "ImplicitFunc" in " ".join(p.cmdline())]
+    assert len(actors) == 1, [p.cmdline() for p in family(process)]
+    actors[0].kill()
+    before = {"tiny-t0000-s0": epochs_on_disk(home, "tiny-t0000-s0")}
+    done, errors = answer(process)
+    assert done["done"] == 3, errors
+    assert_whole(home, before)
+    assert record(home, "tiny-t0000-s0")["attempt"] == 2
+
+
+def test_time_budget_leaves_the_study_resumable(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    path = long_space(tmp_path, max_hours=0.0001)
+    process = start("sweep", str(path), "--home", str(home.path), "--json")
+    state, errors = answer(process)
+    assert process.returncode == 0 and state["state"] == "interrupted", errors
+    assert state["done"] == 0 and "out of time" not in errors
