@@ -190,7 +190,7 @@ def _run_inline(
         try:
             recorder.begin(data)
             result = run_training(config, data, context, store, cache_dir=home.cache)
-            return recorder.complete(result, config, data)
+            return recorder.complete(result, config, data, context.device)
         except (UserError, KeyboardInterrupt, SystemExit) as error:
             recorder.end(error)
             raise

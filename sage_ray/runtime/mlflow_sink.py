@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 EXPERIMENT = "sage-ray"
 PROBE_TIMEOUT_S = 2.0
 POLL_S = 2.0
-FLUSH_S = 10.0
+FLUSH_S = 20.0
 MAX_BACKOFF_S = 30.0
 LOCK_TIMEOUT_S = 60.0
 # Limits of MLflow's log_batch.
@@ -335,8 +335,8 @@ def sync(home: Home, *, say: Callable[[str], None] | None = None) -> SyncReport:
 
 def _prepare_import() -> None:
     # Defaults are 7 retries of up to 120 s each and reports to MLflow's makers.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 

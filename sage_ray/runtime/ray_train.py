@@ -186,7 +186,7 @@ def _train(
             return
         raise
     if recorder is not None:
-        recorder.complete(result, config, data)
+        recorder.complete(result, config, data, context.device)
 
 
 def _note_end(folder: RunFolder, launch: str, error: BaseException) -> None:
