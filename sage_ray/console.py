@@ -146,15 +146,21 @@ class PlainWatch:
 
 
 class RunClock:
-    """Remaining time of one run; epochs that were replayed from the stage store cost nothing and are no pace."""
+    """Remaining time of a run; epochs that were replayed from the stage store cost nothing and are no pace.
+
+    An epoch number that does not grow begins another run: the next seed of a final training.
+    """
 
     def __init__(self) -> None:
         self._start: tuple[float, int] | None = None
+        self._last = 0
 
     def remaining(self, report: Mapping[str, Any], total: int) -> float | None:
         """Seconds until epoch `total`; the report's own `seconds` until two epochs have been seen."""
         epoch, now = int(report["epoch"]), time.monotonic()
-        if self._start is None or report.get("replayed"):
+        another_run = epoch <= self._last
+        self._last = epoch
+        if self._start is None or another_run or report.get("replayed"):
             self._start = (now, epoch)
             seconds = report.get("seconds")
             return None if report.get("replayed") or seconds is None else float(seconds) * (total - epoch)

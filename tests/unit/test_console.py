@@ -103,6 +103,8 @@ def test_the_pace_of_a_run_forgets_epochs_that_came_from_the_store() -> None:
     assert clock.remaining(report(1, replayed=True, seconds=60.0), 4) is None
     assert clock.remaining(report(2, replayed=True), 4) is None
     assert clock.remaining(report(3), 4) < 1.0
+    # The next seed begins: the first one's pace does not count, nor the pause between them.
+    assert clock.remaining(report(1, seconds=5.0), 4) == 15.0
 
 
 @pytest.mark.parametrize(
