@@ -210,7 +210,7 @@ class Tiling:
 
 
 def predict_bands(
-    source: RowSource, tiling: Tiling, values: tuple[float, float], predict: Predict, batch_pixels: int = 1 << 19
+    source: RowSource, tiling: Tiling, values: tuple[float, float], predict: Predict, batch_pixels: int = 1 << 18
 ) -> Iterator[np.ndarray]:
     """Bands (n, columns) float32 of foreground probabilities in [0,1], from the top, together the whole image.
 
@@ -264,8 +264,9 @@ class _Rows:
             band = next(self._bands)
             self._held.append(band)
             self._end += len(band)
-        while self._held and self._first + len(self._held[0]) <= start:
+        while self._first + len(self._held[0]) <= start:
             self._first += len(self._held.pop(0))
-        held = self._held[0] if len(self._held) == 1 else np.concatenate(self._held)
-        self._held = [held]
-        return held[start - self._first : stop - self._first]
+        self._held[0] = self._held[0][start - self._first :]
+        self._first = start
+        self._held = [self._held[0] if len(self._held) == 1 else np.concatenate(self._held)]
+        return self._held[0][: stop - start]
