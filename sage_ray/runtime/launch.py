@@ -16,7 +16,7 @@ from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import PreparedData, prepare
 from sage_ray.errors import RunFailed, RunStopped, UserError
 from sage_ray.runtime.home import Home
-from sage_ray.runtime.mlflow_sink import Follower, Mirror
+from sage_ray.runtime.mlflow_sink import Follower, Mirror, fetch_registered
 from sage_ray.runtime.record import RunFolder, RunLabels, RunRecord
 from sage_ray.runtime.recorder import Recorder
 from sage_ray.stages.store import StageStore
@@ -24,6 +24,7 @@ from sage_ray.training.context import LocalContext, Report, choose_device
 from sage_ray.training.loop import check_scores, run_training
 
 Launcher = Literal["auto", "inline", "ray"]
+REGISTERED_SEGMENTER = "artifacts/model/segmenter.safetensors"
 DRIVER_TIMEOUT_S = 60.0
 """How long a run waits for another process that still holds it: one that was killed takes a moment to go."""
 
@@ -121,19 +122,23 @@ def default_run_id(config: ExperimentConfig, name: str | None = None) -> str:
 
 
 def with_checkpoint(config: ExperimentConfig, home: Home) -> ExperimentConfig:
-    """The config with `pretrain.checkpoint` as a file: a path is made absolute, a run id becomes that run's segmenter.
+    """The config with `pretrain.checkpoint` as an absolute path of a file.
+
+    It may name a file, a model folder, a run of this home, or a registered model (models:/...): its segmenter is taken.
 
     Raises:
-        UserError: neither a file nor a finished run.
+        UserError: none of them exists.
     """
     named = config.pretrain.checkpoint
     if named is None:
         return config
+    if named.startswith("models:"):
+        return config.with_values({"pretrain.checkpoint": str(fetch_registered(home, named, REGISTERED_SEGMENTER))})
     path = Path(named).expanduser()
     of_run = RunFolder(home.runs / named).model / "segmenter.safetensors" if "/" not in named else None
     found = next((p for p in (path, path / "segmenter.safetensors", of_run) if p is not None and p.is_file()), None)
     if found is None:
-        mend = "give a segmenter's .safetensors file, a model folder, or the id of a finished run"
+        mend = "give a segmenter's .safetensors file, a model folder, the id of a finished run, or models:/NAME@ALIAS"
         raise UserError("no such segmenter", f"pretrain.checkpoint={named}", mend)
     return config.with_values({"pretrain.checkpoint": str(found.absolute())})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -155,6 +156,23 @@ def test_another_run_can_start_from_a_run_by_its_name(finished: Home) -> None:
         assert with_checkpoint(given, finished).pretrain.checkpoint == str(weights)
     with pytest.raises(UserError, match="no such segmenter: pretrain.checkpoint=ghost"):
         run(tiny("pretrain.epochs=0", "pretrain.checkpoint=ghost"), finished, "x", mirror=False)
+
+
+def test_another_run_can_start_from_a_registered_model(finished: Home, tmp_path: Path) -> None:
+    package = tmp_path / "package" / "artifacts"
+    shutil.copytree(finished.runs / "whole" / "artifacts" / "model", package / "model")
+    client = mlflow_sink.connect(finished)
+    client.create_registered_model("m")
+    version = client.create_model_version("m", source=package.parent.as_uri())
+    client.set_registered_model_alias("m", "champion", version.version)
+    given = tiny("pretrain.epochs=0", "pretrain.checkpoint=models:/m@champion")
+    weights = finished.runs / "whole" / "artifacts" / "model" / "segmenter.safetensors"
+    for named in ("models:/m@champion", "models:/m/1"):
+        found = with_checkpoint(given.with_values({"pretrain.checkpoint": named}), finished).pretrain.checkpoint
+        assert found is not None and Path(found).read_bytes() == weights.read_bytes()
+    for missing in ("models:/m@nobody", "models:/m/7", "models:/ghost/1"):
+        with pytest.raises(UserError, match=f"no such model.*{missing}"):
+            with_checkpoint(given.with_values({"pretrain.checkpoint": missing}), finished)
 
 
 def stop_at(epoch: int, error: BaseException) -> Any:
