@@ -197,11 +197,17 @@ TIFF_KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", TIFF_KINDS)
-@pytest.mark.parametrize("sort", ["uint8", "uint16", "float32", "rgb"])
+# TIFF has no integer differences of floats, so that one pair is missing.
+TIFF_CASES = [
+    (kind, sort)
+    for kind in TIFF_KINDS
+    for sort in ("uint8", "uint16", "float32", "rgb")
+    if (kind, sort) != ("predictor", "float32")
+]
+
+
+@pytest.mark.parametrize(("kind", "sort"), TIFF_CASES)
 def test_tiff_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, sort: str) -> None:
-    if kind == "predictor" and sort == "float32":
-        pytest.skip("TIFF has no integer differences of floats")
     monkeypatch.setattr(rasters, "BAND_BYTES", 2000)
     image = smooth(150, 131).astype("uint8" if sort == "rgb" else sort)
     options = dict(TIFF_KINDS[kind])
