@@ -183,3 +183,13 @@ def test_gpu_asked_for_where_none_is_exits_2(tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=120)
     lines = errors.strip().splitlines()
     assert process.returncode == 2 and len(lines) == 1 and lines[0].startswith("no GPU: resources.gpu=1"), errors
+
+
+@pytest.mark.slow
+def test_trial_of_two_workers_nests_ray_train(home: Home, tmp_path: Path) -> None:
+    base = {"segmenter.norm": "group", "generator.norm": "group", "discriminators.norm": "group"}
+    path = write_space(tmp_path, base=base, resources={"cpu": 1, "workers": 2}, trials=2)
+    state = sweep(load_space(path, ["concurrency=1"]), home)
+    assert (state.done, state.failed) == (2, 0)
+    assert record(home, "tiny-t0000-s0")["numerics"]["workers"] == 2
+    assert [trial.epoch for trial in state.trials] == [5, 5]
