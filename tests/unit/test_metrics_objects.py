@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import time
 
 import numpy as np
@@ -102,14 +101,14 @@ def test_masks_of_two_shapes_are_refused() -> None:
         score_objects(np.zeros((3, 4), int), np.zeros((4, 3), int))
 
 
-@pytest.mark.skipif(bool(os.environ.get("SAGE_SKIP_TIMING")), reason="timing is switched off")
 def test_matching_a_full_size_image_takes_less_than_10_ms() -> None:
     true, pred = discs((512, 768), 140, 0), np.roll(discs((512, 768), 140, 0), 2, axis=1)
 
     def once() -> float:
-        start = time.perf_counter()
+        # CPU time: other processes on the machine must not fail it.
+        start = time.thread_time()
         score_objects(label_objects(true, 15), label_objects(pred, 15))
-        return time.perf_counter() - start
+        return time.thread_time() - start
 
     assert label_objects(true, 15).max() > 40
     assert min(once() for _ in range(7)) < 0.010
