@@ -331,7 +331,12 @@ def test_a_stopped_run_is_pruned_and_can_go_on(ray_here: None, home: Home) -> No
     assert record.state == "PRUNED"
     assert 1 <= record.epoch < 32
     assert record.error is None
-    assert not RunFolder(home.runs / "stopped").alive(), "the worker has gone"
+    folder = RunFolder(home.runs / "stopped")
+    assert not folder.alive(), "the worker has gone"
+    times = [line["time_ms"] for line in folder.metrics()]
+    again = run(config, home, "stopped", launcher="ray", mirror=False)
+    assert (again.state, again.attempt, again.epoch) == ("COMPLETE", 2, 32)
+    assert [line["time_ms"] for line in folder.metrics()][: len(times)] == times
 
 
 def test_user_errors_of_a_worker_reach_the_caller(ray_here: None, home: Home, tmp_path: Path) -> None:
