@@ -23,14 +23,15 @@ def evaluate(
     """Summary scores (`dice`, `f1_object_50`, ..., `loss`) and the scores of each image, in the order of `pictures`.
 
     The prediction is the arg-max of the class logits; the segmenter runs in eval mode and is left in train mode.
-    `loss` is the mean over this worker's batches of L_seg, averaged over workers.
+    `loss` is the mean over batches of L_seg.
     """
     table = np.zeros((len(pictures), len(COLUMNS)))
     losses: list[Tensor] = []
     segmenter.eval()
     with torch.no_grad():
-        mine = torch.arange(ctx.rank, len(pictures), ctx.world_size)
-        for rows in mine.split(settings.batch_size):
+        # Whole batches are shared out, so that `loss` is the same however many workers there are.
+        batches = torch.arange(len(pictures)).split(settings.batch_size)
+        for rows in batches[ctx.rank :: ctx.world_size]:
             image, mask = pictures.take(rows)
             with recipe.autocast():
                 logits = segmenter(2 * image - 1)

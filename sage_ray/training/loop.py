@@ -1,8 +1,8 @@
 """run_training: the whole two-phase training as one linear page; all machinery is behind the context and the store.
 
 A run is a chain of stages. It starts from the longest stored prefix of its own chain, whoever computed it, replays
-the stored reports, and goes on. Snapshots are taken before an epoch is reported, so that no reported epoch is ever
-computed again.
+the stored reports, and goes on. An epoch's snapshot is begun before the epoch is reported: a kill costs at most the
+epochs since the last snapshot that reached the disk.
 """
 
 from __future__ import annotations
@@ -190,7 +190,8 @@ def _run_phase(session: _Session, phase: Phase, earlier: TrainState | None) -> T
     state = _enter(session, phase, earlier, fresh=snapshot is None)
     if snapshot is not None:
         state.load(snapshot.tensors, snapshot.meta)
-        session.reused += snapshot.epoch
+        skipped = phase.offset if earlier is None else 0
+        session.reused += skipped + snapshot.epoch
         if snapshot.epoch == phase.epochs and session.ctx.rank == 0:
             session.store.keep(phase.key, snapshot.epoch)
     _replay(session, state)
