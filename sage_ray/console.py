@@ -300,13 +300,15 @@ def tally(status: Any) -> str:
 
 
 def params_text(params: Mapping[str, Any]) -> str:
-    """Parameters by the last part of their paths, numbers to four digits."""
+    """Parameters by the last part of their paths (the last two where that is not unique), numbers to four digits."""
     if not params:
         return "untuned base"
+    names = [str(path).rsplit(".", 1)[-1] for path in params]
     parts = []
-    for path, value in params.items():
+    for (path, value), name in zip(params.items(), names, strict=True):
         shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-        parts.append(f"{str(path).rsplit('.', 1)[-1]}={shown}")
+        unique = name if names.count(name) == 1 else ".".join(str(path).split(".")[-2:])
+        parts.append(f"{unique}={shown}")
     return " ".join(parts)
 
 

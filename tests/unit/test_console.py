@@ -225,3 +225,9 @@ def test_a_dumb_terminal_gets_plain_lines(tmp_path: Path) -> None:
         tmp_path,
     )
     assert shown == "one event\r\n"
+
+
+def test_parameters_with_the_same_last_name_stay_apart() -> None:
+    text = console.params_text({"pretrain.lr": 1e-3, "adversarial.lr": 5e-4, "adversarial.lambda_cycle": 2.0})
+    assert text == "pretrain.lr=0.001 adversarial.lr=0.0005 lambda_cycle=2"
+    assert console.params_text({}) == "untuned base"
