@@ -115,6 +115,7 @@ class PlainWatch:
         self._pace = Pace()
         self._seen: dict[int, str] = {}
         self._clock = RunClock()
+        self._replayed: Mapping[str, Any] | None = None
 
     def line(self, text: str) -> None:
         clean = "".join(c if c.isprintable() else " " for c in text).rstrip()
@@ -139,7 +140,20 @@ class PlainWatch:
         return text
 
     def epoch(self, report: Mapping[str, Any], total: int) -> None:
-        self.line(f"{epoch_text(report, total)} ETA {duration(self._clock.remaining(report, total))}")
+        remaining = self._clock.remaining(report, total)
+        if report.get("replayed") and int(report["epoch"]) < total:
+            # Fifty epochs that cost nothing are one event: told with the first that is trained.
+            self._replayed = report
+            return
+        self._tell_replayed(total)
+        self.line(f"{epoch_text(report, total)} ETA {duration(remaining)}")
+
+    def _tell_replayed(self, total: int) -> None:
+        last, self._replayed = self._replayed, None
+        if last is not None:
+            self.line(
+                f"epochs 1 to {last['epoch']} of {total}, {scores_text(last) or 'unscored'} (from the stage store)"
+            )
 
     def close(self) -> None:
         """Nothing to do: every line is already out."""
@@ -326,7 +340,7 @@ def scores_text(report: Mapping[str, Any]) -> str:
 
 def epoch_text(report: Mapping[str, Any], total: int) -> str:
     """One epoch as one plain line."""
-    text = f"epoch {report['epoch']}/{total} {report.get('phase', '')} {scores_text(report)}"
+    text = f"epoch {report['epoch']}/{total} {report.get('phase', '')} {scores_text(report)}".rstrip()
     if report.get("replayed"):
         return f"{text} (from the stage store)"
     seconds = report.get("seconds")

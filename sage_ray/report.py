@@ -129,7 +129,8 @@ def _cost(records: list[RunRecord]) -> list[str]:
 
 def _provenance(records: list[RunRecord]) -> list[str]:
     def distinct(name: str) -> str:
-        values = sorted({str(getattr(record, name)) for record in records})
+        # A run that was stopped before its end has not recorded everything.
+        values = sorted({str(value) for record in records if (value := getattr(record, name)) not in (None, {})})
         return ", ".join(values) or "-"
 
     dirty = " (with uncommitted changes)" if any(record.dirty for record in records) else ""

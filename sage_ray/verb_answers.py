@@ -232,12 +232,12 @@ def chosen(choice: BestChoice, session: Session) -> Answer:
     )
 
 
-def score_lines(scores: dict[str, ScoreLine], indent: str = "  ") -> list[str]:
-    """Scores with intervals and definitions, one a line."""
+def score_lines(scores: dict[str, ScoreLine], defined: bool = True) -> list[str]:
+    """Scores with intervals and, unless they stand right above, definitions, one a line."""
     lines = []
     for name, line in scores.items():
         interval = "" if line.low is None or line.high is None else f" [{line.low:.4f}, {line.high:.4f}]"
-        lines.append(f"{indent}{name:<14} {line.mean:.4f}{interval:<18}  {line.definition}")
+        lines.append(f"  {name:<14} {line.mean:.4f}{interval:<18}  {line.definition if defined else ''}".rstrip())
     return lines
 
 
@@ -301,7 +301,7 @@ def evaluated(result: Evaluation, model: str, session: Session) -> Answer:
     """Of `evaluate`: scores with definitions, beside Otsu thresholding of the same images."""
     lines = [f"{model} on {result.images} images ({result.part} of {result.data}):", *score_lines(result.scores)]
     if result.baseline:
-        lines += ["Otsu thresholding of the same images:", *score_lines(result.baseline)]
+        lines += ["Otsu thresholding of the same images:", *score_lines(result.baseline, defined=False)]
     if result.gain:
         gain = result.gain
         lines.append(f"Dice, model minus Otsu: {gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]")

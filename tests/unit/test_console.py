@@ -67,9 +67,17 @@ def test_a_log_gets_one_line_for_each_change_of_a_trial_and_none_for_an_epoch() 
 
 
 def test_a_log_gets_one_line_an_epoch_with_its_scores() -> None:
-    lines = plain_lines(lambda watch: [watch.epoch(report(e, replayed=e == 1), 10) for e in (1, 2, 3)])
-    assert lines[0].startswith("epoch 1/10 pretrain dice 0.5100") and "from the stage store" in lines[0]
+    lines = plain_lines(lambda watch: [watch.epoch(report(e), 10) for e in (1, 2, 3)])
+    assert lines[0].startswith("epoch 1/10 pretrain dice 0.5100")
     assert lines[2].startswith("epoch 3/10 adversarial dice 0.5300") and " 2.00 s ETA " in lines[2]
+
+
+def test_epochs_that_came_from_the_store_are_one_line() -> None:
+    lines = plain_lines(lambda watch: [watch.epoch(report(e, replayed=e < 4), 5) for e in (1, 2, 3, 4)])
+    assert lines[0] == "epochs 1 to 3 of 5, dice 0.5300  f1_object_50 0.2500  loss 1.5000 (from the stage store)"
+    assert lines[1].startswith("epoch 4/5 adversarial") and len(lines) == 2
+    whole = plain_lines(lambda watch: [watch.epoch(report(e, replayed=True), 3) for e in (1, 2, 3)])
+    assert whole[0].startswith("epochs 1 to 2 of 3") and "epoch 3/3" in whole[1] and len(whole) == 2
 
 
 def test_control_characters_of_others_never_reach_a_log() -> None:
