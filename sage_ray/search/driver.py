@@ -219,8 +219,8 @@ class _Sweep:
     def _resources(self) -> Any:
         part = self._space.file.resources
         if part.workers > 1:
-            # The trial itself only waits for the workers that Ray Train places for it. Tune refuses a trial that asks for
-            # nothing, so it takes a grain of the resource that every cluster's head node has.
+            # The trial itself only waits for the workers that Ray Train places for it. Tune refuses a trial that asks
+            # for nothing, so it takes a grain of the resource that every cluster's head node has.
             return tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
         return tune.PlacementGroupFactory([{"CPU": part.cpu, **({"GPU": part.gpu} if part.gpu else {})}])
 

@@ -6,6 +6,7 @@ own number; it fails only after it came back several times without getting any f
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -65,6 +66,7 @@ class StudyStorage:
             load_if_exists=True,
         )
         self.study.sampler = make_sampler(space, done=len(self.rows()))
+        self._ids: dict[int, int] = {}
 
     def rows(self) -> list[TrialRow]:
         """All trials that were started, by number."""
@@ -91,33 +93,40 @@ class StudyStorage:
         """
         trial = self.study.ask() if number is None else Trial(self.study, self._id(number))
         stored = trial.user_attrs
-        if "values" in stored:
-            params, values = json.loads(stored["params"]), json.loads(stored["values"])
-            return trial.number, Sample(params, values, {})
+        if "sample" in stored:
+            known = json.loads(stored["sample"])
+            return trial.number, Sample(known["params"], known["values"], {})
         try:
             sample = _sample(trial, space)
             space.config(sample.values)
         except UserError as error:
             self.tell_failed(trial.number, f"values cannot be combined: {error}")
             raise
-        trial.set_user_attr("params", json.dumps(sample.params))
-        trial.set_user_attr("values", json.dumps(sample.values))
+        trial.set_user_attr("sample", json.dumps({"params": sample.params, "values": sample.values}))
         return trial.number, sample
 
-    def note_attempt(self, number: int, *, epochs: int) -> None:
-        """Count a start of a trial that has `epochs` epochs on disk; one that got no further counts as a stall."""
+    def note_attempt(self, number: int, *, epochs: int) -> int:
+        """Count a start of a trial that has `epochs` epochs on disk; returns how often in a row it got no further."""
         before = self.row(number)
         stalls = before.stalls + 1 if before.attempts and epochs <= before.seen_epochs else 0
-        for key, value in (("attempts", before.attempts + 1), ("stalls", stalls), ("seen_epochs", epochs)):
-            self._storage.set_trial_user_attr(self._id(number), key, value)
+        self._note_starts(number, before.attempts + 1, stalls, epochs)
+        return stalls
 
     def forgive(self, number: int) -> None:
         """Do not count the current attempt as a stall: it was ended on purpose, not by a crash."""
-        self._storage.set_trial_user_attr(self._id(number), "seen_epochs", -1)
+        row = self.row(number)
+        self._note_starts(number, row.attempts, row.stalls, -1)
+
+    def _note_starts(self, number: int, attempts: int, stalls: int, seen_epochs: int) -> None:
+        starts = {"attempts": attempts, "stalls": stalls, "seen_epochs": seen_epochs}
+        self._storage.set_trial_user_attr(self._id(number), "starts", starts)
 
     def report(self, number: int, epoch: int, value: float) -> None:
         """Note the running objective after `epoch` epochs; non-finite values are left out."""
-        if math.isfinite(value) and self.row(number).state == "RUNNING":
+        if not math.isfinite(value):
+            return
+        # A trial that was told already takes no more reports, and must not end the sweep by one.
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
             self._storage.set_trial_intermediate_value(self._id(number), epoch, value)
 
     def tell_complete(self, number: int, value: float) -> None:
@@ -145,8 +154,10 @@ class StudyStorage:
         self.study.tell(number, value, state=state)
 
     def _id(self, number: int) -> int:
-        study_id = self._storage.get_study_id_from_name(self.study.study_name)
-        return self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        if number not in self._ids:
+            study_id = self._storage.get_study_id_from_name(self.study.study_name)
+            self._ids[number] = self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        return self._ids[number]
 
 
 def read_rows(folder: Path, name: str) -> list[TrialRow]:
@@ -253,10 +264,9 @@ class OptunaSearcher(Searcher):
             except UserError as error:
                 logger.warning("%s", error)
                 continue
-            self._storage.note_attempt(number, epochs=self._progress(number))
-            row = self._storage.row(number)
-            if row.stalls > self._max_stalls:
-                self._storage.tell_failed(number, f"came back {row.stalls} times without getting any further")
+            stalls = self._storage.note_attempt(number, epochs=self._progress(number))
+            if stalls > self._max_stalls:
+                self._storage.tell_failed(number, f"came back {stalls} times without getting any further")
                 continue
             self._numbers[trial_id] = number
             return {"number": number, **self._payload(number, sample)}
@@ -317,18 +327,20 @@ def _suggest(trial: Trial, dimension: Dimension) -> Any:
 
 def _row(trial: FrozenTrial) -> TrialRow:
     attrs = trial.user_attrs
+    sample = json.loads(attrs["sample"]) if "sample" in attrs else None
+    starts: Mapping[str, int] = attrs.get("starts", {})
     ended = trial.datetime_complete
     started = trial.datetime_start
     return TrialRow(
         number=trial.number,
         state=trial.state.name,
-        params=json.loads(attrs["params"]) if "params" in attrs else dict(trial.params),
-        values=json.loads(attrs["values"]) if "values" in attrs else None,
+        params=sample["params"] if sample else dict(trial.params),
+        values=sample["values"] if sample else None,
         value=trial.value if trial.state == TrialState.COMPLETE else None,
         reports=dict(trial.intermediate_values),
         error=attrs.get("error"),
-        attempts=int(attrs.get("attempts", 0)),
-        stalls=int(attrs.get("stalls", 0)),
-        seen_epochs=int(attrs.get("seen_epochs", -1)),
+        attempts=starts.get("attempts", 0),
+        stalls=starts.get("stalls", 0),
+        seen_epochs=starts.get("seen_epochs", -1),
         seconds=(ended - started).total_seconds() if ended and started else None,
     )

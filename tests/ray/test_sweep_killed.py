@@ -20,11 +20,11 @@ from sage_ray.search.study import StudyFolder, status, stop
 
 pytestmark = pytest.mark.ray
 
-EPOCHS = 42
+EPOCHS = 32
 
 
 def long_space(folder: Path, **changes: Any) -> Path:
-    """Three trials of 2 + 40 epochs, one at a time: time enough to be killed in."""
+    """Three trials of 2 + 30 epochs, one at a time: time enough to be killed in."""
     dimensions = {"adversarial.lambda_cycle": {"float": [0.5, 2]}, "adversarial.lr": {"float": [1e-4, 2e-3]}}
     base = {"adversarial.epochs": EPOCHS - 2}
     return write_space(folder, base=base, space=dimensions, trials=3, concurrency=1, **changes)
