@@ -117,9 +117,9 @@ def _line(found: SeedTable) -> ScoreLine:
             float(found.values.mean()), None, None, None, images, seeds, "one image: no interval", found.definition
         )
     interval = mean_interval(found.values)
-    return ScoreLine(
-        interval.mean, interval.low, interval.high, interval.level, images, seeds, interval.over, found.definition
-    )
+    # Every score lies in [0, 1], so its mean does; a t interval over few seeds knows nothing of it.
+    low, high = max(interval.low, 0.0), min(interval.high, 1.0)
+    return ScoreLine(interval.mean, low, high, interval.level, images, seeds, interval.over, found.definition)
 
 
 def _pooled(frame: pd.DataFrame, where: str) -> ScoreLine:

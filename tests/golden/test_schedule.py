@@ -17,7 +17,9 @@ from sage_ray.training.build import LearningRate
 def test_reduce_on_plateau_in_mode_min_is_the_clock_of_the_log(parity: Parity, phase: str) -> None:
     number = {"pretrain": 1, "adversarial": 2}[phase]
     rule = parity.facts["schedule"]["lr_rule"]
-    expected = [int(e) for e in re.search(rf"phase {number}(?: drops)? at (?:epochs )?([\d,]+)", rule).group(1).split(",") if e]
+    found = re.search(rf"phase {number}(?: drops)? at (?:epochs )?([\d,]+)", rule)
+    assert found, rule
+    expected = [int(epoch) for epoch in found.group(1).split(",") if epoch]
     config = getattr(resolve(preset="sage_gan_public").config, phase)
     optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=config.lr)
     rate = LearningRate(config.schedule, {"segmenter": optimizer}, config.lr)

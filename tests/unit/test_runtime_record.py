@@ -20,11 +20,31 @@ from sage_ray.runtime.home import Home
 from sage_ray.runtime.record import RunFolder, RunLabels
 
 CONFIG = ExperimentConfig().with_values({"pretrain.epochs": 2, "adversarial.epochs": 3})
-CONTRACT_FIELDS = (
-    "run_id, study, trial, arm, seed, fold, attempt, state, error, config_hash, data_fingerprint, split_id, stage_keys, "
-    "numerics, commit, epoch, selected_epoch, seconds, gpu_seconds, synthetic_steps, generator_updates, weights_sha, "
-    "test_reads"
-).split(", ")
+CONTRACT_FIELDS = [
+    "run_id",
+    "study",
+    "trial",
+    "arm",
+    "seed",
+    "fold",
+    "attempt",
+    "state",
+    "error",
+    "config_hash",
+    "data_fingerprint",
+    "split_id",
+    "stage_keys",
+    "numerics",
+    "commit",
+    "epoch",
+    "selected_epoch",
+    "seconds",
+    "gpu_seconds",
+    "synthetic_steps",
+    "generator_updates",
+    "weights_sha",
+    "test_reads",
+]
 
 
 def make(home: Home, run_id: str = "run-1", **labels: object) -> RunFolder:
