@@ -28,7 +28,7 @@ from sage_ray.search.reconcile import make_scheduler, settle, take_up
 from sage_ray.search.space import Space
 from sage_ray.search.study import StudyFolder, StudyStatus, new_study_name, run_grid, status_of
 from sage_ray.search.trainable import TrialRun, TrialTask, run_trial
-from sage_ray.search.tuner import OptunaSearcher, StudyStorage
+from sage_ray.search.tuner import OptunaSearcher, Progress, StudyStorage
 
 UPDATE_S = 1.0
 """Least time between two looks at the storage for the live table."""
@@ -166,7 +166,6 @@ class _Sweep:
     def run(self, orphans: list[int], remaining: int) -> None:
         with environment(), ray_session(), signals(self._halt):
             at_once = min(trials_at_once(self._space.file.resources, self._space.file.concurrency), remaining)
-            retries = self._space.base.runtime.max_retries
             searcher = OptunaSearcher(
                 self._storage,
                 self._space,
@@ -174,7 +173,6 @@ class _Sweep:
                 payload=self._payload,
                 progress=self._progress,
                 halted=self._halt.check,
-                max_stalls=retries,
             )
             tune.run(
                 tune.with_resources(run_trial, self._resources()),
@@ -185,7 +183,7 @@ class _Sweep:
                 num_samples=remaining,
                 max_concurrent_trials=at_once,
                 reuse_actors=True,
-                max_failures=retries,
+                max_failures=self._space.base.runtime.max_retries,
                 stop=HaltStopper(self._halt),
                 callbacks=[_Teller(self._folder, self._space, self._storage, self._halt, self._watch)],
                 raise_on_failed_trial=False,
@@ -213,8 +211,9 @@ class _Sweep:
         )
         return {"task": task.model_dump_json()}
 
-    def _progress(self, number: int) -> int:
-        return sum(run.read().epoch for run in self._folder.run_folders(self._space, number))
+    def _progress(self, number: int) -> Progress:
+        records = [run.read() for run in self._folder.run_folders(self._space, number)]
+        return Progress(sum(record.epoch for record in records), sum(record.attempt for record in records))
 
     def _resources(self) -> Any:
         part = self._space.file.resources

@@ -1,7 +1,7 @@
 """The Optuna side of a study: storage, sampler, and the searcher through which Ray Tune asks and tells.
 
 The storage is the truth about what was tried. A trial that was running when its driver died is taken up again under its
-own number; it fails only after it came back several times without getting any further.
+own number; it fails only if it took the driver down several times without getting any further.
 """
 
 from __future__ import annotations
@@ -34,9 +34,22 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
+MAX_STALLS = 5
+"""Starts in a row that began to train, got no epoch further and ended with the driver, after which a trial fails."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a trial has on disk: epochs over all its runs, and how often one of them began to train."""
+
+    epochs: int = 0
+    begun: int = 0
+
+
 @dataclass(frozen=True)
 class TrialRow:
-    """One trial as the storage has it; `reports` are (epoch, running objective), `stalls` restarts without progress."""
+    """One trial as the storage has it: `reports` by epoch, `attempts` starts, `stalls` as MAX_STALLS counts them, and
+    `seen`, what was on disk when it was started last (None: it does not count)."""
 
     number: int
     state: str
@@ -47,7 +60,7 @@ class TrialRow:
     error: str | None
     attempts: int
     stalls: int
-    seen_epochs: int
+    seen: Progress | None
     seconds: float | None
 
 
@@ -105,20 +118,24 @@ class StudyStorage:
         trial.set_user_attr("sample", json.dumps({"params": sample.params, "values": sample.values}))
         return trial.number, sample
 
-    def note_attempt(self, number: int, *, epochs: int) -> int:
-        """Count a start of a trial that has `epochs` epochs on disk; returns how often in a row it got no further."""
+    def note_attempt(self, number: int, now: Progress) -> int:
+        """Count a start of a trial that has `now` on disk; returns how many starts before it were stalls."""
         before = self.row(number)
-        stalls = before.stalls + 1 if before.attempts and epochs <= before.seen_epochs else 0
-        self._note_starts(number, before.attempts + 1, stalls, epochs)
+        stalls = before.stalls
+        if before.seen is not None and now.epochs > before.seen.epochs:
+            stalls = 0
+        elif before.seen is not None and now.begun > before.seen.begun:
+            stalls += 1
+        self._note_starts(number, before.attempts + 1, stalls, now)
         return stalls
 
     def forgive(self, number: int) -> None:
         """Do not count the current attempt as a stall: it was ended on purpose, not by a crash."""
         row = self.row(number)
-        self._note_starts(number, row.attempts, row.stalls, -1)
+        self._note_starts(number, row.attempts, row.stalls, None)
 
-    def _note_starts(self, number: int, attempts: int, stalls: int, seen_epochs: int) -> None:
-        starts = {"attempts": attempts, "stalls": stalls, "seen_epochs": seen_epochs}
+    def _note_starts(self, number: int, attempts: int, stalls: int, seen: Progress | None) -> None:
+        starts = {"attempts": attempts, "stalls": stalls, "seen": seen and [seen.epochs, seen.begun]}
         self._storage.set_trial_user_attr(self._id(number), "starts", starts)
 
     def report(self, number: int, epoch: int, value: float) -> None:
@@ -232,9 +249,8 @@ class OptunaSearcher(Searcher):
         space: its space.
         orphans: numbers of trials to take up again, first.
         payload: what the trainable gets for (number, sample); merged with `number`.
-        progress: epochs on disk of a trial, all its seeds together.
+        progress: what a trial has on disk.
         halted: whether the sweep is being ended on purpose; its trials then stay RUNNING, to be taken up again.
-        max_stalls: restarts without progress after which a trial fails.
     """
 
     def __init__(
@@ -244,14 +260,12 @@ class OptunaSearcher(Searcher):
         *,
         orphans: list[int],
         payload: Callable[[int, Sample], Mapping[str, Any]],
-        progress: Callable[[int], int],
+        progress: Callable[[int], Progress],
         halted: Callable[[], bool],
-        max_stalls: int,
     ) -> None:
         super().__init__(metric="objective", mode="max" if space.file.objective.maximize else "min")
         self._storage, self._space, self._orphans = storage, space, deque(orphans)
         self._payload, self._progress, self._halted = payload, progress, halted
-        self._max_stalls = max_stalls
         self._numbers: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
@@ -264,9 +278,9 @@ class OptunaSearcher(Searcher):
             except UserError as error:
                 logger.warning("%s", error)
                 continue
-            stalls = self._storage.note_attempt(number, epochs=self._progress(number))
-            if stalls > self._max_stalls:
-                self._storage.tell_failed(number, f"came back {stalls} times without getting any further")
+            stalls = self._storage.note_attempt(number, self._progress(number))
+            if stalls >= MAX_STALLS:
+                self._storage.tell_failed(number, f"began to train {stalls} times without getting any further")
                 continue
             self._numbers[trial_id] = number
             return {"number": number, **self._payload(number, sample)}
@@ -328,7 +342,7 @@ def _suggest(trial: Trial, dimension: Dimension) -> Any:
 def _row(trial: FrozenTrial) -> TrialRow:
     attrs = trial.user_attrs
     sample = json.loads(attrs["sample"]) if "sample" in attrs else None
-    starts: Mapping[str, int] = attrs.get("starts", {})
+    starts: Mapping[str, Any] = attrs.get("starts", {})
     ended = trial.datetime_complete
     started = trial.datetime_start
     return TrialRow(
@@ -341,6 +355,6 @@ def _row(trial: FrozenTrial) -> TrialRow:
         error=attrs.get("error"),
         attempts=starts.get("attempts", 0),
         stalls=starts.get("stalls", 0),
-        seen_epochs=starts.get("seen_epochs", -1),
+        seen=Progress(*starts["seen"]) if starts.get("seen") else None,
         seconds=(ended - started).total_seconds() if ended and started else None,
     )

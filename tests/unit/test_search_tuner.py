@@ -15,7 +15,7 @@ from sage_ray.search.objective import reduce_reports
 from sage_ray.search.reconcile import make_scheduler
 from sage_ray.search.schema import ObjectivePart
 from sage_ray.search.space import Space, load_space
-from sage_ray.search.tuner import OptunaSearcher, StudyStorage, read_rows, simulate
+from sage_ray.search.tuner import OptunaSearcher, Progress, StudyStorage, read_rows, simulate
 
 SPACE: dict[str, Any] = {
     "name": "unit",
@@ -43,7 +43,7 @@ def make_space(folder: Path, **changes: Any) -> Space:
 class Study:
     """A storage and a searcher over it, as one start of a driver has them."""
 
-    def __init__(self, folder: Path, space: Space, epochs: dict[int, int] | None = None) -> None:
+    def __init__(self, folder: Path, space: Space, on_disk: dict[int, Progress] | None = None) -> None:
         self.space, self.halted = space, False
         self.storage = StudyStorage(folder, "unit", space)
         self.storage.enqueue(space.fixed, space)
@@ -53,9 +53,8 @@ class Study:
             space,
             orphans=orphans,
             payload=lambda number, sample: {"values": sample.values},
-            progress=lambda number: (epochs or {}).get(number, 0),
+            progress=lambda number: (on_disk or {}).get(number, Progress()),
             halted=lambda: self.halted,
-            max_stalls=2,
         )
 
     def states(self) -> dict[int, str]:
@@ -102,7 +101,7 @@ def test_trials_of_a_killed_driver_keep_number_and_values(tmp_path: Path) -> Non
     first = Study(tmp_path, space)
     before = {k: first.searcher.suggest(f"id{k}") for k in range(4)}
     first.finish("id0", 0.5)
-    second = Study(tmp_path, space, epochs={1: 3, 2: 3, 3: 3})
+    second = Study(tmp_path, space)
     after = [second.searcher.suggest(f"new{k}") for k in range(5)]
     assert [a["number"] for a in after if a] == [1, 2, 3, 4, 5]
     for a in after[:3]:
@@ -127,18 +126,26 @@ def test_driver_killed_between_asking_and_noting_the_values(tmp_path: Path) -> N
 def test_trial_that_never_gets_further_fails_in_the_end(tmp_path: Path) -> None:
     space = make_space(tmp_path)
     numbers = []
-    for epochs in (0, 3, 3, 3, 3):
-        study = Study(tmp_path, space, epochs={0: epochs})
+    # It gets somewhere once (epoch 3), which forgives what was before.
+    for begun, epochs in enumerate([0, 0, 0, 3, 3, 3, 3, 3, 3]):
+        study = Study(tmp_path, space, {0: Progress(epochs, begun)})
         given = study.searcher.suggest("id")
         numbers.append(given["number"] if given else None)
-    assert numbers == [0, 0, 0, 0, 1]
+    assert numbers == [0, 0, 0, 0, 0, 0, 0, 0, 1]
     assert "without getting any further" in (study.storage.row(0).error or "") and study.states()[0] == "FAIL"
+
+
+def test_driver_killed_before_a_trial_began_is_no_fault_of_the_trial(tmp_path: Path) -> None:
+    space = make_space(tmp_path)
+    for _ in range(9):
+        given = Study(tmp_path, space).searcher.suggest("id")
+        assert given and given["number"] == 0
 
 
 def test_ends_on_purpose_do_not_count_as_crashes(tmp_path: Path) -> None:
     space = make_space(tmp_path)
-    for _ in range(6):
-        study = Study(tmp_path, space)
+    for begun in range(9):
+        study = Study(tmp_path, space, {0: Progress(0, begun)})
         given = study.searcher.suggest("id")
         assert given and given["number"] == 0
         study.halted = True
