@@ -21,7 +21,7 @@ from kornia.filters import gaussian_blur2d
 from torch import Tensor
 from torch.nn import functional
 
-from sage_ray.config import AugmentConfig
+from sage_ray.sections import AugmentConfig
 
 BLUR_KERNEL = (5, 5)
 _NAMES = (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sage_ray.config import DataConfig, SplitConfig, stable_hash
+from sage_ray.config import stable_hash
 from sage_ray.data.cache import FORMAT_VERSION, CacheEntry, Row, open_or_build
 from sage_ray.data.images import BadFile, Problem, read_image, read_mask
 from sage_ray.data.pairs import Pair, find_pairs, fingerprint, hash_files, header_problems, raise_first
@@ -18,6 +18,7 @@ from sage_ray.data.preprocess import prepare_image, prepare_mask
 from sage_ray.data.splits import Split, group_names, make_split
 from sage_ray.data.synth import DRAWN_PREFIX, DRAWN_VERSION, DrawnSource
 from sage_ray.errors import UserError
+from sage_ray.sections import DataConfig, SplitConfig
 
 MAX_DRAWN_PIXELS = 1 << 29
 """Drawn images are sorted in memory before they are written; this bounds it to 1 GiB with their masks."""

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sage_ray.config import SplitConfig, stable_hash
+from sage_ray.config import stable_hash
 from sage_ray.errors import UserError
+from sage_ray.sections import SplitConfig
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sage_ray.config import DataConfig, ExperimentConfig, SplitConfig, stable_hash
+from sage_ray.config import ExperimentConfig, stable_hash
 from sage_ray.data.prepare import PreparedData, prepare
 from sage_ray.errors import UserError
 from sage_ray.metrics import otsu, score_image
@@ -30,6 +30,7 @@ from sage_ray.registry.scores import (
 from sage_ray.runtime.files import locked, replacing
 from sage_ray.runtime.home import Home
 from sage_ray.runtime.record import RunFolder
+from sage_ray.sections import DataConfig, SplitConfig
 from sage_ray.statistics import paired_interval
 from sage_ray.training.batches import Pictures
 from sage_ray.training.context import choose_device

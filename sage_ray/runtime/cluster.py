@@ -9,8 +9,8 @@ import subprocess
 import sys
 from urllib.parse import urlsplit
 
-from sage_ray.config import RuntimeConfig
 from sage_ray.errors import UserError
+from sage_ray.sections import RuntimeConfig
 from sage_ray.training.context import available_cpus
 
 PROBE_TIMEOUT_S = 3.0

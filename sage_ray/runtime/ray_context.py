@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from sage_ray.config import RuntimeConfig
+from sage_ray.sections import RuntimeConfig
 from sage_ray.training.context import Report, choose_device, place
 
 logger = logging.getLogger(__name__)

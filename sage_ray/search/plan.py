@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from sage_ray.config import DataConfig, ExperimentConfig, stable_hash
+from sage_ray.config import ExperimentConfig, stable_hash
 from sage_ray.data.prepare import prepare
 from sage_ray.errors import UserError
 from sage_ray.runtime.home import Home
 from sage_ray.search.space import Space
+from sage_ray.sections import DataConfig
 from sage_ray.stages.keys import stage_keys
 from sage_ray.stages.store import StageStore
 from sage_ray.training.context import numerics

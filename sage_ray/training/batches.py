@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sage_ray.config import AugmentConfig, ExperimentConfig
+from sage_ray.config import ExperimentConfig
 from sage_ray.data.augment import augment
 from sage_ray.data.prepare import PreparedData
 from sage_ray.errors import UserError
+from sage_ray.sections import AugmentConfig
 from sage_ray.training.context import RunContext
 from sage_ray.training.draws import KeyedDraws, epoch_order
 

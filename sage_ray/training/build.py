@@ -12,13 +12,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sage_ray.config import ExperimentConfig, ScheduleConfig
+from sage_ray.config import ExperimentConfig
 from sage_ray.errors import UserError
 from sage_ray.losses.perceptual import VGG19Loss, load_vgg19
 from sage_ray.losses.segmentation import segmentation_loss
 from sage_ray.models import DISCRIMINATORS, GENERATORS, SEGMENTERS
 from sage_ray.models.init import initialise
 from sage_ray.models.norm import BatchNorm
+from sage_ray.sections import ScheduleConfig
 from sage_ray.training.context import RunContext
 from sage_ray.training.draws import keyed_seed
 

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from sage_ray.config import RuntimeConfig
 from sage_ray.errors import UserError
+from sage_ray.sections import RuntimeConfig
 
 Report = dict[str, Any]
 

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sage_ray.config import EvaluationConfig, ExperimentConfig
+from sage_ray.config import ExperimentConfig
 from sage_ray.metrics import COUNTS, IMAGE_SCORES, definition, score_image, summarise
+from sage_ray.sections import EvaluationConfig
 from sage_ray.training.batches import Pictures
 from sage_ray.training.context import RunContext
 from sage_ray.training.recipe import Recipe

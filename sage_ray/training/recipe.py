@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sage_ray.config import AdversarialConfig, ExperimentConfig, GeneratorConfig
+from sage_ray.config import ExperimentConfig
 from sage_ray.losses.perceptual import VGG19Loss
+from sage_ray.sections import AdversarialConfig, GeneratorConfig
 from sage_ray.training.build import SegLoss, autocast, build_perceptual, build_segmentation_loss
 from sage_ray.training.context import RunContext
 

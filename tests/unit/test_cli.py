@@ -217,7 +217,7 @@ def test_json_is_the_last_line_and_holds_plain_data(tmp_path: Path, capsys: pyte
 
 
 def test_plain_reads_dataclasses_models_and_nested_containers() -> None:
-    from sage_ray.config import SplitConfig
+    from sage_ray.sections import SplitConfig
 
     tree = plain({"a": Answer(["x"]), "split": SplitConfig(), "set": {1}})
     assert tree["a"]["lines"] == ["x"] and tree["split"]["test"] == 0.2 and tree["set"] == [1]

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sage_ray.config import AugmentConfig
 from sage_ray.data.augment import augment
 from sage_ray.data.synth import DrawnSource
+from sage_ray.sections import AugmentConfig
 from sage_ray.training.draws import KeyedDraws
 
 OPERATIONS = ("hflip", "vflip", "jitter", "blur", "noise", "clahe", "sharpen", "crop")

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sage_ray.config import DataConfig, SplitConfig
 from sage_ray.data.check import check
 from sage_ray.data.images import MAX_PIXELS
 from sage_ray.data.pairs import load_folder
 from sage_ray.data.prepare import prepare
 from sage_ray.data.synth import DrawnSource, write_dataset
 from sage_ray.errors import UserError
+from sage_ray.sections import DataConfig, SplitConfig
 
 SIZE = (32, 32)
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sage_ray.config import DataConfig
 from sage_ray.data.manifest import COLUMNS, manifest, read_manifest, write_manifest
 from sage_ray.data.pairs import file_sha256
 from sage_ray.data.prepare import PreparedData, prepare
 from sage_ray.data.preprocess import prepare_image, prepare_mask
 from sage_ray.data.synth import draw_pair, write_dataset
 from sage_ray.errors import UserError
+from sage_ray.sections import DataConfig
 
 NUM = 9
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sage_ray.config import SplitConfig
 from sage_ray.data.splits import Split, make_split
+from sage_ray.sections import SplitConfig
 
 
 def shas_of(count: int, seed: int = 0) -> list[str]:

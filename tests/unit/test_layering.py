@@ -13,7 +13,7 @@ REPO = Path(__file__).resolve().parents[2]
 PACKAGE = REPO / "sage_ray"
 
 BASE = {"errors"}
-DATA = BASE | {"config"}
+DATA = BASE | {"sections", "config"}
 MATHS = {"models", "losses", "metrics"}
 TRAINING = DATA | MATHS | {"data", "stages", "statistics"}
 IMAGING = BASE | {"models", "metrics", "statistics"}
@@ -26,7 +26,8 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     # What progress is told to; it knows nothing of ours, so that any layer from runtime on may name its type.
     "console": set(),
-    "config": BASE,
+    "sections": BASE,
+    "config": BASE | {"sections"},
     "data": DATA,
     "models": BASE,
     "losses": BASE,
@@ -54,7 +55,13 @@ ONLY: dict[str, tuple[str, ...]] = {
 }
 
 # Modules that travel inside a registered model, and the third parties that they may need.
-LIGHT = ("sage_ray.config", "sage_ray.models.*", "sage_ray.losses.*", "sage_ray.registry.predictor")
+LIGHT = (
+    "sage_ray.sections",
+    "sage_ray.config",
+    "sage_ray.models.*",
+    "sage_ray.losses.*",
+    "sage_ray.registry.predictor",
+)
 LIGHT_PARTIES = {"torch", "numpy", "safetensors", "yaml", "pydantic"}
 
 # `sage-ray --help` must not wait for these: the terminal imports them inside its verbs only.
