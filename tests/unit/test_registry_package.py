@@ -200,7 +200,9 @@ def test_model_names_resolve_or_say_what_is_near(tmp_path: Path, home: Home) -> 
     run = home.runs / "toy-s0" / "artifacts"
     run.mkdir(parents=True)
     make_model(run / "model", resolve(preset="tiny_sage_gan").config)
-    (run.parent / "record.json").write_text('{"run_id": "toy-s0", "weights_sha": "12"}')
+    (run.parent / "record.json").write_text('{"run_id": "toy-s0"}')
+    spec_path = run / "model" / "model.json"
+    spec_path.write_text(json.dumps(json.loads(spec_path.read_text()) | {"weights_sha": "12"}))
     assert resolve_model("toy-s0", home).kind == "run"
     assert resolve_model(run.parent, home).run_id == "toy-s0"
     assert resolve_model(run / "model", home).identity()["weights_sha"] == "12"
