@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sage_ray.data.splits import Split, make_split
+from sage_ray.errors import UserError
 from sage_ray.sections import SplitConfig
 
 
@@ -127,7 +128,12 @@ def test_crops_of_one_micrograph_never_straddle(sizes: list[int], folds: int, se
     stems = [f"wafer{group}_crop{i}" for group, size in enumerate(sizes) for i in range(size)]
     count = len(stems)
     config = SplitConfig(folds=folds, seed=seed, group="wafer([0-9]+)")
-    split = make_split(shas_of(count, data_seed), coverages_of(count, data_seed), stems, config)
+    try:
+        split = make_split(shas_of(count, data_seed), coverages_of(count, data_seed), stems, config)
+    except UserError as error:
+        # Many small groups may be needed for the test set, which leaves too few for the folds: refused by name.
+        assert "fewer groups than folds" in str(error) and folds == 5 and len(sizes) < 15
+        return
     parts = [{stems[i].split("_")[0] for i in part} for part in (split.train, split.validation, split.test)]
     assert all(parts), "no part is empty"
     assert not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
