@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,10 +25,16 @@ REPO = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(autouse=True)
-def _own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user's servers and homes never leak into a test."""
+def _own_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A user's servers and homes never leak into a test, nor the code of a model that one test loaded into the next.
+
+    MLflow puts a loaded model's own copy of the package in front of `sys.path`, which spawned processes inherit.
+    """
     for name in ("SAGE_HOME", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
+    path = list(sys.path)
+    yield
+    sys.path[:] = path
 
 
 @pytest.fixture

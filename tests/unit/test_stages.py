@@ -141,7 +141,7 @@ def test_a_lease_is_exclusive_and_passes_on_when_its_owner_is_killed(tmp_path: P
     started = fork.Event()
     process = fork.Process(target=_hold, args=(str(tmp_path), started, 60.0))
     process.start()
-    assert started.wait(30)
+    assert started.wait(120)
     said: list[str] = []
     with (
         pytest.raises(RunStopped),
