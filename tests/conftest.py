@@ -24,17 +24,24 @@ if TYPE_CHECKING:
 REPO = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(autouse=True)
-def _own_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A user's servers and homes never leak into a test, nor the code of a model that one test loaded into the next.
+SURROUNDINGS = ("SAGE_HOME", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "RAY_ADDRESS")
+for _name in SURROUNDINGS:
+    # A user's servers and homes never leak into a test, nor into a fixture of a module or the session.
+    os.environ.pop(_name, None)
 
-    MLflow puts a loaded model's own copy of the package in front of `sys.path`, which spawned processes inherit.
+
+@pytest.fixture(autouse=True)
+def _clean_surroundings() -> Iterator[None]:
+    """What one test leaves in the process never reaches the next, nor the fixtures of the next module.
+
+    MLflow writes `set_tracking_uri` into the environment, and puts a loaded model's own copy of the package in front of
+    `sys.path`; spawned processes inherit both.
     """
-    for name in ("SAGE_HOME", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "RAY_ADDRESS"):
-        monkeypatch.delenv(name, raising=False)
     path = list(sys.path)
     yield
     sys.path[:] = path
+    for name in SURROUNDINGS:
+        os.environ.pop(name, None)
 
 
 @pytest.fixture
