@@ -16,12 +16,19 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
     from sage_ray.runtime.home import Home
 
 REPO = Path(__file__).resolve().parent.parent
+
+# The same examples in every run, so that a change is judged by what it changes; no time limit an example, which a busy
+# machine would break. `pytest --hypothesis-profile=explore` looks for new examples.
+hypothesis.settings.register_profile("steady", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("explore", deadline=None)
+hypothesis.settings.load_profile("steady")
 
 
 SURROUNDINGS = ("SAGE_HOME", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "RAY_ADDRESS")

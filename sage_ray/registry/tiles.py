@@ -170,8 +170,9 @@ class Axis:
 def tile_axis(length: int, tile: int, network: int) -> Axis:
     """Tiles along a side of `length` pixels, each `tile` image pixels that the network sees as `network` pixels.
 
-    The last tile ends with the image and may be shorter. Next to a cut a tile's outermost quarter of the overlap has no
-    weight, as the network saw no further there; the rest of the overlap is a linear blend.
+    The last tile ends with the image: it may be shorter, or longer by half a network pixel. Next to a cut a tile's
+    outermost quarter of the overlap has no weight, as the network saw no further there; the rest of the overlap is a
+    linear blend.
     """
     scale = tile / network
     step = _step(network)
