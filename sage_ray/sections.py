@@ -119,6 +119,8 @@ class SegmenterConfig(Section):
     """Row 24: dropout inside each decoder level."""
     norm: NormName = "batch"
     """batch (synchronised over workers), group, or frozen (running statistics only)."""
+    deep_supervision: bool = False
+    """A head and a supervised loss on every nested output, averaged (unet_plus_plus only)."""
 
 
 class GeneratorConfig(Section):
@@ -306,6 +308,9 @@ class RuntimeConfig(Section):
     """Restarts of a run whose worker was killed."""
     pictures: bool = True
     """Write curves, predictions, overlays and generated images when a run ends."""
+    attention_every: Count = 0
+    """Epochs between looks at the attention gates (maps of a few validation images, share of attention at boundaries);
+    0: never. Epochs taken from another run's stage are not looked at again."""
 
     @model_validator(mode="after")
     def _fraction(self) -> RuntimeConfig:

@@ -35,6 +35,23 @@ class DoubleConv(nn.Module):
         return F.leaky_relu(features, self.slope, inplace=True)
 
 
+class ConvNorm(nn.Module):
+    """Square convolution without bias, of odd size, normalisation, relu unless switched off."""
+
+    def __init__(
+        self, channels: int, out_channels: int, size: int, *, norm: str, groups: int = 1, relu: bool = True
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, out_channels, size, padding=size // 2, groups=groups, bias=False)
+        self.norm = make_norm(norm, out_channels)
+        self.relu = relu
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N,C,H,W) to (N,out_channels,H,W)."""
+        features = self.norm(self.conv(features))
+        return F.relu(features, inplace=True) if self.relu else features
+
+
 class Encoder(nn.Module):
     """`depth` levels of double convolution and 2x2 max pooling, then the middle; widths double at each level."""
 

@@ -27,7 +27,7 @@ SegLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 def check_names(config: ExperimentConfig) -> None:
-    """Raise UserError if a network name of the config is not registered."""
+    """Raise UserError if a network name of the config is not registered, or its segmenter cannot do what is asked."""
     for section, table in (
         ("segmenter", SEGMENTERS),
         ("generator", GENERATORS),
@@ -36,11 +36,20 @@ def check_names(config: ExperimentConfig) -> None:
         name = getattr(config, section).name
         if name not in table:
             raise UserError("unknown model", f"{section}.name={name}", "choose one of " + ", ".join(sorted(table)))
+    if config.segmenter.deep_supervision and not hasattr(SEGMENTERS[config.segmenter.name], "forward_deep"):
+        able = ", ".join(sorted(name for name, network in SEGMENTERS.items() if hasattr(network, "forward_deep")))
+        raise UserError(
+            "no deep supervision",
+            f"segmenter.deep_supervision=true, segmenter.name={config.segmenter.name}",
+            f"set segmenter.deep_supervision to false, or segmenter.name to {able}",
+        )
 
 
 def network_kwargs(config: ExperimentConfig) -> dict[str, dict[str, Any]]:
     """Constructor keywords of each network; they also travel inside a registered model."""
-    segmenter = config.segmenter.model_dump(exclude={"name"})
+    # Networks without several heads do not know the keyword: it is given only where it is on.
+    off = set() if config.segmenter.deep_supervision else {"deep_supervision"}
+    segmenter = config.segmenter.model_dump(exclude={"name"} | off)
     generator = config.generator.model_dump(exclude={"name", "style_mixing", "mixing_points"})
     discriminators = config.discriminators.model_dump(exclude={"name"})
     return {"segmenter": segmenter, "generator": generator, "discriminators": discriminators}
@@ -74,15 +83,20 @@ def build_gan(config: ExperimentConfig, ctx: RunContext) -> dict[str, nn.Module]
 def build_perceptual(config: ExperimentConfig, ctx: RunContext, cache_dir: Path) -> VGG19Loss | None:
     """The VGG19 loss on the device; None when `adversarial.perceptual` is none or both its weights are 0."""
     adversarial = config.adversarial
-    weights = adversarial.weights
-    if adversarial.perceptual == "none" or not adversarial.epochs:
-        return None
-    if not weights.id_image_vgg and not weights.rec_image_vgg * adversarial.lambda_cycle:
+    if not needs_perceptual(config):
         return None
     features = load_vgg19(adversarial.perceptual_weights, cache_dir)
     perceptual = VGG19Loss(features, normalise=adversarial.perceptual_normalise)
     ctx.prepare(perceptual)
     return perceptual
+
+
+def needs_perceptual(config: ExperimentConfig) -> bool:
+    """Whether a run of the config computes a perceptual term, and so needs the VGG19 weights."""
+    adversarial, weights = config.adversarial, config.adversarial.weights
+    if adversarial.perceptual == "none" or not adversarial.epochs:
+        return False
+    return bool(weights.id_image_vgg or weights.rec_image_vgg * adversarial.lambda_cycle)
 
 
 def build_segmentation_loss(config: ExperimentConfig, reduce: Callable[[Tensor], Tensor] | None) -> SegLoss:

@@ -9,17 +9,18 @@ from sage_ray.training.batches import Batch
 from sage_ray.training.draws import Draws
 from sage_ray.training.recipe import Recipe
 from sage_ray.training.state import TrainState
+from sage_ray.training.supervision import head_logits, supervised_loss
 
 
 def pretrain_step(state: TrainState, batch: Batch, draws: Draws, recipe: Recipe) -> dict[str, Tensor]:
     """One update of the segmenter on real pairs; returns detached scalars.
 
-    Source: METHOD.md section 1, phase 1: minimise L_seg(S(x), m) with Adam.
+    Source: METHOD.md section 1, phase 1: minimise L_seg(S(x), m) with Adam; the mean over heads if there are several.
     """
     segmenter, optimizer = state.networks["segmenter"], state.optimizers["segmenter"]
     with recipe.autocast(), keyed_dropout(draws, "real"):
-        logits = segmenter(batch.image)
-    loss = recipe.segmentation_loss(logits, batch.mask)
+        heads = head_logits(segmenter, batch.image)
+    loss = supervised_loss(heads, batch.mask, recipe)
     if recipe.observe is not None:
         recipe.observe({"segmentation": loss}, state.networks)
     optimizer.zero_grad(set_to_none=True)

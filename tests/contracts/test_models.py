@@ -50,6 +50,7 @@ def picture(height: int, width: int, batch: int = 2) -> Tensor:
 NETWORKS = [
     *(("segmenter", name, {}) for name in SEGMENTERS),
     ("segmenter", "attention_unet", {"attention": False}),
+    ("segmenter", "unet_plus_plus", {"deep_supervision": True}),
     *(
         ("generator", name, {"style": style, "noise": noise})
         for name in GENERATORS
@@ -84,11 +85,18 @@ def test_shape_and_backward_on_any_size(table: str, name: str, keywords: dict[st
 def test_every_parameter_gets_a_gradient(table: str, name: str, keywords: dict[str, Any]) -> None:
     # With running statistics no bias before a norm is cancelled, so that a zero gradient means a dead parameter.
     network = build_small(table, name, norm="frozen", **keywords)
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    call(network, picture(32, 48)).square().mean().backward()
-    dead = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    assert not dead, f"no gradient reaches {dead}"
+    dead = {name for name, _ in network.named_parameters()}
+    # A narrow layer's relus may all be off by chance, so that one draw of the weights proves nothing against it.
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+            parameter.grad = None
+        call(network, picture(32, 48)).square().mean().backward()
+        dead -= {name for name, p in network.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+        if not dead:
+            break
+    assert not dead, f"no gradient reaches {sorted(dead)}"
 
 
 @NETWORK
@@ -110,9 +118,11 @@ def test_channels_last_and_bfloat16(table: str, name: str, keywords: dict[str, A
             layer.p = 0.0  # its masks would differ between the passes
     image = picture(32, 48)
     plain = call(copy.deepcopy(network), image)
+    # In float64, as several norms in a row multiply float32's rounding, which the order of memory changes.
+    exact = call(copy.deepcopy(network).double(), image.double())
     network.to(memory_format=torch.channels_last)
-    last = call(copy.deepcopy(network), image.contiguous(memory_format=torch.channels_last))
-    torch.testing.assert_close(last, plain, rtol=1e-4, atol=1e-4)
+    last = call(copy.deepcopy(network).double(), image.double().contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(last, exact, rtol=1e-9, atol=1e-9)
     with torch.autocast("cpu", torch.bfloat16):
         half = call(network, image.contiguous(memory_format=torch.channels_last))
     half.float().square().mean().backward()
