@@ -190,7 +190,7 @@ def _run_inline(
         def wished() -> bool:
             return folder.stop_requested() or (should_stop is not None and should_stop())
 
-        context = LocalContext(runtime, on_report=recorder.report, should_stop=wished, say=say)
+        context = LocalContext(runtime, on_report=recorder.report, on_arrays=recorder.keep, should_stop=wished, say=say)
         store = StageStore(runtime.stage_store or home.stages, keep_every=runtime.keep_every, say=say)
         try:
             recorder.begin(data)

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from sage_ray.sections import RuntimeConfig
-from sage_ray.training.context import Report, choose_device, place
+from sage_ray.training.context import Arrays, Report, choose_device, place
 
 logger = logging.getLogger(__name__)
 
@@ -37,14 +37,21 @@ class RayContext:
             self.device = choose_device(runtime.device)
         self._channels_last = runtime.channels_last
         self._on_report: Callable[[Report], None] | None = None
+        self._on_arrays: Callable[[str, Arrays], None] | None = None
         self._should_stop: Callable[[], bool] | None = None
         self._say: Callable[[str], None] = logger.info
         # Ray gives a worker its CPUs on paper only; torch would take all of the machine's.
         torch.set_num_threads(runtime.threads or max(1, int(runtime.cpus_per_worker)))
 
-    def listen(self, *, on_report: Callable[[Report], None], should_stop: Callable[[], bool]) -> None:
-        """On rank 0: who is told each epoch's report, before Ray is, and who is asked whether to stop."""
-        self._on_report, self._should_stop = on_report, should_stop
+    def listen(
+        self,
+        *,
+        on_report: Callable[[Report], None],
+        on_arrays: Callable[[str, Arrays], None],
+        should_stop: Callable[[], bool],
+    ) -> None:
+        """On rank 0: who is told each epoch's report, before Ray is, who keeps arrays, and who is asked to stop."""
+        self._on_report, self._on_arrays, self._should_stop = on_report, on_arrays, should_stop
 
     def prepare(self, module: nn.Module) -> nn.Module:
         """The module on this worker's device with rank 0's weights and buffers."""
@@ -88,6 +95,11 @@ class RayContext:
         if self.rank == 0 and self._on_report is not None:
             self._on_report(metrics)
         ray.train.report(_plain(metrics))
+
+    def keep(self, name: str, arrays: Arrays) -> None:
+        """Keep arrays beside the record (rank 0's)."""
+        if self.rank == 0 and self._on_arrays is not None:
+            self._on_arrays(name, arrays)
 
     def should_stop(self) -> bool:
         """Rank 0's answer, equal on all workers."""

@@ -178,7 +178,7 @@ def _train(
     store = StageStore(config.runtime.stage_store or home.stages, keep_every=config.runtime.keep_every)
     if recorder is not None:
         recorder.begin(data)
-        context.listen(on_report=recorder.report, should_stop=folder.stop_requested)
+        context.listen(on_report=recorder.report, on_arrays=recorder.keep, should_stop=folder.stop_requested)
     try:
         result = run_training(config, data, context, store, cache_dir=home.cache)
     except (RunStopped, NonFiniteLoss):

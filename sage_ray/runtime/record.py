@@ -100,6 +100,8 @@ class RunRecord(BaseModel):
     """Epochs taken from the stage store in the last attempt."""
     lr_drops: dict[str, list[int]] = {}
     weights_sha: str | None = None
+    parameters: dict[str, int] = {}
+    """Trainable numbers of the segmenter, and of the generator if there is one."""
     test_reads: int = 0
     created: str = ""
     updated: str = ""

@@ -8,17 +8,19 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from torch import nn
 
 from sage_ray.config import ExperimentConfig
 from sage_ray.data.manifest import write_manifest
 from sage_ray.data.prepare import PreparedData
 from sage_ray.errors import RunFailed, RunStopped, UserError
 from sage_ray.runtime import provenance
-from sage_ray.runtime.files import write_json
+from sage_ray.runtime.files import replacing, write_json
 from sage_ray.runtime.record import RunFolder, RunRecord, State
 from sage_ray.runtime.results import write_results
-from sage_ray.training.context import Report
+from sage_ray.training.context import Arrays, Report
 from sage_ray.training.loop import TrainResult
 
 
@@ -65,6 +67,13 @@ class Recorder:
         if self._on_report is not None:
             self._on_report(report)
 
+    def keep(self, name: str, arrays: Arrays) -> None:
+        """Write arrays as artifacts/NAME.npz; of an epoch that is trained again the later ones stay."""
+        path = self.folder.artifacts / f"{name}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path, durable=False) as temporary, temporary.open("wb") as stream:
+            np.savez_compressed(stream, **arrays)
+
     def complete(
         self, result: TrainResult, config: ExperimentConfig, data: PreparedData, device: torch.device
     ) -> RunRecord:
@@ -83,6 +92,7 @@ class Recorder:
             synthetic_steps=result.synthetic_steps,
             generator_updates=result.generator_updates,
             weights_sha=result.weights_sha,
+            parameters=_parameters(segmenter=result.segmenter, generator=result.generator),
             lr_drops=result.lr_drops,
             reused_epochs=result.reused_epochs,
         )
@@ -119,6 +129,10 @@ def state_of(error: BaseException) -> tuple[State, str | None]:
     if isinstance(error, UserError):
         return "FAIL", line
     return "FAIL", f"{type(error).__name__}: {line}"
+
+
+def _parameters(**networks: nn.Module | None) -> dict[str, int]:
+    return {name: sum(p.numel() for p in net.parameters()) for name, net in networks.items() if net is not None}
 
 
 def _numbers(report: Mapping[str, Any]) -> dict[str, float | None]:

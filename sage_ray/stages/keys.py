@@ -13,8 +13,11 @@ from typing import Any
 
 from sage_ray.config import ExperimentConfig, stable_hash
 
-STAGE_CODE_VERSION = 1
-"""Raised whenever a change of the code changes what a stage computes."""
+STAGE_CODE_VERSION = 2
+"""Raised whenever a change of the code changes what a stage computes.
+
+2: passes that can train nothing no longer move running statistics of generator and discriminators.
+"""
 
 PHASES = ("pretrain", "adversarial")
 

@@ -6,12 +6,16 @@ real_image.
     forward cycle    m -> fake_image = G(m, z)   -> rec_mask  = S(fake_image)
     backward cycle   x -> pred_mask  = S(x)      -> rec_image = G(pred_mask, z')
 
+A term that can train nothing in a step (`objective.py`) is dead: it is left out of the update, and computed only where
+the curves want it. The passes that only dead terms need hold the running statistics of their network, whether they are
+computed or not, so that every weight, optimizer moment and buffer is the same to the bit.
+
 Source: METHOD.md section 1, table of the generator-and-segmenter objective; DISCREPANCIES.md for the rows named here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -23,15 +27,21 @@ from sage_ray.losses.diff_augment import diff_augment
 from sage_ray.models.dropout import keyed_dropout
 from sage_ray.models.norm import hold_statistics
 from sage_ray.models.style_unet import mix_latents
+from sage_ray.models.unet_plus_plus import mean_logits
 from sage_ray.training.batches import Batch
 from sage_ray.training.draws import Draws
+from sage_ray.training.objective import PERCEPTUAL_TERMS, StepPlan, plan_step, term_weights
 from sage_ray.training.recipe import Recipe
 from sage_ray.training.state import TrainState
+from sage_ray.training.supervision import head_logits, supervised_loss
 
 
 @dataclass(frozen=True)
 class Forward:
-    """What the forward passes of a step give; `terms` are weighted, in the order of METHOD.md's table."""
+    """What the forward passes of a step give: the weighted terms that were computed, in the order of the sum.
+
+    `rec_image` is None where no computed term needs it.
+    """
 
     terms: dict[str, Tensor]
     fake_image: Tensor
@@ -42,81 +52,88 @@ class Forward:
 def adversarial_step(state: TrainState, batch: Batch, draws: Draws, recipe: Recipe) -> dict[str, Tensor]:
     """One update of generator and segmenter, then of disc_image, then of disc_mask; returns detached scalars.
 
-    The generator is frozen while `state.phase_epoch` (from 0) is below `freeze_epochs`.
+    The generator is frozen while `state.phase_epoch` (from 0) is below `freeze_epochs`. `loss` is the sum of the terms
+    that the update is made of; a dead term's own scalar is there in the steps that log it.
     """
     epoch = state.phase_epoch
     frozen = epoch < recipe.adversarial.freeze_epochs
     synthetic = draws.batch_uniform("mix", 1)[0] < recipe.adversarial.mix_probability(epoch)
+    plan = plan_step(
+        recipe.adversarial,
+        frozen=frozen,
+        synthetic=synthetic,
+        has_perceptual=recipe.perceptual is not None,
+        skip_dead=recipe.skip_dead,
+        log_dead=recipe.logs_dead(draws.step),
+    )
 
     # Generator and segmenter; the discriminators judge but do not learn here.
     discriminators = [state.networks["disc_image"], state.networks["disc_mask"]]
     learning = ["segmenter"] if frozen else ["segmenter", "generator"]
     still = discriminators + ([state.networks["generator"]] if frozen else [])
     with without_gradient(*still):
-        forward = forward_terms(state, batch, draws, recipe, synthetic=synthetic, frozen=frozen)
-        if recipe.observe is not None:
-            recipe.observe(forward.terms, state.networks)
-        loss = torch.stack([term.float() for term in forward.terms.values()]).sum()
-        _update(state, learning, loss, recipe)
+        forward = forward_terms(state, batch, draws, recipe, plan)
+        scalars = {f"loss_{name}": term.detach() for name, term in forward.terms.items()}
+        updating = {name: term for name, term in forward.terms.items() if plan.in_update(name)}
+        scalars["loss"] = _update(state, learning, updating, recipe)
     state.update_ema()
 
     # Discriminators; detached: neither generator nor segmenter gets a gradient from them.
-    scalars = {f"loss_{name}": term.detach() for name, term in forward.terms.items()}
-    scalars["loss"] = loss.detach()
     if recipe.adversarial.weights.adv_image:
         loss_disc_image = disc_image_loss(state, batch, forward.fake_image.detach(), draws, recipe)
-        _update(state, ["disc_image"], loss_disc_image, recipe)
-        scalars["loss_disc_image"] = loss_disc_image.detach()
+        scalars["loss_disc_image"] = _update(state, ["disc_image"], {"loss_disc_image": loss_disc_image}, recipe)
     if recipe.adversarial.weights.adv_mask:
         loss_disc_mask = disc_mask_loss(state, batch, forward.pred_mask.detach(), recipe)
-        _update(state, ["disc_mask"], loss_disc_mask, recipe)
-        scalars["loss_disc_mask"] = loss_disc_mask.detach()
+        scalars["loss_disc_mask"] = _update(state, ["disc_mask"], {"loss_disc_mask": loss_disc_mask}, recipe)
 
     state.synthetic_steps += int(synthetic)
     state.generator_updates += int(not frozen)
     return scalars
 
 
-def forward_terms(
-    state: TrainState, batch: Batch, draws: Draws, recipe: Recipe, *, synthetic: bool, frozen: bool
-) -> Forward:
-    """Forward passes of a step and the weighted terms of the objective. A term of weight 0 is not computed."""
+def forward_terms(state: TrainState, batch: Batch, draws: Draws, recipe: Recipe, plan: StepPlan) -> Forward:
+    """Forward passes of a step and the weighted terms that its plan computes."""
     segmenter, generator = state.networks["segmenter"], state.networks["generator"]
-    settings, weights = recipe.adversarial, recipe.adversarial.weights
+    settings, weights = recipe.adversarial, term_weights(recipe.adversarial)
     real_image, real_mask = batch.image, batch.mask
-    cycle = settings.lambda_cycle
     terms: dict[str, Tensor] = {}
 
     with recipe.autocast():
-        fake_image = _generate(generator, real_mask, draws, recipe, "fake", extra_entry=True)
-        feedback = settings.generator_feedback == "every_step" and not frozen
-        if cycle * weights.rec_mask and (synthetic or feedback):
-            with _synthetic_pass(segmenter, recipe, learns=synthetic), keyed_dropout(draws, "synthetic"):
+        # Where no term's gradient returns through it, the fake image is made without a graph.
+        with nullcontext() if plan.fake_trains_generator else without_gradient(generator):
+            fake_image = _generate(generator, real_mask, draws, recipe, "fake", extra_entry=True)
+        if plan.computes("rec_mask"):
+            with _synthetic_pass(segmenter, recipe, learns=plan.synthetic), keyed_dropout(draws, "synthetic"):
                 rec_logits = segmenter(fake_image)
-            terms["rec_mask"] = cycle * weights.rec_mask * recipe.segmentation_loss(rec_logits, real_mask)
+            terms["rec_mask"] = weights["rec_mask"] * recipe.segmentation_loss(rec_logits, real_mask)
 
         with keyed_dropout(draws, "real"):
-            pred_logits = segmenter(real_image)
-        if weights.id_mask:
-            terms["id_mask"] = weights.id_mask * recipe.segmentation_loss(pred_logits, real_mask)
+            heads = head_logits(segmenter, real_image)
+        pred_logits = mean_logits(heads)
+        if plan.computes("id_mask"):
+            terms["id_mask"] = weights["id_mask"] * supervised_loss(heads, real_mask, recipe)
         pred_mask = mask_of(pred_logits, settings.mask_path)
 
-        if weights.adv_image:
+        if plan.computes("adv_image"):
             shown = _maybe_augment(fake_image, draws, recipe, "disc_image/generator")
-            scores = state.networks["disc_image"](shown)
-            terms["adv_image"] = weights.adv_image * lsgan_loss(scores.float(), 1.0)
-        if weights.adv_mask:
-            terms["adv_mask"] = weights.adv_mask * lsgan_loss(state.networks["disc_mask"](pred_mask).float(), 1.0)
+            with _pass_for(plan, ["adv_image"], state.networks["disc_image"]):
+                scores = state.networks["disc_image"](shown)
+            terms["adv_image"] = weights["adv_image"] * lsgan_loss(scores.float(), 1.0)
+        if plan.computes("adv_mask"):
+            with _pass_for(plan, ["adv_mask"], state.networks["disc_mask"]):
+                scores = state.networks["disc_mask"](pred_mask)
+            terms["adv_mask"] = weights["adv_mask"] * lsgan_loss(scores.float(), 1.0)
 
-        real_features = recipe.perceptual.features(real_image) if recipe.perceptual is not None else None
+        real_features = None
+        if recipe.perceptual is not None and plan.computes(*PERCEPTUAL_TERMS):
+            real_features = recipe.perceptual.features(real_image)
         rec_image = None
-        if cycle * (weights.rec_image_l1 + weights.rec_image_vgg):
-            rec_image = _generate(generator, pred_mask, draws, recipe, "rec", extra_entry=False)
-            rec_weights = (cycle * weights.rec_image_l1, cycle * weights.rec_image_vgg)
-            terms |= _image_terms("rec_image", rec_image, real_image, real_features, rec_weights, recipe)
-        terms |= _image_terms(
-            "id_image", fake_image, real_image, real_features, (weights.id_image_l1, weights.id_image_vgg), recipe
-        )
+        rec_terms = ("rec_image_l1", "rec_image_vgg")
+        if plan.computes(*rec_terms):
+            with _pass_for(plan, rec_terms, generator):
+                rec_image = _generate(generator, pred_mask, draws, recipe, "rec", extra_entry=False)
+            terms |= _image_terms("rec_image", rec_image, real_image, real_features, weights, plan, recipe)
+        terms |= _image_terms("id_image", fake_image, real_image, real_features, weights, plan, recipe)
     return Forward(terms, fake_image, rec_image, pred_mask)
 
 
@@ -200,19 +217,32 @@ def _synthetic_pass(segmenter: nn.Module, recipe: Recipe, *, learns: bool) -> Ab
     return stack
 
 
+@contextmanager
+def _pass_for(plan: StepPlan, terms: Sequence[str], network: nn.Module) -> Iterator[None]:
+    """The pass of a network that some terms need; if all are dead, it leaves no trace in the network."""
+    with ExitStack() as stack:
+        if not any(plan.is_live(term) for term in terms):
+            stack.enter_context(hold_statistics(network))
+        if not any(plan.in_update(term) for term in terms):
+            stack.enter_context(torch.no_grad())
+        yield
+
+
 def _image_terms(
     name: str,
     image: Tensor,
     real_image: Tensor,
     real_features: list[Tensor] | None,
-    weights: tuple[float, float],
+    weights: dict[str, float],
+    plan: StepPlan,
     recipe: Recipe,
 ) -> dict[str, Tensor]:
     terms: dict[str, Tensor] = {}
-    if weights[0]:
-        terms[f"{name}_l1"] = weights[0] * (image.float() - real_image).abs().mean()
-    if weights[1] and recipe.perceptual is not None and real_features is not None:
-        terms[f"{name}_vgg"] = weights[1] * recipe.perceptual.distance(image, real_features)
+    l1, vgg = f"{name}_l1", f"{name}_vgg"
+    if plan.computes(l1):
+        terms[l1] = weights[l1] * (image.float() - real_image).abs().mean()
+    if plan.computes(vgg) and recipe.perceptual is not None and real_features is not None:
+        terms[vgg] = weights[vgg] * recipe.perceptual.distance(image, real_features)
     return terms
 
 
@@ -228,10 +258,20 @@ def _discriminator_loss(discriminator: nn.Module, real: Tensor, fake: Tensor, re
     return (lsgan_loss(on_real.float(), 1.0) + lsgan_loss(on_fake.float(), 0.0)) / 2
 
 
-def _update(state: TrainState, names: list[str], loss: Tensor, recipe: Recipe) -> None:
+def _update(state: TrainState, names: list[str], terms: dict[str, Tensor], recipe: Recipe) -> Tensor:
+    """One optimizer step of the named networks on the sum of the terms, which is returned, detached.
+
+    Where no term trains any of them (a frozen generator beside an objective without `id_mask`), nothing moves.
+    """
+    if recipe.observe is not None:
+        recipe.observe(terms, state.networks)
+    parameter = next(state.networks[names[0]].parameters())
+    loss = torch.stack([term.float() for term in terms.values()]).sum() if terms else parameter.new_zeros(())
     for name in names:
         state.optimizers[name].zero_grad(set_to_none=True)
-    loss.backward()
+    if loss.requires_grad:
+        loss.backward()
     for name in names:
         recipe.average_gradients(state.networks[name].parameters())
         state.optimizers[name].step()
+    return loss.detach()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +14,7 @@ from sage_ray.errors import UserError
 from sage_ray.sections import RuntimeConfig
 
 Report = dict[str, Any]
+Arrays = Mapping[str, np.ndarray[Any, Any] | np.generic]
 
 
 class RunContext(Protocol):
@@ -42,6 +44,10 @@ class RunContext(Protocol):
         """Hand on the metrics of one epoch, already equal on all workers; every worker calls it equally often."""
         ...
 
+    def keep(self, name: str, arrays: Arrays) -> None:
+        """Keep small arrays beside the record, as artifact `name` of the run (rank 0's; nowhere if nobody listens)."""
+        ...
+
     def should_stop(self) -> bool:
         """Whether somebody asked this run to end after the epoch; equal on all workers."""
         ...
@@ -57,6 +63,7 @@ class LocalContext:
     Args:
         runtime: device, threads and memory layout.
         on_report: called with each epoch's report.
+        on_arrays: called with the name and the arrays of what is kept beside the record.
         should_stop: asked after each epoch.
         say: told lines for the user.
     """
@@ -69,12 +76,14 @@ class LocalContext:
         runtime: RuntimeConfig,
         *,
         on_report: Callable[[Report], None] | None = None,
+        on_arrays: Callable[[str, Arrays], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
         say: Callable[[str], None] | None = None,
     ) -> None:
         self.device = choose_device(runtime.device)
         self._channels_last = runtime.channels_last
-        self._on_report, self._should_stop, self._say = on_report, should_stop, say
+        self._on_report, self._on_arrays = on_report, on_arrays
+        self._should_stop, self._say = should_stop, say
         torch.set_num_threads(runtime.threads or available_cpus())
 
     def prepare(self, module: nn.Module) -> nn.Module:
@@ -92,6 +101,10 @@ class LocalContext:
     def report(self, metrics: Report) -> None:
         if self._on_report is not None:
             self._on_report(metrics)
+
+    def keep(self, name: str, arrays: Arrays) -> None:
+        if self._on_arrays is not None:
+            self._on_arrays(name, arrays)
 
     def should_stop(self) -> bool:
         return self._should_stop is not None and self._should_stop()

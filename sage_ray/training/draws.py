@@ -17,6 +17,9 @@ from torch import Tensor
 class Draws(Protocol):
     """What steps, augmentation, dropout and generator noise ask for random numbers."""
 
+    step: int
+    """Step of the epoch that the draws belong to, from 0."""
+
     def uniform(self, name: str, shape: Sequence[int]) -> Tensor: ...
 
     def normal(self, name: str, shape: Sequence[int]) -> Tensor: ...
@@ -46,6 +49,7 @@ class KeyedDraws:
         device: torch.device | str = "cpu",
     ) -> None:
         self.device = torch.device(device)
+        self.step = step
         self._epoch_key = f"{seed}/{phase}/{epoch}"
         self._step_key = f"{self._epoch_key}/step{step}"
         self._sample_ids = tuple(sample_ids)

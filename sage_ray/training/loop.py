@@ -28,6 +28,7 @@ from sage_ray.stages.store import Snapshot, StageStore
 from sage_ray.stages.writer import SnapshotWriter
 from sage_ray.training import build
 from sage_ray.training.adversarial import adversarial_step
+from sage_ray.training.attention_share import watch_attention
 from sage_ray.training.batches import Pictures, steps_per_epoch, training_batches
 from sage_ray.training.context import Report, RunContext, numerics
 from sage_ray.training.evaluate import evaluate, per_image_rows
@@ -280,6 +281,10 @@ def _train_epoch(session: _Session, state: TrainState, phase: Phase) -> Report:
             state.evaluated, session.validation, session.config.evaluation, session.recipe, session.ctx
         )
         report |= {f"val/{name}": value for name, value in scores.items()}
+        report |= watch_attention(
+            state.evaluated, session.validation, session.shas, session.config, session.ctx,
+            epoch=report["epoch"], ends_phase=state.phase_epoch == phase.epochs,
+        )  # fmt: skip
         metric = session.config.evaluation.metric
         state.remember_best(-report[metric] if metric == "val/loss" else report[metric])
     state.learning_rate.after_epoch(state.phase_epoch, report)

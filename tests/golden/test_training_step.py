@@ -19,7 +19,7 @@ from sage_ray.training.adversarial import adversarial_step
 from sage_ray.training.batches import Batch
 from sage_ray.training.context import LocalContext
 from sage_ray.training.pretrain import pretrain_step
-from sage_ray.training.recipe import build_recipe
+from sage_ray.training.recipe import Observer, build_recipe
 from sage_ray.training.state import TrainState
 
 HANDLES = {
@@ -40,6 +40,8 @@ NETWORKS = ("generator", "segmenter", "disc_image", "disc_mask", "perceptual")
 
 class GivenDraws:
     """The draws of the vectors: codes, noise images, crossovers, and whether the step is synthetic."""
+
+    step = 1
 
     def __init__(self, case: Case, synthetic: bool) -> None:
         self.case, self.synthetic = case, synthetic
@@ -127,11 +129,61 @@ def test_adversarial_step(
     assert variants
     for variant in variants:
         check_variant(parity, case, groups, config, variant, tmp_path)
+    # While the generator is frozen most terms are skipped; that nothing else differs, bit by bit, is a unit test.
+    frozen = [variant for variant in variants if variant.startswith("frozen")]
+    assert frozen
+    check_skipping(parity, case, groups, config, frozen[0], tmp_path)
+
+
+def step_of_variant(
+    parity: Parity,
+    case: Case,
+    groups: dict[str, str],
+    config: ExperimentConfig,
+    variant: str,
+    tmp_path: Path,
+    observe: Observer | None = None,
+    skip_dead: bool = True,
+) -> tuple[TrainState, dict[str, Tensor], list[tuple[Tensor, Tensor]]]:
+    """State and scalars after the step of a variant, and the masks and images of the generator's passes."""
+    frozen, synthetic = variant.startswith("frozen"), variant.endswith("synthetic")
+    state = make_state(parity, groups, config, "adversarial", frozen)
+    context = LocalContext(config.runtime)
+    recipe = build_recipe(config, context, tmp_path, observe, skip_dead=skip_dead, log_dead_every=1)
+    recipe = replace(recipe, perceptual=vgg19_loss(parity, groups["perceptual"]))
+    passes: list[tuple[Tensor, Tensor]] = []
+    state.networks["generator"].register_forward_hook(lambda m, args, out: passes.append((args[0], out.detach())))
+    return state, adversarial_step(state, batch_of(case), GivenDraws(case, synthetic), recipe), passes
+
+
+def check_gradients(state: TrainState, scalars: dict[str, Tensor], case: Case, variant: str) -> None:
+    rtol_value, rtol_norm = case.tolerance("", "values")["rtol"], case.tolerance("", "grad_norms")["rtol"]
+    discriminators = [float(scalars["loss_disc_image"]), float(scalars["loss_disc_mask"])]
+    assert discriminators == pytest.approx(case[f"{variant}/disc_losses"].tolist(), rel=rtol_value)
+    totals = {name: norm([p.grad for p in network.parameters()]) for name, network in state.networks.items()}
+    close_norms([totals["generator"], totals["segmenter"]], case[f"{variant}/total_grad_norms"], rtol_norm, variant)
+    close_norms([totals["disc_image"], totals["disc_mask"]], case[f"{variant}/disc_grad_norms"], rtol_norm, variant)
+
+
+def check_skipping(
+    parity: Parity, case: Case, groups: dict[str, str], config: ExperimentConfig, variant: str, tmp_path: Path
+) -> None:
+    """The step as it trains: without the terms that can train nothing, and with the vectors' gradients all the same."""
+    state, scalars, _ = step_of_variant(parity, case, groups, config, variant, tmp_path)
+    check_gradients(state, scalars, case, variant)
+    rtol = case.tolerance("", "values")["rtol"]
+    updating = 0.0
+    for term in case.groups(rf"{variant}/([^/]+)/value"):
+        value = float(case[f"{variant}/{term}/value"])
+        assert float(scalars[f"loss_{term}"]) == pytest.approx(value, rel=rtol), f"{variant} {term}"
+        updating += value * bool(case[f"{variant}/{term}/grad_norms"].any())
+    assert float(scalars["loss"]) == pytest.approx(updating, rel=rtol)
 
 
 def check_variant(
     parity: Parity, case: Case, groups: dict[str, str], config: ExperimentConfig, variant: str, tmp_path: Path
 ) -> None:
+    """The step with every term computed and in the sum, as the vectors have it."""
     rtol_value, rtol_norm = case.tolerance("", "values")["rtol"], case.tolerance("", "grad_norms")["rtol"]
     seen: dict[str, tuple[float, list[float]]] = {}
 
@@ -146,26 +198,17 @@ def check_variant(
                 norms.append(norm(torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)))
             seen[name] = (float(term.detach()), norms)
 
-    frozen, synthetic = variant.startswith("frozen"), variant.endswith("synthetic")
-    state = make_state(parity, groups, config, "adversarial", frozen)
-    recipe = build_recipe(config, LocalContext(config.runtime), tmp_path, observe)
-    recipe = replace(recipe, perceptual=vgg19_loss(parity, groups["perceptual"]))
-    passes: list[tuple[Tensor, Tensor]] = []
-    state.networks["generator"].register_forward_hook(lambda m, args, out: passes.append((args[0], out.detach())))
-    scalars = adversarial_step(state, batch_of(case), GivenDraws(case, synthetic), recipe)
+    state, scalars, passes = step_of_variant(parity, case, groups, config, variant, tmp_path, observe, skip_dead=False)
 
     expected_terms = case.groups(rf"{variant}/([^/]+)/value")
-    assert set(seen) == set(expected_terms), variant
+    assert set(seen) == {*expected_terms, "loss_disc_image", "loss_disc_mask"}, variant
+    assert seen["loss_disc_image"][1] == seen["loss_disc_mask"][1] == [0.0, 0.0], "discriminators train others"
     for term in expected_terms:
         value, norms = seen[term]
         assert value == pytest.approx(float(case[f"{variant}/{term}/value"]), rel=rtol_value), f"{variant} {term}"
         close_norms(norms, case[f"{variant}/{term}/grad_norms"], rtol_norm, f"{variant} {term}")
     assert float(scalars["loss"]) == pytest.approx(float(case[f"{variant}/total"]), rel=rtol_value)
-    discriminators = [float(scalars["loss_disc_image"]), float(scalars["loss_disc_mask"])]
-    assert discriminators == pytest.approx(case[f"{variant}/disc_losses"].tolist(), rel=rtol_value)
-    totals = {name: norm([p.grad for p in network.parameters()]) for name, network in state.networks.items()}
-    close_norms([totals["generator"], totals["segmenter"]], case[f"{variant}/total_grad_norms"], rtol_norm, variant)
-    close_norms([totals["disc_image"], totals["disc_mask"]], case[f"{variant}/disc_grad_norms"], rtol_norm, variant)
+    check_gradients(state, scalars, case, variant)
     case.compare(f"{variant}/fake_image", passes[0][1].numpy())
     case.compare(f"{variant}/rec_image", passes[1][1].numpy(), kind="fake_image")
     differing = (passes[1][0].numpy() != case[f"{variant}/argmax_mask"]).mean()
