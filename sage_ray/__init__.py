@@ -17,6 +17,7 @@ _PUBLIC = {
     "plan": "sage_ray.search.plan",
     "sweep": "sage_ray.search.driver",
     "resume": "sage_ray.search.driver",
+    "ablate": "sage_ray.registry.ablate",
     "best": "sage_ray.registry.best",
     "final": "sage_ray.registry.final",
     "compare": "sage_ray.registry.compare",

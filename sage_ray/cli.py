@@ -34,8 +34,10 @@ ConfigFile = Annotated[Path | None, typer.Option("-c", "--config", help="A YAML 
 Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override, as a.b=value; may be repeated.")
 ]
-StudyName = Annotated[str | None, typer.Option("--name", help="Name of the study [default: the space's].")]
+StudyName = Annotated[str | None, typer.Option("--name", help="Name of the study [default: the file's].")]
 SpaceFile = Annotated[str, typer.Argument(metavar="SPACE", help="A search space: YAML file or shipped name.")]
+DesignFile = Annotated[str, typer.Argument(metavar="DESIGN", help="An ablation design: YAML file or shipped name.")]
+StudyFile = Annotated[str, typer.Argument(metavar="FILE", help="A search space or ablation design: YAML file or name.")]
 ModelName = Annotated[str, typer.Option("--model-name", help="Name in the model registry.")]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Run id, model folder or models:/ URI.")]
 OutFolder = Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.")]
@@ -71,10 +73,25 @@ def _resolved(preset: str | None, file: Path | None, sets: list[str] | None) -> 
 
 
 @verb(app, "doctor")
-def doctor(session: Session) -> Answer:
-    """Report versions, cores, GPUs, disk, home, Ray, MLflow and VGG weights; exit 1 if something needed is broken."""
-    from sage_ray.doctor import examine
+def doctor(
+    session: Session,
+    gradients: Annotated[
+        str | None,
+        typer.Option("--gradients", metavar="PRESET", help="Measure what its loss terms train; or a YAML file's."),
+    ] = None,
+    sets: Sets = None,
+) -> Answer:
+    """Report versions, cores, GPUs, disk, home, Ray, MLflow and VGG weights; exit 1 if something needed is broken.
 
+    With --gradients: the gradient that each loss term gives each network, on one small batch, and the pairs that are
+    dead.
+    """
+    from sage_ray.doctor import examine, gradients_of
+
+    if gradients is not None:
+        return gradients_of(gradients, sets or [], session)
+    if sets:
+        raise UserError("nothing to set", "doctor --set", "it changes the config that --gradients PRESET measures")
     report = examine(session.home)
     lines = [
         f"{'ok  ' if check.ok else 'FAIL' if check.needed else 'note'} {check.name}: {check.text}" for check in report
@@ -166,13 +183,13 @@ def train(
 
 
 @verb(app, "plan")
-def plan(session: Session, space: SpaceFile, sets: Sets = None, name: StudyName = None) -> Answer:
-    """Count trials, runs, distinct stages and epochs of a search, with and without reuse; trains nothing."""
+def plan(session: Session, space: StudyFile, sets: Sets = None, name: StudyName = None) -> Answer:
+    """Count runs, distinct stages and epochs of a search or an ablation, with and without reuse; trains nothing."""
+    from sage_ray.search.design import load_spec
     from sage_ray.search.plan import plan as count
-    from sage_ray.search.space import load_space
     from sage_ray.verb_answers import planned
 
-    return planned(count(load_space(space, sets or []), session.home), space, sets or [], name, session)
+    return planned(count(load_spec(space, sets or []), session.home), space, sets or [], name, session)
 
 
 @verb(app, "sweep")
@@ -186,6 +203,19 @@ def sweep(session: Session, space: SpaceFile, sets: Sets = None, name: StudyName
     from sage_ray.search.driver import sweep as search
 
     return swept(search(loaded, session.home, name, watch=session.watch), session)
+
+
+@verb(app, "ablate")
+def ablate(session: Session, design: DesignFile, sets: Sets = None, name: StudyName = None) -> Answer:
+    """Train every arm of an ablation with the same seeds, then score each run once on the locked test."""
+    from sage_ray.search.design import load_design
+    from sage_ray.verb_answers import ablated
+
+    loaded = load_design(design, sets or [])
+    session.resumable = name or loaded.name
+    from sage_ray.registry.ablate import ablate as compare_arms
+
+    return ablated(compare_arms(loaded, session.home, name, watch=session.watch), session)
 
 
 @verb(app, "resume")

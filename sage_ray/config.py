@@ -188,13 +188,19 @@ def _as_user_error(error: ValidationError, where: str) -> UserError:
     return UserError("bad value", label, message)
 
 
-def shipped(kind: Literal["preset", "space"], name: str | None = None) -> dict[str, Path]:
-    """Shipped YAML files by name: presets (search_spaces/base) or search spaces and ablation designs."""
+def shipped(kind: Literal["preset", "space", "design", "study"], name: str | None = None) -> dict[str, Path]:
+    """Shipped YAML files by name: presets (search_spaces/base), search spaces, ablation designs (ablate_*), or both.
+
+    Raises:
+        UserError: `name` is none of them.
+    """
     root = Path(str(files("sage_ray"))) / "search_spaces"
     if not root.is_dir():
         root = Path(str(files("sage_ray"))).parent / "search_spaces"
     folder = root / "base" if kind == "preset" else root
     found = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    if kind in ("space", "design"):
+        found = {stem: path for stem, path in found.items() if stem.startswith("ablate_") == (kind == "design")}
     if name is not None and name not in found:
         near = difflib.get_close_matches(name, found, n=1, cutoff=0.4)
         mend = f"did you mean {near[0]}?" if near else "choose one of " + ", ".join(found)

@@ -1,7 +1,11 @@
-"""What this machine offers and what is broken: versions, cores, GPUs, disk, home, Ray, MLflow, VGG weights."""
+"""What this machine offers and what is broken: versions, cores, GPUs, disk, home, Ray, MLflow, VGG weights.
+
+And what a config's loss terms give its networks: `sage-ray doctor --gradients PRESET`.
+"""
 
 from __future__ import annotations
 
+import io
 import os
 import platform
 import shutil
@@ -9,6 +13,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -16,9 +21,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from sage_ray.errors import UserError
+from sage_ray.shell import Answer, Session, plain
 
 if TYPE_CHECKING:
     from sage_ray.runtime.home import Home
+    from sage_ray.training.gradients import GradientReport, Pair, StepGradients
 
 RAY_TIMEOUT_S = 90
 SERVER_TIMEOUT_S = 5
@@ -184,3 +191,131 @@ def _vgg(home: Home) -> Check:
         "--set adversarial.perceptual_weights=FILE, or do without: --set adversarial.perceptual=none"
     )
     return Check("vgg19 weights", False, text, needed=False)
+
+
+def gradients_of(target: str, sets: Sequence[str], session: Session) -> Answer:
+    """The gradient that each loss term of a config gives each network, which pairs are dead, and what that costs.
+
+    Args:
+        target: a preset's name, or the path of a YAML file.
+        sets: overrides, "a.b=value".
+        session: the call; its home may hold VGG19 weights.
+
+    Raises:
+        UserError: unknown preset, key or value; pictures or weights that cannot be read.
+    """
+    from sage_ray.config import resolve
+
+    file = target if Path(target).suffix in (".yaml", ".yml") else None
+    config = resolve(None if file else target, file, sets).config
+    from sage_ray.training.gradients import BATCH_SIZE, IMAGE_SIZE, measure_gradients
+
+    report = measure_gradients(config, session.home.cache, say=lambda step: session.watch.line(f"measuring {step}"))
+    rows, columns = IMAGE_SIZE
+    lines = [
+        f"{target}: L2 norm of each weighted term's gradient, one batch of {BATCH_SIZE} at {rows}x{columns} pixels",
+        f"pictures: {report.data}",
+        *([f"perceptual network: {report.perceptual}"] if report.perceptual else []),
+        *_tables(report, styled=sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"),
+        *_findings(report),
+    ]
+    again = f"-c {target}" if file else f"--preset {target}"
+    follow = [session.command(f"train {again}{''.join(f' --set {text}' for text in sets)}")]
+    if any(pair.why.endswith("(adversarial.mask_path=argmax)") for pair in report.dead):
+        follow.insert(0, session.command(f"doctor --gradients {target} --set adversarial.mask_path=straight_through"))
+    fields = {
+        "source": target,
+        "dead": [[pair.term, pair.network] for pair in report.dead],
+        "norms": report.norms,
+        "on_purpose": [[pair.term, pair.network, pair.why] for pair in report.on_purpose],
+        "off": report.off,
+        "steps": plain(report.steps),
+        "data": report.data,
+        "perceptual": report.perceptual,
+    }
+    return Answer(lines, fields, next=follow)
+
+
+def _tables(report: GradientReport, *, styled: bool) -> list[str]:
+    """A table of phase 1, of phase 2 with the generator learning, and of phase 2 with the generator frozen.
+
+    Steps on real images alone, which train nothing more, stand in the JSON.
+    """
+    first = {step.frozen: step for step in reversed(report.steps)}
+    lines: list[str] = []
+    for step in (step for step in report.steps if first[step.frozen] is step):
+        networks = list(next(iter(step.norms.values())))
+        heads = ["term", *networks, "trainer"]
+        rows = [
+            [term, *(_cell(term, network, step, report) for network in networks), _treatment(term, step)]
+            for term in step.norms
+        ]
+        title = f"{step.name}, {_ms(step.step_ms)}"
+        lines += _rich_table(title, heads, rows) if styled else ["", title, *_plain_table(heads, rows)]
+        if step.skipped:
+            cost = f"would add {_ms(step.skipped_ms)} together"
+            lines.append(f"skipped: computed for the curves in the first step of an epoch; {cost}")
+    return [*lines, ""]
+
+
+def _cell(term: str, network: str, step: StepGradients, report: GradientReport) -> str:
+    from sage_ray.training.gradients import DETACHED, EXPECTED
+
+    if step.norms[term][network] != 0.0:
+        return f"{step.norms[term][network]:.3g}"
+    if any((pair.term, pair.network) == (term, network) for pair in report.dead):
+        return "DEAD"
+    if (term, network) in DETACHED:
+        return "detached"
+    if network not in EXPECTED[term]:
+        return "-"
+    return "frozen" if network == "generator" and step.frozen else "not here"
+
+
+def _treatment(term: str, step: StepGradients) -> str:
+    return f"skipped, would add {_ms(step.skipped[term])}" if term in step.skipped else "computed"
+
+
+def _ms(milliseconds: float) -> str:
+    return f"{milliseconds:.0f} ms" if milliseconds >= 10 else f"{milliseconds:.1f} ms"
+
+
+def _plain_table(heads: list[str], rows: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    padded = (map(str.ljust, row, widths) for row in (heads, *rows))
+    return ["  ".join(cells).rstrip() for cells in padded]
+
+
+def _rich_table(title: str, heads: list[str], rows: list[list[str]]) -> list[str]:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for head in heads:
+        table.add_column(head, justify="left" if head in ("term", "trainer") else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(cell, "bold red" if cell == "DEAD" else "dim" if cell.isalpha() else "") for cell in row))
+    console = Console(file=io.StringIO(), force_terminal=True, width=max(shutil.get_terminal_size().columns, 100))
+    console.print("", table)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
+def _findings(report: GradientReport) -> list[str]:
+    lines = [f"dead: {line}" for line in _grouped(report.dead)] or ["dead: no pair"]
+    trained = {term for step in report.steps for term in step.norms if term not in step.skipped}
+    half_dead = sorted({pair.term for pair in report.dead} & trained)
+    if half_dead:
+        lines.append(f"not skipped, as they train another network: {', '.join(half_dead)}")
+    lines += [f"on purpose: {line}" for line in _grouped(report.on_purpose)]
+    lines += [f"off: {term} ({setting})" for term, setting in report.off.items()]
+    return lines
+
+
+def _grouped(pairs: Sequence[Pair]) -> list[str]:
+    """ "adv_mask, rec_image_l1 -> segmenter: why", one line a network and reason."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for pair in pairs:
+        groups.setdefault((pair.network, pair.why), []).append(pair.term)
+    return [f"{', '.join(terms)} -> {network}: {why}" for (network, why), terms in groups.items()]

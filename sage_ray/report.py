@@ -37,12 +37,14 @@ def markdown(study: StudyStatus, home: Home) -> list[str]:
 
     ids = [run.run_id for trial in study.trials for run in trial.runs]
     records = [RunFolder.open(home.runs, run_id).read() for run_id in ids if run_id in set(home.run_ids())]
-    space = (Path(study.path) / "space.yaml").read_text(encoding="utf-8").rstrip()
+    noun = "space" if study.kind == "sweep" else "design"
+    file = (Path(study.path) / f"{noun}.yaml").read_text(encoding="utf-8").rstrip()
     return [
-        f"# Study {study.study}",
+        f"# {'Study' if study.kind == 'sweep' else 'Ablation'} {study.study}",
         "",
-        f"{study.state}: {tally(study)}. Objective: {study.metric}, {study.direction}, as the space says.",
+        f"{study.state}: {tally(study)}. Objective: {study.metric}, {study.direction}, as the {noun} says.",
         "",
+        *(_arms(study, home) if study.kind == "ablation" else []),
         *_choice(study, home),
         "## Trials",
         "",
@@ -57,12 +59,32 @@ def markdown(study: StudyStatus, home: Home) -> list[str]:
         "",
         *_provenance(records),
         "",
-        "## Space",
+        f"## {noun.capitalize()}",
         "",
         "```yaml",
-        space,
+        file,
         "```",
     ]
+
+
+def _arms(study: StudyStatus, home: Home) -> list[str]:
+    from sage_ray.registry.ablate import read_ablation
+
+    result = read_ablation(study.study, home)
+    score, test = f"{study.metric} ({result.reduce})", f"test {result.test_score}"
+    rows = [["arm", "done", "failed", score, test], [":---", *["---:"] * 4]]
+    for arm in result.arms:
+        name = f"{arm.arm} (reference)" if arm.is_reference else arm.arm
+        shown = [f"{arm.done} of {arm.wanted}", str(arm.failed), score_text(arm.value), score_text(arm.test)]
+        rows.append([name, *(shown if arm.not_run is None else [f"not run: {_cell(arm.not_run)}", "", "", ""])])
+    meanings: dict[str, list[str]] = {}
+    for arm in result.arms:
+        text = "; ".join(f"{name}: {meaning}" for name, meaning in arm.definitions.items())
+        meanings.setdefault(text, []).append(arm.arm)
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    lines += ["", "Means over finished runs; intervals and verdicts are what `make tables` makes.", ""]
+    lines += [f"- {', '.join(arms) if len(meanings) > 1 else 'scores'}: {text}" for text, arms in meanings.items()]
+    return ["## Arms", "", *lines, *[f"- {line}" for line in result.details[1:]], ""]
 
 
 def _choice(study: StudyStatus, home: Home) -> list[str]:
@@ -123,7 +145,7 @@ def _cost(records: list[RunRecord]) -> list[str]:
         f"{sum(r.seconds for r in records):.0f} s of computing, {sum(r.gpu_seconds for r in records):.0f} GPU seconds.",
         f"Generator updates {sum(r.generator_updates for r in records)}, "
         f"synthetic steps {sum(r.synthetic_steps for r in records)}; "
-        f"test reads {sum(r.test_reads for r in records)} (trials never see the test set).",
+        f"test reads {sum(r.test_reads for r in records)} (no training ever sees the test set).",
     ]
 
 

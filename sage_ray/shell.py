@@ -76,9 +76,16 @@ class Session:
 
     def command(self, text: str) -> str:
         """`sage-ray TEXT`, with --home when this call's home is not the one that a bare command would use."""
-        usual = Path(os.environ.get("SAGE_HOME") or "sage_runs").expanduser().absolute()
-        tail = "" if self.home_path == usual else f" --home {_shortest(self.home_path)}"
+        tail = "" if self._usual else f" --home {_shortest(self.home_path)}"
         return f"sage-ray {text}{tail}"
+
+    def make(self, target: str) -> str:
+        """`make TARGET`, with SAGE_HOME when a bare command would look at another home."""
+        return f"make {target}" if self._usual else f"SAGE_HOME={_shortest(self.home_path)} make {target}"
+
+    @property
+    def _usual(self) -> bool:
+        return self.home_path == Path(os.environ.get("SAGE_HOME") or "sage_runs").expanduser().absolute()
 
 
 def verb(app: typer.Typer, name: str, full_name: str | None = None) -> Callable[[Callable[..., Answer]], None]:

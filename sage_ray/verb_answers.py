@@ -13,6 +13,7 @@ from sage_ray.shell import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, Answer
 if TYPE_CHECKING:
     from sage_ray.config import ExperimentConfig
     from sage_ray.data.check import CheckReport
+    from sage_ray.registry.ablate import AblationResult, ArmSummary
     from sage_ray.registry.best import BestChoice
     from sage_ray.registry.compare import Comparison, VersionScores
     from sage_ray.registry.evaluate import Evaluation
@@ -100,15 +101,18 @@ def trained(record: RunRecord, session: Session) -> Answer:
 def planned(plan: Plan, space: str, sets: list[str], name: str | None, session: Session) -> Answer:
     """Of `plan`: the cost of a study."""
     saved = 1 - plan.epochs_with_reuse / max(plan.epochs_without_reuse, 1)
+    counted = f"{plan.trials} trials, {plan.runs} runs" if plan.kind == "sweep" else f"{plan.runs} runs"
     lines = [
-        f"{name or plan.study}: {plan.trials} trials, {plan.runs} runs, {plan.stages} distinct stages",
+        f"{name or plan.study}: {counted}, {plan.stages} distinct stages",
+        *plan.details,
         f"epochs: {plan.epochs_without_reuse} without reuse, {plan.epochs_with_reuse} with reuse ({saved:.0%} saved), "
         f"{plan.epochs_stored} of them stored already",
         plan.note,
     ]
     tail = f" --name {name}" if name else ""
     tail += "".join(f" --set '{text}'" for text in sets)
-    return Answer(lines, {**plain(plan), "study": name or plan.study}, next=[session.command(f"sweep {space}{tail}")])
+    verb = "sweep" if plan.kind == "sweep" else "ablate"
+    return Answer(lines, {**plain(plan), "study": name or plan.study}, next=[session.command(f"{verb} {space}{tail}")])
 
 
 def study_lines(status: StudyStatus) -> list[str]:
@@ -133,10 +137,50 @@ def swept(status: StudyStatus, session: Session) -> Answer:
     return Answer(study_lines(status), plain(status), paths, [session.command(f"{v} {status.study}") for v in verbs])
 
 
+def ablated(result: AblationResult, session: Session) -> Answer:
+    """Of `ablate`, and of `resume` and `status` of an ablation: one line an arm, failures, and what to run next."""
+    found = result.status
+    fields = {**plain(found), **{name: value for name, value in plain(result).items() if name != "status"}}
+    paths: dict[str, Any] = {"study": Path(found.path), "runs": session.home.runs}
+    if found.state == "finished":
+        follow = [session.make("tables"), session.command(f"report {found.study}")]
+    else:
+        verbs = ("status", "stop") if found.state == "running" else ("resume",)
+        follow = [session.command(f"{verb} {found.study}") for verb in verbs]
+    return Answer(arm_lines(result), fields, paths, follow)
+
+
+def arm_lines(result: AblationResult) -> list[str]:
+    """An ablation as a plain table: means over finished runs of the objective and of the locked test's score."""
+    found = result.status
+    wide = max(len(arm.arm) for arm in result.arms) + 2
+    score, test = f"{found.metric} ({result.reduce})", f"test {result.test_score}"
+    lines = [f"{found.study} {found.state}: {tally(found)}; means over seeds, * the reference"]
+    lines.append(f"{'arm':<{wide}}  {'done':>6}  {'failed':>6}  {score:>20}  {test:>18}")
+    lines += [_arm_line(arm, wide) for arm in result.arms]
+    lines += [f"{run.run_id} failed: {run.error}" for run in result.runs if run.state == "FAIL"]
+    common = next(arm.definitions for arm in result.arms if arm.is_reference)
+    others = [arm.arm for arm in result.arms if arm.definitions != common and arm.not_run is None]
+    if others:
+        lines.append(f"scored by another definition than the reference, not to be compared: {', '.join(others)}")
+    return lines
+
+
+def _arm_line(arm: ArmSummary, wide: int) -> str:
+    name = f"{arm.arm}{' *' if arm.is_reference else ''}"
+    if arm.not_run is not None:
+        return f"{name:<{wide}}  not run: {arm.not_run}"
+    done = f"{arm.done}/{arm.wanted}"
+    return f"{name:<{wide}}  {done:>6}  {arm.failed:>6}  {score_text(arm.value):>20}  {score_text(arm.test):>18}"
+
+
 def resumed(name: str, session: Session) -> Answer:
     """Go on with whatever `name` is: a study, a final training, or a run."""
+    from sage_ray.registry.ablate import is_ablation, resume_ablation
     from sage_ray.registry.final import is_final, resume_final
 
+    if is_ablation(name, session.home):
+        return ablated(resume_ablation(name, session.home, watch=session.watch), session)
     if (session.home.studies / name / "study.json").is_file():
         from sage_ray.search.driver import resume
 
@@ -175,6 +219,10 @@ def status_of(name: str, session: Session) -> Answer:
     from sage_ray.search.study import status, study_names
 
     if name in study_names(session.home):
+        from sage_ray.registry.ablate import is_ablation, read_ablation
+
+        if is_ablation(name, session.home):
+            return ablated(read_ablation(name, session.home), session)
         return swept(status(name, session.home), session)
     if name not in session.home.run_ids():
         raise _unknown(name, session)
@@ -194,11 +242,13 @@ def listed(session: Session) -> Answer:
     studies, finals = list_all(session.home), list_finals(session.home)
     records = [RunFolder.open(session.home.runs, run_id).read() for run_id in session.home.run_ids()]
     single = [r for r in records if r.study is None and r.parent is None]
-    lines = [f"study {s.study}: {s.state}, {tally(s)}" for s in studies]
+    lines = [f"{'study' if s.kind == 'sweep' else s.kind} {s.study}: {s.state}, {tally(s)}" for s in studies]
     lines += [f"final {name}" for name in finals]
     lines += [f"run   {r.run_id}: {r.state}, epoch {r.epoch}" for r in single]
     fields = {
-        "studies": [{"study": s.study, "state": s.state, "done": s.done, "target": s.target} for s in studies],
+        "studies": [
+            {"study": s.study, "kind": s.kind, "state": s.state, "done": s.done, "target": s.target} for s in studies
+        ],
         "finals": finals,
         "runs": [{"run_id": r.run_id, "state": r.state, "epoch": r.epoch} for r in single],
     }

@@ -5,19 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from sage_ray.config import ExperimentConfig
 from sage_ray.errors import UserError
+from sage_ray.registry.scores import meaning
 from sage_ray.runtime.home import Home
 from sage_ray.runtime.record import RunFolder
 from sage_ray.search.objective import reduce_reports
 from sage_ray.search.schema import ObjectivePart
 
+if TYPE_CHECKING:
+    from sage_ray.search.spec import StudySpec
+    from sage_ray.search.study import StudyStatus, TrialStatus
+
 FINAL_ARM = "final"
 """Label of runs of a final training: they are no part of the study that they came from."""
+RUN_PARAMS = ("seed", "fold")
+"""What tells the runs of one arm apart."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +83,15 @@ class BestChoice:
 
 
 def best(name: str, home: Home) -> BestChoice:
-    """The best trial of study `name`.
+    """The best trial of study `name`; of an ablation the best arm, its value a mean over seeds and folds.
 
     Raises:
-        UserError: no such study, or no trial of it is complete.
+        UserError: no such study, no trial of it is complete, or arms are scored by different definitions.
     """
     study = read_trials(name, home)
     if not study.candidates:
         raise UserError("no finished trial", f"study {name}", f"`sage-ray resume {name}` goes on with it")
+    _refuse_mixed(name, study)
     chosen, top, standings, rule = choose(study.candidates, maximize=study.maximize, metric=study.metric)
     runs = study.runs[chosen.trial]
     error = next((s.standard_error for s in standings if s.trial == chosen.trial), 0.0)
@@ -170,43 +178,70 @@ def standard_errors(
 
 @dataclass(frozen=True)
 class StudyTrials:
-    """Complete trials of a study with the run folders of each, in order of seeds."""
+    """Complete trials of a study with the run folders of each, in order of seeds.
+
+    An arm of an ablation counts as one trial, under the lowest number of its runs, once all of them are complete.
+    """
 
     metric: str
     maximize: bool
     candidates: list[Candidate]
     runs: dict[int, list[RunFolder]]
+    meanings: dict[int, str]
+    """What the metric of each trial is; a search has one meaning, the arms of an ablation may differ in it."""
 
 
 def read_trials(name: str, home: Home) -> StudyTrials:
-    """Candidates of study `name`: trials that the study calls COMPLETE and whose runs are all on disk.
+    """Candidates of study `name`: trials (or arms) that the study calls COMPLETE and whose runs are all on disk.
 
     Raises:
         UserError: no such study.
     """
     from sage_ray.search.study import StudyFolder, status
 
-    state = status(name, home)
-    objective = StudyFolder.open(home, name).space().objective
-    candidates, runs = [], {}
-    for trial in state.trials:
-        mine = [RunFolder.open(home.runs, run.run_id) for run in trial.runs]
-        if trial.state != "COMPLETE" or trial.value is None or not mine:
+    spec = StudyFolder.open(home, name).spec()
+    objective = spec.objective
+    candidates, runs, meanings = [], {}, {}
+    for group in _groups(status(name, home), spec):
+        number = group[0].number
+        mine = [RunFolder.open(home.runs, run.run_id) for trial in group for run in trial.runs]
+        values = [trial.value for trial in group if trial.state == "COMPLETE" and trial.value is not None]
+        if len(values) < len(group) or not mine:
             continue
-        runs[trial.number] = mine
+        runs[number] = mine
         config = mine[0].config()
         candidates.append(
             Candidate(
-                trial=trial.number,
-                params=dict(trial.params),
-                value=float(trial.value),
+                trial=number,
+                params={name: value for name, value in group[0].params.items() if name not in RUN_PARAMS},
+                value=float(np.mean(values)),
                 seed_values=seed_values(mine, objective),
                 epochs=config.pretrain.epochs + config.adversarial.epochs,
                 network_flops=network_flops(config),
                 per_image=image_values(mine, objective.metric),
             )
         )
-    return StudyTrials(objective.metric, objective.maximize, candidates, runs)
+        meanings[number] = meaning(objective.metric, config)
+    return StudyTrials(objective.metric, objective.maximize, candidates, runs, meanings)
+
+
+def _groups(state: StudyStatus, spec: StudySpec) -> list[list[TrialStatus]]:
+    """Trials that are one candidate together: each one of a search; of an ablation all runs of an arm, if all began."""
+    if spec.kind == "sweep":
+        return [[trial] for trial in state.trials]
+    arms: dict[str, list[TrialStatus]] = {}
+    for trial in state.trials:
+        arms.setdefault(trial.params["arm"], []).append(trial)
+    whole = len(spec.file.seeds) * max(len(spec.file.folds), 1)
+    return [trials for trials in arms.values() if len(trials) == whole]
+
+
+def _refuse_mixed(name: str, study: StudyTrials) -> None:
+    by_meaning = {text: number for number, text in study.meanings.items()}
+    if len(by_meaning) > 1:
+        first, second = list(by_meaning.values())[:2]
+        what = f"trials {first} and {second} are scored by different definitions of {study.metric}"
+        raise UserError(what, f"study {name}", "there is no best one among them; name one: `sage-ray final --trial N`")
 
 
 def image_values(runs: Sequence[RunFolder], metric: str) -> dict[str, float]:

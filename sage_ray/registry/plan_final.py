@@ -167,8 +167,9 @@ def _base_of(
 ) -> tuple[ExperimentConfig, dict[str, list[int]] | None, dict[str, Any]]:
     from sage_ray.search.study import StudyFolder
 
-    rule = "the untuned base of the study"
-    base = StudyFolder.open(home, name).space().base
+    spec = StudyFolder.open(home, name).spec()
+    rule = "the untuned base of the study" if spec.kind == "sweep" else "the reference arm of the ablation"
+    base = spec.untuned
     # A trial of the base has the drops that its validation drove; by identity, since a point {} is the base.
     for number, runs in read_trials(name, home).runs.items():
         config = runs[0].config()

@@ -58,6 +58,14 @@ def definitions(config: ExperimentConfig) -> dict[str, str]:
     return named | {name: f"pixels counted as {name} for: {named['f1_pixel']}" for name in COUNTS}
 
 
+def meaning(metric: str, config: ExperimentConfig) -> str:
+    """What the validation score `metric` of a config is; only equal texts may be compared."""
+    name = metric.rsplit("/", 1)[-1]
+    if name == "loss":
+        return f"mean over batches of the segmentation loss {config.segmentation_loss.model_dump()}"
+    return definitions(config)[name]
+
+
 def long_rows(
     scores: Sequence[Mapping[str, float]], shas: Sequence[str], named: Mapping[str, str], checkpoint: str
 ) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The driver of a sweep. It keeps no state (storage, run records and stage store do), so it may die at any moment."""
+"""The driver of a study. It keeps no state (storage, run records and stage store do), so it may die at any moment."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from sage_ray.search.cluster import check_local_resources, environment, ray_sess
 from sage_ray.search.dimension import Sample
 from sage_ray.search.halt import FAULT, INTERRUPTED, Halt, HaltStopper, signals, terminated_as_interrupted
 from sage_ray.search.reconcile import make_scheduler, settle, take_up
-from sage_ray.search.space import Space
-from sage_ray.search.study import StudyFolder, StudyStatus, new_study_name, run_grid, status_of
+from sage_ray.search.spec import StudySpec
+from sage_ray.search.study import StudyFolder, StudyStatus, new_study_name, status_of
 from sage_ray.search.trainable import TrialRun, TrialTask, run_trial
 from sage_ray.search.tuner import OptunaSearcher, Progress, StudyStorage
 
@@ -35,7 +35,7 @@ UPDATE_S = 1.0
 
 
 class Watch(Protocol):
-    """What a sweep tells its progress to; `sage_ray.console` has one for terminals."""
+    """What a study tells its progress to; `sage_ray.console` has one for terminals."""
 
     def update(self, status: Any) -> None: ...
 
@@ -48,11 +48,11 @@ class _Silent:
     def line(self, text: str) -> None: ...
 
 
-def sweep(space: Space, home: Home, name: str | None = None, watch: Watch | None = None) -> StudyStatus:
+def sweep(space: StudySpec, home: Home, name: str | None = None, watch: Watch | None = None) -> StudyStatus:
     """Run the study of `space` to its end, or go on with it if it exists; returns its status.
 
     Args:
-        space: what to search.
+        space: what to search, or the design of an ablation (whose verb also scores the locked test at the end).
         home: where study, runs and stages are kept.
         name: of the study; default: the space's.
         watch: shown the status as it changes and lines for the user.
@@ -63,17 +63,17 @@ def sweep(space: Space, home: Home, name: str | None = None, watch: Watch | None
         KeyboardInterrupt: Ctrl-C or SIGTERM; the study can be resumed.
     """
     name = new_study_name(name or space.name)
-    space = dataclasses.replace(space, file=space.file.model_copy(update={"name": name}))
+    spec = space.renamed(name)
     home.check_writable()
-    check_local_resources(space.file.resources)
+    check_local_resources(spec.file.resources)
     folder = StudyFolder(home, name)
-    _refuse_other_space(folder, space)
+    _refuse_other(folder, spec)
     watch = watch or _Silent()
-    fingerprint = prepare(space.base.data, home.cache, say=watch.line).fingerprint
+    fingerprint = prepare(spec.base.data, home.cache, say=watch.line).fingerprint
     folder.path.mkdir(parents=True, exist_ok=True)
     with folder.driver_lock(), terminated_as_interrupted():
-        _write_study(folder, space, fingerprint)
-        return _drive(folder, space, watch)
+        _write_study(folder, spec, fingerprint)
+        return _drive(folder, spec, watch)
 
 
 def resume(name: str, home: Home, watch: Watch | None = None) -> StudyStatus:
@@ -84,28 +84,35 @@ def resume(name: str, home: Home, watch: Watch | None = None) -> StudyStatus:
     """
     folder = StudyFolder.open(home, name)
     home.check_writable()
-    space = folder.space()
-    check_local_resources(space.file.resources)
+    spec = folder.spec()
+    check_local_resources(spec.file.resources)
     watch = watch or _Silent()
-    fingerprint = prepare(space.base.data, home.cache, say=watch.line).fingerprint
+    fingerprint = prepare(spec.base.data, home.cache, say=watch.line).fingerprint
     with folder.driver_lock(), terminated_as_interrupted():
-        _write_study(folder, space, fingerprint)
-        return _drive(folder, space, watch)
+        _write_study(folder, spec, fingerprint)
+        return _drive(folder, spec, watch)
 
 
-def _refuse_other_space(folder: StudyFolder, space: Space) -> None:
-    if folder.exists and folder.meta()["space_hash"] != space.hash:
-        mend = "choose another --name, or resume it with its own space (trials, max_hours and concurrency may change)"
-        raise UserError("study exists with another space", folder.name, mend)
+def _refuse_other(folder: StudyFolder, spec: StudySpec) -> None:
+    """Raise UserError if the name is taken: by another study, or by runs that are no part of this one."""
+    if folder.exists:
+        if folder.meta()["space_hash"] != spec.hash:
+            mend = f"choose another --name, or resume it with its own {spec.noun} ({spec.may_change} may change)"
+            raise UserError(f"study exists with another {spec.noun}", folder.name, mend)
+        return
+    for place in (place for number in range(spec.trials) for place in spec.run_grid(number)):
+        run = RunFolder(folder.home.runs / place.run_id)
+        if (run.path / "record.json").is_file() and run.read().study != folder.name:
+            raise UserError(f"run {place.run_id} is no part of this study", folder.name, "choose another --name")
 
 
-def _write_study(folder: StudyFolder, space: Space, fingerprint: str) -> None:
-    """Write space.yaml, base.yaml and study.json, and count this start; the caller holds the lock."""
-    _refuse_other_space(folder, space)
+def _write_study(folder: StudyFolder, spec: StudySpec, fingerprint: str) -> None:
+    """Write the file of the study, base.yaml and study.json, and count this start; the caller holds the lock."""
+    _refuse_other(folder, spec)
     commit, dirty = code_version()
     meta: dict[str, Any] = {
         "name": folder.name,
-        "space_hash": space.hash,
+        "space_hash": spec.hash,
         "data_fingerprint": fingerprint,
         "commit": commit,
         "dirty": dirty,
@@ -115,36 +122,38 @@ def _write_study(folder: StudyFolder, space: Space, fingerprint: str) -> None:
     if folder.exists:
         meta = folder.meta()
     if meta["data_fingerprint"] != fingerprint:
-        where = f"{space.base.data.path} of study {folder.name}"
+        where = f"{spec.base.data.path} of study {folder.name}"
         raise UserError("the images changed since the study began", where, "restore them, or begin another study")
-    write_text(folder.base_path, dump(space.base))
-    write_text(folder.space_path, space.to_yaml(folder.base_path.name))
-    folder.write_meta({**meta, "starts": meta["starts"] + 1, "commit_of_last_start": commit})
+    write_text(folder.base_path, dump(spec.base))
+    if folder.spec_path.name != spec.file_name:
+        folder.spec_path.unlink(missing_ok=True)  # of another study, killed before it was one
+    write_text(folder.path / spec.file_name, spec.to_yaml(folder.base_path.name))
+    folder.write_meta({**meta, **spec.facts(), "starts": meta["starts"] + 1, "commit_of_last_start": commit})
 
 
-def _drive(folder: StudyFolder, space: Space, watch: Watch) -> StudyStatus:
+def _drive(folder: StudyFolder, spec: StudySpec, watch: Watch) -> StudyStatus:
     folder.stop_path.unlink(missing_ok=True)
-    storage = StudyStorage(folder.path, folder.name, space)
-    storage.enqueue(space.fixed, space)
-    orphans = take_up(storage, folder, space)
-    settle(storage, folder, space)
+    storage = StudyStorage(folder.path, folder.name, spec)
+    storage.enqueue(spec.fixed, spec)
+    orphans = take_up(storage, folder, spec)
+    settle(storage, folder, spec)
     ended = sum(row.state != "RUNNING" for row in storage.rows())
-    halt = Halt(folder.stop_path, space.file.max_hours, watch.line)
-    watch.update(status_of(folder, space, storage.rows()))
+    halt = Halt(folder.stop_path, spec.file.max_hours, watch.line)
+    watch.update(status_of(folder, spec, storage.rows()))
     parent = _ParentRun(folder, watch)
     parent.say("RUNNING")
     try:
-        if ended < space.trials:
+        if ended < spec.trials:
             if orphans:
-                watch.line(f"going on with {len(orphans)} unfinished trials, {ended} of {space.trials} have ended")
-            _Sweep(folder, space, storage, halt, watch).run(orphans, space.trials - ended)
+                watch.line(f"going on with {len(orphans)} unfinished trials, {ended} of {spec.trials} have ended")
+            _Sweep(folder, spec, storage, halt, watch).run(orphans, spec.trials - ended)
     finally:
-        changed = settle(storage, folder, space)
+        changed = settle(storage, folder, spec)
         if halt.reason is not None:
             for row in storage.rows():
                 if row.state == "RUNNING":
                     storage.forgive(row.number)
-        status = status_of(folder, space, storage.rows())
+        status = status_of(folder, spec, storage.rows())
         finished = status.done + status.pruned + status.failed >= status.target
         parent.say("COMPLETE" if finished else "INTERRUPTED", status, changed)
         watch.update(status)
@@ -159,16 +168,16 @@ def _drive(folder: StudyFolder, space: Space, watch: Watch) -> StudyStatus:
 class _Sweep:
     """One Tune experiment over what is left of a study."""
 
-    def __init__(self, folder: StudyFolder, space: Space, storage: StudyStorage, halt: Halt, watch: Watch) -> None:
-        self._folder, self._space, self._storage = folder, space, storage
+    def __init__(self, folder: StudyFolder, spec: StudySpec, storage: StudyStorage, halt: Halt, watch: Watch) -> None:
+        self._folder, self._spec, self._storage = folder, spec, storage
         self._halt, self._watch = halt, watch
 
     def run(self, orphans: list[int], remaining: int) -> None:
         with environment(), ray_session(), signals(self._halt):
-            at_once = min(trials_at_once(self._space.file.resources, self._space.file.concurrency), remaining)
+            at_once = min(trials_at_once(self._spec.file.resources, self._spec.file.concurrency), remaining)
             searcher = OptunaSearcher(
                 self._storage,
-                self._space,
+                self._spec,
                 orphans=orphans,
                 payload=self._payload,
                 progress=self._progress,
@@ -179,13 +188,13 @@ class _Sweep:
                 name=f"start-{self._folder.meta()['starts']:04d}",
                 storage_path=str(self._folder.path / "ray"),
                 search_alg=searcher,
-                scheduler=make_scheduler(self._space, self._storage.rows()),
+                scheduler=make_scheduler(self._spec, self._storage.rows()),
                 num_samples=remaining,
                 max_concurrent_trials=at_once,
                 reuse_actors=True,
-                max_failures=self._space.base.runtime.max_retries,
+                max_failures=self._spec.base.runtime.max_retries,
                 stop=HaltStopper(self._halt),
-                callbacks=[_Teller(self._folder, self._space, self._storage, self._halt, self._watch)],
+                callbacks=[_Teller(self._folder, self._spec, self._storage, self._halt, self._watch)],
                 raise_on_failed_trial=False,
                 trial_name_creator=_trial_name,
                 trial_dirname_creator=_trial_name,
@@ -195,28 +204,29 @@ class _Sweep:
     def _payload(self, number: int, sample: Sample) -> Mapping[str, Any]:
         runs = tuple(
             TrialRun(
-                run_id=self._folder.run_id(number, seed, fold),
-                fold=fold,
-                config=self._space.config(sample.values, seed, fold),
+                run_id=place.run_id,
+                arm=place.arm,
+                fold=place.fold,
+                config=self._spec.config(sample.values, place.seed, place.fold),
             )
-            for seed, fold in run_grid(self._space)
+            for place in self._spec.run_grid(number)
         )
         task = TrialTask(
             study=self._folder.name,
             number=number,
             home=self._folder.home.path,
             stop_path=self._folder.stop_path,
-            objective=self._space.objective,
+            objective=self._spec.objective,
             runs=runs,
         )
         return {"task": task.model_dump_json()}
 
     def _progress(self, number: int) -> Progress:
-        records = [run.read() for run in self._folder.run_folders(self._space, number)]
+        records = [run.read() for run in self._folder.run_folders(self._spec, number)]
         return Progress(sum(record.epoch for record in records), sum(record.attempt for record in records))
 
     def _resources(self) -> Any:
-        part = self._space.file.resources
+        part = self._spec.file.resources
         if part.workers > 1:
             # The trial itself only waits for the workers that Ray Train places for it. Tune refuses a trial that asks
             # for nothing, so it takes a grain of the resource that every cluster's head node has.
@@ -227,8 +237,8 @@ class _Sweep:
 class _Teller(tune.Callback):
     """Keeps the live table up to date and notes why a trial crashed."""
 
-    def __init__(self, folder: StudyFolder, space: Space, storage: StudyStorage, halt: Halt, watch: Watch) -> None:
-        self._folder, self._space, self._storage = folder, space, storage
+    def __init__(self, folder: StudyFolder, spec: StudySpec, storage: StudyStorage, halt: Halt, watch: Watch) -> None:
+        self._folder, self._spec, self._storage = folder, spec, storage
         self._halt, self._watch = halt, watch
         self._shown = 0.0
 
@@ -249,7 +259,7 @@ class _Teller(tune.Callback):
         number = int(trial.config["number"])
         trace = _trace(trial)
         self._storage.tell_failed(number, trace.strip().splitlines()[-1] if trace.strip() else "its process died")
-        for run in self._folder.run_folders(self._space, number):
+        for run in self._folder.run_folders(self._spec, number):
             if run.read().state in ("RUNNING", "FAIL") and not (run.path / "error.txt").exists():
                 run.write_error(trace or "the process of the run died without a word (killed, or out of memory?)")
         self._show(at_once=True)
@@ -258,7 +268,7 @@ class _Teller(tune.Callback):
         now = time.monotonic()
         if at_once or now - self._shown >= UPDATE_S:
             self._shown = now
-            self._watch.update(status_of(self._folder, self._space, self._storage.rows()))
+            self._watch.update(status_of(self._folder, self._spec, self._storage.rows()))
 
 
 class _ParentRun:
@@ -288,7 +298,7 @@ class _ParentRun:
             for run in runs:
                 mirror.push(run)
             if status is not None:
-                for path in (self._folder.space_path, self._folder.base_path):
+                for path in (self._folder.spec_path, self._folder.base_path, self._folder.path / "study.json"):
                     mirror.log_parent_artifact(self._folder.name, path)
         except (MirrorUnavailable, UserError) as error:
             self._watch.line(f"MLflow does not have the study itself ({error}); `sage-ray sync` sends its runs")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from sage_ray.config import ExperimentConfig, stable_hash
 from sage_ray.data.prepare import prepare
 from sage_ray.errors import UserError
 from sage_ray.runtime.home import Home
-from sage_ray.search.space import Space
+from sage_ray.search.spec import Kind, StudySpec
 from sage_ray.sections import DataConfig
 from sage_ray.stages.keys import stage_keys
 from sage_ray.stages.store import StageStore
@@ -31,6 +31,9 @@ class Plan:
         epochs_stored: of those, what the stage store of this home holds already.
         exact: whether the configurations are known beforehand.
         note: what the numbers rest on.
+        kind: sweep, or ablation, whose trials are its runs.
+        not_run: arms of an ablation that are declared but not trained, with the reason.
+        details: arms, and what a fraction confuses.
     """
 
     study: str
@@ -42,10 +45,13 @@ class Plan:
     epochs_stored: int
     exact: bool
     note: str
+    kind: Kind = "sweep"
+    not_run: dict[str, str] = field(default_factory=dict)
+    details: list[str] = field(default_factory=list)
 
 
-def plan(space: Space, home: Home) -> Plan:
-    """The cost of `space` under `home`; trains nothing.
+def plan(space: StudySpec, home: Home) -> Plan:
+    """The cost of a search space or of an ablation design under `home`; trains nothing.
 
     Raises:
         UserError: a problem of the data.
@@ -56,15 +62,14 @@ def plan(space: Space, home: Home) -> Plan:
     identity = _Identity(home)
     longest: dict[str, int] = {}
     total = runs = 0
-    for sample in samples:
-        for seed in space.file.seeds:
-            for fold in space.file.folds or (None,):
-                config = space.config(sample.values, seed, fold)
-                runs += 1
-                for phase, key in identity.keys(config).items():
-                    epochs = getattr(config, phase).epochs
-                    total += epochs
-                    longest[key] = max(longest.get(key, 0), epochs)
+    for number, sample in enumerate(samples):
+        for place in space.run_grid(number):
+            config = space.config(sample.values, place.seed, place.fold)
+            runs += 1
+            for phase, key in identity.keys(config).items():
+                epochs = getattr(config, phase).epochs
+                total += epochs
+                longest[key] = max(longest.get(key, 0), epochs)
     store = StageStore(space.base.runtime.stage_store or home.stages)
     stored = sum(store.latest(key, epochs) for key, epochs in longest.items())
     exact = len(space.fixed) >= len(samples)
@@ -78,6 +83,9 @@ def plan(space: Space, home: Home) -> Plan:
         epochs_stored=stored,
         exact=exact,
         note=_note(space, exact),
+        kind=space.kind,
+        not_run=space.not_run(),
+        details=space.details(),
     )
 
 
@@ -111,15 +119,15 @@ class _Identity:
         return self._seen[name]
 
 
-def _note(space: Space, exact: bool) -> str:
+def _note(space: StudySpec, exact: bool) -> str:
     if exact:
         text = "exact: every configuration is known beforehand"
     else:
         drawn = space.trials - len(space.fixed)
-        name, seed = space.file.sampler.name, space.file.sampler.seed
+        name, seed = space.sampler.name, space.sampler.seed
         text = f"an expectation: {drawn} of {space.trials} trials as a simulated draw with seed {seed}"
         if name not in ("random", "qmc"):
             text += f"; {name} will choose others once it has seen scores"
-    if space.file.scheduler.name == "asha":
+    if space.scheduler.name == "asha":
         text += "; asha stops trials early, so fewer epochs will be trained"
     return text

@@ -10,42 +10,42 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 
 from sage_ray.runtime.record import RunFolder, State
 from sage_ray.search.objective import reduce_reports
-from sage_ray.search.space import Space
-from sage_ray.search.study import StudyFolder, run_grid
+from sage_ray.search.spec import StudySpec
+from sage_ray.search.study import StudyFolder
 from sage_ray.search.trainable import is_study_fault
 from sage_ray.search.tuner import StudyStorage, TrialRow
 
 _STATE_OF_RUN: dict[str, State] = {"PRUNED": "PRUNED", "FAIL": "FAIL", "RUNNING": "INTERRUPTED"}
 
 
-def take_up(storage: StudyStorage, folder: StudyFolder, space: Space) -> list[int]:
+def take_up(storage: StudyStorage, folder: StudyFolder, spec: StudySpec) -> list[int]:
     """Tell the trials that ended while no driver listened; returns the numbers of those that must go on."""
     unfinished = []
     for row in storage.rows():
         if row.state != "RUNNING":
             continue
-        runs = folder.run_folders(space, row.number)
+        runs = folder.run_folders(spec, row.number)
         records = [run.read() for run in runs]
         failed = [record for record in records if record.state == "FAIL" and not is_study_fault(record)]
         if failed:
             storage.tell_failed(row.number, f"{failed[0].run_id}: {failed[0].error or 'failed'}")
-        elif len(records) == len(run_grid(space)) and all(record.finished for record in records):
-            tell_finished(storage, space, row.number, runs)
+        elif len(records) == len(spec.run_grid(row.number)) and all(record.finished for record in records):
+            tell_finished(storage, spec, row.number, runs)
         else:
             unfinished.append(row.number)
     return unfinished
 
 
-def tell_finished(storage: StudyStorage, space: Space, number: int, runs: list[RunFolder]) -> None:
+def tell_finished(storage: StudyStorage, spec: StudySpec, number: int, runs: list[RunFolder]) -> None:
     """Tell a trial whose runs are all complete on disk: its reports and its objective."""
-    objective = space.objective
+    objective = spec.objective
     reports = runs[0].metrics()
     for end, report in enumerate(reports, start=1):
         storage.report(number, int(report["epoch"]), reduce_reports(reports[:end], objective))
     storage.tell_complete(number, statistics.fmean(reduce_reports(run.metrics(), objective) for run in runs))
 
 
-def settle(storage: StudyStorage, folder: StudyFolder, space: Space) -> list[RunFolder]:
+def settle(storage: StudyStorage, folder: StudyFolder, spec: StudySpec) -> list[RunFolder]:
     """Give each run that nobody computes any more the state of its trial: its process may have died before it could.
 
     Returns the runs that were changed.
@@ -54,7 +54,7 @@ def settle(storage: StudyStorage, folder: StudyFolder, space: Space) -> list[Run
     for row in storage.rows():
         if row.state == "COMPLETE":
             continue
-        for run in folder.run_folders(space, row.number):
+        for run in folder.run_folders(spec, row.number):
             record = run.read()
             wanted = _STATE_OF_RUN[row.state]
             if record.state not in ("COMPLETE", "FAIL", wanted) and not run.alive():
@@ -63,19 +63,19 @@ def settle(storage: StudyStorage, folder: StudyFolder, space: Space) -> list[Run
     return changed
 
 
-def make_scheduler(space: Space, rows: list[TrialRow]) -> TrialScheduler:
-    """The space's scheduler; ASHA's rungs are filled with what ended trials reported, as if it had never been away."""
-    part = space.file.scheduler
+def make_scheduler(spec: StudySpec, rows: list[TrialRow]) -> TrialScheduler:
+    """The study's scheduler; ASHA's rungs are filled with what ended trials reported, as if it had never been away."""
+    part = spec.scheduler
     if part.name == "fifo":
         return FIFOScheduler()  # type: ignore[no-untyped-call]
     scheduler = AsyncHyperBandScheduler(
         time_attr="epoch",
         metric="objective",
-        mode="max" if space.objective.maximize else "min",
+        mode="max" if spec.objective.maximize else "min",
         grace_period=part.grace_epochs,
         reduction_factor=part.reduction_factor,
         # Above any epoch, so that no trial is "stopped" for having reached its own end.
-        max_t=max(space.max_epochs() + 1, part.grace_epochs),
+        max_t=max(spec.max_epochs() + 1, part.grace_epochs),
     )
     for row in rows:
         if row.state == "RUNNING":

@@ -1,4 +1,4 @@
-"""Schema of a search-space file: what may stand in it, before anything is looked up in a config."""
+"""Schema of a study's file: what may stand in it, before anything is looked up in a config; here of a search space."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import difflib
 import math
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -59,7 +59,7 @@ class ObjectivePart(Part):
     @field_validator("metric")
     @classmethod
     def _known(cls, metric: str) -> str:
-        return _nearest(metric, VALIDATION_SCORES, "score")
+        return nearest(metric, VALIDATION_SCORES, "score")
 
     @property
     def maximize(self) -> bool:
@@ -77,7 +77,7 @@ class SamplerPart(Part):
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        return _nearest(name, SAMPLERS, "sampler")
+        return nearest(name, SAMPLERS, "sampler")
 
 
 class SchedulerPart(Part):
@@ -89,7 +89,7 @@ class SchedulerPart(Part):
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        return _nearest(name, SCHEDULERS, "scheduler")
+        return nearest(name, SCHEDULERS, "scheduler")
 
 
 class ResourcesPart(Part):
@@ -145,41 +145,68 @@ class DimensionPart(Part):
             raise ValueError(f"step {self.step} is larger than the range")
 
 
-class SpaceFile(Part):
-    """A search-space file (CONTRACT, "Search space")."""
+class StudyFile(Part):
+    """What the file of a search and the file of an ablation have in common."""
+
+    PARTS: ClassVar[dict[str, type[Part]]] = {
+        "base": BasePart,
+        "objective": ObjectivePart,
+        "resources": ResourcesPart,
+    }
+    """The part that stands under a key, for the names in an error."""
 
     name: str
     base: BasePart = BasePart()
     objective: ObjectivePart = ObjectivePart()
-    space: dict[str, DimensionPart]
-    points: tuple[dict[str, Any], ...] = ({},)
-    """Evaluated first; {} is the untuned base, a partial point takes the rest from the base."""
-    sampler: SamplerPart = SamplerPart()
-    scheduler: SchedulerPart = SchedulerPart()
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
     folds: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    """With a base that has `data.split.folds`: each trial is run on each of these folds; () takes the base's fold."""
-    trials: Annotated[int, Field(ge=1)] | None = None
-    """All trials, points included; a grid may leave it out."""
+    """With a base that has `data.split.folds`: every configuration is run on each of these folds; () takes the base's
+    fold."""
     max_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Wall time of one `sweep` or `resume`; running trials are then left resumable."""
+    """Wall time of one start or `resume`; running trials are then left resumable."""
     concurrency: Annotated[int, Field(ge=1)] | None = None
     """Trials at a time; None: as many as fit the CPUs and GPUs."""
     resources: ResourcesPart = ResourcesPart()
 
     @model_validator(mode="after")
-    def _whole(self) -> SpaceFile:
+    def _runs(self) -> StudyFile:
         check_study_name(self.name)
-        if not self.space:
-            raise ValueError("space has no dimension")
         for label, values in (("seeds", self.seeds), ("folds", self.folds)):
             if len(set(values)) != len(values):
                 raise ValueError(f"{label} repeats a value")
         if not self.seeds:
             raise ValueError("seeds is empty; give at least one, such as [0]")
+        return self
+
+
+class SpaceFile(StudyFile):
+    """A search-space file (CONTRACT, "Search space")."""
+
+    PARTS: ClassVar[dict[str, type[Part]]] = {
+        **StudyFile.PARTS,
+        "sampler": SamplerPart,
+        "scheduler": SchedulerPart,
+        "space": DimensionPart,
+    }
+
+    space: dict[str, DimensionPart]
+    points: tuple[dict[str, Any], ...] = ({},)
+    """Evaluated first; {} is the untuned base, a partial point takes the rest from the base."""
+    sampler: SamplerPart = SamplerPart()
+    scheduler: SchedulerPart = SchedulerPart()
+    trials: Annotated[int, Field(ge=1)] | None = None
+    """All trials, points included; a grid may leave it out."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> SpaceFile:
+        if not self.space:
+            raise ValueError("space has no dimension")
         if self.trials is None and self.sampler.name != "grid":
             raise ValueError("trials is missing; say how many (only a grid has a natural end)")
         return self
+
+
+File = TypeVar("File", bound=StudyFile)
 
 
 def check_study_name(name: str) -> str:
@@ -189,26 +216,26 @@ def check_study_name(name: str) -> str:
     return name
 
 
-def parse_space(tree: Mapping[str, Any], where: str) -> SpaceFile:
-    """The validated file.
+def parse_file(model: type[File], tree: Mapping[str, Any], where: str) -> File:
+    """The validated file of a search (`SpaceFile`) or of an ablation.
 
     Raises:
         UserError: one line naming the first refused key and the remedy.
     """
     try:
-        return SpaceFile.model_validate(dict(tree))
+        return model.model_validate(dict(tree))
     except ValidationError as error:
-        raise _as_user_error(error, where) from None
+        raise _as_user_error(error, where, model) from None
 
 
-def _as_user_error(error: ValidationError, where: str) -> UserError:
+def _as_user_error(error: ValidationError, where: str, model: type[StudyFile]) -> UserError:
     first = error.errors()[0]
     path = ".".join(str(part) for part in first["loc"])
     label = f"{where}, {path}" if path else where
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(first["loc"][-1]), _keys_at(first["loc"][:-1]), n=1, cutoff=0.4)
-        known = ", ".join(_keys_at(first["loc"][:-1]))
-        return UserError("unknown key", label, f"did you mean {near[0]}?" if near else f"known: {known}")
+        known = _keys_at(first["loc"][:-1], model)
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.4)
+        return UserError("unknown key", label, f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}")
     if first["type"] == "missing":
         return UserError("missing key", label, "add it")
     message = first["msg"].removeprefix("Value error, ")
@@ -217,20 +244,13 @@ def _as_user_error(error: ValidationError, where: str) -> UserError:
     return UserError("bad value", label, message)
 
 
-def _keys_at(location: tuple[int | str, ...]) -> list[str]:
-    models: dict[str, type[Part]] = {
-        "base": BasePart,
-        "objective": ObjectivePart,
-        "sampler": SamplerPart,
-        "scheduler": SchedulerPart,
-        "resources": ResourcesPart,
-        "space": DimensionPart,
-    }
-    model = models.get(str(location[0]), SpaceFile) if location else SpaceFile
-    return [info.alias or name for name, info in model.model_fields.items()]
+def _keys_at(location: tuple[int | str, ...], model: type[StudyFile]) -> list[str]:
+    part = model.PARTS.get(str(location[0]), model) if location else model
+    return [info.alias or name for name, info in part.model_fields.items()]
 
 
-def _nearest(name: str, known: tuple[str, ...], kind: str) -> str:
+def nearest(name: str, known: tuple[str, ...], kind: str) -> str:
+    """`name` itself. Raises ValueError, with the nearest known name, unless it is among `known`."""
     if name in known:
         return name
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)

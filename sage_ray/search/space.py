@@ -13,11 +13,13 @@ from typing import Any
 
 import yaml
 
-from sage_ray.config import ExperimentConfig, check_path, flatten, parse_set, read_yaml, resolve, shipped, stable_hash
+from sage_ray.config import ExperimentConfig, check_path, stable_hash
 from sage_ray.errors import UserError
+from sage_ray.search.base import Sets, base_config, check_parts, find_file, read_tree, with_resources
 from sage_ray.search.dimension import Dimension, Sample
 from sage_ray.search.expressions import parse
-from sage_ray.search.schema import DimensionPart, ObjectivePart, SpaceFile, parse_space
+from sage_ray.search.schema import DimensionPart, SamplerPart, SchedulerPart, SpaceFile, parse_file
+from sage_ray.search.spec import RunPlace, StudySpec
 from sage_ray.training.build import check_names
 
 MAX_GRID = 100_000
@@ -31,24 +33,17 @@ NO_DIMENSION = {
 }
 
 
-@dataclass(frozen=True)
-class Space:
+@dataclass(frozen=True, kw_only=True)
+class Space(StudySpec):
     """A checked search space. `dimensions` are in an order in which conditions and ties can be evaluated."""
 
+    kind = "sweep"
+    noun = "space"
+    file_name = "space.yaml"
+    verb = "sweep"
+    may_change = "trials, max_hours and concurrency"
+
     file: SpaceFile
-    base: ExperimentConfig
-    dimensions: tuple[Dimension, ...]
-    source: str
-
-    @property
-    def name(self) -> str:
-        return self.file.name
-
-    @property
-    def objective(self) -> ObjectivePart:
-        """What a trial is judged by, the direction filled in."""
-        part = self.file.objective
-        return part.model_copy(update={"direction": "maximize" if part.maximize else "minimize"})
 
     @cached_property
     def hash(self) -> str:
@@ -66,8 +61,24 @@ class Space:
         return self.file.trials or len(self.fixed)
 
     @property
-    def folds(self) -> tuple[int, ...]:
-        return self.file.folds or (self.base.data.split.fold,)
+    def sampler(self) -> SamplerPart:
+        return self.file.sampler
+
+    @property
+    def scheduler(self) -> SchedulerPart:
+        return self.file.scheduler
+
+    @property
+    def untuned(self) -> ExperimentConfig:
+        return self.base
+
+    def run_grid(self, number: int) -> list[RunPlace]:
+        """A run for each seed and fold; the fold stands in the name only where a study has several."""
+        trial = f"{self.name}-t{number:04d}"
+        return [
+            RunPlace(f"{trial}-s{seed}" + ("" if fold is None else f"-f{fold}"), seed, fold)
+            for seed, fold in self._seeds_and_folds()
+        ]
 
     @cached_property
     def fixed(self) -> tuple[Sample, ...]:
@@ -77,15 +88,6 @@ class Space:
             seen = {stable_hash(sample.params) for sample in samples}
             samples += [cell for cell in self._grid() if stable_hash(cell.params) not in seen]
         return tuple(samples)
-
-    def config(self, values: Mapping[str, Any], seed: int | None = None, fold: int | None = None) -> ExperimentConfig:
-        """The config of `values` (a Sample's), with the run's seed and fold. Raises UserError if it is refused."""
-        changed: dict[str, Any] = dict(values)
-        if seed is not None:
-            changed["seed"] = seed
-        if fold is not None:
-            changed["data.split.fold"] = fold
-        return self.base.with_values(changed)
 
     def sample(self, choose: Callable[[Dimension], Any]) -> Sample:
         """One configuration: `choose` gives the value of each active dimension, ties follow.
@@ -135,8 +137,7 @@ class Space:
         self._refuse_outside(sample, where)
         return sample
 
-    def max_epochs(self) -> int:
-        """Largest number of epochs that a trial can have, both phases together (an upper bound)."""
+    def max_epochs(self, number: int | None = None) -> int:
         total = 0
         for path in ("pretrain.epochs", "adversarial.epochs"):
             largest = self.base.get(path)
@@ -147,7 +148,6 @@ class Space:
         return total
 
     def to_yaml(self, base_file: str) -> str:
-        """The file as YAML with `base_file` as its base, so that a study does not depend on a preset that changes."""
         tree = self.file.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         tree = {"name": self.name, "base": {"file": base_file}, **{k: v for k, v in tree.items() if k != "base"}}
         tree["base"] = {"file": base_file}
@@ -190,7 +190,7 @@ class Space:
                 yield sample
 
 
-def load_space(path_or_name: str | Path, sets: Iterable[str] | Mapping[str, Any] = ()) -> Space:
+def load_space(path_or_name: str | Path, sets: Sets = ()) -> Space:
     """The space in a YAML file, or a shipped one by name; `sets` ("a.b=value") change its base or the file's own keys.
 
     A set whose first part is a key of the file (trials, seeds, scheduler.grace_epochs, ...) changes the file; every
@@ -199,35 +199,19 @@ def load_space(path_or_name: str | Path, sets: Iterable[str] | Mapping[str, Any]
     Raises:
         UserError: one line for the first thing that is wrong (CONTRACT, "Search space").
     """
-    path = Path(path_or_name)
-    if path.suffix not in (".yaml", ".yml") and not path.is_file():
-        path = shipped("space", str(path_or_name))[str(path_or_name)]
-    tree = read_yaml(path)
-    pairs = dict(sets.items() if isinstance(sets, Mapping) else (parse_set(text) for text in sets))
-    for key in [key for key in pairs if key.split(".")[0] in OWN_KEYS]:
-        _set_own(tree, key, pairs.pop(key))
-    return build_space(parse_space(tree, str(path)), str(path), path.parent, pairs)
-
-
-def _set_own(tree: dict[str, Any], key: str, value: Any) -> None:
-    *parents, leaf = key.split(".")
-    for part in parents:
-        tree = tree.setdefault(part, {})
-        if not isinstance(tree, dict):
-            raise UserError("unknown key", f"--set {key}", f"{part} holds no keys")
-    tree[leaf] = int(value) if isinstance(value, float) and value.is_integer() else value
+    path = find_file(path_or_name, "space")
+    tree, pairs = read_tree(path, sets, OWN_KEYS)
+    if "space" not in tree and {"arms", "factors"} & set(tree):
+        raise UserError("an ablation design, no search space", path, "run it with `sage-ray ablate`")
+    return build_space(parse_file(SpaceFile, tree, str(path)), str(path), path.parent, pairs)
 
 
 def build_space(file: SpaceFile, source: str, folder: Path, sets: Mapping[str, Any]) -> Space:
     """The checked space of a parsed file. Args: source names it in errors; folder is what base.file is relative to."""
-    base = _with_resources(_base(file, folder, sets), file, source)
-    if base.data.split.validation == 0 and not base.data.split.folds:
-        raise UserError("no validation part", source, "a search needs scores: set data.split.validation above 0")
-    for fold in file.folds:
-        if fold >= max(base.data.split.folds, 1) or not base.data.split.folds:
-            raise UserError(f"fold {fold} does not exist", source, f"the base has {base.data.split.folds} folds")
+    base = with_resources(base_config(file.base, folder, sets), file, source)
+    check_parts(base, file, source)
     dimensions = tuple(_dimension(path, part, base, source) for path, part in file.space.items())
-    space = Space(file, base, _ordered(dimensions, source), source)
+    space = Space(file=file, base=base, dimensions=_ordered(dimensions, source), source=source)
     if file.sampler.name in ("gp", "qmc") and any(d.when for d in dimensions):
         where = f"{source}, sampler {file.sampler.name}"
         raise UserError("conditional dimensions", where, "it cannot search them; use tpe or random")
@@ -238,38 +222,6 @@ def build_space(file: SpaceFile, source: str, folder: Path, sets: Mapping[str, A
     if file.trials is not None and points > file.trials:
         raise UserError(f"{points} points but {file.trials} trials", source, "raise trials or drop points")
     return space
-
-
-def _base(file: SpaceFile, folder: Path, sets: Mapping[str, Any]) -> ExperimentConfig:
-    base_file: Path | None = None
-    if file.base.file is not None:
-        beside = folder / file.base.file
-        base_file = beside if beside.is_file() else Path(file.base.file)
-    config = resolve(preset=file.base.preset, file=base_file, sets=flatten(file.base.set)).config
-    if sets:
-        config = config.with_values(sets)
-    located = {}
-    for path in ("data.path", "pretrain.checkpoint", "adversarial.perceptual_weights", "runtime.stage_store"):
-        value = config.get(path)
-        # Workers have another working directory, and `resume` may be called from anywhere.
-        if value is not None and "://" not in value and (Path(value).exists() or path == "data.path"):
-            located[path] = str(Path(value).expanduser().absolute())
-    return config.with_values(located) if located else config
-
-
-def _with_resources(base: ExperimentConfig, file: SpaceFile, source: str) -> ExperimentConfig:
-    resources = file.resources
-    if base.runtime.device == "cuda" and not resources.gpu:
-        raise UserError("no GPU for the trials", f"{source}, resources.gpu", "runtime.device is cuda: give gpu above 0")
-    return base.with_values(
-        {
-            "runtime.workers": resources.workers,
-            "runtime.cpus_per_worker": resources.cpu,
-            "runtime.gpus_per_worker": resources.gpu,
-            "runtime.device": "cuda" if resources.gpu else "cpu",
-            "runtime.threads": base.runtime.threads or max(1, int(resources.cpu)),
-        }
-    )
 
 
 def _dimension(path: str, part: DimensionPart, base: ExperimentConfig, source: str) -> Dimension:

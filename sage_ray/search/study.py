@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,10 @@ from sage_ray.errors import UserError
 from sage_ray.runtime.files import is_locked, locked, read_json, write_json
 from sage_ray.runtime.home import Home
 from sage_ray.runtime.record import RunFolder
+from sage_ray.search.design import Design, load_spec
 from sage_ray.search.schema import check_study_name
-from sage_ray.search.space import Space, load_space
+from sage_ray.search.space import Space
+from sage_ray.search.spec import Kind, StudySpec
 
 if TYPE_CHECKING:
     from sage_ray.search.tuner import TrialRow
@@ -27,7 +29,7 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class RunStatus:
-    """One run (seed and fold) of a trial."""
+    """One run (seed and fold, in an ablation of an arm) of a trial."""
 
     run_id: str
     seed: int
@@ -35,14 +37,16 @@ class RunStatus:
     state: str
     epoch: int
     weights_sha: str | None
+    arm: str | None = None
+    test_reads: int = 0
 
 
 @dataclass(frozen=True)
 class TrialStatus:
     """One trial: `state` RUNNING, COMPLETE, PRUNED or FAIL; `value` its objective, or the running one.
 
-    `epoch` is the last epoch of its first run; `weights_sha` that run's selected weights; `values` the overrides that
-    make its config.
+    `epoch` is the last epoch of its first run, `epochs` how many it can have (None: as the study says); `weights_sha`
+    that run's selected weights; `values` the overrides that make its config.
     """
 
     number: int
@@ -56,11 +60,15 @@ class TrialStatus:
     attempts: int
     seconds: float | None
     runs: tuple[RunStatus, ...]
+    epochs: int | None = None
 
 
 @dataclass(frozen=True)
 class StudyStatus:
-    """A study as a whole. `state`: running (a driver lives), finished, or interrupted (resumable)."""
+    """A study as a whole. `state`: running (a driver lives), finished, or interrupted (resumable).
+
+    `kind`: sweep, or ablation; `not_run`: its arms that are declared but not trained, with the reason.
+    """
 
     study: str
     done: int
@@ -74,18 +82,22 @@ class StudyStatus:
     metric: str
     direction: str
     path: str
+    kind: Kind = "sweep"
+    not_run: dict[str, str] = field(default_factory=dict)
 
 
 class StudyFolder:
-    """studies/NAME: space.yaml, base.yaml, optuna.db, study.json, the driver's lock, the wish to stop."""
+    """studies/NAME: space.yaml or design.yaml, base.yaml, optuna.db, study.json, driver's lock, wish to stop."""
 
     def __init__(self, home: Home, name: str) -> None:
         self.home, self.name = home, name
         self.path = home.studies / name
 
     @property
-    def space_path(self) -> Path:
-        return self.path / "space.yaml"
+    def spec_path(self) -> Path:
+        """What is run: design.yaml of an ablation, space.yaml of a search."""
+        design = self.path / Design.file_name
+        return design if design.is_file() else self.path / Space.file_name
 
     @property
     def base_path(self) -> Path:
@@ -125,21 +137,13 @@ class StudyFolder:
     def write_meta(self, meta: dict[str, Any]) -> None:
         write_json(self.path / "study.json", {"format_version": FORMAT_VERSION, **meta})
 
-    def space(self) -> Space:
-        """The study's space, from its own files."""
-        return load_space(self.space_path)
+    def spec(self) -> StudySpec:
+        """What the study runs, from its own files."""
+        return load_spec(self.spec_path)
 
-    def run_id(self, number: int, seed: int, fold: int | None = None) -> str:
-        """Name of a trial's run; the fold only where a study has several."""
-        return f"{self.name}-t{number:04d}-s{seed}" + ("" if fold is None else f"-f{fold}")
-
-    def run_ids(self, space: Space, number: int) -> list[str]:
-        """Names of all runs of a trial, the first being the one that a scheduler judges."""
-        return [self.run_id(number, seed, fold) for seed, fold in run_grid(space)]
-
-    def run_folders(self, space: Space, number: int) -> list[RunFolder]:
+    def run_folders(self, spec: StudySpec, number: int) -> list[RunFolder]:
         """Folders of the trial's runs that have been started."""
-        folders = [RunFolder(self.home.runs / run_id) for run_id in self.run_ids(space, number)]
+        folders = [RunFolder(self.home.runs / place.run_id) for place in spec.run_grid(number)]
         return [folder for folder in folders if (folder.path / "record.json").is_file()]
 
     def driver_alive(self) -> bool:
@@ -153,12 +157,6 @@ class StudyFolder:
             if not held:
                 raise UserError("study is being run", self.name, f"wait, or end it with `sage-ray stop {self.name}`")
             yield
-
-
-def run_grid(space: Space) -> list[tuple[int, int | None]]:
-    """(seed, fold) of each run of a trial; fold None where the study has one split."""
-    folds: Sequence[int | None] = space.file.folds or (None,)
-    return [(seed, fold) for seed in space.file.seeds for fold in folds]
 
 
 def study_names(home: Home) -> list[str]:
@@ -177,12 +175,12 @@ def status(name: str, home: Home) -> StudyStatus:
     from sage_ray.search.tuner import read_rows
 
     folder = StudyFolder.open(home, name)
-    return status_of(folder, folder.space(), read_rows(folder.path, name))
+    return status_of(folder, folder.spec(), read_rows(folder.path, name))
 
 
-def status_of(folder: StudyFolder, space: Space, rows: Sequence[TrialRow]) -> StudyStatus:
+def status_of(folder: StudyFolder, spec: StudySpec, rows: Sequence[TrialRow]) -> StudyStatus:
     """The status of a study from rows of its storage."""
-    trials = tuple(_trial(folder, space, row) for row in rows)
+    trials = tuple(_trial(folder, spec, row) for row in rows)
     count = Counter(trial.state for trial in trials)
     ended = count["COMPLETE"] + count["PRUNED"] + count["FAIL"]
     unfinished = "running" if folder.driver_alive() else "interrupted"
@@ -193,12 +191,14 @@ def status_of(folder: StudyFolder, space: Space, rows: Sequence[TrialRow]) -> St
         failed=count["FAIL"],
         running=count["RUNNING"],
         trials=trials,
-        target=space.trials,
-        epochs=space.max_epochs(),
-        state="finished" if ended >= space.trials else unfinished,
-        metric=space.objective.metric,
-        direction=str(space.objective.direction),
+        target=spec.trials,
+        epochs=spec.max_epochs(),
+        state="finished" if ended >= spec.trials else unfinished,
+        metric=spec.objective.metric,
+        direction=str(spec.objective.direction),
         path=str(folder.path),
+        kind=spec.kind,
+        not_run=spec.not_run(),
     )
 
 
@@ -235,14 +235,14 @@ def trial_config(name: str, home: Home, number: int) -> ExperimentConfig:
     from sage_ray.search.tuner import read_rows
 
     folder = StudyFolder.open(home, name)
-    space = folder.space()
+    spec = folder.spec()
     rows = {row.number: row for row in read_rows(folder.path, name)}
     row = rows.get(number)
     if row is None or row.values is None:
         mend = f"the study has trials 0 to {max(rows)}" if rows else "the study has no trial yet"
         raise UserError(f"no trial {number}", f"study {name}", mend)
-    seed, fold = run_grid(space)[0]
-    return space.config(row.values, seed, fold)
+    place = spec.run_grid(number)[0]
+    return spec.config(row.values, place.seed, place.fold)
 
 
 def new_study_name(name: str) -> str:
@@ -253,13 +253,23 @@ def new_study_name(name: str) -> str:
         raise UserError("bad study name", name, str(error)) from None
 
 
-def _trial(folder: StudyFolder, space: Space, row: TrialRow) -> TrialStatus:
+def _trial(folder: StudyFolder, spec: StudySpec, row: TrialRow) -> TrialStatus:
     runs = []
-    for (seed, fold), run_id in zip(run_grid(space), folder.run_ids(space, row.number), strict=True):
-        record = _record(folder.home.runs / run_id / "record.json")
+    for place in spec.run_grid(row.number):
+        record = _record(folder.home.runs / place.run_id / "record.json")
         if record is not None:
-            weights = record.get("weights_sha")
-            runs.append(RunStatus(run_id, seed, fold, record.get("state", "?"), record.get("epoch", 0), weights))
+            runs.append(
+                RunStatus(
+                    run_id=place.run_id,
+                    seed=place.seed,
+                    fold=place.fold,
+                    state=record.get("state", "?"),
+                    epoch=record.get("epoch", 0),
+                    weights_sha=record.get("weights_sha"),
+                    arm=place.arm,
+                    test_reads=record.get("test_reads", 0),
+                )
+            )
     last = max(row.reports, default=0)
     return TrialStatus(
         number=row.number,
@@ -273,6 +283,7 @@ def _trial(folder: StudyFolder, space: Space, row: TrialRow) -> TrialStatus:
         attempts=row.attempts,
         seconds=row.seconds,
         runs=tuple(runs),
+        epochs=spec.max_epochs(row.number) if spec.kind == "ablation" else None,
     )
 
 

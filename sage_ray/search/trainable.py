@@ -25,11 +25,12 @@ from sage_ray.search.schema import ObjectivePart
 
 
 class TrialRun(BaseModel):
-    """One run of a trial: its name, seed, fold and complete config."""
+    """One run of a trial: its name, arm, fold and complete config."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     run_id: str
+    arm: str | None
     fold: int | None
     config: ExperimentConfig
 
@@ -127,7 +128,7 @@ def _launch(
         run.config,
         Home(task.home),
         run.run_id,
-        labels=RunLabels(study=task.study, trial=task.number, fold=run.fold, parent=task.study),
+        labels=RunLabels(study=task.study, trial=task.number, arm=run.arm, fold=run.fold, parent=task.study),
         on_report=on_report,
         should_stop=should_stop,
         launcher="ray" if run.config.runtime.workers > 1 else "inline",

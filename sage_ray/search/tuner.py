@@ -23,7 +23,7 @@ from ray.tune.search import Searcher
 
 from sage_ray.errors import UserError
 from sage_ray.search.dimension import Dimension, Sample
-from sage_ray.search.space import Space
+from sage_ray.search.spec import StudySpec
 
 DATABASE = "optuna.db"
 LOCK_TIMEOUT_S = 60
@@ -67,7 +67,7 @@ class TrialRow:
 class StudyStorage:
     """The trials of one study in `folder`/optuna.db. One driver writes (it holds the study's lock), anybody reads."""
 
-    def __init__(self, folder: Path, name: str, space: Space) -> None:
+    def __init__(self, folder: Path, name: str, spec: StudySpec) -> None:
         self._storage = optuna.storages.RDBStorage(
             f"sqlite:///{folder / DATABASE}", engine_kwargs={"connect_args": {"timeout": LOCK_TIMEOUT_S}}
         )
@@ -75,10 +75,10 @@ class StudyStorage:
             storage=self._storage,
             study_name=name,
             pruner=optuna.pruners.NopPruner(),
-            direction="maximize" if space.objective.maximize else "minimize",
+            direction="maximize" if spec.objective.maximize else "minimize",
             load_if_exists=True,
         )
-        self.study.sampler = make_sampler(space, done=len(self.rows()))
+        self.study.sampler = make_sampler(spec, done=len(self.rows()))
         self._ids: dict[int, int] = {}
 
     def rows(self) -> list[TrialRow]:
@@ -89,16 +89,16 @@ class StudyStorage:
     def row(self, number: int) -> TrialRow:
         return _row(self._storage.get_trial(self._id(number)))
 
-    def enqueue(self, samples: tuple[Sample, ...], space: Space) -> None:
+    def enqueue(self, samples: tuple[Sample, ...], spec: StudySpec) -> None:
         """Queue the fixed configurations that are not there yet, in order."""
         there = {trial.user_attrs.get("point") for trial in self.study.get_trials(deepcopy=False)}
-        by_path = {dimension.path: dimension for dimension in space.dimensions}
+        by_path = {dimension.path: dimension for dimension in spec.dimensions}
         for index, sample in enumerate(samples):
             if index not in there:
                 stored = {path: by_path[path].encode(value) for path, value in sample.drawn.items()}
                 self.study.enqueue_trial(stored, user_attrs={"point": index})
 
-    def draw(self, number: int | None, space: Space) -> tuple[int, Sample]:
+    def draw(self, number: int | None, spec: StudySpec) -> tuple[int, Sample]:
         """(number, sample) of a new trial, or of the running trial `number` that is taken up again.
 
         Raises:
@@ -110,8 +110,8 @@ class StudyStorage:
             known = json.loads(stored["sample"])
             return trial.number, Sample(known["params"], known["values"], {})
         try:
-            sample = _sample(trial, space)
-            space.config(sample.values)
+            sample = _sample(trial, spec)
+            spec.config(sample.values)
         except UserError as error:
             self.tell_failed(trial.number, f"values cannot be combined: {error}")
             raise
@@ -192,19 +192,19 @@ def read_rows(folder: Path, name: str) -> list[TrialRow]:
     return [_row(trial) for trial in trials if trial.state != TrialState.WAITING]
 
 
-def make_sampler(space: Space, done: int) -> optuna.samplers.BaseSampler:
-    """The space's sampler; its seed moves with the trials done, so that a restart does not repeat its draws."""
-    part = space.file.sampler
+def make_sampler(spec: StudySpec, done: int) -> optuna.samplers.BaseSampler:
+    """The study's sampler; its seed moves with the trials done, so that a restart does not repeat its draws."""
+    part = spec.sampler
     seed = part.seed + done
     startup = part.startup or DEFAULT_STARTUP
     match part.name:
         case "tpe":
-            conditional = any(dimension.when for dimension in space.dimensions)
+            conditional = any(dimension.when for dimension in spec.dimensions)
             return optuna.samplers.TPESampler(
                 seed=seed,
                 multivariate=True,
                 group=conditional,
-                constant_liar=space.file.concurrency != 1,
+                constant_liar=spec.file.concurrency != 1,
                 n_startup_trials=startup,
             )
         case "gp":
@@ -217,23 +217,23 @@ def make_sampler(space: Space, done: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.RandomSampler(seed=seed)
 
 
-def simulate(space: Space, count: int) -> list[Sample]:
+def simulate(spec: StudySpec, count: int) -> list[Sample]:
     """`count` configurations as the study may draw them: fixed ones first, then draws that know no scores.
 
     Exact for a grid and for points, and for random and qmc in a study of one attempt; for samplers that learn it is a
     draw from the prior with the same seed.
     """
-    fixed = list(space.fixed[:count])
-    learns = space.file.sampler.name in ("tpe", "gp", "nsga2")
-    sampler = optuna.samplers.RandomSampler(seed=space.file.sampler.seed) if learns else make_sampler(space, 0)
+    fixed = list(spec.fixed[:count])
+    learns = spec.sampler.name in ("tpe", "gp", "nsga2")
+    sampler = optuna.samplers.RandomSampler(seed=spec.sampler.seed) if learns else make_sampler(spec, 0)
     study = optuna.create_study(sampler=sampler)
     for _ in range(10 * count):
         if len(fixed) >= count:
             break
         trial = study.ask()
         try:
-            sample = _sample(trial, space)
-            space.config(sample.values)
+            sample = _sample(trial, spec)
+            spec.config(sample.values)
             fixed.append(sample)
         except UserError:
             logger.debug("a draw of the simulation cannot be combined")
@@ -246,7 +246,7 @@ class OptunaSearcher(Searcher):
 
     Args:
         storage: the study.
-        space: its space.
+        spec: what is searched or compared.
         orphans: numbers of trials to take up again, first.
         payload: what the trainable gets for (number, sample); merged with `number`.
         progress: what a trial has on disk.
@@ -256,25 +256,25 @@ class OptunaSearcher(Searcher):
     def __init__(
         self,
         storage: StudyStorage,
-        space: Space,
+        spec: StudySpec,
         *,
         orphans: list[int],
         payload: Callable[[int, Sample], Mapping[str, Any]],
         progress: Callable[[int], Progress],
         halted: Callable[[], bool],
     ) -> None:
-        super().__init__(metric="objective", mode="max" if space.file.objective.maximize else "min")
-        self._storage, self._space, self._orphans = storage, space, deque(orphans)
+        super().__init__(metric="objective", mode="max" if spec.file.objective.maximize else "min")
+        self._storage, self._spec, self._orphans = storage, spec, deque(orphans)
         self._payload, self._progress, self._halted = payload, progress, halted
         self._numbers: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         while not self._halted():
             number = self._orphans.popleft() if self._orphans else None
-            if number is None and len(self._storage.rows()) >= self._space.trials:
+            if number is None and len(self._storage.rows()) >= self._spec.trials:
                 return Searcher.FINISHED  # type: ignore[return-value]
             try:
-                number, sample = self._storage.draw(number, self._space)
+                number, sample = self._storage.draw(number, self._spec)
             except UserError as error:
                 logger.warning("%s", error)
                 continue
@@ -317,12 +317,12 @@ class OptunaSearcher(Searcher):
         """Never used: a resumed sweep starts anew from the storage."""
 
 
-def _sample(trial: Trial, space: Space) -> Sample:
+def _sample(trial: Trial, spec: StudySpec) -> Sample:
     index = trial.user_attrs.get("point")
     if index is None:
-        return space.sample(lambda dimension: _suggest(trial, dimension))
-    sample: Sample = space.fixed[index]
-    for dimension in space.dimensions:
+        return spec.sample(lambda dimension: _suggest(trial, dimension))
+    sample: Sample = spec.fixed[index]
+    for dimension in spec.dimensions:
         if dimension.path in sample.drawn and dimension.kind != "tie":
             _suggest(trial, dimension)
     return sample

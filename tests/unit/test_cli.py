@@ -26,7 +26,7 @@ from sage_ray.shell import Answer, Session, answer_to, perform, plain
 
 COMMAND: Any = typer.main.get_command(app)
 VERBS = (
-    *("doctor", "train", "plan", "sweep", "resume", "stop", "list", "status", "sync", "best", "compare", "final"),
+    *("doctor", "train", "plan", "sweep", "ablate", "resume", "stop", "list", "status", "sync", "best", "compare", "final"),
     *("promote", "evaluate", "generate", "predict", "report", "config.show", "data.synth", "data.check", "data.fetch"),
 )
 
@@ -48,10 +48,12 @@ def run_cli(*args: str, cwd: Path | None = None, **environment: str) -> subproce
 
 # What scripts rely on: frozen here, so that a rename is a decision and no accident.
 OPTIONS = {
+    "doctor": {"--gradients", "--set"},
     "train": {"--preset", "-c", "--set", "--run-id"},
     "config.show": {"--preset", "-c", "--set"},
     "plan": {"--set", "--name"},
     "sweep": {"--set", "--name"},
+    "ablate": {"--set", "--name"},
     "final": {"--trial", "--seeds", "--model-name", "--preset", "-c", "--set"},
     "compare": {"--model-name"},
     "promote": {"--force", "--model-name"},
@@ -116,8 +118,17 @@ def test_config_show_is_a_config_file_that_tells_origins(capsys: pytest.CaptureF
         (["config", "show", "-c", "absent.yaml"], "absent.yaml"),
         (["train", "--preset", "tiny_sage_gan", "--set", "adversarial.lr=nan"], "adversarial.lr"),
         (["train", "--preset", "tiny_sage_gan", "--set", "data.path=nowhere"], "nowhere"),
+        (["doctor", "--gradients", "sage_gan_publc"], "did you mean sage_gan_public?"),
+        (["doctor", "--gradients", "absent.yaml"], "absent.yaml"),
+        (["doctor", "--gradients", "tiny_unet", "--set", "segmenter.widht=3"], "did you mean segmenter.width?"),
+        (["doctor", "--set", "seed=1"], "--gradients PRESET"),
         (["plan", "absent.yaml"], "absent.yaml"),
         (["sweep", "no_such_space"], "unknown space"),
+        (["sweep", "ablate_tiny"], "run it with `sage-ray ablate`"),
+        (["ablate", "search_tiny"], "run it with `sage-ray sweep`"),
+        (["ablate", "ablate_tinny"], "did you mean ablate_tiny?"),
+        (["ablate", "ablate_tiny", "--set", "reference=whole"], "unknown reference whole"),
+        (["plan", "ablate_tiny", "--set", "arms.full.sett=3"], "did you mean set?"),
         (["final"], "give a study"),
         (["final", "study", "--preset", "unet"], "give a study"),
         (["final", "study", "--seeds", "a,b"], "such as 0,1,2"),

@@ -42,6 +42,7 @@ def test_a_preset_resolves_and_its_dump_reads_back_equal(name: str, tmp_path: Pa
 
 def test_the_contracted_presets_of_this_milestone_are_shipped() -> None:
     full = {"sage_gan_paper", "sage_gan_public", "attention_unet", "unet", "cgan_seg"}
+    full |= {"unet_plus_plus", "half_unet", "dc_unet"}
     assert full <= set(PRESETS)
     assert {"tiny_sage_gan"} | {f"tiny_{name}" for name in full} <= set(PRESETS)
 

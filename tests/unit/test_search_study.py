@@ -32,7 +32,7 @@ class Study:
         self.home, self.space, self.folder = home, space, StudyFolder(home, space.name)
         self.folder.path.mkdir(parents=True)
         self.folder.base_path.write_text(dump(space.base))
-        self.folder.space_path.write_text(space.to_yaml("base.yaml"))
+        self.folder.spec_path.write_text(space.to_yaml("base.yaml"))
         self.folder.write_meta({"name": space.name, "space_hash": space.hash})
         self.storage = StudyStorage(self.folder.path, space.name, space)
         self.storage.enqueue(space.fixed, space)
@@ -40,7 +40,7 @@ class Study:
 
     def train(self, number: int, seed: int = 0, **kwargs: Any) -> RunFolder:
         """Run one seed of a trial in this process."""
-        run_id = self.folder.run_id(number, seed)
+        run_id = next(place.run_id for place in self.space.run_grid(number) if place.seed == seed)
         config = self.space.config(self.samples[number].values, seed)
         labels = RunLabels(study=self.space.name, trial=number)
         run(config, self.home, run_id, labels=labels, mirror=False, **kwargs)

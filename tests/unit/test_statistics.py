@@ -82,10 +82,12 @@ def test_mean_squares_by_hand() -> None:
     table = np.array([[0.0, 1.0], [2.0, 3.0]])
     interval = mean_interval(table)
     assert interval.mean == 1.5
-    assert interval.df == pytest.approx(25 / 17)
-    t_large = stats.t.ppf(0.975, 1) * np.sqrt((4 + 1) / 4)
-    t_satterthwaite = stats.t.ppf(0.975, 25 / 17) * np.sqrt(5 / 4)
-    assert interval.high - interval.mean == pytest.approx(max(t_large, t_satterthwaite))
+    assert interval.df == 1  # 25 / (16 / 1 + 9 * 1 / 1), no less than 1
+    assert interval.high - interval.mean == pytest.approx(stats.t.ppf(0.975, 1) * np.sqrt((4 + 1) / 4))
+    wider = mean_interval(np.array([[0.0, 1.0, 2.0], [2.0, 3.0, 4.0], [4.0, 5.0, 9.0]]))
+    # 3 x 3, by hand: MS_I 19, MS_S 7, MS_R 1; V = 25, k = 1 + 8 / 2^3 = 2.
+    assert wider.df == pytest.approx(25**2 / (19**2 / 2 + 2 * 7**2 / 2 + 1 / 4))
+    assert wider.high - wider.mean == pytest.approx(stats.t.ppf(0.975, wider.df) * np.sqrt(25 / 9))
 
 
 @given(st.integers(2, 9), st.integers(1, 5), st.integers(0, 10**6), st.sampled_from([0.5, 0.9, 0.95, 0.99]))
