@@ -12,17 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from tiny_cases import SMALLEST
 
 from sage_ray.runtime.home import Home
 
-BASE = {
-    "data.path": "synthetic://ordered?num=16&size=32&seed=0",
-    "data.image_size": [32, 32],
-    "segmenter.width": 4,
-    "segmenter.depth": 2,
-    "generator.width": 4,
-    "generator.depth": 2,
-    "discriminators.width": 4,
+BASE = SMALLEST | {
     "pretrain.epochs": 2,
     "adversarial.epochs": 3,
     "adversarial.freeze_epochs": 0,

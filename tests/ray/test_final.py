@@ -12,6 +12,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from tiny_cases import SMALLEST
 
 from sage_ray.config import resolve
 from sage_ray.errors import UserError
@@ -29,19 +30,12 @@ from sage_ray.runtime.record import RunFolder
 
 pytestmark = pytest.mark.ray
 
-TINY = {
+TINY = SMALLEST | {
     "data.path": "synthetic://ordered?num=24&size=32&seed=0",
-    "data.image_size": [32, 32],
-    "segmenter.width": 4,
-    "segmenter.depth": 2,
-    "generator.width": 4,
-    "generator.depth": 2,
-    "discriminators.width": 4,
     "pretrain.epochs": 1,
     "adversarial.epochs": 2,
     "adversarial.freeze_epochs": 0,
     "runtime.pictures": False,
-    "runtime.threads": 1,
 }
 SPACE = """
 name: toy

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from tiny_cases import SMALLEST, as_sets
 from torch import Tensor, nn
 
 from sage_ray.config import ExperimentConfig, resolve
@@ -33,19 +34,7 @@ from sage_ray.training.loop import run_training
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
-TINY = (
-    "data.path=synthetic://ordered?num=16&size=32&seed=0",
-    "data.image_size=[32,32]",
-    "segmenter.width=4",
-    "segmenter.depth=2",
-    "generator.width=4",
-    "generator.depth=2",
-    "discriminators.width=4",
-    "pretrain.epochs=2",
-    "adversarial.epochs=2",
-    "runtime.threads=1",
-    "runtime.keep_every=1",
-)
+TINY = as_sets(SMALLEST | {"pretrain.epochs": 2, "adversarial.epochs": 2, "runtime.keep_every": 1})
 # One step of phase 2 with every term at work, so that the first moments of Adam are the gradients, scaled.
 ONE_STEP = (
     "pretrain.epochs=0",

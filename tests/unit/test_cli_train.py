@@ -12,31 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_cases import SMALLEST, as_sets
 
 from sage_ray.cli import call
 
-TINY = {
-    "data.path": "synthetic://ordered?num=16&size=32&seed=0",
-    "data.image_size": "[32, 32]",
-    "segmenter.width": 4,
-    "segmenter.depth": 2,
-    "generator.width": 4,
-    "generator.depth": 2,
-    "discriminators.width": 4,
+TINY = SMALLEST | {
     "pretrain.epochs": 1,
     "adversarial.epochs": 2,
     "adversarial.freeze_epochs": 0,
     "adversarial.mix_start": 1,
     "adversarial.mix_max": 1,
-    "runtime.pictures": "false",
-    # Two threads that spin for a core that another process holds are many times slower than one.
-    "runtime.threads": 1,
+    "runtime.pictures": False,
 }
 
 
 def words(**more: Any) -> list[str]:
-    pairs = TINY | {name.replace("__", "."): value for name, value in more.items()}
-    return ["train", "--preset", "tiny_sage_gan", *(w for k, v in pairs.items() for w in ("--set", f"{k}={v}"))]
+    sets = as_sets(TINY | {name.replace("__", "."): value for name, value in more.items()})
+    return ["train", "--preset", "tiny_sage_gan", *(word for text in sets for word in ("--set", text))]
 
 
 def last_json(text: str) -> dict[str, Any]:

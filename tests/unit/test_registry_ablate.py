@@ -15,7 +15,7 @@ from sweep_cases import BASE, TOO_MUCH
 from sage_ray.config import dump
 from sage_ray.data.prepare import prepare
 from sage_ray.errors import UserError
-from sage_ray.registry.ablate import is_ablation, read_ablation, resume_ablation
+from sage_ray.registry.ablate import ablate, is_ablation, read_ablation, resume_ablation
 from sage_ray.registry.best import best, read_trials
 from sage_ray.registry.plan_final import make_plan
 from sage_ray.report import write_report
@@ -182,3 +182,11 @@ def test_arms_of_other_definitions_are_told_apart_and_a_lost_model_is_one_line(h
         best("eval", home)
     assert "\n" not in str(caught.value)
     assert make_plan("eval", home, trial=2, seeds=(0,), model_name="m").trial == 2
+
+
+def test_weights_that_cannot_be_had_are_refused_before_any_training(home: Home, tmp_path: Path) -> None:
+    lost = {"adversarial.perceptual": "vgg19", "adversarial.perceptual_weights": str(tmp_path / "no.safetensors")}
+    design = make_design(tmp_path, {"full": {}, "vgg": {"set": lost}}, {}, name="vgg", reference="full")
+    with pytest.raises(UserError, match="no such file of VGG19 weights: arm vgg, .*arms.vgg.not_run=REASON") as caught:
+        ablate(design, home)
+    assert "\n" not in str(caught.value) and home.run_ids() == [] and not (home.studies / "vgg").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tiny_cases import SMALLEST
 
 from sage_ray.config import resolve
 from sage_ray.errors import UserError
@@ -12,15 +13,7 @@ from sage_ray.registry.plan_final import declare, final_config, list_finals, mak
 from sage_ray.runtime.home import Home
 from sage_ray.runtime.launch import run
 
-TINY = {
-    "data.path": "synthetic://ordered?num=16&size=32&seed=0",
-    "data.image_size": [32, 32],
-    "segmenter.width": 4,
-    "segmenter.depth": 2,
-    "adversarial.epochs": 0,
-    "runtime.pictures": False,
-    "runtime.threads": 1,
-}
+TINY = SMALLEST | {"adversarial.epochs": 0, "runtime.pictures": False}
 
 
 def test_final_config_trains_on_validation_images_for_fixed_epochs() -> None:

@@ -6,6 +6,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from tiny_cases import SMALLEST
 
 from sage_ray.config import resolve
 from sage_ray.errors import RunFailed
@@ -19,19 +20,7 @@ from sage_ray.runtime.home import Home
 from sage_ray.runtime.launch import run
 from sage_ray.runtime.record import RunLabels
 
-TINY = {
-    "data.path": "synthetic://ordered?num=16&size=32&seed=0",
-    "data.image_size": [32, 32],
-    "segmenter.width": 4,
-    "segmenter.depth": 2,
-    "generator.width": 4,
-    "generator.depth": 2,
-    "discriminators.width": 4,
-    "pretrain.epochs": 1,
-    "adversarial.epochs": 1,
-    "runtime.pictures": False,
-    "runtime.threads": 1,
-}
+TINY = SMALLEST | {"pretrain.epochs": 1, "adversarial.epochs": 1, "runtime.pictures": False}
 
 
 @pytest.fixture(scope="module")

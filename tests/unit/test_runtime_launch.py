@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_cases import SMALLEST, as_sets
 
 from sage_ray.config import ExperimentConfig, dump, resolve
 from sage_ray.errors import RunStopped, UserError
@@ -26,19 +27,7 @@ from sage_ray.runtime.launch import default_run_id, run, train, with_checkpoint
 from sage_ray.runtime.mlflow_sink import Mirror
 from sage_ray.runtime.record import RunFolder, RunLabels
 
-TINY = (
-    "data.path=synthetic://ordered?num=16&size=32&seed=0",
-    "data.image_size=[32,32]",
-    "segmenter.width=4",
-    "segmenter.depth=2",
-    "generator.width=4",
-    "generator.depth=2",
-    "discriminators.width=4",
-    "pretrain.epochs=2",
-    "adversarial.epochs=2",
-    "runtime.threads=1",
-    "runtime.pictures=false",
-)
+TINY = as_sets(SMALLEST | {"pretrain.epochs": 2, "adversarial.epochs": 2, "runtime.pictures": False})
 
 
 def tiny(*sets: str) -> ExperimentConfig:
