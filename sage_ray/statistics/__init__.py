@@ -1,4 +1,4 @@
-"""Intervals over images crossed with seeds, and verdicts."""
+"""Intervals over images crossed with seeds, claims and verdicts, and what a planned study would find."""
 
 from __future__ import annotations
 

@@ -1,0 +1,114 @@
+"""A tidy frame of scores as a complete array of arms x images x seeds, or one line that says what it lacks."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from sage_ray.errors import UserError
+
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """One score of all arms; `values` is (arms, images, seeds) float64, complete and finite."""
+
+    values: np.ndarray
+    arms: tuple[str, ...]
+    """In the order in which they first appear."""
+    images: tuple[Hashable, ...]
+    """Empty for scores that exist once a run; `values` then has one "image"."""
+    seeds: tuple[Hashable, ...]
+
+    def index_of(self, arm: str) -> int:
+        """Place of an arm.
+
+        Raises:
+            UserError: there is none of this name.
+        """
+        if arm in self.arms:
+            return self.arms.index(arm)
+        near = difflib.get_close_matches(str(arm), self.arms, n=1, cutoff=0)
+        raise UserError("unknown reference arm", arm, f"did you mean {near[0]}? arms: {', '.join(self.arms)}")
+
+
+def score_table(scores: pd.DataFrame, by_image: bool) -> ScoreTable:
+    """The frame as an array.
+
+    Args:
+        scores: columns arm, seed, value and, if `by_image`, image; one row a cell.
+        by_image: whether there is one value an image, or one a run.
+
+    Raises:
+        UserError: no rows or columns, a value that is not finite or comes twice, or an arm that lacks a seed or an
+            image that another has.
+    """
+    keys = ["arm", "image", "seed"] if by_image else ["arm", "seed"]
+    absent = [column for column in (*keys, "value") if column not in scores.columns]
+    if absent:
+        raise UserError("scores lack a column", ", ".join(absent), f"give columns {', '.join(keys)}, value")
+    if scores.empty:
+        raise UserError("no scores", "the table is empty", "name a study with finished runs")
+    frame = scores.assign(arm=scores["arm"].astype(str), value=pd.to_numeric(scores["value"], errors="coerce"))
+    _check_cells(frame, keys)
+    arms = tuple(dict.fromkeys(frame["arm"]))
+    seeds = _ordered(frame["seed"])
+    images = _ordered(frame["image"]) if by_image else ()
+    _check_complete(frame, arms, seeds, images)
+    wide = frame.set_index(keys)["value"]
+    levels = [arms, images, seeds] if by_image else [arms, seeds]
+    array = wide.reindex(pd.MultiIndex.from_product(levels)).to_numpy(np.float64)
+    return ScoreTable(array.reshape(len(arms), max(len(images), 1), len(seeds)), arms, images, seeds)
+
+
+def _check_cells(frame: pd.DataFrame, keys: Sequence[str]) -> None:
+    bad = frame[~np.isfinite(frame["value"].to_numpy(np.float64))]
+    if len(bad):
+        raise UserError("score is missing or not finite", _cell(bad, keys), "leave this run out or score it again")
+    twice = frame[frame.duplicated(list(keys))]
+    if len(twice):
+        raise UserError("score is given twice", _cell(twice, keys), "give one definition and checkpoint at a time")
+
+
+def _check_complete(
+    frame: pd.DataFrame, arms: Sequence[str], seeds: Sequence[Hashable], images: Sequence[Hashable]
+) -> None:
+    mend = "finish its runs, or compare over what all arms have"
+    for arm in arms:
+        mine = frame[frame["arm"] == arm]
+        lacking = _missing(seeds, mine["seed"])
+        if lacking:
+            raise UserError("arms are unequal", f"arm {arm} lacks seed {_listed(lacking)}", mend)
+        if not images:
+            continue
+        for seed, cells in mine.groupby("seed", sort=False)["image"]:
+            lacking = _missing(images, cells)
+            if lacking:
+                raise UserError("arms are unequal", f"arm {arm}, seed {seed} lacks image {_listed(lacking)}", mend)
+
+
+def _cell(rows: pd.DataFrame, keys: Sequence[str]) -> str:
+    return ", ".join(f"{key} {rows.iloc[0][key]}" for key in keys)
+
+
+def _missing(wanted: Sequence[Hashable], there: pd.Series) -> list[Hashable]:
+    have = set(there)
+    return [value for value in wanted if value not in have]
+
+
+def _listed(values: Sequence[Hashable]) -> str:
+    shown = ", ".join(str(value) for value in values[:SHOWN])
+    return shown if len(values) <= SHOWN else f"{shown} and {len(values) - SHOWN} more"
+
+
+def _ordered(column: pd.Series) -> tuple[Hashable, ...]:
+    values = list(dict.fromkeys(column))
+    try:
+        return tuple(sorted(values))
+    except TypeError:
+        return tuple(sorted(values, key=str))
