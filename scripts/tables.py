@@ -13,24 +13,39 @@ from sage_ray.search.study import study_names
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_S = 600
+FIRST = "collect"
+"""Makes the tidy table that all others read."""
+
+
+def scripts() -> list[Path]:
+    """The scripts of analysis/, those files that can be run; the tidy table first."""
+    found = [path for path in (ROOT / "analysis").glob("*.py") if '__name__ == "__main__"' in path.read_text("utf-8")]
+    return sorted(found, key=lambda path: (path.stem != FIRST, path.stem))
 
 
 def main() -> int:
     """Exit code: 0 if everything that there is could be made."""
-    failed = []
-    scripts = sorted((ROOT / "analysis").glob("*.py"))
-    for script in scripts:
-        print(f"== analysis/{script.name}", flush=True)
-        if subprocess.run([sys.executable, str(script)], cwd=ROOT, timeout=LIMIT_S, check=False).returncode:
-            failed.append(script.name)
     home = Home()
     names = study_names(home)
+    if not names:
+        print(f"no studies in {home.path}: nothing to tabulate (`sage-ray ablate` and `sage-ray sweep` make them)")
+        return 0
+    failed = []
+    for script in scripts():
+        print(f"== analysis/{script.name}", flush=True)
+        command = [sys.executable, str(script), "--home", str(home.path)]
+        try:
+            code = subprocess.run(command, cwd=ROOT, timeout=LIMIT_S, check=False).returncode
+        except subprocess.TimeoutExpired:
+            code = 124
+        if code:
+            failed.append(f"{script.name} ({code})")
     for name in names:
         try:
             print(f"report: {write_report(name, home)}")
         except UserError as error:
             failed.append(str(error))
-    print(f"{len(scripts)} scripts in analysis/, {len(names)} studies in {home.path}")
+    print(f"{len(scripts())} scripts in analysis/, {len(names)} studies in {home.path}")
     if failed:
         print("failed: " + "; ".join(failed), file=sys.stderr)
     return 1 if failed else 0

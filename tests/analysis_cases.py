@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import yaml
 
 from sage_ray.config import ExperimentConfig
@@ -115,8 +116,8 @@ def _report(epoch: int, dice: float) -> dict[str, Any]:
     first = epoch <= PRETRAIN
     scores = {f"val/{name}": dice for name in (*IMAGE_SCORES, "f1_pixel")}
     return {
-        "epoch": epoch, "phase": "pretrain" if first else "adversarial", "lr": 1e-4, "train/loss": 1.0 / epoch, **scores,
-        "phase_epoch": epoch if first else epoch - PRETRAIN, "val/loss": 1 - dice, "synthetic_steps": 0,
+        "epoch": epoch, "phase": "pretrain" if first else "adversarial", "lr": 1e-4, "train/loss": 1.0 / epoch,
+        **scores, "phase_epoch": epoch if first else epoch - PRETRAIN, "val/loss": 1 - dice, "synthetic_steps": 0,
         "generator_updates": 0, "seconds": 2.0, "replayed": False,
     }  # fmt: skip
 
@@ -126,3 +127,63 @@ def _image_scores(value: float) -> dict[str, float]:
     hits = round(1000 * value)
     counts = dict(zip(COUNTS, (hits, 1000 - hits, 1000 - hits), strict=True))
     return {name: value for name in IMAGE_SCORES} | {name: float(count) for name, count in counts.items()}
+
+
+def write_sweep(
+    home: Home,
+    name: str,
+    paths: Mapping[str, Sequence[Any]],
+    levels: Sequence[float],
+    *,
+    states: Sequence[str] = (),
+    seeds: Sequence[int] = (0,),
+) -> None:
+    """A search: trial k has value k of each setting and scores `levels[k]`; `states` are COMPLETE unless given."""
+    folder = home.studies / name
+    folder.mkdir(parents=True)
+    write_json(folder / "study.json", {"format_version": 1, "name": name, "kind": "sweep"})
+    space = {
+        "name": name,
+        "objective": {"metric": "val/dice"},
+        "seeds": list(seeds),
+        "space": {p: {"categorical": sorted(set(v))} for p, v in paths.items()},
+    }
+    (folder / "space.yaml").write_text(yaml.safe_dump(space))
+    storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'optuna.db'}")
+    study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
+    kinds = {path: _distribution(values) for path, values in paths.items()}
+    for trial, level in enumerate(levels):
+        state = states[trial] if states else "COMPLETE"
+        values = {path: given[trial] for path, given in paths.items()}
+        value = level if state == "COMPLETE" else None
+        told = optuna.trial.create_trial(
+            params=values, distributions=kinds, value=value, state=optuna.trial.TrialState[state]
+        )
+        study.add_trial(told)
+        for seed in seeds:
+            write_run(home, name, None, seed, level=level, values=values, state=state, trial=trial, test=False)
+
+
+def _distribution(values: Sequence[Any]) -> optuna.distributions.BaseDistribution:
+    if isinstance(values[0], str):
+        return optuna.distributions.CategoricalDistribution(sorted(set(values)))
+    if all(isinstance(value, int) for value in values):
+        return optuna.distributions.IntDistribution(min(values), max(values))
+    return optuna.distributions.FloatDistribution(min(values), max(values))
+
+
+def write_attention(folder: RunFolder, epochs: Sequence[int], *, size: int = 24) -> None:
+    """Maps of two gates and two images, ever closer to the boundary of a disc as training goes on."""
+    place = folder.artifacts / "attention"
+    place.mkdir(parents=True, exist_ok=True)
+    down, right = np.mgrid[:size, :size]
+    distance = abs(np.hypot(down - size / 2, right - size / 2) - size / 4)
+    truth = np.hypot(down - size / 2, right - size / 2) < size / 4
+    for number, epoch in enumerate(epochs, start=1):
+        gate = (255 * np.exp(-distance * number / size)).astype(np.uint8)
+        arrays = {
+            "image": np.stack([120 + 80 * truth] * 2).astype(np.uint8),
+            "truth": np.stack([255 * truth] * 2).astype(np.uint8),
+            "gate_1": np.stack([gate[::2, ::2]] * 2), "gate_2": np.stack([gate] * 2), "epoch": np.int32(epoch),
+        }  # fmt: skip
+        np.savez_compressed(place / f"epoch_{epoch:04d}.npz", **arrays)
