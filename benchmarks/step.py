@@ -69,13 +69,7 @@ def main() -> None:
 
 def random_vgg19(folder: Path) -> Path:
     """A file of random convolution weights in the shapes of VGG19 up to conv5_1."""
-    generator = torch.Generator().manual_seed(0)
-    tensors = {}
-    for index, inputs, outputs, *_ in perceptual._LAYERS:
-        spread = (2 / (9 * inputs)) ** 0.5
-        tensors[f"features.{index}.weight"] = torch.randn(outputs, inputs, 3, 3, generator=generator) * spread
-        tensors[f"features.{index}.bias"] = torch.zeros(outputs)
-    save_file(tensors, folder / "vgg19.safetensors")
+    save_file(perceptual.random_vgg19(), folder / "vgg19.safetensors")
     return folder / "vgg19.safetensors"
 
 

@@ -216,6 +216,7 @@ def gradients_of(target: str, sets: Sequence[str], session: Session) -> Answer:
         f"{target}: L2 norm of each weighted term's gradient, one batch of {BATCH_SIZE} at {rows}x{columns} pixels",
         f"pictures: {report.data}",
         *([f"perceptual network: {report.perceptual}"] if report.perceptual else []),
+        f"milliseconds: {report.timed_on}",
         *_tables(report, styled=sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"),
         *_findings(report),
     ]
@@ -232,6 +233,7 @@ def gradients_of(target: str, sets: Sequence[str], session: Session) -> Answer:
         "steps": plain(report.steps),
         "data": report.data,
         "perceptual": report.perceptual,
+        "timed_on": report.timed_on,
     }
     return Answer(lines, fields, next=follow)
 

@@ -131,7 +131,7 @@ def load_vgg19(
     """
     if path is not None:
         return _read_features(Path(path))
-    cached = Path(cache_dir) / f"vgg19-features-{sha256[:16]}.safetensors"
+    cached = cached_vgg19(cache_dir, sha256)
     if cached.is_file():
         try:
             return _read_features(cached)
@@ -149,6 +149,22 @@ def load_vgg19(
     except OSError as error:
         raise UserError("VGG19 weights cannot be kept", cached.parent, f"{error}; {_HOW_TO_GO_ON}") from None
     return features
+
+
+def cached_vgg19(cache_dir: str | Path, sha256: str = VGG19_SHA256) -> Path:
+    """Where `load_vgg19` keeps what it downloaded; the file need not be there."""
+    return Path(cache_dir) / f"vgg19-features-{sha256[:16]}.safetensors"
+
+
+def random_vgg19(seed: int = 0) -> dict[str, Tensor]:
+    """Weights as `load_vgg19` gives them, but drawn (He normal, zero bias): for what depends on the shapes alone."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors: dict[str, Tensor] = {}
+    for index, channels, out_channels, _, _ in _LAYERS:
+        spread = (2 / (9 * channels)) ** 0.5
+        tensors[f"features.{index}.weight"] = torch.randn(out_channels, channels, 3, 3, generator=generator) * spread
+        tensors[f"features.{index}.bias"] = torch.zeros(out_channels)
+    return tensors
 
 
 def _download(url: str, target: Path, sha256: str, timeout_s: float) -> None:

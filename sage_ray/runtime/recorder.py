@@ -72,7 +72,7 @@ class Recorder:
         path = self.folder.artifacts / f"{name}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path, durable=False) as temporary, temporary.open("wb") as stream:
-            np.savez_compressed(stream, **arrays)
+            np.savez_compressed(stream, allow_pickle=False, **arrays)
 
     def complete(
         self, result: TrainResult, config: ExperimentConfig, data: PreparedData, device: torch.device

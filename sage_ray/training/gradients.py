@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -37,8 +37,9 @@ from sage_ray.training.state import TrainState
 IMAGE_SIZE = (64, 96)
 """Rows and columns in pixels."""
 BATCH_SIZE = 2
-REPEATS = 2
-"""Times are the least of so many."""
+REPEATS = 3
+"""Times are the least of so many, or of fewer where they take more than `PATIENCE_S` in all."""
+PATIENCE_S = 3.0
 
 EXPECTED = OBJECTIVE | {
     "segmentation": ("segmenter",),
@@ -105,6 +106,7 @@ class GradientReport:
         on_purpose: pairs that get nothing in some kind of step, or ever, because the method has it so.
         off: terms that are not computed at all, and the setting that switches them off.
         data, perceptual: where the pictures and the weights of the perceptual network came from.
+        timed_on: whose milliseconds they are.
     """
 
     steps: list[StepGradients]
@@ -113,6 +115,7 @@ class GradientReport:
     off: dict[str, str]
     data: str
     perceptual: str | None
+    timed_on: str
 
     @property
     def norms(self) -> Norms:
@@ -139,7 +142,10 @@ def measure_gradients(
     Raises:
         UserError: unknown model names, unreadable pictures or perceptual weights.
     """
-    config = config.with_values({"pretrain.checkpoint": None, "runtime.compile": False, "runtime.precision": "fp32"})
+    # One thread unless told: on a busy machine several wait for each other many times longer than they compute.
+    threads = config.runtime.threads or 1
+    plain = {"pretrain.checkpoint": None, "runtime.compile": False, "runtime.precision": "fp32"}
+    config = config.with_values({**plain, "runtime.threads": threads})
     context = LocalContext(config.runtime)
     batch, data = _one_batch(config, context.device)
     perceptual, origin = _perceptual(config, context, cache_dir)
@@ -155,7 +161,9 @@ def measure_gradients(
             say(_name(config.adversarial, frozen, synthetic))
             steps.append(_measure_adversarial(config, state, batch, recipe, frozen=frozen, synthetic=synthetic))
     dead, on_purpose = _sorted_out(steps)
-    return GradientReport(steps, dead, on_purpose, _switched_off(config), data, origin)
+    on_gpu = context.device.type == "cuda"
+    where = torch.cuda.get_device_name(context.device) if on_gpu else f"the processor's, on {threads} thread(s)"
+    return GradientReport(steps, dead, on_purpose, _switched_off(config), data, origin, where)
 
 
 def step_kinds(settings: AdversarialConfig) -> list[tuple[bool, bool]]:
@@ -193,7 +201,7 @@ def _measure_pretrain(config: ExperimentConfig, context: LocalContext, batch: Ba
     norms: Norms = {}
     draws = KeyedDraws(config.seed, "pretrain", 0, 0, range(len(batch.image)), context.device)
     pretrain_step(state, batch, draws, replace(recipe, observe=_observer(norms)))
-    milliseconds = _least_ms(lambda: pretrain_step(state, batch, draws, recipe), context.device)
+    (milliseconds,) = _least_ms([partial(pretrain_step, state, batch, draws, recipe)], context.device)
     zeros = [Pair(term, "segmenter", UNEXPLAINED) for term, found in norms.items() if found["segmenter"] == 0.0]
     return StepGradients("phase 1", None, None, norms, zeros, milliseconds)
 
@@ -215,6 +223,7 @@ def _measure_adversarial(
     adversarial_step(state, batch, draws, replace(recipe, observe=_observer(norms), skip_dead=False))
     plan = plan_step(settings, frozen=frozen, synthetic=synthetic, has_perceptual=recipe.perceptual is not None)
     skipped = [term for term, networks in plan.trains.items() if not networks]
+    (step_ms,) = _least_ms([partial(adversarial_step, state, batch, draws, recipe)], device)
     *each, together = _costs(state, batch, draws, recipe, plan, [*([term] for term in skipped), skipped])
     return StepGradients(
         name=_name(settings, frozen, synthetic),
@@ -222,7 +231,7 @@ def _measure_adversarial(
         synthetic=synthetic,
         norms=norms,
         zeros=_zeros(norms, settings, frozen=frozen, synthetic=synthetic),
-        step_ms=_least_ms(lambda: adversarial_step(state, batch, draws, recipe), device),
+        step_ms=step_ms,
         skipped=dict(zip(skipped, each, strict=True)),
         skipped_ms=together,
     )
@@ -243,16 +252,13 @@ def _costs(
     state: TrainState, batch: Batch, draws: KeyedDraws, recipe: Recipe, plan: StepPlan, groups: list[list[str]]
 ) -> list[float]:
     """Milliseconds that computing each group of dead terms adds: forward passes alone, as nothing of them learns."""
+    if not groups[-1]:
+        return [0.0] * len(groups)
     plans = [replace(plan, computed=frozenset(terms)) for terms in ([], *groups)]
-    least = [math.inf] * len(plans)
     with torch.no_grad():
-        # Turn by turn, so that a slower moment of the machine meets all of them.
-        for index in [*range(len(plans))] * REPEATS:
-            work = partial(forward_terms, state, batch, draws, recipe, plans[index])
-            milliseconds = _ms(work, batch.image.device)
-            least[index] = min(least[index], milliseconds)
-    bare, *others = least
-    return [max(milliseconds - bare, 0.0) if terms else 0.0 for milliseconds, terms in zip(others, groups, strict=True)]
+        works = [partial(forward_terms, state, batch, draws, recipe, chosen) for chosen in plans]
+        bare, *others = _least_ms(works, batch.image.device)
+    return [max(milliseconds - bare, 0.0) for milliseconds in others]
 
 
 def _sorted_out(steps: list[StepGradients]) -> tuple[list[Pair], list[Pair]]:
@@ -310,17 +316,23 @@ def _make_state(config: ExperimentConfig, phase: str, context: LocalContext) -> 
     return TrainState(phase, networks, optimizers, rate, ema_decay=0.0)
 
 
-def _least_ms(work: Callable[[], object], device: torch.device) -> float:
-    return min(_ms(work, device) for _ in range(REPEATS))
-
-
-def _ms(work: Callable[[], object], device: torch.device) -> float:
-    wait: Callable[[], object] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    wait()
-    start = time.perf_counter()
-    work()
-    wait()
-    return 1000 * (time.perf_counter() - start)
+def _least_ms(works: Sequence[Callable[[], object]], device: torch.device) -> list[float]:
+    """Milliseconds of each, taking turns; on a CPU the processor's, to which other work on the machine adds little."""
+    on_gpu = device.type == "cuda"
+    clock = time.perf_counter if on_gpu else time.process_time
+    wait: Callable[[], object] = torch.cuda.synchronize if on_gpu else lambda: None
+    least = [math.inf] * len(works)
+    begun = time.perf_counter()
+    for repeat in range(REPEATS):
+        if repeat and time.perf_counter() - begun > PATIENCE_S:
+            break
+        for index, work in enumerate(works):
+            wait()
+            start = clock()
+            work()
+            wait()
+            least[index] = min(least[index], 1000 * (clock() - start))
+    return least
 
 
 def _one_batch(config: ExperimentConfig, device: torch.device) -> tuple[Batch, str]:

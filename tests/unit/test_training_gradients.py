@@ -15,6 +15,7 @@ from sage_ray.config import resolve
 from sage_ray.data.synth import write_dataset
 from sage_ray.models import DISCRIMINATORS
 from sage_ray.models.patch_gan import PatchGAN
+from sage_ray.training import gradients
 from sage_ray.training.gradients import (
     EXPECTED,
     GradientReport,
@@ -29,6 +30,12 @@ SETS += ["discriminators.width=4", "discriminators.heads=1", "discriminators.hea
 BEHIND_ARGMAX = {("adv_mask", "segmenter"), ("rec_image_l1", "segmenter")}
 VGG_TERMS = {"rec_image_vgg", "id_image_vgg"}
 KINDS = [(False, True), (False, False), (True, True), (True, False)]
+
+
+@pytest.fixture(autouse=True)
+def _timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Costs are shown, not tested for size."""
+    monkeypatch.setattr(gradients, "REPEATS", 1)
 
 
 def measure(tmp_path: Path, preset: str, *sets: str) -> GradientReport:
