@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
@@ -100,11 +99,10 @@ def compare(runs: ArmRuns, scores: Scores, options: argparse.Namespace) -> Resul
         "level": options.level,
         "claim": options.claim,
     }
-    with np.errstate(divide="ignore", invalid="ignore"):  # scores that are all alike have no spread to divide by
-        if scores.per_image:
-            comparison = compare_arms(scores.frame, runs.reference, images=options.images, **keywords)
-        else:
-            comparison = seed_summary(scores.frame, runs.reference, **keywords)
+    if scores.per_image:
+        comparison = compare_arms(scores.frame, runs.reference, images=options.images, **keywords)
+    else:
+        comparison = seed_summary(scores.frame, runs.reference, **keywords)
     return Result(scores, tuple(means), comparison)
 
 

@@ -26,8 +26,9 @@ from sage_ray.shell import Answer, Session, answer_to, perform, plain
 
 COMMAND: Any = typer.main.get_command(app)
 VERBS = (
-    *("doctor", "train", "plan", "sweep", "ablate", "resume", "stop", "list", "status", "sync", "best", "compare", "final"),
-    *("promote", "evaluate", "generate", "predict", "report", "config.show", "data.synth", "data.check", "data.fetch"),
+    *("doctor", "config.show", "data.synth", "data.check", "data.fetch", "train", "plan", "sweep", "ablate", "resume"),
+    *("stop", "list", "status", "sync", "best", "final", "compare", "promote", "evaluate", "generate"),
+    *("predict", "report"),
 )
 
 
