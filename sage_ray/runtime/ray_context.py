@@ -47,7 +47,7 @@ class RayContext:
         self,
         *,
         on_report: Callable[[Report], None],
-        on_arrays: Callable[[str, Arrays], None],
+        on_arrays: Callable[[str, Arrays], None] | None = None,
         should_stop: Callable[[], bool],
     ) -> None:
         """On rank 0: who is told each epoch's report, before Ray is, who keeps arrays, and who is asked to stop."""

@@ -88,6 +88,7 @@ def config(parity: Parity, groups: dict[str, str]) -> ExperimentConfig:
         "segmenter.dropout": 0.0,
         "adversarial.perceptual": "none",
         "runtime.channels_last": False,
+        "runtime.threads": 1,
     }
     return resolve(preset="sage_gan_public", sets=sizes).config
 

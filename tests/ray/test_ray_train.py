@@ -166,7 +166,8 @@ def ray_here() -> Iterator[None]:
     patch = pytest.MonkeyPatch()
     patch.delenv("RAY_ADDRESS", raising=False)
     # The workers import this module by its name.
-    patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+    here = Path(__file__).parent
+    patch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")]))
     cluster.connect(num_cpus=4)
     yield
     cluster.disconnect()
