@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -35,6 +36,7 @@ PHASES = {"pretrain": 0, "adversarial": 1}
 NOTES = (
     "Best epoch: the best validation score of a phase, a maximum over the images that choose it. Plateau: median of "
     "the last 20 % of its epochs. Flattery: their difference, mean over runs with a t interval over runs.",
+    "A phase that several runs share, trained once, counts once, under one of their arms.",
     "Test: locked test score of the weights that the run kept; of the last phase, in runs that were scored on it.",
 )
 
@@ -46,6 +48,8 @@ def applies(tidy: Tidy, facts: StudyFacts) -> str | None:
 
 def run_facts(tidy: Tidy, facts: StudyFacts, score: str) -> pd.DataFrame:
     """One row a finished run and phase: best, best_epoch, plateau, last, flattery, epochs, test (of the last phase).
+
+    `stage` is equal for phases of equal length that were trained once.
 
     Raises:
         UserError: the score is not in the curves, or has several definitions; mixed data; a lost file.
@@ -59,6 +63,7 @@ def run_facts(tidy: Tidy, facts: StudyFacts, score: str) -> pd.DataFrame:
     one_definition(rows["definition"], score, f"study {facts.name}, curves")
     lower = score in LOWER_IS_BETTER
     tested = test_means(tidy, facts.name, score)
+    stages = {run_id: json.loads(keys or "{}") for run_id, keys in zip(runs["run_id"], runs["stage_keys"], strict=True)}
     found = []
     last = rows.groupby("run_id")["phase"].last().to_dict()
     for _, curve in rows.groupby(["run_id", "phase"], sort=False):
@@ -68,6 +73,7 @@ def run_facts(tidy: Tidy, facts: StudyFacts, score: str) -> pd.DataFrame:
             {
                 "run_id": run_id, "seed": int(first["seed"]), "phase": phase, "score": score,
                 "arm": first["arm"] if facts.kind == "ablation" else f"trial {int(first['trial'])}",
+                "stage": f"{stages[run_id].get(phase, run_id)}@{len(curve)}",
                 **curve_facts(curve, lower=lower), "last_phase": last[run_id] == phase,
                 "test": tested.get(run_id, math.nan) if last[run_id] == phase else math.nan,
             }
@@ -98,7 +104,10 @@ def test_means(tidy: Tidy, study: str, score: str) -> dict[str, float]:
 def audit_table(facts: StudyFacts, table: pd.DataFrame, score: str, definition: str) -> Table:
     """Best epoch, plateau and flattery of each phase over all runs, and of each arm in the last phase."""
     rows = []
-    for phase, found in table.groupby("phase", sort=False):
+    for phase, everything in table.groupby("phase", sort=False):
+        # Of runs that share a phase, one that ended with it has the test score.
+        ended_first = everything.sort_values("last_phase", ascending=False, kind="stable")
+        found = ended_first.drop_duplicates("stage").sort_index()
         rows.append([f"{phase}: all runs", *_cells(found)])
         if facts.kind == "ablation" and found["arm"].nunique() > 1:
             rows += [[f"{phase}: {arm}", *_cells(one)] for arm, one in found.groupby("arm", sort=False)]

@@ -383,3 +383,15 @@ def test_a_metric_that_was_not_recorded_is_named(studies: Home, tmp_path: Path) 
     with pytest.raises(UserError, match="no curve of boundary F1: run parts-full-s0"):
         curve_scores(tidy, runs, "boundary_f1")
     assert len(curve_scores(tidy, runs, "dice")["best"].frame) == 6
+
+
+def test_a_shared_phase_is_audited_once(script: Callable[..., int], home: Home, tmp_path: Path) -> None:
+    write_design(home, "shared", ["full", "plain"], "full")
+    for seed in (0, 1):
+        both = {"pretrain": f"p{seed}"}
+        write_run(home, "shared", "full", seed, stage_keys=both | {"adversarial": f"f{seed}"})
+        write_run(home, "shared", "plain", seed, stage_keys=both | {"adversarial": f"n{seed}"})
+    assert script(selection_audit, "--home", home.path, "--score", "dice", "--out", tmp_path) == 0
+    rows = rows_of((tmp_path / "selection_audit.md").read_text())
+    assert rows["pretrain: all runs"][0] == rows["pretrain: full"][0] == "2" and "pretrain: plain" not in rows
+    assert rows["adversarial: all runs"][0] == "4" and rows["adversarial: plain"][0] == "2"
