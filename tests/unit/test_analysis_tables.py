@@ -393,5 +393,5 @@ def test_a_shared_phase_is_audited_once(script: Callable[..., int], home: Home, 
         write_run(home, "shared", "plain", seed, stage_keys=both | {"adversarial": f"n{seed}"})
     assert script(selection_audit, "--home", home.path, "--score", "dice", "--out", tmp_path) == 0
     rows = rows_of((tmp_path / "selection_audit.md").read_text())
-    assert rows["pretrain: all runs"][0] == rows["pretrain: full"][0] == "2" and "pretrain: plain" not in rows
+    assert rows["pretrain: all runs"][0] == "2" and not {"pretrain: full", "pretrain: plain"} & set(rows)
     assert rows["adversarial: all runs"][0] == "4" and rows["adversarial: plain"][0] == "2"
