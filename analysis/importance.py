@@ -63,6 +63,13 @@ def applies(tidy: Tidy, facts: StudyFacts) -> str | None:
     return None if (tidy.home.studies / facts.name / DATABASE).is_file() else "the storage of the study is not here"
 
 
+def too_short(tidy: Tidy, facts: StudyFacts) -> str | None:
+    """None if enough trials of the search are complete for importances, else how many are."""
+    trials, _ = read_trials(tidy.home.studies / facts.name, facts.name)
+    complete = sum(trial.state == TrialState.COMPLETE for trial in trials)
+    return None if complete >= LEAST_TRIALS else f"{complete} complete trials, at least {LEAST_TRIALS} are needed"
+
+
 def read_trials(folder: Path, name: str) -> tuple[list[FrozenTrial], bool]:
     """(ended trials of a study, whether higher values are better).
 
@@ -254,7 +261,12 @@ def main() -> int:
             options.resamples = RESAMPLES[options.method]
         if options.resamples < 1:
             raise UserError("no resamples", f"--resamples {options.resamples}", "give at least 1, such as 200")
-        return each_study(options, applies, lambda tidy, facts, out: make(tidy, facts, out, options))
+
+        def fits(tidy: Tidy, facts: StudyFacts) -> str | None:
+            # A short search is no error of `make tables`; who asks for it by name is told.
+            return applies(tidy, facts) or (None if options.study else too_short(tidy, facts))
+
+        return each_study(options, fits, lambda tidy, facts, out: make(tidy, facts, out, options))
 
     return run(parser, work)
 

@@ -166,6 +166,9 @@ def test_importance_of_a_recorded_search(
     capsys.readouterr()
     assert script(importance, "--home", studies.path, "--study", "budget") == 2
     assert capsys.readouterr().err.startswith("too few complete trials (6): study budget: ")
+    # Unasked, a search that is too short is left out: no error of `make tables`.
+    assert script(importance, "--home", studies.path, "--resamples", "2") == 0
+    assert "budget" not in "".join(capsys.readouterr())
     assert script(importance, "--home", studies.path, "--study", "cycle", "--resamples", "0") == 2
     assert "no resamples" in capsys.readouterr().err
 
