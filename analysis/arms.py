@@ -13,10 +13,10 @@ from analysis.scores import LOWER_IS_BETTER, POOLED, curve_facts, label, one_def
 from analysis.studies import StudyFacts, study_runs
 from sage_ray.errors import UserError
 from sage_ray.metrics import COUNTS
+from sage_ray.runtime.record import FINISHED
 
 BASELINE = "otsu"
 """Checkpoint label of rows that thresholding made, and no weights (`registry.scores.BASELINE`)."""
-FINISHED = "COMPLETE"
 SCORED_BY = (
     "data.mask_erosion",
     "data.min_object_pixels",
@@ -213,6 +213,22 @@ def curves(tidy: Tidy, studies: Sequence[str], score: str, run_ids: Collection[s
     columns = ["study", "arm", "trial", "run_id", "seed", "state", "phase", "epoch", "definition", "value"]
     rows = tidy.rows(kind="epoch", studies=studies, part="val", scores=[score], run_ids=run_ids, columns=columns)
     return rows.sort_values(["run_id", "epoch"], ignore_index=True)
+
+
+def finished_curves(tidy: Tidy, facts: StudyFacts, score: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(finished runs of a study, their `curves` of one score).
+
+    Raises:
+        UserError: no such curve, several definitions, mixed data, or a lost file.
+    """
+    runs = study_runs(tidy, facts.name)
+    runs = runs[runs["state"] == FINISHED]
+    check_runs(runs, facts.name)
+    rows = curves(tidy, [facts.name], score, set(runs["run_id"]))
+    if rows.empty:
+        raise UserError(f"no curve of {label(score)}", f"study {facts.name}", "choose a score that was recorded")
+    one_definition(rows["definition"], score, f"study {facts.name}, curves")
+    return runs, rows
 
 
 def last_phase(rows: pd.DataFrame) -> pd.DataFrame:

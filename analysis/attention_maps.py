@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from analysis.arms import FINISHED, missing_runs
+from analysis.arms import missing_runs
 from analysis.collect import Tidy
 from analysis.command import command, each_study, run
 from analysis.figures import new_figure, save, style, tidy_axes
@@ -27,6 +27,7 @@ from analysis.studies import StudyFacts, study_runs
 from analysis.tables import Provenance, Table, number, provenance, write_tables
 from sage_ray.errors import UserError
 from sage_ray.registry.pictures import attention_overlay
+from sage_ray.runtime.record import FINISHED
 
 SHARE, AREA = "attention_boundary_share", "attention_boundary_area"
 NUM_IMAGES = 3

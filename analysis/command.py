@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from analysis.arms import FINISHED
 from analysis.collect import Tidy, collect
 from analysis.scores import LABELS
 from analysis.studies import StudyFacts, study_facts, study_runs
 from sage_ray.errors import UserError
+from sage_ray.runtime.record import FINISHED
 
 
 class _Parser(argparse.ArgumentParser):
@@ -122,6 +122,22 @@ def each_study(
         except OSError as error:
             raise UserError("cannot be written", out, f"give another folder with --out ({error.strerror})") from None
     return failed
+
+
+def score_script(
+    name: str,
+    doc: str | None,
+    scores: Sequence[str],
+    applies: Callable[[Tidy, StudyFacts], str | None],
+    make: Callable[[Tidy, StudyFacts, Path, Sequence[str]], Sequence[Path]],
+) -> int:
+    """Exit code of a script whose only choices are studies and scores; `scores` are its default."""
+
+    def work(options: argparse.Namespace) -> int:
+        wanted = chosen_scores(options)
+        return each_study(options, applies, lambda tidy, facts, out: make(tidy, facts, out, wanted))
+
+    return run(command(name, doc, scores=scores), work)
 
 
 def _say(line: str) -> None:

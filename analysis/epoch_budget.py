@@ -5,21 +5,20 @@ python analysis/epoch_budget.py [--study NAME ...] [--score dice]
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from analysis.arms import FINISHED
 from analysis.collect import Tidy
-from analysis.command import chosen_scores, command, each_study, run
+from analysis.command import score_script
 from analysis.figures import new_figure, save, style, tidy_axes
 from analysis.response import counts, points, respond, varied
 from analysis.scores import label
 from analysis.studies import StudyFacts, study_runs
 from analysis.tables import NONE, Table, interval, provenance, write_tables
+from sage_ray.runtime.record import FINISHED
 
 FIRST, SECOND = "pretrain.epochs", "adversarial.epochs"
 LEAST = 3
@@ -114,13 +113,7 @@ def make(tidy: Tidy, facts: StudyFacts, out: Path, scores: Sequence[str]) -> Seq
 
 
 def main() -> int:
-    parser = command("epoch_budget", __doc__, scores=("dice",))
-
-    def work(options: argparse.Namespace) -> int:
-        scores = chosen_scores(options)
-        return each_study(options, applies, lambda tidy, facts, out: make(tidy, facts, out, scores))
-
-    return run(parser, work)
+    return score_script("epoch_budget", __doc__, ("dice",), applies, make)
 
 
 if __name__ == "__main__":

@@ -5,14 +5,13 @@ python analysis/lambda_cycle.py [--study NAME ...] [--score dice]
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from analysis.collect import Tidy
-from analysis.command import chosen_scores, command, each_study, run
+from analysis.command import score_script
 from analysis.figures import new_figure, save, tidy_axes
 from analysis.response import Curve, counts, draw_response, points, respond, varied
 from analysis.scores import LOWER_IS_BETTER, label
@@ -75,13 +74,7 @@ def make(tidy: Tidy, facts: StudyFacts, out: Path, scores: Sequence[str]) -> Seq
 
 
 def main() -> int:
-    parser = command("lambda_cycle", __doc__, scores=("dice",))
-
-    def work(options: argparse.Namespace) -> int:
-        scores = chosen_scores(options)
-        return each_study(options, applies, lambda tidy, facts, out: make(tidy, facts, out, scores))
-
-    return run(parser, work)
+    return score_script("lambda_cycle", __doc__, ("dice",), applies, make)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Of a search, the untuned base (trial 0) and the five best trials.
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,14 +15,13 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from analysis.arms import FINISHED, check_runs, curves, missing_runs, scored_apart
+from analysis.arms import finished_curves, missing_runs, scored_apart
 from analysis.collect import Tidy
-from analysis.command import chosen_scores, command, each_study, run
+from analysis.command import score_script
 from analysis.figures import new_figure, save, style, tidy_axes
-from analysis.scores import LOWER_IS_BETTER, is_better, label, one_definition, plateau
+from analysis.scores import LOWER_IS_BETTER, is_better, label, plateau
 from analysis.studies import StudyFacts, study_runs
 from analysis.tables import NONE, Provenance, Table, number, percent, provenance, write_tables
-from sage_ray.errors import UserError
 
 DEFAULT_SCORES = ("dice", "f1_object_50")
 NUM_TRIALS = 5
@@ -42,13 +40,7 @@ def series(tidy: Tidy, facts: StudyFacts, score: str) -> pd.DataFrame:
     Raises:
         UserError: no such curve, several definitions, mixed data, or a lost file.
     """
-    runs = study_runs(tidy, facts.name)
-    runs = runs[runs["state"] == FINISHED]
-    check_runs(runs, facts.name)
-    rows = curves(tidy, [facts.name], score, set(runs["run_id"]))
-    if rows.empty:
-        raise UserError(f"no curve of {label(score)}", f"study {facts.name}", "choose a score that was recorded")
-    one_definition(rows["definition"], score, f"study {facts.name}, curves")
+    _, rows = finished_curves(tidy, facts, score)
     if facts.kind == "ablation":
         order = {arm: place for place, arm in enumerate(facts.arms)}
         rows = rows.assign(series=rows["arm"], place=rows["arm"].map(lambda arm: order.get(arm, len(order))))
@@ -171,13 +163,7 @@ def make(tidy: Tidy, facts: StudyFacts, out: Path, scores: Sequence[str]) -> Seq
 
 
 def main() -> int:
-    parser = command("learning_curves", __doc__, scores=DEFAULT_SCORES)
-
-    def work(options: argparse.Namespace) -> int:
-        scores = chosen_scores(options)
-        return each_study(options, applies, lambda tidy, facts, out: make(tidy, facts, out, scores))
-
-    return run(parser, work)
+    return score_script("learning_curves", __doc__, DEFAULT_SCORES, applies, make)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 from statsmodels.nonparametric.smoothers_lowess import lowess
 
-from analysis.arms import FINISHED, check_runs, curves
+from analysis.arms import check_runs, curves
 from analysis.collect import Tidy
 from analysis.figures import style
 from analysis.scores import label, one_definition, plateau
 from analysis.studies import StudyFacts, study_runs
 from analysis.tables import percent
 from sage_ray.errors import UserError
+from sage_ray.runtime.record import FINISHED
 from sage_ray.statistics import mean_interval
 
 MAX_LEVELS = 8

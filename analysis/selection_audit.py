@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.arms import BASELINE, FINISHED, check_runs, curves, missing_runs, scored_apart
+from analysis.arms import BASELINE, curves, finished_curves, missing_runs, scored_apart
 from analysis.collect import Tidy
 from analysis.command import chosen_scores, command, each_study, run
 from analysis.figures import new_figure, save, style, tidy_axes
 from analysis.log_audit import AuditedPhase, audit_log, draw_log, log_table, read_log
-from analysis.scores import LOWER_IS_BETTER, POOLED, curve_facts, label, one_definition, pooled_f1
+from analysis.scores import LOWER_IS_BETTER, POOLED, curve_facts, label, pooled_f1
 from analysis.studies import StudyFacts, study_runs
 from analysis.tables import Provenance, Table, interval, number, provenance, write_tables
 from sage_ray.errors import UserError
@@ -54,15 +54,9 @@ def run_facts(tidy: Tidy, facts: StudyFacts, score: str) -> pd.DataFrame:
     Raises:
         UserError: the score is not in the curves, or has several definitions; mixed data; a lost file.
     """
-    runs = study_runs(tidy, facts.name)
-    runs = runs[runs["state"] == FINISHED]
-    check_runs(runs, facts.name)
-    rows = curves(tidy, [facts.name], score, set(runs["run_id"]))
-    if rows.empty:
-        raise UserError(f"no curve of {label(score)}", f"study {facts.name}", "choose a score that was recorded")
-    one_definition(rows["definition"], score, f"study {facts.name}, curves")
+    runs, rows = finished_curves(tidy, facts, score)
     lower = score in LOWER_IS_BETTER
-    tested = test_means(tidy, facts.name, score)
+    tested = locked_test_means(tidy, facts.name, score)
     stages = {run_id: json.loads(keys or "{}") for run_id, keys in zip(runs["run_id"], runs["stage_keys"], strict=True)}
     found = []
     last = rows.groupby("run_id")["phase"].last().to_dict()
@@ -89,7 +83,7 @@ def run_facts(tidy: Tidy, facts: StudyFacts, score: str) -> pd.DataFrame:
     return table.assign(flattery=sign * (table["best"] - table["plateau"]))
 
 
-def test_means(tidy: Tidy, study: str, score: str) -> dict[str, float]:
+def locked_test_means(tidy: Tidy, study: str, score: str) -> dict[str, float]:
     """Locked test score of each run that was scored on it: mean over images, or pooled."""
     wanted = list(COUNTS) if score == POOLED else [score]
     columns = ["run_id", "score", "checkpoint", "value"]

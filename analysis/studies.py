@@ -13,10 +13,7 @@ import yaml
 from analysis.collect import Tidy
 from sage_ray.errors import UserError
 from sage_ray.runtime.files import read_json
-
-FINAL_ARM = "final"
-"""Label of the runs of a final training; they belong to a study but are no arm of it."""
-DEFAULT_REFERENCE = "reference"
+from sage_ray.search.design_schema import DEFAULT_REFERENCE, FINAL_ARM
 
 
 @dataclass(frozen=True)

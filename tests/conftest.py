@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,6 +57,19 @@ def home(tmp_path: Path) -> Home:
     from sage_ray.runtime.home import Home
 
     return Home(tmp_path / "home")
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Run a script's main in this process with a command line."""
+
+    def call(module: object, *words: str | Path) -> int:
+        name = str(getattr(module, "__name__", "")).rsplit(".", 1)[-1]
+        monkeypatch.setattr(sys, "argv", [str(REPO / "analysis" / f"{name}.py"), *map(str, words)])
+        code: int = module.main()  # type: ignore[attr-defined]
+        return code
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from sage_ray.search.spec import StudySpec
     from sage_ray.search.study import StudyStatus, TrialStatus
 
-FINAL_ARM = "final"
-"""Label of runs of a final training: they are no part of the study that they came from."""
 RUN_PARAMS = ("seed", "fold")
 """What tells the runs of one arm apart."""
 

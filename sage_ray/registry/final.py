@@ -10,7 +10,6 @@ import pandas as pd
 
 from sage_ray.config import ExperimentConfig
 from sage_ray.errors import RunFailed, UserError
-from sage_ray.registry.best import FINAL_ARM
 from sage_ray.registry.compare import VersionScores, compare_with_reference
 from sage_ray.registry.evaluate import score_locked_test
 from sage_ray.registry.plan_final import FINALS, FinalPlan, declare, list_finals, make_plan, read_plan
@@ -21,6 +20,7 @@ from sage_ray.runtime.files import locked
 from sage_ray.runtime.home import Home
 from sage_ray.runtime.launch import run
 from sage_ray.runtime.record import RunFolder, RunLabels, RunRecord
+from sage_ray.search.design_schema import FINAL_ARM
 
 if TYPE_CHECKING:
     from sage_ray.console import Watch

@@ -15,8 +15,8 @@ TWO_LEVEL = ("leave_one_out", "fractional")
 ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,79}")
 # No + and no =: arms are named after them, as in gates=off+ema=on.
 FACTOR_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
-RESERVED = "final"
-"""Label of the runs of a final training."""
+FINAL_ARM = "final"
+"""Label of the runs of a final training: they belong to a study, but are no arm of it."""
 DEFAULT_REFERENCE = "reference"
 
 
@@ -127,8 +127,8 @@ def check_name(name: str, pattern: re.Pattern[str], what: str, allowed: str) -> 
     """Raise ValueError unless `name` can stand in the name of a run."""
     if not pattern.fullmatch(name):
         raise ValueError(f"{what} {name!r} must be {allowed}, and start with a letter or digit")
-    if name == RESERVED:
-        raise ValueError(f"{what} cannot be called {RESERVED}: that is the label of final trainings")
+    if name == FINAL_ARM:
+        raise ValueError(f"{what} cannot be called {FINAL_ARM}: that is the label of final trainings")
 
 
 def _text(name: Any) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sqlite3
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
-from analysis_cases import REPO, write_ablation, write_attention, write_design, write_run, write_sweep
+from analysis_cases import write_ablation, write_attention, write_design, write_run, write_sweep
 from PIL import Image
 
 from analysis import attention_maps, epoch_budget, importance, lambda_cycle, learning_curves
@@ -41,19 +40,6 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Home:
     paths = {"pretrain.epochs": [p[0] for p in pairs], "adversarial.epochs": [p[1] for p in pairs]}
     write_sweep(home, "budget", paths, [0.5 + p[0] / 1000 + p[1] / 2000 for p in pairs], seeds=(0, 1))
     return home
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Run a script's main in this process with a command line."""
-
-    def call(module: object, *words: str | Path) -> int:
-        name = str(getattr(module, "__name__", "")).rsplit(".", 1)[-1]
-        monkeypatch.setattr(sys, "argv", [str(REPO / "analysis" / f"{name}.py"), *map(str, words)])
-        code: int = module.main()  # type: ignore[attr-defined]
-        return code
-
-    return call
 
 
 def drawn(path: Path) -> Image.Image:

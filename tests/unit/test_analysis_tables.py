@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from analysis_cases import REPO, run_script, write_ablation, write_design, write_run
+from analysis_cases import run_script, write_ablation, write_design, write_run
 from PIL import Image
 
 from analysis import baseline_table, component_ablation, evaluation_ablation, loss_ablation, selection_audit
@@ -42,19 +41,6 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Home:
             values = {"segmenter.attention": False} if arm == "no_gates" else {}
             write_run(home, "parts", arm, seed, level=level + 0.01 * seed, values=values)
     return home
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Run a script's main in this process with a command line."""
-
-    def call(module: object, *words: str | Path) -> int:
-        name = str(getattr(module, "__name__", "")).rsplit(".", 1)[-1]
-        monkeypatch.setattr(sys, "argv", [str(REPO / "analysis" / f"{name}.py"), *map(str, words)])
-        code: int = module.main()  # type: ignore[attr-defined]
-        return code
-
-    return call
 
 
 def copy_of(home: Home, place: Path) -> Home:

@@ -11,7 +11,6 @@ from tiny_cases import SMALLEST
 from sage_ray.config import resolve
 from sage_ray.errors import RunFailed
 from sage_ray.registry.evaluate import evaluate, score_locked_test
-from sage_ray.registry.final import FINAL_ARM
 from sage_ray.registry.models import resolve_model
 from sage_ray.registry.plan_final import FinalPlan, declare, make_plan
 from sage_ray.registry.register import register
@@ -19,6 +18,7 @@ from sage_ray.registry.versions import list_versions, registry
 from sage_ray.runtime.home import Home
 from sage_ray.runtime.launch import run
 from sage_ray.runtime.record import RunLabels
+from sage_ray.search.design_schema import FINAL_ARM
 
 TINY = SMALLEST | {"pretrain.epochs": 1, "adversarial.epochs": 1, "runtime.pictures": False}
 
