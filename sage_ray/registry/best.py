@@ -146,9 +146,7 @@ def cost(candidate: Candidate) -> tuple[int, int, int]:
     return candidate.epochs, candidate.network_flops, candidate.trial
 
 
-def standard_errors(
-    top: Candidate, candidates: Sequence[Candidate], metric: str
-) -> tuple[dict[int, float], str]:
+def standard_errors(top: Candidate, candidates: Sequence[Candidate], metric: str) -> tuple[dict[int, float], str]:
     """Standard error to judge each trial by, and what it is over.
 
     With two or more seeds: of the top trial's mean over seeds. With one: of the mean of paired per-image differences

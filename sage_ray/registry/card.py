@@ -32,7 +32,7 @@ class CardFacts:
 
 
 def score_text(line: ScoreLine) -> str:
-    """".912 [.880, .944]", or the mean alone where there is no interval."""
+    """Such as ".912 [.880, .944]", or the mean alone where there is no interval."""
     if line.low is None or line.high is None:
         return f"{line.mean:.4f}"
     return f"{line.mean:.4f} [{line.low:.4f}, {line.high:.4f}]"

@@ -141,9 +141,7 @@ def compare_versions(home: Home, versions: Sequence[Version], reference: Version
         if number in intervals:
             word, p_value = judged[str(number)]
             differences = {name: _difference(interval) for name, interval in intervals[number].items()}
-            row = replace(
-                row, reference=reference.version, differences=differences, verdict=word.word, p_value=p_value
-            )
+            row = replace(row, reference=reference.version, differences=differences, verdict=word.word, p_value=p_value)
         else:
             row = replace(row, is_reference=True)
         rows.append(row)

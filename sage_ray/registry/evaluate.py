@@ -206,9 +206,7 @@ def _task(ref: ModelRef, data: str | Path | None, home: Home) -> _Task:
         return _own_test(ref, config, home)
     given = str(data)
     config = config or ExperimentConfig(data=DataConfig(image_size=tuple(ref.load().spec["image_size"])))
-    data_config = config.data.model_copy(
-        update={"path": given, "split": SplitConfig(test=0.0, validation=0.0)}
-    )
+    data_config = config.data.model_copy(update={"path": given, "split": SplitConfig(test=0.0, validation=0.0)})
     prepared = prepare(data_config, home.cache)
     seen, tested, note = _seen(ref, home)
     rows = np.array([i for i, sha in enumerate(prepared.shas) if sha not in seen], dtype=np.int64)

@@ -56,4 +56,3 @@ def append_once(path: Path, row: dict[str, Any], key: tuple[str, ...] = ()) -> b
             file.flush()
             os.fsync(file.fileno())
     return True
-

@@ -106,9 +106,7 @@ def example() -> np.ndarray:
     return np.where(inside, 200, 60 + columns // 4).astype(np.uint8)[None]
 
 
-def save_package(
-    target: Path, model_folder: Path, scores: pd.DataFrame, provenance: dict[str, Any], card: str
-) -> Path:
+def save_package(target: Path, model_folder: Path, scores: pd.DataFrame, provenance: dict[str, Any], card: str) -> Path:
     """Write the MLflow model folder `target` (replaced if there) and return it.
 
     Args:

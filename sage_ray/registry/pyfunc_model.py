@@ -15,6 +15,7 @@ from mlflow.pyfunc import PythonModel
 
 TASKS = ("probability", "mask", "generate")
 
+
 class SegmenterAndGenerator:
     """Segmenter (image to mask) and generator (mask to image) behind `predict`."""
 

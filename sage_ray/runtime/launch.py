@@ -37,6 +37,7 @@ def run(
     labels: RunLabels | None = None,
     on_report: Callable[[Report], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    pause_path: Path | None = None,
     mirror: bool = True,
     launcher: Launcher = "auto",
     say: Callable[[str], None] | None = None,
@@ -51,12 +52,15 @@ def run(
         on_report: called with each epoch's report once it is on disk, also with replayed ones. What it raises ends the
             run: SystemExit (Tune's wish) and RunStopped as PRUNED, anything else as FAIL.
         should_stop: asked after each epoch; true ends the run as PRUNED. So does a file `stop` in the run's folder.
+        pause_path: looked for after each epoch; while that file is there the run ends, and any early end of it is
+            recorded as INTERRUPTED: whoever put it there means to go on later.
         mirror: send the run to MLflow, from a thread.
         launcher: inline (this process, one worker), ray (TorchTrainer), or auto: ray for more than one worker.
         say: told lines for the user.
 
     Returns:
-        The record: COMPLETE, PRUNED, or FAIL (diverged, snapshot failed, crashed out of retries; trace in error.txt).
+        The record: COMPLETE, PRUNED, INTERRUPTED (by `pause_path`), or FAIL (diverged, snapshot failed, crashed out of
+        retries; trace in error.txt).
 
     Raises:
         UserError: bad input; nothing was trained.
@@ -81,8 +85,8 @@ def run(
         folder.set_state("RUNNING")
         with _mirrored(home, folder, mirror, say):
             if under_ray:
-                return _run_under_ray(resolved, home, folder, on_report, should_stop)
-            return _run_inline(resolved, home, folder, data, on_report, should_stop, say)
+                return _run_under_ray(resolved, home, folder, on_report, should_stop, pause_path)
+            return _run_inline(resolved, home, folder, data, on_report, should_stop, pause_path, say)
 
 
 def train(
@@ -178,17 +182,17 @@ def _run_inline(
     data: PreparedData,
     on_report: Callable[[Report], None] | None,
     should_stop: Callable[[], bool] | None,
+    pause_path: Path | None,
     say: Callable[[str], None],
 ) -> RunRecord:
     with folder.lock("writer", DRIVER_TIMEOUT_S):
         runtime = config.runtime
         device = choose_device(runtime.device)
-        recorder = Recorder(
-            folder, gpus=(runtime.gpus_per_worker or 1.0) if device.type == "cuda" else 0.0, on_report=on_report
-        )
+        gpus = (runtime.gpus_per_worker or 1.0) if device.type == "cuda" else 0.0
+        recorder = Recorder(folder, gpus=gpus, on_report=on_report, pause_path=pause_path)
 
         def wished() -> bool:
-            return folder.stop_requested() or (should_stop is not None and should_stop())
+            return recorder.asked_to_end() or (should_stop is not None and should_stop())
 
         context = LocalContext(runtime, on_report=recorder.report, on_arrays=recorder.keep, should_stop=wished, say=say)
         store = StageStore(runtime.stage_store or home.stages, keep_every=runtime.keep_every, say=say)
@@ -209,14 +213,17 @@ def _run_under_ray(
     folder: RunFolder,
     on_report: Callable[[Report], None] | None,
     should_stop: Callable[[], bool] | None,
+    pause_path: Path | None,
 ) -> RunRecord:
     from sage_ray.runtime.ray_train import run_under_ray
 
     launch = uuid.uuid4().hex
     try:
-        return run_under_ray(config, home, folder, launch=launch, on_report=on_report, should_stop=should_stop)
+        return run_under_ray(
+            config, home, folder, launch=launch, on_report=on_report, should_stop=should_stop, pause_path=pause_path
+        )
     except BaseException as error:
-        Recorder(folder, gpus=0.0).end(error)
+        Recorder(folder, gpus=0.0, pause_path=pause_path).end(error)
         if isinstance(error, UserError | KeyboardInterrupt | SystemExit) or not isinstance(error, Exception):
             raise
         return folder.read()

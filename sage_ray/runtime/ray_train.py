@@ -45,6 +45,7 @@ class WorkerJob:
     """Names one call of `run_under_ray`, so that a restarted worker knows whether the run has ended within it."""
     working_dir: str
     gpus_per_worker: float
+    pause_path: str | None
 
 
 def gpus_for_worker(config: ExperimentConfig) -> float:
@@ -65,6 +66,7 @@ def run_under_ray(
     launch: str,
     on_report: Callable[[Report], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    pause_path: Path | None = None,
 ) -> RunRecord:
     """Train under TorchTrainer and return the record that rank 0 wrote.
 
@@ -78,7 +80,15 @@ def run_under_ray(
     connect()
     gpus = gpus_for_worker(config)
     check_resources(config.runtime, gpus)
-    job = WorkerJob(config.model_dump(mode="json"), str(home.path), folder.run_id, launch, os.getcwd(), gpus)
+    job = WorkerJob(
+        config=config.model_dump(mode="json"),
+        home=str(home.path),
+        run_id=folder.run_id,
+        launch=launch,
+        working_dir=os.getcwd(),
+        gpus_per_worker=gpus,
+        pause_path=None if pause_path is None else str(pause_path),
+    )
     fit = _Fit(_trainer(config, home, job, gpus))
     reports = _new_reports(folder)
     try:
@@ -157,7 +167,8 @@ def train_worker(plain_job: dict[str, Any]) -> None:
         _train(config, home, folder, context, None)
         return
     with folder.lock("writer", WRITER_TIMEOUT_S):
-        recorder = Recorder(folder, gpus=job.gpus_per_worker * context.world_size)
+        pause_path = None if job.pause_path is None else Path(job.pause_path)
+        recorder = Recorder(folder, gpus=job.gpus_per_worker * context.world_size, pause_path=pause_path)
         try:
             _train(config, home, folder, context, recorder)
         except (RunStopped, NonFiniteLoss) as error:
@@ -178,7 +189,7 @@ def _train(
     store = StageStore(config.runtime.stage_store or home.stages, keep_every=config.runtime.keep_every)
     if recorder is not None:
         recorder.begin(data)
-        context.listen(on_report=recorder.report, on_arrays=recorder.keep, should_stop=folder.stop_requested)
+        context.listen(on_report=recorder.report, on_arrays=recorder.keep, should_stop=recorder.asked_to_end)
     try:
         result = run_training(config, data, context, store, cache_dir=home.cache)
     except (RunStopped, NonFiniteLoss):

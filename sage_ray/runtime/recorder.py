@@ -6,6 +6,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,10 +32,18 @@ class Recorder:
         folder: the run.
         gpus: GPUs that the attempt holds, for `gpu_seconds`.
         on_report: called with each report after it is on disk.
+        pause_path: a file that, while it is there, asks the run to end and makes its early end a pause.
     """
 
-    def __init__(self, folder: RunFolder, *, gpus: float, on_report: Callable[[Report], None] | None = None) -> None:
-        self.folder, self._gpus, self._on_report = folder, gpus, on_report
+    def __init__(
+        self,
+        folder: RunFolder,
+        *,
+        gpus: float,
+        on_report: Callable[[Report], None] | None = None,
+        pause_path: Path | None = None,
+    ) -> None:
+        self.folder, self._gpus, self._on_report, self._pause_path = folder, gpus, on_report, pause_path
         self._record = folder.read()
         self._before = (self._record.seconds, self._record.gpu_seconds)
         self._started = time.monotonic()
@@ -100,9 +109,18 @@ class Recorder:
     def end(self, error: BaseException) -> RunRecord:
         """Record how an attempt ended early: the state that the error stands for, its line, and its trace."""
         state, line = state_of(error)
+        if state == "PRUNED" and self._pausing():
+            state = "INTERRUPTED"
         if state == "FAIL":
             self.folder.write_error("".join(traceback.format_exception(error)))
         return self._change(state=state, error=line)
+
+    def asked_to_end(self) -> bool:
+        """Whether a file asks the run to end after its epoch: its own stop file, or `pause_path`."""
+        return self.folder.stop_requested() or self._pausing()
+
+    def _pausing(self) -> bool:
+        return self._pause_path is not None and self._pause_path.exists()
 
     def _change(self, *, durable: bool = True, **changes: Any) -> RunRecord:
         elapsed = time.monotonic() - self._started

@@ -32,6 +32,8 @@ from sage_ray.search.tuner import OptunaSearcher, Progress, StudyStorage
 
 UPDATE_S = 1.0
 """Least time between two looks at the storage for the live table."""
+LEAVE_S = 20.0
+"""Time that trials get, once Ray has ended, to be gone."""
 
 
 class Watch(Protocol):
@@ -148,14 +150,15 @@ def _drive(folder: StudyFolder, spec: StudySpec, watch: Watch) -> StudyStatus:
                 watch.line(f"going on with {len(orphans)} unfinished trials, {ended} of {spec.trials} have ended")
             _Sweep(folder, spec, storage, halt, watch).run(orphans, spec.trials - ended)
     finally:
-        changed = settle(storage, folder, spec)
-        if halt.reason is not None:
-            for row in storage.rows():
-                if row.state == "RUNNING":
+        ended_runs = settle(storage, folder, spec, patience_s=LEAVE_S)
+        for row in storage.rows():
+            if row.state == "RUNNING":
+                ended_runs += folder.run_folders(spec, row.number)
+                if halt.reason is not None:
                     storage.forgive(row.number)
         status = status_of(folder, spec, storage.rows())
         finished = status.done + status.pruned + status.failed >= status.target
-        parent.say("COMPLETE" if finished else "INTERRUPTED", status, changed)
+        parent.say("COMPLETE" if finished else "INTERRUPTED", status, ended_runs)
         watch.update(status)
     folder.stop_path.unlink(missing_ok=True)
     if halt.reason == FAULT:

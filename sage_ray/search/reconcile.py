@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ from sage_ray.search.study import StudyFolder
 from sage_ray.search.trainable import is_study_fault
 from sage_ray.search.tuner import StudyStorage, TrialRow
 
+LOOK_S = 0.05
 _STATE_OF_RUN: dict[str, State] = {"PRUNED": "PRUNED", "FAIL": "FAIL", "RUNNING": "INTERRUPTED"}
 
 
@@ -45,22 +47,40 @@ def tell_finished(storage: StudyStorage, spec: StudySpec, number: int, runs: lis
     storage.tell_complete(number, statistics.fmean(reduce_reports(run.metrics(), objective) for run in runs))
 
 
-def settle(storage: StudyStorage, folder: StudyFolder, spec: StudySpec) -> list[RunFolder]:
+def settle(storage: StudyStorage, folder: StudyFolder, spec: StudySpec, *, patience_s: float = 0.0) -> list[RunFolder]:
     """Give each run that nobody computes any more the state of its trial: its process may have died before it could.
 
-    Returns the runs that were changed.
+    Args:
+        storage: the study's trials.
+        folder: the study.
+        spec: names the runs of a trial.
+        patience_s: time that processes which still hold a run get, all together, to leave it: Ray tells them to go,
+            and does not wait until they have.
+
+    Returns:
+        The runs that were changed.
     """
+    deadline = time.monotonic() + patience_s
     changed = []
     for row in storage.rows():
         if row.state == "COMPLETE":
             continue
+        settled = ("COMPLETE", "FAIL", _STATE_OF_RUN[row.state])
         for run in folder.run_folders(spec, row.number):
-            record = run.read()
-            wanted = _STATE_OF_RUN[row.state]
-            if record.state not in ("COMPLETE", "FAIL", wanted) and not run.alive():
-                run.set_state(wanted, error=row.error)
+            if run.read().state in settled or not _left(run, deadline):
+                continue
+            if run.read().state not in settled:  # its process may have told how it ended while it was leaving
+                run.set_state(_STATE_OF_RUN[row.state], error=row.error)
                 changed.append(run)
     return changed
+
+
+def _left(run: RunFolder, deadline: float) -> bool:
+    while run.alive():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(LOOK_S)
+    return True
 
 
 def make_scheduler(spec: StudySpec, rows: list[TrialRow]) -> TrialScheduler:

@@ -159,7 +159,8 @@ class Space(StudySpec):
         if outside and self.file.sampler.name in ("gp", "qmc"):
             path = outside[0]
             raise UserError(
-                f"the base's {path} = {sample.params[path]} lies outside its range", where,
+                f"the base's {path} = {sample.params[path]} lies outside its range",
+                where,
                 f"sampler {self.file.sampler.name} needs it inside: widen the range, change base.set, or use tpe",
             )
 

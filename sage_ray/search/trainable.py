@@ -99,14 +99,12 @@ def _one_run(task: TrialTask, index: int, finished: list[float]) -> float | None
     run = task.runs[index]
     reporter = _Reporter(task, index, finished)
     try:
-        record = _launch(task, run, reporter, task.stop_path.exists)
+        record = _launch(task, run, reporter)
     except UserError as error:
         _end_refused(task, run, error)
         return None
     finally:
         _leave_no_trace()
-        if task.stop_path.exists():
-            _mark_interrupted(task, run)
     if reporter.stopped_by_tune:
         # Tune waits for this thread to end and takes no further report.
         sys.exit(0)
@@ -121,16 +119,14 @@ def _one_run(task: TrialTask, index: int, finished: list[float]) -> float | None
     return reduce_reports(RunFolder(Home(task.home).runs / run.run_id).metrics(), task.objective)
 
 
-def _launch(
-    task: TrialTask, run: TrialRun, on_report: Callable[[dict[str, Any]], None], should_stop: Callable[[], bool]
-) -> RunRecord:
+def _launch(task: TrialTask, run: TrialRun, on_report: Callable[[dict[str, Any]], None]) -> RunRecord:
     return launch.run(
         run.config,
         Home(task.home),
         run.run_id,
         labels=RunLabels(study=task.study, trial=task.number, arm=run.arm, fold=run.fold, parent=task.study),
         on_report=on_report,
-        should_stop=should_stop,
+        pause_path=task.stop_path,
         launcher="ray" if run.config.runtime.workers > 1 else "inline",
     )
 
@@ -152,13 +148,6 @@ def _end_refused(task: TrialTask, run: TrialRun, error: UserError) -> None:
 
 def _end(**ending: Any) -> None:
     tune.report({"objective": math.nan, **ending})
-
-
-def _mark_interrupted(task: TrialTask, run: TrialRun) -> None:
-    """A run that ended because the whole study is being stopped was not pruned: it goes on with the study."""
-    folder = RunFolder(Home(task.home).runs / run.run_id)
-    if (folder.path / "record.json").is_file() and folder.read().state in ("PRUNED", "RUNNING"):
-        folder.set_state("INTERRUPTED")
 
 
 def _leave_no_trace() -> None:

@@ -329,6 +329,20 @@ def test_a_stopped_run_is_pruned_and_can_go_on(ray_here: None, home: Home) -> No
     assert [line["time_ms"] for line in folder.metrics()][: len(times)] == times
 
 
+def test_a_paused_run_is_interrupted(ray_here: None, home: Home, tmp_path: Path) -> None:
+    pause = tmp_path / "pause"
+    record = run(
+        tiny("adversarial.epochs=30"),
+        home,
+        "paused",
+        launcher="ray",
+        on_report=lambda report: pause.touch(),
+        pause_path=pause,
+        mirror=False,
+    )
+    assert record.state == "INTERRUPTED" and 1 <= record.epoch < 32
+
+
 def test_user_errors_of_a_worker_reach_the_caller(ray_here: None, home: Home, tmp_path: Path) -> None:
     bad = tmp_path / "weights.safetensors"
     bad.write_bytes(b"no weights")

@@ -76,9 +76,7 @@ def test_one_seed_takes_paired_differences_over_images() -> None:
 
 @given(
     st.lists(
-        st.tuples(
-            st.lists(st.floats(0, 1), min_size=2, max_size=2), st.integers(1, 30), st.integers(1, 5)
-        ),
+        st.tuples(st.lists(st.floats(0, 1), min_size=2, max_size=2), st.integers(1, 30), st.integers(1, 5)),
         min_size=1,
         max_size=8,
     ),

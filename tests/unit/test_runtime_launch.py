@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,28 @@ def test_stop_wishes_prune(home: Home) -> None:
     record = run(CONFIG, home, "file", on_report=stop_from_outside, mirror=False)
     assert (record.state, record.epoch) == ("PRUNED", 1)
     assert run(CONFIG, home, "file", mirror=False).state == "COMPLETE", "an old wish does not stop a new attempt"
+
+
+@pytest.mark.parametrize("error", [None, RunStopped("tune"), SystemExit(0), ZeroDivisionError("a bug")], ids=repr)
+def test_a_pause_is_no_pruning(home: Home, tmp_path: Path, error: BaseException | None) -> None:
+    pause, states = tmp_path / "pause", []
+
+    def pause_at_2(report: dict[str, Any]) -> None:
+        states.append(RunFolder.open(home.runs, "r").read().state)
+        if report["epoch"] == 2:
+            pause.touch()
+            if error is not None:
+                raise error
+
+    passed_on = pytest.raises(SystemExit) if isinstance(error, SystemExit) else nullcontext()
+    with passed_on:
+        run(CONFIG, home, "r", on_report=pause_at_2, pause_path=pause, mirror=False)
+    record = RunFolder.open(home.runs, "r").read()
+    assert (record.state, record.epoch) == ("FAIL" if isinstance(error, ZeroDivisionError) else "INTERRUPTED", 2)
+    assert states == ["RUNNING", "RUNNING"]
+    pause.unlink()
+    again = run(CONFIG, home, "r", pause_path=pause, mirror=False)
+    assert (again.state, again.attempt) == ("COMPLETE", 2)
 
 
 def test_divergence_is_a_named_failed_state(home: Home) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from sage_ray.config import dump
 from sage_ray.errors import UserError
 from sage_ray.runtime.home import Home
 from sage_ray.runtime.launch import run
-from sage_ray.runtime.record import RunFolder, RunLabels
+from sage_ray.runtime.record import RunFolder, RunLabels, State
 from sage_ray.search.halt import INTERRUPTED, OUT_OF_TIME, STOPPED, Halt, HaltStopper, signals
 from sage_ray.search.objective import reduce_reports
 from sage_ray.search.plan import plan
@@ -94,6 +96,29 @@ def test_records_follow_the_storage_once_nobody_computes(home: Home, tmp_path: P
     with folders[2].lock("writer", 1):
         folders[2].set_state("RUNNING")
         assert settle(study.storage, study.folder, space) == []
+
+
+@pytest.mark.parametrize(("says", "state"), [("PRUNED", "INTERRUPTED"), ("COMPLETE", "COMPLETE")])
+def test_processes_that_are_leaving_are_waited_for(home: Home, tmp_path: Path, says: State, state: str) -> None:
+    space = tiny_space(tmp_path)
+    study = Study(home, space, running=1)
+    folder = study.train(0, should_stop=lambda: True)
+    folder.set_state("RUNNING")
+    held = threading.Event()
+
+    def leave() -> None:
+        with folder.lock("writer", 1):
+            held.set()
+            time.sleep(0.4)
+            folder.set_state(says)
+
+    leaving = threading.Thread(target=leave)
+    leaving.start()
+    assert held.wait(10)
+    assert settle(study.storage, study.folder, space) == [] and folder.read().state == "RUNNING"
+    changed = settle(study.storage, study.folder, space, patience_s=30)
+    leaving.join()
+    assert folder.read().state == state and len(changed) == (says != state)
 
 
 def test_status_joins_storage_and_records(home: Home, tmp_path: Path) -> None:
