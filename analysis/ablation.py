@@ -207,10 +207,11 @@ def forest(judged: Judged, path: Path, source: Provenance, title: str) -> Path:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
         tidy_axes(axes)
     panels[0].set_yticks(list(places.values()), list(places))
-    figure.suptitle(("PARTIAL: " if runs.partial else "") + title, fontsize=11)
+    figure.suptitle(title, fontsize=11)
     _key(figure)
     intervals = f"{percent(judged.options.level)} intervals, not widened for the number of arms"
-    return save(figure, path, source, [f"{intervals}; verdicts are Holm-corrected. {judged.part_note}"])
+    note = f"{intervals}; verdicts are Holm-corrected. {judged.part_note}"
+    return save(figure, path, source, [note], runs.partial)
 
 
 def _draw_difference(axes: Any, row: Row, place: float) -> None:

@@ -145,7 +145,7 @@ def draw_maps(files: Mapping[int, Path], gate: int | None, title: str, path: Pat
     return save(figure, path, source, [scale])
 
 
-def draw_shares(found: pd.DataFrame, path: Path, source: Provenance) -> Path:
+def draw_shares(found: pd.DataFrame, path: Path, source: Provenance, partial: Sequence[str]) -> Path:
     """Share of attention at boundaries by epoch, mean over runs with their range, an arm a line."""
     figure = new_figure(6.6, 4.0)
     axes = figure.subplots()
@@ -164,7 +164,7 @@ def draw_shares(found: pd.DataFrame, path: Path, source: Provenance) -> Path:
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     tidy_axes(axes)
     note = "Mean over finished runs, gates and validation images" + ("; shaded: range of runs." if few else ".")
-    return save(figure, path, source, [note])
+    return save(figure, path, source, [note], partial)
 
 
 def make(tidy: Tidy, facts: StudyFacts, out: Path, options: argparse.Namespace) -> Sequence[Path]:
@@ -174,9 +174,10 @@ def make(tidy: Tidy, facts: StudyFacts, out: Path, options: argparse.Namespace) 
     maps = {run_id: maps_of(tidy, everything, run_id) for run_id in found["run_id"].unique()}
     recorded = [run_id for run_id, files in maps.items() if files]
     source = provenance(facts.name, runs[runs["run_id"].isin(found["run_id"])])
-    table = replace(share_table(facts, found), partial=missing_runs(facts, runs))
+    partial = missing_runs(facts, runs)
+    table = replace(share_table(facts, found), partial=partial)
     paths = write_tables(out, "attention_maps", [table], found, source)
-    paths.append(draw_shares(found, out / "attention_maps_share.png", source))
+    paths.append(draw_shares(found, out / "attention_maps_share.png", source, partial))
     for name, run_id in _drawn(facts, runs, recorded, options.arm).items():
         picture = out / f"attention_maps_{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.png"
         paths.append(draw_maps(maps[run_id], options.gate, f"{name}, run {run_id}", picture, source))

@@ -166,8 +166,8 @@ def figure(judged: Judged, curves: dict[str, dict[str, dict[str, ArmMean]]], pat
     for k, name in enumerate(series):
         panels[0].plot([], [], label=name, **_mark(k))
     drawing.legend(loc="outside upper center", ncols=4, fontsize=8, frameon=False)
-    partial = "PARTIAL: " if judged.runs.partial else ""
-    return save(drawing, path, source, [f"{partial}{percent(judged.options.level)} intervals. {judged.part_note}"])
+    note = f"{percent(judged.options.level)} intervals. {judged.part_note}"
+    return save(drawing, path, source, [note], judged.runs.partial)
 
 
 def _mark(place: int) -> dict[str, object]:

@@ -350,8 +350,10 @@ def main() -> int:
 
 
 def _work(options: Any) -> int:
-    tidy = collect(options.home, tracking_uri=options.tracking_uri, say=print)
-    print(f"{tidy.read} runs read, {tidy.kept} unchanged, {len(tidy.studies())} studies: {tidy.path}")
+    from analysis.command import tell
+
+    tidy = collect(options.home, tracking_uri=options.tracking_uri, say=tell)
+    tell(f"{tidy.read} runs read, {tidy.kept} unchanged, {len(tidy.studies())} studies: {tidy.path}")
     return 0
 
 

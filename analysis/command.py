@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -56,6 +57,14 @@ def run(parser: argparse.ArgumentParser, work: Callable[[argparse.Namespace], in
         return UserError.exit_code
 
 
+def tell(line: object) -> None:
+    """Print a line on stdout; when the reader (`| head`) has gone, the script goes on without one."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def chosen_scores(options: argparse.Namespace) -> tuple[str, ...]:
     """The scores asked for, or the script's default."""
     return tuple(dict.fromkeys(options.score)) or tuple(options.scores)
@@ -83,7 +92,7 @@ def chosen_studies(
         elif options.study:
             raise UserError(reason, f"study {name}", "finish it, name another study, or leave --study out")
     if not found:
-        print(f"nothing here for this script: no study of {tidy.home.path} fits")
+        tell(f"nothing here for this script: no study of {tidy.home.path} fits")
     return tidy, found
 
 
@@ -113,7 +122,7 @@ def each_study(
         try:
             out.mkdir(parents=True, exist_ok=True)
             for path in make(tidy, facts, out):
-                print(path)
+                tell(path)
         except UserError as error:
             if options.study:
                 raise

@@ -117,10 +117,10 @@ def draw(
             axes.plot(mean.mean, y, linestyle="", markersize=5.5, label=arm if place == 0 else None, **look)
     axes.set_yticks(range(len(names)), [f"{label(score)}, {MEASURES[name]}" for score, name in reversed(names)])
     axes.set_xlabel("score, each arm by its own definition", fontsize=9)
-    axes.set_title(("PARTIAL: " if runs.partial else "") + f"Ways of scoring in {runs.facts.name}", fontsize=10)
+    axes.set_title(f"Ways of scoring in {runs.facts.name}", fontsize=10)
     figure.legend(loc="outside upper right", ncols=4, fontsize=8, frameon=False)
     tidy_axes(axes)
-    return save(figure, path, source, [note])
+    return save(figure, path, source, [note], runs.partial)
 
 
 def main() -> int:

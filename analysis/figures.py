@@ -15,6 +15,8 @@ from analysis.tables import Provenance
 DPI = 160
 COLOURS = ("#000000", "#d55e00", "#0072b2", "#56b4e9", "#009e73", "#e69f00", "#cc79a7", "#808080")
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (3, 1)), (0, (1, 1)))
+MAX_MISSING = 3
+"""Sentences on what is missing that a figure has room for; its table has all of them."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
 
 
@@ -46,8 +48,13 @@ def tidy_axes(*many: Any) -> None:
         axes.tick_params(labelsize=9)
 
 
-def save(figure: Figure, path: Path, source: Provenance, notes: Sequence[str] = ()) -> Path:
-    """Write a PNG with the notes and the provenance below the picture, and in its metadata too."""
+def save(
+    figure: Figure, path: Path, source: Provenance, notes: Sequence[str] = (), partial: Sequence[str] = ()
+) -> Path:
+    """Write a PNG with what is missing, the notes and the provenance below the picture, and in its metadata too."""
+    more = f"PARTIAL: {len(partial) - MAX_MISSING} more, which the table of this figure names"
+    missing = [f"PARTIAL: {text}" for text in partial[:MAX_MISSING]]
+    notes = [*missing, *([more] if len(partial) > MAX_MISSING else []), *notes]
     wide = int(figure.get_figwidth() * 17)
     texts = [line for text in [*notes, *source.lines()] for line in textwrap.wrap(text.replace("`", ""), wide)]
     figure.supxlabel("\n".join(texts), fontsize=6.5, color="0.35", x=0.01, ha="left")

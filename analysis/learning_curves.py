@@ -105,7 +105,9 @@ def curve_table(facts: StudyFacts, rows: pd.DataFrame, score: str) -> Table:
     )
 
 
-def draw(facts: StudyFacts, rows: pd.DataFrame, score: str, path: Path, source: Provenance) -> Path:
+def draw(
+    facts: StudyFacts, rows: pd.DataFrame, score: str, path: Path, source: Provenance, partial: Sequence[str]
+) -> Path:
     """One panel a series, the reference (or base) behind the others."""
     middle = bands(rows)
     names = list(dict.fromkeys(rows["series"]))
@@ -145,7 +147,8 @@ def draw(facts: StudyFacts, rows: pd.DataFrame, score: str, path: Path, source: 
         lowest.tick_params(labelbottom=True)
     keys = {text: handle for axes in grid.flat for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(keys.values(), keys.keys(), loc="outside upper right", ncols=3, fontsize=8, frameon=False)
-    return save(figure, path, source, ["Validation images; behind each arm, dashed, the one that it is compared with."])
+    note = "Validation images; behind each arm, dashed, the one that it is compared with."
+    return save(figure, path, source, [note], partial)
 
 
 def make(tidy: Tidy, facts: StudyFacts, out: Path, scores: Sequence[str]) -> Sequence[Path]:
@@ -158,7 +161,9 @@ def make(tidy: Tidy, facts: StudyFacts, out: Path, scores: Sequence[str]) -> Seq
     tables = [replace(curve_table(facts, rows, score), partial=partial) for score, rows in found.items()]
     frame = pd.concat([bands(rows).assign(score=score) for score, rows in found.items()], ignore_index=True)
     paths = write_tables(out, "learning_curves", tables, frame, source)
-    pictures = [draw(facts, rows, score, out / f"learning_curves_{score}.png", source) for score, rows in found.items()]
+    pictures = [
+        draw(facts, rows, score, out / f"learning_curves_{score}.png", source, partial) for score, rows in found.items()
+    ]
     return [*paths, *pictures]
 
 

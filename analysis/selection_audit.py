@@ -21,7 +21,7 @@ import pandas as pd
 
 from analysis.arms import BASELINE, curves, finished_curves, missing_runs, scored_apart
 from analysis.collect import Tidy
-from analysis.command import chosen_scores, command, each_study, run
+from analysis.command import chosen_scores, command, each_study, run, tell
 from analysis.figures import new_figure, save, style, tidy_axes
 from analysis.log_audit import AuditedPhase, audit_log, draw_log, log_table, read_log
 from analysis.scores import LOWER_IS_BETTER, POOLED, curve_facts, label, pooled_f1
@@ -134,7 +134,9 @@ def flattery_interval(values: np.ndarray) -> tuple[float, float, float]:
     return found.mean, found.low, found.high
 
 
-def draw(tables: dict[str, pd.DataFrame], facts: StudyFacts, path: Path, source: Provenance) -> Path:
+def draw(
+    tables: dict[str, pd.DataFrame], facts: StudyFacts, path: Path, source: Provenance, partial: Sequence[str]
+) -> Path:
     """Best epoch against plateau, a mark for each run of the last phase, one panel a score."""
     figure = new_figure(1.2 + 3.6 * len(tables), 4.6)
     panels = figure.subplots(1, len(tables), squeeze=False)[0]
@@ -156,7 +158,7 @@ def draw(tables: dict[str, pd.DataFrame], facts: StudyFacts, path: Path, source:
         tidy_axes(axes)
     if facts.kind == "ablation":
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=7, frameon=False)
-    return save(figure, path, source)
+    return save(figure, path, source, partial=partial)
 
 
 def make(tidy: Tidy, facts: StudyFacts, out: Path, scores: Sequence[str]) -> Sequence[Path]:
@@ -170,7 +172,7 @@ def make(tidy: Tidy, facts: StudyFacts, out: Path, scores: Sequence[str]) -> Seq
         told = audit_table(facts, table, score, str(meaning.iloc[0]) if len(meaning) else "not recorded")
         tables.append(replace(told, partial=partial))
     paths = write_tables(out, "selection_audit", tables, pd.concat(found.values(), ignore_index=True), source)
-    return [*paths, draw(found, facts, out / "selection_audit.png", source)]
+    return [*paths, draw(found, facts, out / "selection_audit.png", source, partial)]
 
 
 def make_of_log(options: argparse.Namespace) -> int:
@@ -186,12 +188,12 @@ def make_of_log(options: argparse.Namespace) -> int:
         raise UserError("cannot be written", out, f"give another folder with --out ({error.strerror})") from None
     table = log_table(options.csv.name, audited)
     for row in [table.columns, *table.rows]:
-        print("  ".join(f"{cell:>{width}}" for cell, width in zip(row, _widths(table), strict=True)))
+        tell("  ".join(f"{cell:>{width}}" for cell, width in zip(row, _widths(table), strict=True)))
     for note in table.notes:
-        print(note)
+        tell(note)
     paths = write_tables(out, "selection_audit", [table], _numbers(audited), source)
     for path in [*paths, draw_log(log, audited, out / "selection_audit.png", source)]:
-        print(path)
+        tell(path)
     return 0
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +102,20 @@ def test_the_script_writes_the_audit_of_the_log(published_log: Path, tmp_path: P
     assert len(numbers) == 4 and numbers["plateau"].round(3).tolist() == [0.887, 0.821, 0.888, 0.828]
     with Image.open(tmp_path / "audit" / "selection_audit.png") as picture:
         assert "Log published_training_log.csv" in picture.info["Description"] and min(picture.size) > 500
+
+
+def test_a_reader_that_has_gone_ends_no_script(published_log: Path, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    script = [sys.executable, str(REPO / "analysis" / "selection_audit.py"), "--csv", str(published_log)]
+    try:
+        done = subprocess.run(
+            [*script, "--out", str(tmp_path)], cwd=REPO, stdout=writer, stderr=subprocess.PIPE, timeout=120, check=False
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (tmp_path / "selection_audit.png").is_file()
 
 
 def test_noise_is_told_from_drift() -> None:

@@ -13,7 +13,14 @@ import pytest
 from analysis_cases import run_script, write_ablation, write_design, write_run
 from PIL import Image
 
-from analysis import baseline_table, component_ablation, evaluation_ablation, loss_ablation, selection_audit
+from analysis import (
+    baseline_table,
+    component_ablation,
+    evaluation_ablation,
+    learning_curves,
+    loss_ablation,
+    selection_audit,
+)
 from analysis.arms import arm_runs, curve_scores, image_scores
 from analysis.collect import collect
 from analysis.loss_ablation import dice_only
@@ -169,6 +176,14 @@ def test_a_missing_seed_makes_a_partial_table_over_the_common_ones(
     assert "all arms are compared over what they have in common: seed 0" in text
     assert rows_of(text)["U-Net"][1] == "1" and "Study systems: 3 runs, seeds 0" in text
     assert "PARTIAL" in (tmp_path / "out" / "baseline_table.csv").read_text()
+    for module in (component_ablation, learning_curves, selection_audit):
+        assert script(module, "--home", home.path, "--study", "systems", "--out", tmp_path / "out") == 0
+    pictures = sorted((tmp_path / "out").glob("*.png"))
+    assert len(pictures) >= 4
+    for picture in pictures:
+        with Image.open(picture) as opened:
+            said = opened.text["Description"]  # type: ignore[attr-defined]
+        assert "PARTIAL: unet: seed 2 FAIL" in said and "seed 1 not started" in said, picture
     # One of the two arms that lack a seed less, and the others have two seeds in common.
     assert script(baseline_table, "--home", home.path, "--out", tmp_path / "out", "--without", "unet") == 0
     text = (tmp_path / "out" / "baseline_table.md").read_text()
