@@ -4,8 +4,8 @@ Tables map a name in the config to a class that is built from plain keyword argu
 within a table. SEGMENTERS: image (N,1,H,W) in [-1,1] to logits (N,2,H,W). GENERATORS: mask (N,1,H,W), latents
 (N,levels,style_dim), noise (N,1,H,W) to image (N,1,H,W). DISCRIMINATORS: image (N,1,H,W) to patch scores (N,1,h,w).
 
-A segmenter that can be deeply supervised takes the keyword `deep_supervision`, keeps it as an attribute, and has
-`forward_deep(image)`: the logits of all its heads.
+Segmenters take the keywords of `segmenter.Layout`. One that can be deeply supervised takes the keyword
+`deep_supervision` too, keeps it as an attribute, and has `forward_deep(image)`: the logits of all its heads.
 """
 
 from __future__ import annotations

@@ -16,5 +16,10 @@ class AttentionUNet(UNet):
     gated = True
 
     def __init__(self, *, attention: bool = True, **keywords: Any) -> None:
-        """As `UNet`; with `attention=False` the gates are absent and every skip passes whole (DISCREPANCIES row 25)."""
+        """As `UNet`; with `attention=False` the gates are absent and every skip passes whole (DISCREPANCIES row 25).
+
+        Args:
+            attention: whether skips are gated.
+            keywords: the other fields of `Layout`.
+        """
         super().__init__(attention=attention, **keywords)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from sage_ray.models.blocks import ConvNorm, level_widths, pad_to_multiple
 from sage_ray.models.dropout import KeyedDropout
 from sage_ray.models.norm import make_norm
+from sage_ray.models.segmenter import Segmenter
 
 WIDENING = 1.67
 """Channels of a block over those of the U-Net's level, as in MultiResUNet (Ibtehaz and Rahman 2020)."""
@@ -82,7 +85,7 @@ def residual_path(channels: int, width: int, length: int, *, norm: str) -> nn.Se
     return nn.Sequential(*(ResidualStep(width if step else channels, width, norm=norm) for step in range(length)))
 
 
-class DCUNet(nn.Module):
+class DCUNet(Segmenter):
     """DC-UNet of image to class logits.
 
     Source: Lou et al. 2021 (SPIE 11596, arXiv 2006.00414) and the authors' first code: a U-Net with dual-channel blocks
@@ -98,48 +101,32 @@ class DCUNet(nn.Module):
     bilinearly; it cannot be evaluated as published (DISCREPANCIES row 31).
     """
 
-    def __init__(
-        self,
-        *,
-        in_channels: int = 1,
-        classes: int = 2,
-        width: int = 64,
-        depth: int = 4,
-        attention: bool = False,
-        dropout: float = 0.5,
-        norm: str = "batch",
-    ) -> None:
-        """As `UNet`, whose keywords mean the same; `attention` is ignored.
+    def __init__(self, **keywords: Any) -> None:
+        """Make the network.
 
         Args:
-            in_channels: channels of the image.
-            classes: number of classes, background first.
-            width: channels of the first level of the U-Net that it is laid out by (see `block_widths`); they double.
-            depth: number of down-sampling levels.
-            attention: ignored, the skips have no gates.
-            dropout: probability of dropout inside each decoder level.
-            norm: batch, group or frozen.
-
-        Raises:
-            ValueError: a number out of range or an unknown norm.
+            keywords: fields of `Layout`; `width` is the first level's of the U-Net that this one is laid out by (see
+                `block_widths`), and `attention` is ignored, as the skips have no gates.
         """
-        super().__init__()
-        self.multiple = 2**depth
-        widths = level_widths(width, depth)
+        super().__init__(**keywords)
+        layout = self.layout
+        widths = level_widths(layout.width, layout.depth)
         outs = [sum(block_widths(level)) for level in (*widths, 2 * widths[-1])]
         self.levels = nn.ModuleList(
-            DualChannelBlock(before, level, norm=norm)
-            for before, level in zip((in_channels, *outs), (*widths, 2 * widths[-1]), strict=False)
+            DualChannelBlock(before, level, norm=layout.norm)
+            for before, level in zip((layout.in_channels, *outs), (*widths, 2 * widths[-1]), strict=False)
         )
         self.skips = nn.ModuleList(
-            residual_path(out, level, depth - index, norm=norm)
+            residual_path(out, level, layout.depth - index, norm=layout.norm)
             for index, (out, level) in enumerate(zip(outs, widths, strict=False))
         )
         self.upsamples = nn.ModuleList(
             nn.ConvTranspose2d(below, level, 2, stride=2) for below, level in zip(outs[1:], widths, strict=True)
         )
-        self.decoder = nn.ModuleList(DualChannelBlock(2 * level, level, norm=norm, dropout=dropout) for level in widths)
-        self.head = nn.Conv2d(outs[0], classes, 1)
+        self.decoder = nn.ModuleList(
+            DualChannelBlock(2 * level, level, norm=layout.norm, dropout=layout.dropout) for level in widths
+        )
+        self.head = nn.Conv2d(outs[0], layout.classes, 1)
 
     def forward(self, image: Tensor) -> Tensor:
         """Class logits (N,classes,H,W) of `image` (N,1,H,W) in [-1,1], any H, W >= 16."""

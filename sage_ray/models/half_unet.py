@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sage_ray.models.blocks import ConvNorm, level_widths, pad_to_multiple
 from sage_ray.models.dropout import KeyedDropout
+from sage_ray.models.segmenter import Segmenter
 
 
 class GhostModule(nn.Module):
@@ -46,7 +49,7 @@ class GhostPair(nn.Module):
         return features
 
 
-class HalfUNet(nn.Module):
+class HalfUNet(Segmenter):
     """Half-UNet of image to class logits: depth + 1 levels of one width, brought to full size, added, read once.
 
     Source: Lu et al. 2022 (Front. Neuroinform. 16, 911679): unified channel numbers, full-scale feature fusion by
@@ -59,37 +62,19 @@ class HalfUNet(nn.Module):
     row 31).
     """
 
-    def __init__(
-        self,
-        *,
-        in_channels: int = 1,
-        classes: int = 2,
-        width: int = 64,
-        depth: int = 4,
-        attention: bool = False,
-        dropout: float = 0.5,
-        norm: str = "batch",
-    ) -> None:
-        """As `UNet`, except that all levels have `width` channels; `attention` is ignored.
+    def __init__(self, **keywords: Any) -> None:
+        """Make the network.
 
         Args:
-            in_channels: channels of the image.
-            classes: number of classes, background first.
-            width: channels of every level, at least 2.
-            depth: number of down-sampling levels.
-            attention: ignored, there are no skips to gate.
-            dropout: probability of dropout inside the decoder.
-            norm: batch, group or frozen.
-
-        Raises:
-            ValueError: a number out of range or an unknown norm.
+            keywords: fields of `Layout`; all levels have `width` channels, at least 2, and `attention` is ignored, as
+                there are no skips to gate.
         """
-        super().__init__()
-        self.multiple = 2**depth
-        before = [in_channels] + [width] * len(level_widths(width, depth))
-        self.levels = nn.ModuleList(GhostPair(channels, width, norm=norm) for channels in before)
-        self.decoder = GhostPair(width, width, norm=norm, dropout=dropout)
-        self.head = nn.Conv2d(width, classes, 1)
+        super().__init__(**keywords)
+        layout = self.layout
+        before = [layout.in_channels] + [layout.width] * len(level_widths(layout.width, layout.depth))
+        self.levels = nn.ModuleList(GhostPair(channels, layout.width, norm=layout.norm) for channels in before)
+        self.decoder = GhostPair(layout.width, layout.width, norm=layout.norm, dropout=layout.dropout)
+        self.head = nn.Conv2d(layout.width, layout.classes, 1)
 
     def forward(self, image: Tensor) -> Tensor:
         """Class logits (N,classes,H,W) of `image` (N,1,H,W) in [-1,1], any H, W >= 16."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from sage_ray.models.attention import AttentionGate
 from sage_ray.models.blocks import DoubleConv, Encoder, level_widths, pad_to_multiple
+from sage_ray.models.segmenter import Segmenter
 
 
 class DecoderLevel(nn.Module):
@@ -28,44 +31,21 @@ class DecoderLevel(nn.Module):
         return self.block(torch.cat([features, skip], dim=1)), coefficients
 
 
-class UNet(nn.Module):
+class UNet(Segmenter):
     """U-Net of image to class logits. Source: Ronneberger et al. 2015, padded, with normalisation."""
 
     gated = False
 
-    def __init__(
-        self,
-        *,
-        in_channels: int = 1,
-        classes: int = 2,
-        width: int = 64,
-        depth: int = 4,
-        attention: bool = False,
-        dropout: float = 0.5,
-        norm: str = "batch",
-    ) -> None:
-        """Make the network.
-
-        Args:
-            in_channels: channels of the image.
-            classes: number of classes, background first.
-            width: channels of the first level; they double at each level.
-            depth: number of down-sampling levels.
-            attention: whether skips are gated; only `AttentionUNet` has gates, a plain U-Net ignores it.
-            dropout: probability of dropout inside each decoder level.
-            norm: batch, group or frozen.
-
-        Raises:
-            ValueError: a number out of range or an unknown norm.
-        """
-        super().__init__()
-        self.multiple = 2**depth
-        self.encoder = Encoder(in_channels, width, depth, norm=norm)
+    def __init__(self, **keywords: Any) -> None:
+        """Make the network; keywords are the fields of `Layout`. Only `AttentionUNet` has gates."""
+        super().__init__(**keywords)
+        layout = self.layout
+        self.encoder = Encoder(layout.in_channels, layout.width, layout.depth, norm=layout.norm)
         self.decoder = nn.ModuleList(
-            DecoderLevel(level, gated=self.gated and attention, dropout=dropout, norm=norm)
-            for level in reversed(level_widths(width, depth))
+            DecoderLevel(level, gated=self.gated and layout.attention, dropout=layout.dropout, norm=layout.norm)
+            for level in reversed(level_widths(layout.width, layout.depth))
         )
-        self.head = nn.Conv2d(width, classes, 1)
+        self.head = nn.Conv2d(layout.width, layout.classes, 1)
 
     def forward(self, image: Tensor) -> Tensor:
         """Class logits (N,classes,H,W) of `image` (N,1,H,W) in [-1,1], any H, W >= 16."""

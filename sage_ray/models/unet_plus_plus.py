@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from sage_ray.models.blocks import DoubleConv, Encoder, level_widths, pad_to_multiple
+from sage_ray.models.segmenter import Segmenter
 
 
 class NestedNode(nn.Module):
@@ -22,7 +25,7 @@ class NestedNode(nn.Module):
         return self.block(torch.cat([self.upsample(below), *skips], dim=1))
 
 
-class UNetPlusPlus(nn.Module):
+class UNetPlusPlus(Segmenter):
     """U-Net++ of image to class logits: depth (depth + 1) / 2 nested nodes over the encoder of the U-Net.
 
     Source: Zhou et al. 2018 (DLMIA) and 2020 (IEEE TMI 39(6)). Node X[i,j] takes all earlier nodes of its level and the
@@ -43,45 +46,28 @@ class UNetPlusPlus(nn.Module):
         deep_supervision: whether every nested output X[0,j] has its own head.
     """
 
-    def __init__(
-        self,
-        *,
-        in_channels: int = 1,
-        classes: int = 2,
-        width: int = 64,
-        depth: int = 4,
-        attention: bool = False,
-        dropout: float = 0.5,
-        norm: str = "batch",
-        deep_supervision: bool = False,
-    ) -> None:
-        """As `UNet`, whose keywords mean the same; `attention` is ignored.
+    def __init__(self, *, deep_supervision: bool = False, **keywords: Any) -> None:
+        """Make the network.
 
         Args:
-            in_channels: channels of the image.
-            classes: number of classes, background first.
-            width: channels of the first level; they double at each level.
-            depth: number of down-sampling levels, and of nested outputs.
-            attention: ignored, the skips have no gates.
-            dropout: probability of dropout inside each nested node.
-            norm: batch, group or frozen.
             deep_supervision: a head on every nested output instead of on the last alone.
-
-        Raises:
-            ValueError: a number out of range or an unknown norm.
+            keywords: fields of `Layout`; `depth` is also the number of nested outputs, and `attention` is ignored, as
+                the skips have no gates.
         """
-        super().__init__()
-        self.multiple = 2**depth
+        super().__init__(**keywords)
         self.deep_supervision = deep_supervision
-        self.encoder = Encoder(in_channels, width, depth, norm=norm)
-        widths = level_widths(width, depth)
+        layout = self.layout
+        self.encoder = Encoder(layout.in_channels, layout.width, layout.depth, norm=layout.norm)
+        widths = level_widths(layout.width, layout.depth)
         self.columns = nn.ModuleList(
             nn.ModuleList(
-                NestedNode(level, column, dropout=dropout, norm=norm) for level in widths[: depth - column + 1]
+                NestedNode(level, column, dropout=layout.dropout, norm=layout.norm)
+                for level in widths[: layout.depth - column + 1]
             )
-            for column in range(1, depth + 1)
+            for column in range(1, layout.depth + 1)
         )
-        self.heads = nn.ModuleList(nn.Conv2d(width, classes, 1) for _ in range(depth if deep_supervision else 1))
+        num_heads = layout.depth if deep_supervision else 1
+        self.heads = nn.ModuleList(nn.Conv2d(layout.width, layout.classes, 1) for _ in range(num_heads))
 
     def forward(self, image: Tensor) -> Tensor:
         """Class logits (N,classes,H,W) of `image` (N,1,H,W) in [-1,1], any H, W >= 16.

@@ -30,6 +30,32 @@ FEW_SEEDS = 8.0
 Floats = np.ndarray | float
 
 
+def mean_squares(table: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """MS_I, MS_S and MS_R of the module's docstring.
+
+    Args:
+        table: (..., n_images, n_seeds) float, complete.
+
+    Returns:
+        three arrays (...); NaN where there is one image (MS_I, MS_R) or one seed (MS_S, MS_R).
+    """
+    num_images, num_seeds = table.shape[-2:]
+    by_image, by_seed = table.mean(axis=-1), table.mean(axis=-2)
+    nan = np.full(table.shape[:-2], np.nan)
+    images = num_seeds * by_image.var(axis=-1, ddof=1) if num_images > 1 else nan
+    seeds = num_images * by_seed.var(axis=-1, ddof=1) if num_seeds > 1 else nan
+    freedom = (num_images - 1) * (num_seeds - 1)
+    rest = residual_squares(table) / freedom if freedom else nan
+    return np.asarray(images), np.asarray(seeds), np.asarray(rest)
+
+
+def residual_squares(table: np.ndarray) -> np.ndarray:
+    """Sum of squares (...) of tables (..., n_images, n_seeds) after their row and column means are taken off."""
+    left = table - table.mean(axis=-1, keepdims=True)
+    left = left - left.mean(axis=-2, keepdims=True)
+    return np.asarray(np.square(left).sum(axis=(-2, -1)))
+
+
 def combine(
     images: Floats, seeds: Floats, rest: Floats, df_images: Floats, df_seeds: Floats, df_rest: Floats
 ) -> tuple[np.ndarray, np.ndarray]:

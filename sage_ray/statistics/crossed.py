@@ -32,7 +32,7 @@ from typing import Literal, get_args
 import numpy as np
 from scipy.special import fdtrc
 
-from sage_ray.statistics.combined import combine, t_quantile, two_sided_p
+from sage_ray.statistics.combined import combine, mean_squares, residual_squares, t_quantile, two_sided_p
 
 Images = Literal["new", "these"]
 IMAGES: tuple[Images, ...] = get_args(Images)
@@ -115,20 +115,19 @@ def contrasts(scores: np.ndarray, reference: int = 0, *, images: Images = "new",
     inside = in_pool(table, pool)
     pooled = inside[..., others] & inside[..., [reference]]
     size = np.maximum(inside.sum(axis=-1), 2)[..., None] - 1
-    own = table[..., others, :, :] - table[..., [reference], :, :]
-    seeds = np.where(pooled, _pool_seeds(table, inside)[..., None], _spread(own.mean(axis=-2)) * num_images / 2)
+    # A difference of two arms has twice the variance of one.
+    halved = (table[..., others, :, :] - table[..., [reference], :, :]) / np.sqrt(2)
+    by_image, own_seeds, own_rest = mean_squares(halved)
+    seeds = np.where(pooled, _pool_seeds(table, inside)[..., None], own_seeds)
     df_seeds = np.where(pooled, size, 1) * (num_seeds - 1)
-    cells, by_image = num_images * num_seeds, np.full(difference.shape, np.nan)
-    if num_images > 1:
-        by_image = _spread(own.mean(axis=-1)) * num_seeds / 2
     if images == "these":
         variance, df = seeds, df_seeds.astype(np.float64)
     else:
-        rest = np.where(pooled, _pool_rest(table, inside)[..., None], _own_rest(own))
+        rest = np.where(pooled, _pool_rest(table, inside)[..., None], own_rest)
         variance, df = combine(by_image, seeds, rest, num_images - 1, df_seeds, df_seeds * (num_images - 1))
     return Contrasts(
         difference=difference,
-        error=np.sqrt(2 * variance / cells),
+        error=np.sqrt(2 * variance / (num_images * num_seeds)),
         df=df,
         pooled=pooled,
         seed_sd=np.sqrt(2 * seeds / num_images),
@@ -195,17 +194,14 @@ def components(scores: np.ndarray, once_a_run: bool = False) -> Components:
         known = 0 if once_a_run else num_images
         return Components(nan, nan, nan, nan, nan, nan, num_arms, known, num_seeds, nan, nan, nan)
     arm_seed = float(_pool_seeds(table, everything))
-    seed_means = _spread(table.mean(axis=(-3, -2)))
+    image, seed, image_seed = (num_arms * float(square) for square in mean_squares(table.mean(axis=-3)))
     if once_a_run or num_images < 2:
-        seed = max(float(seed_means) - arm_seed / num_arms, 0.0)
+        seed = max((seed - arm_seed) / num_arms, 0.0)
         count = 0 if once_a_run else 1
         return Components(nan, seed, nan, nan, arm_seed, nan, num_arms, count, num_seeds, nan, float(arms * seeds), nan)
     rest = float(_pool_rest(table, everything))
     flipped = np.swapaxes(table, -1, -2)
     arm_image = float(_pool_seeds(flipped, everything))
-    image_seed = num_arms * float(_double_centred(table.mean(axis=-3)) / (images * seeds))
-    image = num_arms * num_seeds * float(_spread(table.mean(axis=(-3, -1))))
-    seed = num_arms * num_images * float(seed_means)
     return Components(
         image=max((image - arm_image - image_seed + rest) / (num_arms * num_seeds), 0.0),
         seed=max((seed - arm_seed - image_seed + rest) / (num_arms * num_images), 0.0),
@@ -227,13 +223,6 @@ def _spread(values: np.ndarray) -> np.ndarray:
     return np.asarray(values.var(axis=-1, ddof=1))
 
 
-def _double_centred(table: np.ndarray) -> np.ndarray:
-    """Sum of squares (...) of tables (..., n_images, n_seeds) after their row and column means are taken off."""
-    left = table - table.mean(axis=-1, keepdims=True)
-    left = left - left.mean(axis=-2, keepdims=True)
-    return np.asarray(np.square(left).sum(axis=(-2, -1)))
-
-
 def _mean_over(values: np.ndarray, arms: np.ndarray) -> np.ndarray:
     """Mean over those arms: values (..., n_arms, n), arms bool (..., n_arms), result (..., n)."""
     count = np.maximum(arms.sum(axis=-1), 1)[..., None]
@@ -253,15 +242,9 @@ def _pool_rest(table: np.ndarray, inside: np.ndarray) -> np.ndarray:
     num_images, num_seeds = table.shape[-2:]
     flat = table.reshape(*table.shape[:-2], num_images * num_seeds)
     shared = _mean_over(flat, inside).reshape(*table.shape[:-3], 1, num_images, num_seeds)
-    total = np.where(inside, _double_centred(table - shared), 0.0).sum(axis=-1)
+    total = np.where(inside, residual_squares(table - shared), 0.0).sum(axis=-1)
     freedom = np.maximum(inside.sum(axis=-1) - 1, 1) * (num_images - 1) * (num_seeds - 1)
     return np.asarray(total / freedom)
-
-
-def _own_rest(own: np.ndarray) -> np.ndarray:
-    """MS_R of pairs from their differences (..., n_images, n_seeds)."""
-    num_images, num_seeds = own.shape[-2:]
-    return _double_centred(own) / (2 * (num_images - 1) * (num_seeds - 1))
 
 
 def _out_of_line(table: np.ndarray, inside: np.ndarray) -> np.ndarray:

@@ -31,7 +31,7 @@ from typing import Literal
 import numpy as np
 
 from sage_ray.statistics.claims import holm_adjusted
-from sage_ray.statistics.combined import combine, t_quantile, two_sided_p
+from sage_ray.statistics.combined import combine, mean_squares, t_quantile, two_sided_p
 
 MIN_SEEDS = 2
 RULE = (
@@ -184,13 +184,9 @@ def _checked(scores: np.ndarray) -> np.ndarray:
 def _error(table: np.ndarray) -> tuple[float, float]:
     """Standard error of the mean of a table (n_images, n_seeds), and its degrees of freedom."""
     num_images, num_seeds = table.shape
-    mean, image_means, seed_means = table.mean(), table.mean(axis=1), table.mean(axis=0)
-    images = num_seeds * np.square(image_means - mean).sum() / (num_images - 1)
+    images, seeds, rest = mean_squares(table)
     if num_seeds == 1:
         return float(np.sqrt(images / table.size)), float(num_images - 1)
-    seeds = num_images * np.square(seed_means - mean).sum() / (num_seeds - 1)
-    residuals = table - image_means[:, None] - seed_means[None, :] + mean
-    df_rest = (num_images - 1) * (num_seeds - 1)
-    rest = np.square(residuals).sum() / df_rest
-    variance, df = combine(images, seeds, rest, num_images - 1, num_seeds - 1, df_rest)
+    df_images, df_seeds = num_images - 1, num_seeds - 1
+    variance, df = combine(images, seeds, rest, df_images, df_seeds, df_images * df_seeds)
     return float(np.sqrt(variance / table.size)), float(df)
