@@ -16,7 +16,7 @@ from analysis.arms import ArmRuns, Scores, arm_runs, choose_part, image_scores
 from analysis.collect import Tidy
 from analysis.figures import new_figure, save, tidy_axes
 from analysis.scores import POOLED, RANGES_TO_ONE, label
-from analysis.stats import ArmMean, Claim, Comparison, Row, arm_means, compare_arms, seed_summary
+from analysis.stats import ArmMean, Claim, Comparison, Row, arm_means, compare_arms
 from analysis.studies import StudyFacts
 from analysis.tables import NONE, Provenance, Table, interval, number, p_value, percent
 from sage_ray.errors import UserError
@@ -70,7 +70,7 @@ class Judged:
     options: argparse.Namespace
 
 
-def judge(tidy: Tidy, facts: StudyFacts, options: argparse.Namespace, scores: Sequence[str]) -> Judged:
+def judge_study(tidy: Tidy, facts: StudyFacts, options: argparse.Namespace, scores: Sequence[str]) -> Judged:
     """Compare the arms of a study on every score.
 
     Raises:
@@ -87,22 +87,18 @@ def compare(runs: ArmRuns, scores: Scores, options: argparse.Namespace) -> Resul
     bounds = (0.0, 1.0) if scores.score in RANGES_TO_ONE else None
     if scores.per_image and scores.frame["image"].nunique() < 2:
         raise UserError("one image only", f"study {runs.facts.name}", "a comparison needs at least two images")
-    if scores.per_image:
-        means = arm_means(scores.frame, options.level, images=options.images, bounds=bounds)
-    else:
-        means = arm_means(scores.frame, options.level, bounds=bounds)
+    means = arm_means(scores.frame, options.level, images=options.images, bounds=bounds)
     if len(runs.arms) < 2:
         return Result(scores, tuple(means), None)
-    keywords: dict[str, Any] = {
-        "higher_is_better": not scores.lower_is_better,
-        "margin": options.margin,
-        "level": options.level,
-        "claim": options.claim,
-    }
-    if scores.per_image:
-        comparison = compare_arms(scores.frame, runs.reference, images=options.images, **keywords)
-    else:
-        comparison = seed_summary(scores.frame, runs.reference, **keywords)
+    comparison = compare_arms(
+        scores.frame,
+        runs.reference,
+        higher_is_better=not scores.lower_is_better,
+        margin=options.margin,
+        level=options.level,
+        images=options.images,
+        claim=options.claim,
+    )
     return Result(scores, tuple(means), comparison)
 
 

@@ -123,10 +123,10 @@ def arm_runs(tidy: Tidy, facts: StudyFacts, reference: str | None = None, withou
 
 def check_runs(finished: pd.DataFrame, study: str) -> None:
     """Raise UserError if finished runs of a study are of several data sets or splits, or lack a file."""
-    for path, name in zip(finished["run_id"], finished["missing"], strict=True):
-        if name is not None:
+    for run_id, file in zip(finished["run_id"], finished["missing"], strict=True):
+        if file is not None:
             mend = "restore it (MLflow keeps a copy), or remove the run's folder and resume the study"
-            raise UserError(f"{name} of a finished run is gone or damaged", f"run {path}", mend)
+            raise UserError(f"{file} of a finished run is gone or damaged", f"run {run_id}", mend)
     prints = sorted({str(value) for value in finished["data_fingerprint"]})
     if len(prints) > 1:
         raise UserError("mixed data sets", f"study {study}: {', '.join(prints)}", "tabulate runs on the same images")
@@ -224,11 +224,20 @@ def finished_curves(tidy: Tidy, facts: StudyFacts, score: str) -> tuple[pd.DataF
     runs = study_runs(tidy, facts.name)
     runs = runs[runs["state"] == FINISHED]
     check_runs(runs, facts.name)
-    rows = curves(tidy, [facts.name], score, set(runs["run_id"]))
+    return runs, checked_curves(tidy, facts, score, set(runs["run_id"]))
+
+
+def checked_curves(tidy: Tidy, facts: StudyFacts, score: str, run_ids: Collection[str]) -> pd.DataFrame:
+    """`curves` of some runs of a study.
+
+    Raises:
+        UserError: no such curve, or several definitions.
+    """
+    rows = curves(tidy, [facts.name], score, run_ids)
     if rows.empty:
         raise UserError(f"no curve of {label(score)}", f"study {facts.name}", "choose a score that was recorded")
     one_definition(rows["definition"], score, f"study {facts.name}, curves")
-    return runs, rows
+    return rows
 
 
 def last_phase(rows: pd.DataFrame) -> pd.DataFrame:
@@ -241,14 +250,22 @@ def arm_settings(tidy: Tidy, facts: StudyFacts) -> dict[str, dict[str, Any]]:
     """Settings of each arm with runs that are not alike in all arms, by path; seeds and `runtime` left out."""
     runs = study_runs(tidy, facts.name).dropna(subset=["arm"]).drop_duplicates("arm")
     settings = tidy.settings([facts.name]).reindex(runs["run_id"])
-    known = [
-        path for path in map(str, settings.columns) if not path.startswith(("runtime.", "seed", "data.split.fold"))
-    ]
-    varied = [path for path in known if settings[path].map(repr).nunique() > 1]
+    varied = varied_paths(settings)
     return {
         arm: {path: settings.at[run_id, path] for path in varied}
         for run_id, arm in zip(runs["run_id"], runs["arm"], strict=True)
     }
+
+
+def varied_paths(settings: pd.DataFrame) -> list[str]:
+    """Settings (rows of `Tidy.settings`) that are not alike in all runs; seeds, folds and `runtime` left out."""
+    return [
+        path
+        for path in map(str, settings.columns)
+        if path != "seed"
+        and not path.startswith(("runtime.", "data.split.fold"))
+        and settings[path].map(repr).nunique() > 1
+    ]
 
 
 def scored_apart(tidy: Tidy, facts: StudyFacts) -> str | None:
@@ -265,9 +282,7 @@ def cost(tidy: Tidy, runs: ArmRuns) -> pd.DataFrame:
 
     Epochs that were taken from another run's stage count with the seconds that they took there.
     """
-    columns = ["run_id", "value"]
-    rows = tidy.rows(kind="epoch", studies=[runs.facts.name], scores=["seconds"], columns=columns)
-    seconds = rows.groupby("run_id")["value"].sum()
+    seconds = epoch_seconds(tidy, runs.facts)
     table = runs.runs.set_index("run_id")
     found = pd.DataFrame({"arm": table["arm"], "seconds": seconds.reindex(table.index)})
     wall = table["seconds"].astype(float)
@@ -275,6 +290,12 @@ def cost(tidy: Tidy, runs: ArmRuns) -> pd.DataFrame:
     known = "parameters_segmenter" in table
     found["parameters"] = table["parameters_segmenter"].astype(float) if known else float("nan")
     return found.reset_index()
+
+
+def epoch_seconds(tidy: Tidy, facts: StudyFacts) -> pd.Series:
+    """Seconds of all epochs of each run of a study, by run id; those taken from another run's stage included."""
+    rows = tidy.rows(kind="epoch", studies=[facts.name], scores=["seconds"], columns=["run_id", "value"])
+    return rows.groupby("run_id")["value"].sum()
 
 
 def _units(runs: pd.DataFrame) -> list[str]:

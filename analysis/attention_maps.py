@@ -11,7 +11,7 @@ import argparse
 import json
 import re
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,10 +21,10 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.arms import missing_runs
 from analysis.collect import Tidy
-from analysis.command import command, each_study, run
+from analysis.command import command, study_script
 from analysis.figures import new_figure, save, style, tidy_axes
 from analysis.studies import StudyFacts, study_runs
-from analysis.tables import Provenance, Table, number, provenance, write_tables
+from analysis.tables import NONE, Provenance, Table, number, provenance, write_tables
 from sage_ray.errors import UserError
 from sage_ray.registry.pictures import attention_overlay
 from sage_ray.runtime.record import FINISHED
@@ -85,13 +85,7 @@ def shares(tidy: Tidy, facts: StudyFacts) -> pd.DataFrame:
         rows = rows.assign(arm=[f"trial {trial}" for trial in rows["trial"]])
     wide = rows.pivot(index=["arm", "seed", "run_id", "epoch"], columns="score", values="value").reset_index()
     wide = wide.rename(columns={SHARE: "share", AREA: "area"}).dropna(subset=["share"])
-    return wide.sort_values("arm", key=lambda arms: arms.map(_order(facts)), kind="stable", ignore_index=True)
-
-
-def _order(facts: StudyFacts) -> Callable[[str], tuple[int, str]]:
-    """Sorts arms as the design lists them, then all others by name."""
-    places = {arm: place for place, arm in enumerate(facts.arms)}
-    return lambda arm: (places.get(arm, len(places)), arm)
+    return wide.sort_values("arm", key=lambda arms: arms.map(facts.place_of), kind="stable", ignore_index=True)
 
 
 def share_table(facts: StudyFacts, found: pd.DataFrame) -> Table:
@@ -101,7 +95,7 @@ def share_table(facts: StudyFacts, found: pd.DataFrame) -> Table:
         epochs = sorted(own["epoch"].unique())
         by_epoch = own.groupby("epoch")["share"].mean()
         cells = [f"{number(by_epoch[epoch])} ({int(epoch)})" for epoch in three_of(epochs)]
-        rows.append([str(arm), str(own["run_id"].nunique()), *(cells + ["-"] * 3)[:3], number(own["area"].mean())])
+        rows.append([str(arm), str(own["run_id"].nunique()), *(cells + [NONE] * 3)[:3], number(own["area"].mean())])
     return Table(
         title=f"Share of attention at boundaries in {facts.name}",
         columns=["arm", "runs", *(f"{when} (epoch)" for when in WHEN), "even attention"],
@@ -189,7 +183,7 @@ def _drawn(facts: StudyFacts, runs: pd.DataFrame, recorded: Sequence[str], arms:
     table = runs[runs["run_id"].isin(recorded)]
     names = table["arm"] if facts.kind == "ablation" else [f"trial {trial}" for trial in table["trial"]]
     table = table.assign(name=names, unfinished=table["state"] != FINISHED).sort_values(["unfinished", "trial", "seed"])
-    table = table.sort_values("name", key=lambda arms: arms.map(_order(facts)), kind="stable")
+    table = table.sort_values("name", key=lambda arms: arms.map(facts.place_of), kind="stable")
     for arm in arms:
         if arm not in set(table["name"]):
             there = ", ".join(dict.fromkeys(map(str, table["name"])))
@@ -223,10 +217,7 @@ def main() -> int:
     parser = command("attention_maps", __doc__)
     parser.add_argument("--gate", type=int, help="which gate, 1 being the deepest [default: the finest]")
     parser.add_argument("--arm", action="append", default=[], help="draw only this arm; may be repeated")
-    return run(
-        parser,
-        lambda options: each_study(options, applies, lambda tidy, facts, out: make(tidy, facts, out, options)),
-    )
+    return study_script(parser, applies, make)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.ablation import HEADLINE, Judged, add_options, judge, listed_arms, notes, numbers
+from analysis.ablation import HEADLINE, Judged, add_options, judge_study, listed_arms, notes, numbers
 from analysis.arms import Scores, cost, curve_scores
 from analysis.collect import Tidy
-from analysis.command import chosen_scores, command, each_study, run
+from analysis.command import chosen_scores, command, study_script
 from analysis.figures import new_figure, save, style, tidy_axes
 from analysis.scores import RANGES_TO_ONE, label
 from analysis.stats import ArmMean, arm_means
@@ -120,7 +120,7 @@ def cost_table(tidy: Tidy, judged: Judged) -> tuple[Table, pd.DataFrame]:
 
 def make(tidy: Tidy, facts: StudyFacts, out: Path, options: argparse.Namespace) -> Sequence[Path]:
     """Write baseline_table.{md,tex,csv,png} of a study."""
-    judged = judge(tidy, facts, options, chosen_scores(options))
+    judged = judge_study(tidy, facts, options, chosen_scores(options))
     source = provenance(facts.name, judged.runs.runs)
     curves = {score: _curve_means(tidy, judged, score) for score in judged.results}
     costs, spent = cost_table(tidy, judged)
@@ -182,13 +182,7 @@ def _mark(place: int) -> dict[str, object]:
 def main() -> int:
     parser = command("baseline_table", __doc__, part=True, scores=HEADLINE)
     add_options(parser)
-
-    def work(options: argparse.Namespace) -> int:
-        return each_study(
-            options, lambda _, facts: applies(facts), lambda tidy, facts, out: make(tidy, facts, out, options)
-        )
-
-    return run(parser, work)
+    return study_script(parser, lambda _, facts: applies(facts), make)
 
 
 if __name__ == "__main__":

@@ -133,6 +133,18 @@ def each_study(
     return failed
 
 
+def study_script(
+    parser: argparse.ArgumentParser,
+    applies: Callable[[Tidy, StudyFacts], str | None],
+    make: Callable[[Tidy, StudyFacts, Path, argparse.Namespace], Sequence[Path]],
+) -> int:
+    """Exit code of a script that makes files of each study that it applies to, as its options say."""
+    return run(
+        parser,
+        lambda options: each_study(options, applies, lambda tidy, facts, out: make(tidy, facts, out, options)),
+    )
+
+
 def score_script(
     name: str,
     doc: str | None,
@@ -141,12 +153,10 @@ def score_script(
     make: Callable[[Tidy, StudyFacts, Path, Sequence[str]], Sequence[Path]],
 ) -> int:
     """Exit code of a script whose only choices are studies and scores; `scores` are its default."""
-
-    def work(options: argparse.Namespace) -> int:
-        wanted = chosen_scores(options)
-        return each_study(options, applies, lambda tidy, facts, out: make(tidy, facts, out, wanted))
-
-    return run(command(name, doc, scores=scores), work)
+    parser = command(name, doc, scores=scores)
+    return study_script(
+        parser, applies, lambda tidy, facts, out, options: make(tidy, facts, out, chosen_scores(options))
+    )
 
 
 def _say(line: str) -> None:

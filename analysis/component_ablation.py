@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis import baseline_table, evaluation_ablation, loss_ablation
-from analysis.ablation import HEADLINE, add_options, forest, judge, numbers, score_table
+from analysis.ablation import HEADLINE, add_options, forest, judge_study, numbers, score_table
 from analysis.collect import Tidy
 from analysis.command import chosen_scores, command, each_study, run
 from analysis.effects import effect_table, has_effects
@@ -36,7 +36,7 @@ def is_anothers(tidy: Tidy, facts: StudyFacts) -> bool:
 
 def make(tidy: Tidy, facts: StudyFacts, out: Path, options: argparse.Namespace) -> Sequence[Path]:
     """Write component_ablation.{md,tex,csv,png} of a study."""
-    judged = judge(tidy, facts, options, chosen_scores(options))
+    judged = judge_study(tidy, facts, options, chosen_scores(options))
     source = provenance(facts.name, judged.runs.runs)
     tables = [score_table(judged, score, f"Arms of {facts.name}") for score in judged.results]
     if has_effects(judged):

@@ -12,7 +12,7 @@ import pandas as pd
 from analysis.ablation import Judged, Result, compare
 from analysis.scores import label
 from analysis.stats import Row
-from analysis.tables import NONE, Table, interval, number, p_value, percent
+from analysis.tables import Table, interval, number, p_value, percent
 from sage_ray.statistics.claims import holm_adjusted
 
 CROSSED = ("factorial", "fractional")
@@ -62,7 +62,7 @@ def effect_table(judged: Judged, score: str, options: argparse.Namespace) -> Tab
                 interval(row.difference, row.low, row.high, signed=True),
                 number(row.effect_relative, signed=True, digits=1),
                 p_value(found.p_holm),
-                found.verdict or NONE,
+                found.verdict,
             ]
         )
     runs = judged.runs

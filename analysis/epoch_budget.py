@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.arms import epoch_seconds
 from analysis.collect import Tidy
 from analysis.command import score_script
 from analysis.figures import new_figure, save, style, tidy_axes
@@ -30,12 +31,6 @@ def applies(tidy: Tidy, facts: StudyFacts) -> str | None:
     values = tidy.settings([facts.name], [FIRST, SECOND])
     most = max((values[path].nunique() for path in values), default=0)
     return None if most >= LEAST else f"fewer than {LEAST} values of {FIRST} and of {SECOND}"
-
-
-def seconds(tidy: Tidy, facts: StudyFacts) -> pd.Series:
-    """Seconds of all epochs of each run, those taken from another run's stage included."""
-    rows = tidy.rows(kind="epoch", studies=[facts.name], scores=["seconds"], columns=["run_id", "value"])
-    return rows.groupby("run_id")["value"].sum()
 
 
 def grid_table(facts: StudyFacts, found: pd.DataFrame, score: str, notes: Sequence[str]) -> tuple[Table, pd.DataFrame]:
@@ -64,7 +59,7 @@ def cost_table(facts: StudyFacts, found: pd.DataFrame) -> Table:
     """Seconds that runs of each pair of budgets take by themselves."""
     used = found[found["state"] == FINISHED]
     wide = used.pivot_table(index=FIRST, columns=SECOND, values="seconds", aggfunc="mean")
-    rows = [[f"{first:g}", *("-" if pd.isna(cell) else f"{cell:,.0f}" for cell in row)] for first, row in
+    rows = [[f"{first:g}", *(NONE if pd.isna(cell) else f"{cell:,.0f}" for cell in row)] for first, row in
             zip(wide.index, wide.to_numpy(), strict=True)]  # fmt: skip
     return Table(
         title="Seconds a run, without reuse of stages",
@@ -94,7 +89,7 @@ def make(tidy: Tidy, facts: StudyFacts, out: Path, scores: Sequence[str]) -> Seq
     others = varied(tidy, facts, [FIRST, SECOND])
     notes = [f"The study varies these too, so differences are not of the epochs alone: {', '.join(others)}."]
     notes = notes if others else []
-    spent = seconds(tidy, facts)
+    spent = epoch_seconds(tidy, facts)
     tables, frames = [], []
     figure = new_figure(9.6, 0.9 + 3.4 * len(scores))
     grid = figure.subplots(len(scores), 2, squeeze=False, sharey="row")

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.ablation import HEADLINE
+from analysis.ablation import HEADLINE, listed_arms
 from analysis.arms import SCORED_BY, ArmRuns, Scores, arm_runs, arm_settings, choose_part, curve_scores, image_scores
 from analysis.collect import Tidy
-from analysis.command import chosen_scores, command, each_study, run
+from analysis.command import chosen_scores, command, study_script
 from analysis.figures import new_figure, save, style, tidy_axes
 from analysis.scores import RANGES_TO_ONE, label
 from analysis.stats import ArmMean, arm_means
@@ -60,10 +60,9 @@ def make(tidy: Tidy, facts: StudyFacts, out: Path, options: argparse.Namespace) 
     ]
     settings = arm_settings(tidy, facts)
     told = {arm: ", ".join(f"{path} {value}" for path, value in settings[arm].items()) for arm in runs.arms}
-    listed = [arm for arm in dict.fromkeys([*facts.arms, *runs.arms])]
     table = Table(
         title=f"Ways of scoring in {facts.name}, each arm by its own",
-        columns=[f"score [{percent(options.level)}]", *listed],
+        columns=[f"score [{percent(options.level)}]", *listed_arms(runs)],
         rows=rows,
         notes=[
             "Columns have definitions of their own and must not be subtracted from each other.",
@@ -89,7 +88,7 @@ def make(tidy: Tidy, facts: StudyFacts, out: Path, options: argparse.Namespace) 
 
 def _cells(runs: ArmRuns, means: dict[tuple[str, str, str], ArmMean], score: str, name: str) -> list[str]:
     cells = []
-    for arm in dict.fromkeys([*runs.facts.arms, *runs.arms]):
+    for arm in listed_arms(runs):
         mean = means.get((arm, score, name))
         missing = "not run" if arm in runs.not_run else NONE
         cells.append(interval(mean.mean, mean.low, mean.high) if mean else missing)
@@ -125,10 +124,7 @@ def draw(
 
 def main() -> int:
     parser = command("evaluation_ablation", __doc__, part=True, scores=HEADLINE)
-    return run(
-        parser,
-        lambda options: each_study(options, applies, lambda tidy, facts, out: make(tidy, facts, out, options)),
-    )
+    return study_script(parser, applies, make)
 
 
 if __name__ == "__main__":

@@ -42,8 +42,7 @@ def series(tidy: Tidy, facts: StudyFacts, score: str) -> pd.DataFrame:
     """
     _, rows = finished_curves(tidy, facts, score)
     if facts.kind == "ablation":
-        order = {arm: place for place, arm in enumerate(facts.arms)}
-        rows = rows.assign(series=rows["arm"], place=rows["arm"].map(lambda arm: order.get(arm, len(order))))
+        rows = rows.assign(series=rows["arm"], place=rows["arm"].map(facts.place_of))
     else:
         levels = _plateaus(rows).groupby("trial")["plateau"].mean().sort_values(ascending=score in LOWER_IS_BETTER)
         shown = list(dict.fromkeys([0, *(int(trial) for trial in levels.index[:NUM_TRIALS])]))

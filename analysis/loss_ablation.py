@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.ablation import HEADLINE, Judged, Result, add_options, compare, forest, judge, numbers, score_table
+from analysis.ablation import HEADLINE, Judged, Result, add_options, compare, forest, judge_study, numbers, score_table
 from analysis.arms import arm_settings, curve_scores
 from analysis.collect import Tidy
-from analysis.command import chosen_scores, command, each_study, run
+from analysis.command import chosen_scores, command, study_script
 from analysis.scores import label
 from analysis.studies import StudyFacts, study_runs
 from analysis.tables import NONE, Table, interval, provenance, write_tables
@@ -88,7 +88,7 @@ def _gain(result: Result, arm: str) -> str:
 
 def make(tidy: Tidy, facts: StudyFacts, out: Path, options: argparse.Namespace) -> Sequence[Path]:
     """Write loss_ablation.{md,tex,csv,png} of a study."""
-    judged = judge(tidy, facts, options, chosen_scores(options))
+    judged = judge_study(tidy, facts, options, chosen_scores(options))
     source = provenance(facts.name, judged.runs.runs)
     losses = {"loss": _losses(arm_settings(tidy, facts))}
     tables = [score_table(judged, score, f"Losses of {facts.name}", losses) for score in judged.results]
@@ -116,10 +116,7 @@ def _terms(own: Mapping[str, Any]) -> list[str]:
 def main() -> int:
     parser = command("loss_ablation", __doc__, part=True, scores=HEADLINE)
     add_options(parser)
-    return run(
-        parser,
-        lambda options: each_study(options, applies, lambda tidy, facts, out: make(tidy, facts, out, options)),
-    )
+    return study_script(parser, applies, make)
 
 
 if __name__ == "__main__":

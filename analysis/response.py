@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from statsmodels.nonparametric.smoothers_lowess import lowess
 
-from analysis.arms import check_runs, curves
+from analysis.arms import check_runs, checked_curves, last_phase, varied_paths
 from analysis.collect import Tidy
 from analysis.figures import style
-from analysis.scores import label, one_definition, plateau
+from analysis.scores import plateau
 from analysis.studies import StudyFacts, study_runs
 from analysis.tables import percent
 from sage_ray.errors import UserError
@@ -60,12 +60,8 @@ def points(tidy: Tidy, facts: StudyFacts, paths: Sequence[str], score: str) -> p
         raise UserError("study has no finished run", facts.name, f"`sage-ray resume {facts.name}`")
     check_runs(finished, facts.name)
     settings = tidy.settings([facts.name], paths).reindex(index=runs["run_id"], columns=list(paths))
-    rows = curves(tidy, [facts.name], score, set(runs["run_id"]))
-    if rows.empty:
-        raise UserError(f"no curve of {label(score)}", f"study {facts.name}", "choose a score that was recorded")
-    one_definition(rows["definition"], score, f"study {facts.name}, curves")
-    last = rows[rows["phase"] == rows.groupby("run_id")["phase"].transform("last")]
-    levels = last.groupby("run_id")["value"].agg(lambda values: plateau(values.to_numpy()))
+    rows = checked_curves(tidy, facts, score, set(runs["run_id"]))
+    levels = last_phase(rows).groupby("run_id")["value"].agg(lambda values: plateau(values.to_numpy()))
     found = runs[["trial", "run_id", "seed", "state"]].reset_index(drop=True)
     found["epochs"] = rows.groupby("run_id")["epoch"].max().reindex(found["run_id"]).to_numpy()
     for path in paths:
@@ -77,12 +73,7 @@ def points(tidy: Tidy, facts: StudyFacts, paths: Sequence[str], score: str) -> p
 def varied(tidy: Tidy, facts: StudyFacts, besides: Sequence[str] = ()) -> list[str]:
     """Settings that differ between the runs of a study, without seeds, `runtime` and those in `besides`."""
     settings = tidy.settings([facts.name]).reindex(study_runs(tidy, facts.name)["run_id"])
-    names = [
-        path
-        for path in map(str, settings.columns)
-        if not path.startswith(("runtime.", "data.split.fold")) and path != "seed"
-    ]
-    return [path for path in names if path not in besides and settings[path].map(repr).nunique() > 1]
+    return [path for path in varied_paths(settings) if path not in besides]
 
 
 def respond(found: pd.DataFrame, path: str, *, log: bool = False, level: float = 0.95, seed: int = 0) -> Curve:

@@ -26,7 +26,7 @@ from analysis.figures import new_figure, save, style, tidy_axes
 from analysis.log_audit import AuditedPhase, audit_log, draw_log, log_table, read_log
 from analysis.scores import LOWER_IS_BETTER, POOLED, curve_facts, label, pooled_f1
 from analysis.studies import StudyFacts, study_runs
-from analysis.tables import Provenance, Table, interval, number, provenance, write_tables
+from analysis.tables import NONE, Provenance, Table, interval, number, provenance, write_tables
 from sage_ray.errors import UserError
 from sage_ray.metrics import COUNTS
 from sage_ray.statistics import mean_interval
@@ -72,12 +72,10 @@ def run_facts(tidy: Tidy, facts: StudyFacts, score: str) -> pd.DataFrame:
                 "test": tested.get(run_id, math.nan) if last[run_id] == phase else math.nan,
             }
         )  # fmt: skip
-    order = {arm: place for place, arm in enumerate(facts.arms)}
-    table = pd.DataFrame(found).sort_values(
-        by=["phase", "arm"],
-        key=lambda values: values.map(lambda v: PHASES.get(v, order.get(v, len(order)))),
-        kind="stable",
-        ignore_index=True,
+    table = pd.DataFrame(found)
+    places = {"phase": lambda phase: PHASES.get(phase, len(PHASES)), "arm": facts.place_of}
+    table = table.sort_values(
+        by=list(places), key=lambda column: column.map(places[column.name]), kind="stable", ignore_index=True
     )
     sign = -1 if lower else 1
     return table.assign(flattery=sign * (table["best"] - table["plateau"]))
@@ -117,7 +115,7 @@ def _cells(found: pd.DataFrame) -> list[str]:
     spread = flattery_interval(found["flattery"].to_numpy(float))
     tested = found["test"].dropna()
     test = (
-        number(tested.mean()) + ("" if len(tested) == len(found) else f" ({len(tested)} runs)") if len(tested) else "-"
+        number(tested.mean()) + ("" if len(tested) == len(found) else f" ({len(tested)} runs)") if len(tested) else NONE
     )
     return [
         str(len(found)), number(found["best"].mean()), number(found["plateau"].mean()),

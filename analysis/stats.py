@@ -22,7 +22,7 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 
-from analysis.score_table import ScoreTable, score_table
+from analysis.score_array import ScoreArray, score_array
 from sage_ray.errors import UserError
 from sage_ray.statistics.claims import CLAIMS, WORDS, Claim, depth, holm_adjusted, judge, rule_of
 from sage_ray.statistics.combined import t_quantile
@@ -53,7 +53,6 @@ __all__ = [
     "design",
     "minimum_detectable",
     "power_of",
-    "seed_summary",
     "seeds_needed",
 ]
 
@@ -178,15 +177,17 @@ def compare_arms(
     power: float = 0.8,
     pool: bool | None = None,
 ) -> Comparison:
-    """Every arm against the reference, paired by image and seed.
+    """Every arm against the reference, paired by image and seed, or by seed for scores that exist once a run.
 
     Args:
-        scores: columns arm, seed, image, value; one row a cell.
+        scores: columns arm, seed, value and, for scores of images, image; one row a cell. Scores that exist once a run
+            (pooled pixel F1, a curve's plateau) have no image column.
         reference: the arm that all others are compared with.
         higher_is_better: False for scores where less is good, such as a distance.
         margin: difference that does not matter, in units of the score, at least 0; more for no_worse and equivalent.
         level: of the intervals; 1 - level is the chance of any wrong verdict in the table.
-        images: whether the intervals speak of "new" images of the same source or of "these".
+        images: whether the intervals speak of "new" images of the same source or of "these"; without an image column it
+            is always these.
         correction: of the verdicts for the number of rows.
         claim: about each arm, see `sage_ray.statistics.claims`; "worse" asks whether the reference is better.
         power: chance for `detectable`.
@@ -196,40 +197,16 @@ def compare_arms(
         UserError: unknown reference or option, one arm, one image where new ones are spoken of, or a frame that is
             not complete, naming the arm and what it lacks.
     """
-    question = _Question(higher_is_better, margin, level, images, correction, claim, power, pool)
+    by_image = "image" in scores.columns
+    images_meant: Images = images if by_image else "these"
+    question = _Question(higher_is_better, margin, level, images_meant, correction, claim, power, pool)
     _check(question)
-    table = score_table(scores, by_image=True)
-    if images == "new" and len(table.images) < 2:
+    table = score_array(scores, by_image)
+    if images_meant == "new" and len(table.images) < 2:
         raise UserError(
             "one image says nothing of new ones", table.images[0], 'use images="these" or score more images'
         )
     return _compare(table, reference, question)
-
-
-def seed_summary(
-    scores: pd.DataFrame,
-    reference: str,
-    *,
-    higher_is_better: bool = True,
-    margin: float = 0.0,
-    level: float = 0.95,
-    correction: Correction = "holm",
-    claim: Claim = "better",
-    power: float = 0.8,
-    pool: bool | None = None,
-) -> Comparison:
-    """As `compare_arms` for scores that exist once a run (pooled pixel F1, a curve's plateau): paired by seed.
-
-    Args:
-        scores: columns arm, seed, value; one row a run.
-        reference, higher_is_better, margin, level, correction, claim, power, pool: as `compare_arms`.
-
-    Raises:
-        UserError: as `compare_arms`.
-    """
-    question = _Question(higher_is_better, margin, level, "these", correction, claim, power, pool)
-    _check(question)
-    return _compare(score_table(scores, by_image=False), reference, question)
 
 
 def arm_means(
@@ -253,7 +230,7 @@ def arm_means(
         UserError: as `compare_arms`.
     """
     _check_options(images=images, level=level)
-    table = score_table(scores, by_image="image" in scores.columns)
+    table = score_array(scores, by_image="image" in scores.columns)
     speaks_of = _speaks_of(table, images)
     means = []
     for arm, values in zip(table.arms, table.values, strict=True):
@@ -271,7 +248,7 @@ def arm_means(
     return means
 
 
-def _compare(table: ScoreTable, reference: str, question: _Question) -> Comparison:
+def _compare(table: ScoreArray, reference: str, question: _Question) -> Comparison:
     base = table.index_of(reference)
     if len(table.arms) < 2:
         raise UserError("one arm only", reference, "a comparison needs at least one more")
@@ -308,7 +285,7 @@ def _compare(table: ScoreTable, reference: str, question: _Question) -> Comparis
     )
 
 
-def _row(table: ScoreTable, base: int, question: _Question, answer: _Answer, k: int, arm: str) -> Row:
+def _row(table: ScoreArray, base: int, question: _Question, answer: _Answer, k: int, arm: str) -> Row:
     found = answer.contrasts
     mean, reference_mean = float(table.values[table.index_of(arm)].mean()), float(table.values[base].mean())
     difference, half = float(found.difference[k]), float(found.half_width(question.level)[k])
@@ -350,7 +327,7 @@ def _why(question: _Question, answer: _Answer, k: int) -> str:
     return f"the interval agrees with the claim only in part, p {adjusted:.2g}{holm}"
 
 
-def _alone(table: ScoreTable, base: int, question: _Question, answer: _Answer, arm: str) -> str:
+def _alone(table: ScoreArray, base: int, question: _Question, answer: _Answer, arm: str) -> str:
     """What is to be added where the seed variance is not that of the pool."""
     odd = [name for name in (arm, table.arms[base]) if table.index_of(name) not in answer.shared]
     if not odd or len(table.seeds) < 2:
@@ -359,7 +336,7 @@ def _alone(table: ScoreTable, base: int, question: _Question, answer: _Answer, a
     return f"; seed variance of this pair alone{because}"
 
 
-def _pool_notes(table: ScoreTable, base: int, question: _Question) -> tuple[list[int], tuple[str, ...]]:
+def _pool_notes(table: ScoreArray, base: int, question: _Question) -> tuple[list[int], tuple[str, ...]]:
     """Arms that share one seed variance, and sentences about those that do not."""
     everyone = list(range(len(table.arms)))
     if len(table.seeds) < 2:
@@ -375,7 +352,7 @@ def _pool_notes(table: ScoreTable, base: int, question: _Question) -> tuple[list
     return shared, (f"out of line in the spread over seeds: {', '.join(odd)}; {which} the seed variance of the arms",)
 
 
-def _speaks_of(table: ScoreTable, images: Images) -> str:
+def _speaks_of(table: ScoreArray, images: Images) -> str:
     if len(table.seeds) < 2:
         return "these trained weights only: one seed, no interval"
     seeds = f"further training runs than the {len(table.seeds)} seeds"

@@ -46,6 +46,10 @@ class StudyFacts:
     maximize: bool = True
     notes: tuple[str, ...] = ()
 
+    def place_of(self, arm: str) -> int:
+        """Place of an arm in the design's order; one that it does not list comes after all that it does."""
+        return self.arms.index(arm) if arm in self.arms else len(self.arms)
+
 
 def study_facts(tidy: Tidy, name: str) -> StudyFacts:
     """The facts of a study with runs; what its files do not say is taken from the runs.

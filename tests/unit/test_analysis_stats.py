@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.stats import Row, arm_means, compare_arms, design, minimum_detectable, seed_summary, seeds_needed
+from analysis.stats import Row, arm_means, compare_arms, design, minimum_detectable, seeds_needed
 from benchmarks.verdicts import SPREADS
 from sage_ray.errors import UserError
 from sage_ray.statistics import mean_interval, paired_interval
@@ -165,7 +165,7 @@ def test_a_noisy_arm_is_compared_on_its_own_and_named() -> None:
 
 def test_one_seed_gives_point_estimates_and_says_why() -> None:
     scores = frame(num_seeds=1)
-    for comparison in (compare_arms(scores, "hybrid"), seed_summary(runs(scores), "hybrid")):
+    for comparison in (compare_arms(scores, "hybrid"), compare_arms(runs(scores), "hybrid")):
         assert [row.verdict for row in comparison.rows] == ["undecided"] * 3
         for row in comparison.rows:
             assert "one seed" in row.why and "one seed" in row.speaks_of
@@ -189,7 +189,7 @@ def test_arms_without_any_difference_refute_better() -> None:
 
 def test_scores_once_a_run_are_paired_by_seed() -> None:
     scores = frame()
-    comparison = seed_summary(runs(scores), "hybrid")
+    comparison = compare_arms(runs(scores), "hybrid")
     by_image = compare_arms(scores, "hybrid", images="these")
     for once, row in zip(comparison.rows, by_image.rows, strict=True):
         assert (once.low, once.high, once.df) == pytest.approx((row.low, row.high, row.df))
@@ -252,7 +252,8 @@ def without(**cell: Any) -> pd.DataFrame:
         (without(arm="focal", seed=0, image="image01"), {}, ["arm focal, seed 0 lacks image image01"]),
         (pd.concat([GOOD, GOOD.iloc[[4]]]), {}, ["given twice", "arm hybrid, image image02, seed 0"]),
         (GOOD.assign(value=GOOD["value"].where(GOOD["arm"] != "dice")), {}, ["not finite", "arm dice"]),
-        (GOOD.drop(columns="image"), {}, ["lack a column", "image"]),
+        (GOOD.drop(columns="image"), {}, ["given twice", "column `image`"]),
+        (GOOD.drop(columns="seed"), {}, ["lack a column", "seed"]),
         (GOOD.iloc[:0], {}, ["no scores"]),
         (GOOD[GOOD["arm"] == "hybrid"], {}, ["one arm only"]),
         (GOOD[GOOD["image"] == "image00"], {}, ["one image", 'images="these"']),
@@ -276,10 +277,10 @@ def test_bad_input_is_refused_in_one_line(scores: pd.DataFrame, options: dict[st
 def test_the_good_twin_runs() -> None:
     assert len(compare_arms(GOOD, "hybrid").rows) == 3
     assert len(compare_arms(GOOD[GOOD["image"] == "image00"], "hybrid", images="these").rows) == 3
-    assert len(seed_summary(runs(GOOD), "hybrid").rows) == 3
+    assert len(compare_arms(runs(GOOD), "hybrid").rows) == 3
 
 
-@pytest.mark.parametrize("call", [arm_means, lambda scores: seed_summary(scores, "hybrid")])
+@pytest.mark.parametrize("call", [arm_means, lambda scores: compare_arms(scores, "hybrid")])
 def test_unequal_runs_are_refused_everywhere(call: Any) -> None:
     with pytest.raises(UserError, match="arm tversky lacks seed 0"):
         call(runs(without(arm="tversky", seed=0)))

@@ -15,7 +15,7 @@ SHOWN = 5
 
 
 @dataclass(frozen=True)
-class ScoreTable:
+class ScoreArray:
     """One score of all arms; `values` is (arms, images, seeds) float64, complete and finite."""
 
     values: np.ndarray
@@ -37,7 +37,7 @@ class ScoreTable:
         raise UserError("unknown reference arm", arm, f"did you mean {near[0]}? arms: {', '.join(self.arms)}")
 
 
-def score_table(scores: pd.DataFrame, by_image: bool) -> ScoreTable:
+def score_array(scores: pd.DataFrame, by_image: bool) -> ScoreArray:
     """The frame as an array.
 
     Args:
@@ -63,7 +63,7 @@ def score_table(scores: pd.DataFrame, by_image: bool) -> ScoreTable:
     wide = frame.set_index(keys)["value"]
     levels = [arms, images, seeds] if by_image else [arms, seeds]
     array = wide.reindex(pd.MultiIndex.from_product(levels)).to_numpy(np.float64)
-    return ScoreTable(array.reshape(len(arms), max(len(images), 1), len(seeds)), arms, images, seeds)
+    return ScoreArray(array.reshape(len(arms), max(len(images), 1), len(seeds)), arms, images, seeds)
 
 
 def _check_cells(frame: pd.DataFrame, keys: Sequence[str]) -> None:
@@ -72,7 +72,9 @@ def _check_cells(frame: pd.DataFrame, keys: Sequence[str]) -> None:
         raise UserError("score is missing or not finite", _cell(bad, keys), "leave this run out or score it again")
     twice = frame[frame.duplicated(list(keys))]
     if len(twice):
-        raise UserError("score is given twice", _cell(twice, keys), "give one definition and checkpoint at a time")
+        mend = "give one definition and checkpoint at a time"
+        mend += "" if "image" in keys else ", and name the images in a column `image` if there are several"
+        raise UserError("score is given twice", _cell(twice, keys), mend)
 
 
 def _check_complete(
