@@ -28,7 +28,7 @@ from sage_ray.training.adversarial import adversarial_step
 from sage_ray.training.batches import Batch, Pictures, training_batches
 from sage_ray.training.context import LocalContext
 from sage_ray.training.draws import KeyedDraws
-from sage_ray.training.objective import trained_networks
+from sage_ray.training.objective import plan_step
 from sage_ray.training.recipe import build_recipe
 
 
@@ -94,8 +94,8 @@ def measure(
             wait(context)
             seconds[name].append(clock() - start)
     medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
-    reached = trained_networks(config.adversarial, frozen=frozen, synthetic=False)
-    dead = [term for term, networks in reached.items() if not networks and (perceptual != "none" or "vgg" not in term)]
+    plan = plan_step(config.adversarial, frozen=frozen, synthetic=False, has_perceptual=perceptual != "none")
+    dead = [term for term in plan.trains if not plan.is_live(term)]
     return {
         "perceptual": perceptual,
         "mask path": path,

@@ -213,9 +213,9 @@ def ablate(session: Session, design: DesignFile, sets: Sets = None, name: StudyN
 
     loaded = load_design(design, sets or [])
     session.resumable = name or loaded.name
-    from sage_ray.registry.ablate import ablate as compare_arms
+    from sage_ray.registry.ablate import ablate as run_design
 
-    return ablated(compare_arms(loaded, session.home, name, watch=session.watch), session)
+    return ablated(run_design(loaded, session.home, name, watch=session.watch), session)
 
 
 @verb(app, "resume")

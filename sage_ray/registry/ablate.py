@@ -228,13 +228,12 @@ def _run(trial: TrialStatus, place: RunPlace, home: Home, score: str) -> ArmRun:
 def _summary(arm: Arm, design: Design, runs: Sequence[ArmRun], score: str) -> ArmSummary:
     mine = [run for run in runs if run.arm == arm.name]
     tests = [run.test for run in mine if run.test is not None]
-    each = len(design.file.seeds) * max(len(design.file.folds), 1)
     return ArmSummary(
         arm=arm.name,
         is_reference=arm.name == design.reference.name,
         levels=dict(arm.levels),
         not_run=arm.not_run,
-        wanted=0 if arm.not_run else each,
+        wanted=0 if arm.not_run else len(design.seeds_and_folds()),
         done=sum(run.state == "COMPLETE" for run in mine),
         failed=sum(run.state == "FAIL" for run in mine),
         value=_mean([run.value for run in mine if run.value is not None]),

@@ -228,8 +228,7 @@ def _groups(state: StudyStatus, spec: StudySpec) -> list[list[TrialStatus]]:
     arms: dict[str, list[TrialStatus]] = {}
     for trial in state.trials:
         arms.setdefault(trial.params["arm"], []).append(trial)
-    whole = len(spec.file.seeds) * max(len(spec.file.folds), 1)
-    return [trials for trials in arms.values() if len(trials) == whole]
+    return [trials for trials in arms.values() if len(trials) == len(spec.seeds_and_folds())]
 
 
 def _refuse_mixed(name: str, study: StudyTrials) -> None:

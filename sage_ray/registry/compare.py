@@ -11,7 +11,7 @@ import pandas as pd
 from sage_ray.errors import UserError
 from sage_ray.metrics import IMAGE_SCORES
 from sage_ray.registry.card import score_text
-from sage_ray.registry.evaluate import test_reads
+from sage_ray.registry.evaluate import reads_of_test_set
 from sage_ray.registry.package import SCORES_FILE
 from sage_ray.registry.scores import PRIMARY, ScoreLine, summary, table
 from sage_ray.registry.versions import MODEL_NAME, Version, download, get_version, list_versions
@@ -158,7 +158,7 @@ def compare_versions(home: Home, versions: Sequence[Version], reference: Version
         reference_is=_why(reference),
         rule=rules[0] if rules else "one version: nothing to compare with",
         versions=rows,
-        test_reads=len(test_reads(home, test_set)),
+        test_reads=len(reads_of_test_set(home, test_set)),
         report=None,
     )
 

@@ -185,7 +185,7 @@ def _count(task: _Task, home: Home, purpose: str, reader: str, read: int = 1) ->
     ledger.append_once(home.path / ledger.TEST_READS, row, key=("reader", "read", "test_set"))
 
 
-def test_reads(home: Home, test_set: str) -> list[dict[str, Any]]:
+def reads_of_test_set(home: Home, test_set: str) -> list[dict[str, Any]]:
     """Ledger rows of all reads of one test set in this home, oldest first."""
     return [row for row in ledger.read(home.path / ledger.TEST_READS) if row["test_set"] == test_set]
 
@@ -302,7 +302,7 @@ def _evaluation(task: _Task, frame: pd.DataFrame, home: Home, path: Path, *, fre
     mine = frame[frame["checkpoint"] != BASELINE]
     other = frame[frame["checkpoint"] == BASELINE]
     test_set = name_test_set(task.shas)
-    reads = test_reads(home, test_set) if task.locked else []
+    reads = reads_of_test_set(home, test_set) if task.locked else []
     readers = {task.ref.run_id, task.ref.text}
     return Evaluation(
         model=task.ref.identity(),

@@ -103,7 +103,7 @@ class Design(StudySpec):
         """
         order = []
         for rank, position, arm in self._ranked():
-            for index, (seed, fold) in enumerate(self._seeds_and_folds()):
+            for index, (seed, fold) in enumerate(self.seeds_and_folds()):
                 run_id = f"{self.name}-{arm.name}-s{seed}" + ("" if fold is None else f"-f{fold}")
                 if len(run_id) > MAX_RUN_ID:
                     mend = "shorten the names of study, factors and levels"

@@ -50,7 +50,7 @@ class Plan:
     details: list[str] = field(default_factory=list)
 
 
-def plan(space: StudySpec, home: Home) -> Plan:
+def plan(spec: StudySpec, home: Home) -> Plan:
     """The cost of a search space or of an ablation design under `home`; trains nothing.
 
     Raises:
@@ -58,23 +58,23 @@ def plan(space: StudySpec, home: Home) -> Plan:
     """
     from sage_ray.search.tuner import simulate
 
-    samples = simulate(space, space.trials)
+    samples = simulate(spec, spec.trials)
     identity = _Identity(home)
     longest: dict[str, int] = {}
     total = runs = 0
     for number, sample in enumerate(samples):
-        for place in space.run_grid(number):
-            config = space.config(sample.values, place.seed, place.fold)
+        for place in spec.run_grid(number):
+            config = spec.config(sample.values, place.seed, place.fold)
             runs += 1
             for phase, key in identity.keys(config).items():
                 epochs = getattr(config, phase).epochs
                 total += epochs
                 longest[key] = max(longest.get(key, 0), epochs)
-    store = StageStore(space.base.runtime.stage_store or home.stages)
+    store = StageStore(spec.base.runtime.stage_store or home.stages)
     stored = sum(store.latest(key, epochs) for key, epochs in longest.items())
-    exact = len(space.fixed) >= len(samples)
+    exact = len(spec.fixed) >= len(samples)
     return Plan(
-        study=space.name,
+        study=spec.name,
         trials=len(samples),
         runs=runs,
         stages=len(longest),
@@ -82,10 +82,10 @@ def plan(space: StudySpec, home: Home) -> Plan:
         epochs_with_reuse=sum(longest.values()),
         epochs_stored=stored,
         exact=exact,
-        note=_note(space, exact),
-        kind=space.kind,
-        not_run=space.not_run(),
-        details=space.details(),
+        note=_note(spec, exact),
+        kind=spec.kind,
+        not_run=spec.not_run(),
+        details=spec.details(),
     )
 
 
@@ -119,15 +119,15 @@ class _Identity:
         return self._seen[name]
 
 
-def _note(space: StudySpec, exact: bool) -> str:
+def _note(spec: StudySpec, exact: bool) -> str:
     if exact:
         text = "exact: every configuration is known beforehand"
     else:
-        drawn = space.trials - len(space.fixed)
-        name, seed = space.sampler.name, space.sampler.seed
-        text = f"an expectation: {drawn} of {space.trials} trials as a simulated draw with seed {seed}"
+        drawn = spec.trials - len(spec.fixed)
+        name, seed = spec.sampler.name, spec.sampler.seed
+        text = f"an expectation: {drawn} of {spec.trials} trials as a simulated draw with seed {seed}"
         if name not in ("random", "qmc"):
             text += f"; {name} will choose others once it has seen scores"
-    if space.scheduler.name == "asha":
+    if spec.scheduler.name == "asha":
         text += "; asha stops trials early, so fewer epochs will be trained"
     return text

@@ -77,7 +77,7 @@ class Space(StudySpec):
         trial = f"{self.name}-t{number:04d}"
         return [
             RunPlace(f"{trial}-s{seed}" + ("" if fold is None else f"-f{fold}"), seed, fold)
-            for seed, fold in self._seeds_and_folds()
+            for seed, fold in self.seeds_and_folds()
         ]
 
     @cached_property

@@ -129,6 +129,7 @@ class StudySpec(ABC):
         """Lines for `plan`, beside the numbers."""
         return []
 
-    def _seeds_and_folds(self) -> list[tuple[int, int | None]]:
+    def seeds_and_folds(self) -> list[tuple[int, int | None]]:
+        """What every configuration is trained with; a fold of None is the base's one split."""
         folds: Sequence[int | None] = self.file.folds or (None,)
         return [(seed, fold) for seed in self.file.seeds for fold in folds]

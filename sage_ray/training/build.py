@@ -22,6 +22,7 @@ from sage_ray.models.norm import BatchNorm
 from sage_ray.sections import ScheduleConfig
 from sage_ray.training.context import RunContext
 from sage_ray.training.draws import keyed_seed
+from sage_ray.training.objective import PERCEPTUAL_TERMS, term_weights
 
 SegLoss = Callable[[Tensor, Tensor], Tensor]
 
@@ -93,10 +94,10 @@ def build_perceptual(config: ExperimentConfig, ctx: RunContext, cache_dir: Path)
 
 def needs_perceptual(config: ExperimentConfig) -> bool:
     """Whether a run of the config computes a perceptual term, and so needs the VGG19 weights."""
-    adversarial, weights = config.adversarial, config.adversarial.weights
+    adversarial, weights = config.adversarial, term_weights(config.adversarial)
     if adversarial.perceptual == "none" or not adversarial.epochs:
         return False
-    return bool(weights.id_image_vgg or weights.rec_image_vgg * adversarial.lambda_cycle)
+    return any(weights[term] for term in PERCEPTUAL_TERMS)
 
 
 def build_segmentation_loss(config: ExperimentConfig, reduce: Callable[[Tensor], Tensor] | None) -> SegLoss:

@@ -362,8 +362,8 @@ def _one_batch(config: ExperimentConfig, device: torch.device) -> tuple[Batch, s
 def _perceptual(
     config: ExperimentConfig, context: LocalContext, cache_dir: Path
 ) -> tuple[VGG19Loss | None, str | None]:
-    settings, weights = config.adversarial, term_weights(config.adversarial)
-    if settings.perceptual == "none" or not settings.epochs or not any(weights[term] for term in PERCEPTUAL_TERMS):
+    settings = config.adversarial
+    if not build.needs_perceptual(config):
         return None, None
     cached = cached_vgg19(cache_dir)
     path = settings.perceptual_weights or (str(cached) if cached.is_file() else None)

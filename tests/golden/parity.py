@@ -9,7 +9,7 @@ The folder is `SAGE_PARITY_DIR`, or ../shared/parity beside the repository. A te
 
     def test_loss(case):
         for config in case.spec["configs"]:
-            case.compare(f"random/{config}/loss", ours(case["random/logits"]), double=False)
+            case.assert_matches(f"random/{config}/loss", ours(case["random/logits"]), double=False)
 
 `test_coverage.py` fails when the manifest has a case, an array or a key that no module's HANDLES matches, so variants
 must be taken from the manifest (`case.names(pattern)`), never from a list in the test.
@@ -88,7 +88,7 @@ class Case:
             return table
         raise KeyError(f"case {self.id}: the manifest gives no tolerance for {name} (kind {kind})")
 
-    def compare(self, name: str, actual: Any, *, kind: str | None = None, double: bool = False) -> None:
+    def assert_matches(self, name: str, actual: Any, *, kind: str | None = None, double: bool = False) -> None:
         """Assert that `actual` meets the stored array within the manifest's tolerance.
 
         Args:
@@ -104,29 +104,29 @@ class Case:
         if rule == "exact":
             np.testing.assert_array_equal(actual, expected, err_msg=label)
         elif "rel_l2_float32" in rule:
-            compare_rel_l2(actual, expected, rule["rel_l2_float64" if double else "rel_l2_float32"], label)
+            assert_rel_l2(actual, expected, rule["rel_l2_float64" if double else "rel_l2_float32"], label)
         elif name.endswith("param_grads"):
-            compare_columns(actual, expected, rule["rtol"], label, double)
+            assert_columns(actual, expected, rule["rtol"], label, double)
         else:
             rtol, atol = rule.get("rtol", 0.0), rule.get("atol", 0.0)
             if double:
                 rtol, atol = min(rtol, DOUBLE_RTOL), min(atol, DOUBLE_ATOL) if atol else 0.0
-            compare_close(actual, expected, rtol, atol, label)
+            assert_close(actual, expected, rtol, atol, label)
 
 
-def compare_close(actual: np.ndarray, expected: np.ndarray, rtol: float, atol: float, label: str) -> None:
+def assert_close(actual: np.ndarray, expected: np.ndarray, rtol: float, atol: float, label: str) -> None:
     """Assert |actual - expected| <= atol + rtol |expected| everywhere, both finite."""
     assert np.isfinite(actual).all(), f"{label}: not finite"
     np.testing.assert_allclose(actual.astype(np.float64), expected.astype(np.float64), rtol, atol, err_msg=label)
 
 
-def compare_rel_l2(actual: np.ndarray, expected: np.ndarray, limit: float, label: str) -> None:
+def assert_rel_l2(actual: np.ndarray, expected: np.ndarray, limit: float, label: str) -> None:
     """Assert that the L2 distance over the L2 norm of `expected` is at most `limit`."""
     error = np.linalg.norm((actual.astype(np.float64) - expected).ravel()) / np.linalg.norm(expected.ravel())
     assert error <= limit, f"{label}: relative L2 distance {error:.3g} is above {limit}"
 
 
-def compare_columns(actual: np.ndarray, expected: np.ndarray, rtol: float, label: str, double: bool = False) -> None:
+def assert_columns(actual: np.ndarray, expected: np.ndarray, rtol: float, label: str, double: bool = False) -> None:
     """Compare rows [tensor index, L2 norm, sum]: errors at most `rtol` times the largest value of their column.
 
     The manifest's tolerance speaks of norms. Sums of up to millions of float32 gradients, in which single relu and

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from neutral_names import vgg19_loss
-from parity import Case, Handled, Parity, compare_close
+from parity import Case, Handled, Parity, assert_close
 from torch import Tensor
 
 from sage_ray.losses import diff_augment as augment
@@ -60,8 +60,8 @@ def test_segmentation_loss(seg_case: Case, dtype: torch.dtype) -> None:
     assert {variant.split("/")[1] for variant in variants} == set(seg_case.spec["configs"])
     for variant in variants:
         loss, grad = our_loss(seg_case, *variant.split("/"), dtype)
-        seg_case.compare(f"{variant}/loss", loss.numpy(), double=dtype == torch.float64)
-        seg_case.compare(f"{variant}/grad", grad.numpy(), double=dtype == torch.float64)
+        seg_case.assert_matches(f"{variant}/loss", loss.numpy(), double=dtype == torch.float64)
+        seg_case.assert_matches(f"{variant}/grad", grad.numpy(), double=dtype == torch.float64)
 
 
 def test_segmentation_loss_consistency(seg_case: Case) -> None:
@@ -98,12 +98,12 @@ def test_vgg_loss(parity: Parity, dtype: torch.dtype) -> None:
     loss = network(fake, real)
     loss.backward()
     double = dtype == torch.float64
-    case.compare("loss", loss.detach().numpy(), double=double)
+    case.assert_matches("loss", loss.detach().numpy(), double=double)
     with torch.no_grad():
         terms = torch.stack(network.layer_terms(fake, network.features(real)))
-    case.compare("layer_terms", terms.numpy(), kind="loss", double=double)
+    case.assert_matches("layer_terms", terms.numpy(), kind="loss", double=double)
     assert fake.grad is not None
-    case.compare("grad_x", fake.grad.numpy(), double=double)
+    case.assert_matches("grad_x", fake.grad.numpy(), double=double)
     assert real.grad is None, "the real image must get no gradient"
 
 
@@ -132,8 +132,8 @@ def test_diff_augment(parity: Parity, dtype: torch.dtype) -> None:
     stepwise = image
     for name, step in steps.items():
         stepwise = step(stepwise)
-        case.compare(f"after_{name}", stepwise.numpy(), double=dtype == torch.float64)
-    compare_close(augment.apply_draw(image, draw).numpy(), stepwise.numpy(), 0, 0, "all steps together")
+        case.assert_matches(f"after_{name}", stepwise.numpy(), double=dtype == torch.float64)
+    assert_close(augment.apply_draw(image, draw).numpy(), stepwise.numpy(), 0, 0, "all steps together")
 
 
 def test_diff_augment_draws_cover_the_published_ranges(parity: Parity) -> None:

@@ -34,15 +34,15 @@ def test_dice(parity: Parity) -> None:
     case = parity.case("dice")
     pred, true = case["pred"] > 0, case["true"] > 0
     foreground, background = image_dice(pred, true), image_dice(~pred, ~true)
-    case.compare("per_image", foreground)
-    case.compare("mean", np.mean(foreground))
-    case.compare("foreground_only_as_evaluated", np.mean(foreground))
-    case.compare("two_class_mean", np.mean([foreground, background]))
+    case.assert_matches("per_image", foreground)
+    case.assert_matches("mean", np.mean(foreground))
+    case.assert_matches("foreground_only_as_evaluated", np.mean(foreground))
+    case.assert_matches("two_class_mean", np.mean([foreground, background]))
     counts = [pixel_counts(*pair) for pair in zip(pred, true, strict=True)]
-    case.compare("pooled", dice(sum(counts, PixelCounts(0, 0, 0))))
+    case.assert_matches("pooled", dice(sum(counts, PixelCounts(0, 0, 0))))
     rows = [score_image(*pair, min_object_pixels=0, boundary_tolerance=2.0) for pair in zip(pred, true, strict=True)]
-    case.compare("mean", summarise(rows)["dice"])
-    case.compare("pooled", summarise(rows)["f1_pixel"])
+    case.assert_matches("mean", summarise(rows)["dice"])
+    case.assert_matches("pooled", summarise(rows)["f1_pixel"])
 
 
 def test_instance_metrics(parity: Parity) -> None:
@@ -55,11 +55,11 @@ def test_instance_metrics(parity: Parity) -> None:
         scores = score_objects(true, pred)
         for name in OBJECT_SCORES:
             values[name].append([getattr(scores[threshold], name) for threshold in THRESHOLDS])
-            case.compare(f"{variant}/{name}", values[name][-1])
+            case.assert_matches(f"{variant}/{name}", values[name][-1])
         if f"{variant}/iou" in case:
-            case.compare(f"{variant}/iou", iou_table(true, pred))
+            case.assert_matches(f"{variant}/iou", iou_table(true, pred))
     for name in case.names("all/mean_.+"):
-        case.compare(name, np.mean(values[name.removeprefix("all/mean_")], axis=0))
+        case.assert_matches(name, np.mean(values[name.removeprefix("all/mean_")], axis=0))
 
 
 @pytest.fixture(scope="module")
@@ -87,13 +87,13 @@ def test_pipeline_scores(pipeline: Case) -> None:
     ]
     for name in OBJECT_SCORES:
         means = [np.mean([getattr(scores[threshold], name) for scores in by_image]) for threshold in THRESHOLDS]
-        pipeline.compare(name, means)
+        pipeline.assert_matches(name, means)
     rows = [score_image(*pair, min_object_pixels=MIN_OBJECT_PIXELS, boundary_tolerance=2.0) for pair in pairs]
     summary = summarise(rows)
-    pipeline.compare("fscore", [summary[f"f1_object_{percent}"] for percent in (50, 75, 90)])
+    pipeline.assert_matches("fscore", [summary[f"f1_object_{percent}"] for percent in (50, 75, 90)])
     # Row 29: the reference averages batch means; `summarise` averages images.
     batches = [rows[start : start + REFERENCE_BATCH] for start in range(0, len(rows), REFERENCE_BATCH)]
-    pipeline.compare("dice", np.mean([summarise(batch)["dice"] for batch in batches]))
+    pipeline.assert_matches("dice", np.mean([summarise(batch)["dice"] for batch in batches]))
 
 
 def test_pipeline_loss(parity: Parity, pipeline: Case) -> None:
@@ -118,4 +118,4 @@ def test_pipeline_loss(parity: Parity, pipeline: Case) -> None:
         )
         for start in range(0, len(logits), REFERENCE_BATCH)
     ]
-    pipeline.compare("mean_batch_loss", torch.stack(losses).mean())
+    pipeline.assert_matches("mean_batch_loss", torch.stack(losses).mean())

@@ -72,8 +72,8 @@ def tensor(case: Case, name: str, dtype: torch.dtype, grad: bool = False) -> Ten
     return torch.from_numpy(case[name]).to(dtype).requires_grad_(grad)
 
 
-def compare(case: Case, name: str, value: Tensor, kind: str | None = None) -> None:
-    case.compare(name, value.detach().numpy(), kind=kind, double=value.dtype == torch.float64)
+def assert_matches(case: Case, name: str, value: Tensor, kind: str | None = None) -> None:
+    case.assert_matches(name, value.detach().numpy(), kind=kind, double=value.dtype == torch.float64)
 
 
 @DTYPES
@@ -84,11 +84,11 @@ def test_attention_gate(parity: Parity, mode: str, dtype: torch.dtype) -> None:
     gate = load_weights(AttentionGate(channels, inner), parity.weights(case.spec["weights"])).to(dtype)
     gate.train(mode == "train")
     gated, coefficients = gate(tensor(case, "decoder", dtype), tensor(case, "encoder", dtype))
-    compare(case, f"{mode}/gated", gated)
-    compare(case, f"{mode}/coefficients", coefficients)
+    assert_matches(case, f"{mode}/gated", gated)
+    assert_matches(case, f"{mode}/coefficients", coefficients)
     if mode == "train":
         statistics = np.concatenate(running_statistics(gate, parity.rows(case.spec["weights"])))
-        case.compare("train/updated_running_stats", statistics, double=dtype == torch.float64)
+        case.assert_matches("train/updated_running_stats", statistics, double=dtype == torch.float64)
 
 
 @pytest.fixture(scope="module")
@@ -106,17 +106,17 @@ def test_attention_unet(parity: Parity, unet_case: Case, dtype: torch.dtype) -> 
         with keyed_dropout(GivenMasks(_keep_masks(unet_case)), "given"):
             logits, maps = network.forward_with_maps(image)
         (logits * tensor(unet_case, "probe", dtype)).mean().backward()
-        compare(unet_case, f"{variant}/logits", logits)
+        assert_matches(unet_case, f"{variant}/logits", logits)
         for name in unet_case.names(variant + r"/coef\d+"):
-            compare(unet_case, name, maps[int(name.rsplit("coef", 1)[1]) - 1])
+            assert_matches(unet_case, name, maps[int(name.rsplit("coef", 1)[1]) - 1])
         assert len(maps) == len(unet_case.names(variant + r"/coef\d+"))
         assert image.grad is not None
-        compare(unet_case, f"{variant}/grad_image", image.grad)
+        assert_matches(unet_case, f"{variant}/grad_image", image.grad)
         rows = parity.rows(unet_case.spec["weights"])
-        unet_case.compare(f"{variant}/param_grads", gradient_rows(network, rows), double=dtype == torch.float64)
+        unet_case.assert_matches(f"{variant}/param_grads", gradient_rows(network, rows), double=dtype == torch.float64)
         if f"{variant}/running_stats_l2" in unet_case:
             norms = np.array([np.linalg.norm(values) for values in running_statistics(network, rows)])
-            unet_case.compare(f"{variant}/running_stats_l2", norms, kind="logits", double=dtype == torch.float64)
+            unet_case.assert_matches(f"{variant}/running_stats_l2", norms, kind="logits", double=dtype == torch.float64)
         results[variant] = logits.detach()
     for variant, what, deviation, _, std in parity.observed("attention_unet"):
         assert what == "logits maxabs"
@@ -143,10 +143,10 @@ def test_modulated_conv(parity: Parity, dtype: torch.dtype) -> None:
         inputs = {name: tensor(case, name, dtype, grad=True) for name in ("features", "weight", "style")}
         output = modulated_conv(**inputs, demodulate=variant == "demod")
         (output * tensor(case, "probe", dtype)).mean().backward()
-        compare(case, f"{variant}/output", output)
+        assert_matches(case, f"{variant}/output", output)
         for name, value in inputs.items():
             assert value.grad is not None
-            compare(case, f"{variant}/grad_{name}", value.grad)
+            assert_matches(case, f"{variant}/grad_{name}", value.grad)
 
 
 @DTYPES
@@ -155,7 +155,7 @@ def test_style_mapper(parity: Parity, dtype: torch.dtype) -> None:
     weights = parity.weights(case.spec["weights"])
     layers = len([name for name in weights if name.endswith("weight")])
     mapper = load_weights(StyleMapper(case["z"].shape[1], layers), weights, "style_mapper.").to(dtype)
-    compare(case, "w", mapper(tensor(case, "z", dtype)))
+    assert_matches(case, "w", mapper(tensor(case, "z", dtype)))
 
 
 @DTYPES
@@ -172,9 +172,9 @@ def test_style_generator(parity: Parity, dtype: torch.dtype) -> None:
         network.train(mode == "train").zero_grad()
         image = _generate(case, network, style, dtype)
         (image * tensor(case, "probe", dtype)).mean().backward()
-        compare(case, f"{variant}/image", image)
+        assert_matches(case, f"{variant}/image", image)
         rows = gradient_rows(network, parity.rows(case.spec["weights"]))
-        case.compare(f"{variant}/param_grads", rows, double=dtype == torch.float64)
+        case.assert_matches(f"{variant}/param_grads", rows, double=dtype == torch.float64)
         results[variant] = image.detach()
     for style, mode, deviation, _, std in parity.observed("generator"):
         check_observed(case[f"{style}/{mode}/image"], results[f"{style}/{mode}"], deviation, std)
@@ -200,7 +200,7 @@ def test_linear_attention(parity: Parity, dtype: torch.dtype) -> None:
     case = parity.case("linear_attention")
     attention = LinearAttention(case["features"].shape[1], case.spec["heads"], case.spec["head_dim"])
     load_weights(attention, parity.weights(case.spec["weights"]))
-    compare(case, "output", attention.to(dtype)(tensor(case, "features", dtype)))
+    assert_matches(case, "output", attention.to(dtype)(tensor(case, "features", dtype)))
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
@@ -211,11 +211,11 @@ def test_discriminator(parity: Parity, mode: str, dtype: torch.dtype) -> None:
     image = tensor(case, "image", dtype, grad=True)
     score = network(image)
     lsgan_loss(score, 1.0).backward()
-    compare(case, f"{mode}/score", score)
+    assert_matches(case, f"{mode}/score", score)
     assert image.grad is not None
-    compare(case, f"{mode}/grad_image", image.grad)
+    assert_matches(case, f"{mode}/grad_image", image.grad)
     rows = gradient_rows(network, parity.rows(case.spec["weights"]))
-    case.compare(f"{mode}/param_grads", rows, double=dtype == torch.float64)
+    case.assert_matches(f"{mode}/param_grads", rows, double=dtype == torch.float64)
     for observed_mode, _, deviation, _, std in parity.observed("discriminator"):
         if observed_mode == mode:
             check_observed(case[f"{mode}/score"], score.detach(), deviation, std)

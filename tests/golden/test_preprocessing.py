@@ -21,8 +21,8 @@ def test_preprocessing(parity: Parity) -> None:
         image = prepare_image(case[f"{name}/image_raw"], size)
         mask = prepare_mask(case[f"{name}/mask_raw"], size, erosion=EROSION, min_object_pixels=MIN_OBJECT_PIXELS)
         # What the trainer feeds the networks: uint8 / 255 in [0, 1], then 2 x - 1.
-        case.compare(f"{name}/image", (2 * (image.astype(np.float32) / 255) - 1)[None])
-        case.compare(f"{name}/mask", mask[None])
+        case.assert_matches(f"{name}/image", (2 * (image.astype(np.float32) / 255) - 1)[None])
+        case.assert_matches(f"{name}/mask", mask[None])
 
 
 def test_cleaning_is_what_changes_the_truth(parity: Parity) -> None:

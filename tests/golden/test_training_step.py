@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from neutral_names import attention_unet, discriminator, gradient_rows, load_weights, style_generator, vgg19_loss
-from parity import Case, Handled, Parity, compare_columns
+from parity import Case, Handled, Parity, assert_columns
 from torch import Tensor, nn
 
 from sage_ray.config import ExperimentConfig, resolve
@@ -210,8 +210,8 @@ def check_variant(
         close_norms(norms, case[f"{variant}/{term}/grad_norms"], rtol_norm, f"{variant} {term}")
     assert float(scalars["loss"]) == pytest.approx(float(case[f"{variant}/total"]), rel=rtol_value)
     check_gradients(state, scalars, case, variant)
-    case.compare(f"{variant}/fake_image", passes[0][1].numpy())
-    case.compare(f"{variant}/rec_image", passes[1][1].numpy(), kind="fake_image")
+    case.assert_matches(f"{variant}/fake_image", passes[0][1].numpy())
+    case.assert_matches(f"{variant}/rec_image", passes[1][1].numpy(), kind="fake_image")
     differing = (passes[1][0].numpy() != case[f"{variant}/argmax_mask"]).mean()
     assert differing <= 0.001, f"{variant}: {differing:.2%} of the arg-max mask differs"
 
@@ -228,4 +228,4 @@ def test_pretrain_step(
     close_norms([norm([p.grad for p in segmenter.parameters()])], case["phase1/grad_norm"], rtol, "phase1")
     actual = gradient_rows(segmenter, parity.rows(groups["segmenter"]))
     rule = parity.case("attention_unet").tolerance("", "param_grads")
-    compare_columns(actual, case["phase1/param_grads"], rule["rtol"], "phase1")
+    assert_columns(actual, case["phase1/param_grads"], rule["rtol"], "phase1")

@@ -123,5 +123,6 @@ def test_pictures_are_saved(tmp_path: Path) -> None:
 
 
 def test_no_global_plotting_state_is_touched() -> None:
-    code = "import sys, sage_ray.registry.pictures; assert 'matplotlib.pyplot' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    code = "import sys, sage_ray.registry.pictures; print('matplotlib.pyplot' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "False\n"
