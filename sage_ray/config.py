@@ -8,8 +8,10 @@ stands in the field's description and both values can be chosen; presets `sage_g
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ import yaml
 from pydantic import BaseModel, ValidationError, model_validator
 
 from sage_ray.errors import UserError
+from sage_ray.identity import identity_tree
 from sage_ray.sections import (
     AdversarialConfig,
     Count,
@@ -34,6 +37,11 @@ from sage_ray.sections import (
     SegmentationLossConfig,
     SegmenterConfig,
 )
+
+logger = logging.getLogger(__name__)
+
+REMOVED: dict[str, str] = {}
+"""Settings of an earlier release that are gone, with what holds instead: read, ignored, and said once a process."""
 
 
 class ExperimentConfig(Section):
@@ -77,8 +85,11 @@ class ExperimentConfig(Section):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """Everything but `runtime`, as plain data: what makes two runs the same experiment."""
-        return self.model_dump(mode="json", exclude={"runtime"})
+        """Everything but `runtime`, as plain data: what makes two runs the same experiment.
+
+        A setting of a later release is left out while it has its introduction value (`sage_ray.identity`).
+        """
+        return identity_tree(self, exclude={"runtime"})
 
     def config_hash(self) -> str:
         """16 hex digits over `identity()`."""
@@ -143,7 +154,10 @@ def check_path(path: str, where: str) -> None:
 
 
 def set_path(tree: dict[str, Any], path: str, value: Any, where: str) -> None:
-    """Set a dotted path in a nested dict, checking that the config has it."""
+    """Set a dotted path in a nested dict, checking that the config has it; a removed setting is ignored and said."""
+    if path in REMOVED:
+        _say_removed(path)
+        return
     check_path(path, where)
     *parents, leaf = path.split(".")
     for part in parents:
@@ -152,17 +166,23 @@ def set_path(tree: dict[str, Any], path: str, value: Any, where: str) -> None:
 
 
 def build_config(tree: Mapping[str, Any], where: str) -> ExperimentConfig:
-    """The validated config of a nested dict.
+    """The validated config of a nested dict. A removed setting is ignored and said.
 
     Raises:
         UserError: naming the first refused key, its value and the remedy.
     """
-    for path in flatten(tree):
-        check_path(path, where)
+    values: dict[str, Any] = {}
+    for path, value in flatten(tree).items():
+        set_path(values, path, value, where)
     try:
-        return ExperimentConfig.model_validate(dict(tree))
+        return ExperimentConfig.model_validate(values)
     except ValidationError as error:
         raise _as_user_error(error, where) from None
+
+
+@functools.cache
+def _say_removed(path: str) -> None:
+    logger.warning("setting %s is gone and ignored: %s", path, REMOVED[path])
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The sections of an ExperimentConfig: every setting with its type, range, default and meaning.
 
 Where the paper and its public code differ (parity/DISCREPANCIES.md), the row number stands in the field's description
-and both values can be chosen.
+and both values can be chosen. A setting that came after the first release is declared with `later`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from sage_ray.identity import later as later  # sections of later releases are written with it
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]

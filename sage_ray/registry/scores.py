@@ -11,6 +11,7 @@ import pandas as pd
 
 from sage_ray.config import ExperimentConfig, stable_hash
 from sage_ray.errors import UserError
+from sage_ray.identity import identity_tree
 from sage_ray.metrics import COUNTS, IMAGE_SCORES, summarise
 from sage_ray.statistics import mean_interval
 from sage_ray.training.evaluate import define
@@ -62,7 +63,7 @@ def meaning(metric: str, config: ExperimentConfig) -> str:
     """What the validation score `metric` of a config is; only equal texts may be compared."""
     name = metric.rsplit("/", 1)[-1]
     if name == "loss":
-        return f"mean over batches of the segmentation loss {config.segmentation_loss.model_dump()}"
+        return f"mean over batches of the segmentation loss {identity_tree(config.segmentation_loss)}"
     return definitions(config)[name]
 
 

@@ -13,6 +13,7 @@ import yaml
 
 from sage_ray.config import ExperimentConfig, check_path, flatten, read_yaml, stable_hash
 from sage_ray.errors import UserError
+from sage_ray.identity import identity_tree
 from sage_ray.search.base import Sets, absolute, base_config, check_parts, find_file, located, read_tree, with_resources
 from sage_ray.search.design_schema import DEFAULT_REFERENCE, DesignFile
 from sage_ray.search.dimension import Sample
@@ -91,7 +92,7 @@ class Design(StudySpec):
     @cached_property
     def hash(self) -> str:
         left_out = {"name", "base", "arms", "factors", "generators", "max_hours", "concurrency", "test"}
-        tree = self.file.model_dump(mode="json", exclude=left_out)
+        tree = identity_tree(self.file, exclude=left_out)
         arms = [[arm.name, arm.values, arm.not_run] for arm in self.arms]
         return stable_hash({"base": self.base.identity(), "device": self.base.runtime.device, "arms": arms, **tree})
 

@@ -15,6 +15,7 @@ import yaml
 
 from sage_ray.config import ExperimentConfig, check_path, stable_hash
 from sage_ray.errors import UserError
+from sage_ray.identity import identity_tree
 from sage_ray.search.base import Sets, base_config, check_parts, find_file, read_tree, with_resources
 from sage_ray.search.dimension import Dimension, Sample
 from sage_ray.search.expressions import parse
@@ -48,9 +49,8 @@ class Space(StudySpec):
     @cached_property
     def hash(self) -> str:
         """16 hex digits over what makes two studies the same search; trials, hours and concurrency may grow."""
-        tree = self.file.model_dump(
-            mode="json", by_alias=True, exclude={"name", "base", "trials", "max_hours", "concurrency"}
-        )
+        left_out = {"name", "base", "trials", "max_hours", "concurrency"}
+        tree = identity_tree(self.file, exclude=left_out, by_alias=True)
         return stable_hash({"base": self.base.identity(), "device": self.base.runtime.device, **tree})
 
     @cached_property

@@ -13,7 +13,7 @@ REPO = Path(__file__).resolve().parents[2]
 PACKAGE = REPO / "sage_ray"
 
 BASE = {"errors"}
-DATA = BASE | {"sections", "config"}
+DATA = BASE | {"identity", "sections", "config"}
 MATHS = {"models", "losses", "metrics"}
 TRAINING = DATA | MATHS | {"data", "stages", "statistics"}
 IMAGING = BASE | {"models", "metrics", "statistics"}
@@ -26,8 +26,9 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     # What progress is told to; it knows nothing of ours, so that any layer from runtime on may name its type.
     "console": set(),
-    "sections": BASE,
-    "config": BASE | {"sections"},
+    "identity": set(),
+    "sections": BASE | {"identity"},
+    "config": BASE | {"identity", "sections"},
     "data": DATA,
     "models": BASE,
     "losses": BASE,
@@ -56,6 +57,7 @@ ONLY: dict[str, tuple[str, ...]] = {
 
 # Modules that travel inside a registered model, and the third parties that they may need.
 LIGHT = (
+    "sage_ray.identity",
     "sage_ray.sections",
     "sage_ray.config",
     "sage_ray.models.*",
