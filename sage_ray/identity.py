@@ -7,16 +7,16 @@ keep their names. `tests/unit/test_identity.py` fails when a field comes without
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from pydantic import BaseModel, Field
-from pydantic_core import PydanticUndefined, to_jsonable_python
 
 _LATER, _STANDS_FOR = "introduction_value", "hashed_as"
 
 
-def later(default: Any = PydanticUndefined, *, introduced: Any = PydanticUndefined, **field: Any) -> Any:
+def later(default: Any, *, introduced: Any = ..., **field: Any) -> Any:
     """A pydantic field of a later release.
 
     Args:
@@ -24,9 +24,9 @@ def later(default: Any = PydanticUndefined, *, introduced: Any = PydanticUndefin
         introduced: the value that reproduces the release before; default: `default`.
         field: further keywords of `pydantic.Field`.
     """
-    value = default if introduced is PydanticUndefined else introduced
-    assert value is not PydanticUndefined, "a later field needs an introduction value"
-    return Field(default, json_schema_extra={_LATER: to_jsonable_python(value)}, **field)
+    value = default if introduced is ... else introduced
+    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else json.loads(json.dumps(value))
+    return Field(default, json_schema_extra={_LATER: plain}, **field)
 
 
 def widened(default: Any, *, hashed_as: Mapping[str, Any], **field: Any) -> Any:
