@@ -11,6 +11,8 @@ from pathlib import Path
 from sage_ray.errors import UserError
 from sage_ray.runtime.files import read_json, write_json
 
+# In a database's URI they begin a query, or stand for another character: another file would be opened.
+_NOT_IN_A_URI = re.compile(r"\?|%[0-9A-Fa-f]{2}")
 _SQLITE = re.compile(r"^sqlite:///(?P<path>[^?]*)(?P<query>\?.*)?$")
 
 
@@ -61,6 +63,12 @@ class Home:
         return _absolute(given) if given else f"sqlite:///{self.path / 'mlflow.db'}"
 
     @property
+    def database(self) -> Path | None:
+        """The file of the home's own MLflow database; None where `MLFLOW_TRACKING_URI` names another store."""
+        own = self.path / "mlflow.db"
+        return own if self.mlflow_uri == f"sqlite:///{own}" else None
+
+    @property
     def registry_uri(self) -> str:
         """`MLFLOW_REGISTRY_URI`, else `mlflow_uri`."""
         given = os.environ.get("MLFLOW_REGISTRY_URI")
@@ -85,8 +93,11 @@ class Home:
         """Create the home if need be and prove that a file can be written.
 
         Raises:
-            UserError: the home is no folder or cannot be written.
+            UserError: the home is no folder, cannot be written, or has a name that no database can be opened under.
         """
+        if _NOT_IN_A_URI.search(str(self.path)):
+            mend = "rename it, or give another with --home DIR or SAGE_HOME: no ? and no % with two digits after it"
+            raise UserError("home's path cannot be part of a database's address", self.path, mend)
         probe = self.path / f".probe-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         try:
             self.path.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,10 @@ Point = tuple[str, float, int, int]
 
 @dataclass
 class Cursor:
-    """What of a run folder is already in MLflow; valid for one store and one run."""
+    """What of a run folder is already in MLflow; valid for one store and one run.
+
+    `uri` names the store: its URI, or the file's name of the home's own database.
+    """
 
     uri: str
     key: str
