@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sage_ray import __version__
 from sage_ray.errors import UserError
 from sage_ray.shell import Answer, Session, UsageError, perform, plain, verb
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="sage-ray",
-    help="Search, ablation and final training of SAGE-GAN on scarce micrographs, on one laptop or a cluster.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -28,6 +28,22 @@ config_app = typer.Typer(help="Look at resolved configs.", no_args_is_help=True,
 data_app = typer.Typer(help="Draw, check or fetch data.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(config_app, name="config")
 app.add_typer(data_app, name="data")
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        print(f"sage-ray {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Search, ablation and final training of SAGE-GAN on scarce micrographs, on one laptop or a cluster."""
+
 
 Preset = Annotated[str | None, typer.Option("--preset", help="Name of a shipped preset, such as sage_gan_paper.")]
 ConfigFile = Annotated[Path | None, typer.Option("-c", "--config", help="A YAML file; it may say `extends: PRESET`.")]

@@ -123,11 +123,11 @@ def _trials(study: StudyStatus) -> list[str]:
 
 
 def _finals(study: StudyStatus, home: Home) -> list[str]:
-    from sage_ray.registry.plan_final import list_finals, read_plan
+    from sage_ray.registry.plan_final import read_plan
     from sage_ray.runtime.record import RunFolder
 
     lines = []
-    for final_id in list_finals(home):
+    for final_id in home.final_ids():
         plan = read_plan(home, final_id)
         if plan.study != study.study:
             continue

@@ -103,6 +103,7 @@ def planned(plan: Plan, space: str, sets: list[str], name: str | None, session: 
     saved = 1 - plan.epochs_with_reuse / max(plan.epochs_without_reuse, 1)
     counted = f"{plan.trials} trials, {plan.runs} runs" if plan.kind == "sweep" else f"{plan.runs} runs"
     lines = [
+        plan.data,
         f"{name or plan.study}: {counted}, {plan.stages} distinct stages",
         *plan.details,
         f"epochs: {plan.epochs_without_reuse} without reuse, {plan.epochs_with_reuse} with reuse ({saved:.0%} saved), "
@@ -204,56 +205,74 @@ def _resume_run(name: str, session: Session) -> Answer:
 
 
 def _unknown(name: str, session: Session) -> UserError:
-    from sage_ray.registry.plan_final import list_finals
-    from sage_ray.search.study import study_names
-
-    known = [*study_names(session.home), *list_finals(session.home), *session.home.run_ids()]
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    home = session.home
+    near = difflib.get_close_matches(name, [*home.study_names(), *home.final_ids(), *home.run_ids()], n=1, cutoff=0.4)
     mend = f"did you mean {near[0]}?" if near else f"`{session.command('list')}` shows what there is"
     return UserError("no such study, run or final training", name, mend)
 
 
 def status_of(name: str, session: Session) -> Answer:
-    """Of `status`: a study, or one run's record."""
-    from sage_ray.runtime.record import RunFolder
-    from sage_ray.search.study import status, study_names
-
-    if name in study_names(session.home):
+    """Of `status`: a study, a final training, or one run's record."""
+    if name in session.home.study_names():
         from sage_ray.registry.ablate import is_ablation, read_ablation
+        from sage_ray.search.study import status
 
         if is_ablation(name, session.home):
             return ablated(read_ablation(name, session.home), session)
         return swept(status(name, session.home), session)
-    if name not in session.home.run_ids():
-        raise _unknown(name, session)
-    record = RunFolder.open(session.home.runs, name).read()
+    if name in session.home.final_ids():
+        return _status_of_final(name, session)
+    if name in session.home.run_ids():
+        return _status_of_run(name, session)
+    raise _unknown(name, session)
+
+
+def _status_of_final(name: str, session: Session) -> Answer:
+    from sage_ray.registry.plan_final import read_plan
+    from sage_ray.runtime.record import RunFolder
+
+    plan = read_plan(session.home, name)
+    records = {seed: RunFolder(session.home.runs / plan.run_id(seed)) for seed in plan.seeds}
+    states = {seed: run.read().state if run.path.is_dir() else "not begun" for seed, run in records.items()}
+    lines = [f"{name} of {plan.source}: {plan.rule}"]
+    lines += [f"  seed {seed}: {state}" for seed, state in states.items()]
+    # Registration may still be due when all seeds are complete; `resume` then does that alone.
+    registered = (session.home.finals / name / "package").is_dir()
+    follow = [_named("compare", plan.model_name, session) if registered else session.command(f"resume {name}")]
+    fields = {"final_id": name, "source": plan.source, "seeds": plan.seeds, "states": states}
+    return Answer(lines, plain(fields), {"runs": session.home.runs}, follow)
+
+
+def _status_of_run(name: str, session: Session) -> Answer:
+    from sage_ray.runtime.record import RunFolder
+
+    folder = RunFolder.open(session.home.runs, name)
+    record = folder.read()
     scores = "  ".join(f"{key} {value:.4f}" for key, value in record.metrics.items() if key.startswith("val/"))
-    lines = [f"{name} {record.state}: epoch {record.epoch}, attempt {record.attempt}, {record.seconds:.1f} s", scores]
-    lines += [record.error] if record.error else []
-    return Answer(lines, plain(record), {"run": session.home.runs / name}, [session.command(f"resume {name}")])
+    lines = [f"{name} {record.state}: epoch {record.epoch}, attempt {record.attempt}, {record.seconds:.1f} s"]
+    lines += [line for line in (scores, record.error) if line]
+    owner = record.parent or record.study
+    if record.finished:
+        verbs = [f"predict {name} IMAGES -o OUT"]
+        verbs += [f"evaluate {name}"] if folder.config().data.split.test else []
+    elif owner:  # it goes on with the whole of its study
+        verbs = [f"status {owner}"]
+    else:
+        verbs = [f"status {name}" if folder.alive() else f"resume {name}"]
+    return Answer(lines, plain(record), {"run": session.home.runs / name}, [session.command(verb) for verb in verbs])
 
 
 def listed(session: Session) -> Answer:
     """Of `list`: studies, final trainings, and runs that belong to neither."""
-    from sage_ray.registry.plan_final import list_finals
-    from sage_ray.runtime.record import RunFolder
-    from sage_ray.search.study import list_all
+    from sage_ray.runtime.overview import overview
 
-    studies, finals = list_all(session.home), list_finals(session.home)
-    records = [RunFolder.open(session.home.runs, run_id).read() for run_id in session.home.run_ids()]
-    single = [r for r in records if r.study is None and r.parent is None]
-    lines = [f"{'study' if s.kind == 'sweep' else s.kind} {s.study}: {s.state}, {tally(s)}" for s in studies]
-    lines += [f"final {name}" for name in finals]
-    lines += [f"run   {r.run_id}: {r.state}, epoch {r.epoch}" for r in single]
-    fields = {
-        "studies": [
-            {"study": s.study, "kind": s.kind, "state": s.state, "done": s.done, "target": s.target} for s in studies
-        ],
-        "finals": finals,
-        "runs": [{"run_id": r.run_id, "state": r.state, "epoch": r.epoch} for r in single],
-    }
-    follow = [session.command(f"status {studies[-1].study}")] if studies else [session.command("sweep search_tiny")]
-    return Answer(lines or ["nothing yet"], fields, {"home": session.home_path}, follow)
+    found = overview(session.home)
+    lines = [f"{'study' if s.kind == 'sweep' else s.kind} {s.study}: {s.state}, {tally(s)}" for s in found.studies]
+    lines += [f"final {name}" for name in found.finals]
+    lines += [f"run   {run.run_id}: {run.state}, epoch {run.epoch}" for run in found.runs]
+    named = [*(study.study for study in found.studies), *found.finals, *(run.run_id for run in found.runs)]
+    follow = [session.command(f"status {named[0]}" if named else "sweep search_tiny")]
+    return Answer(lines or ["nothing yet"], plain(found), {"home": session.home_path}, follow)
 
 
 def synced(report: SyncReport, session: Session) -> Answer:

@@ -58,6 +58,20 @@ class PreparedData:
     """(image file name, mask file name) of each row; empty names if drawn."""
 
 
+def headline(data: PreparedData, config: DataConfig) -> str:
+    """What the data are, how many images, and how they are split: the first line of whatever trains on them."""
+    if config.path.startswith(DRAWN_PREFIX):
+        source = f"drawn particles, no micrographs ({config.path}; data.path=FOLDER takes your own)"
+    else:
+        source = config.path
+    split = data.split
+    parts = [f"{len(split.train)} train", f"{len(split.validation)} validation", f"{len(split.test)} locked test"]
+    fold = f", fold {config.split.fold} of {config.split.folds}" if config.split.folds else ""
+    groups = group_names(data.stems, config.split.group)
+    grouped = f" of {len(set(groups))} micrographs" if groups else ""
+    return f"data: {source}: {len(data.shas)} images{grouped}, {', '.join(parts)}{fold}"
+
+
 def _silent(_: str) -> None: ...
 
 

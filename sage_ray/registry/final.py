@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from sage_ray.config import ExperimentConfig
+from sage_ray.data.prepare import headline, prepare
 from sage_ray.errors import RunFailed, UserError
 from sage_ray.registry.compare import VersionScores, compare_with_reference
 from sage_ray.registry.evaluate import score_locked_test
-from sage_ray.registry.plan_final import FINALS, FinalPlan, declare, list_finals, make_plan, read_plan
+from sage_ray.registry.plan_final import FinalPlan, declare, make_plan, read_plan
 from sage_ray.registry.register import register
 from sage_ray.registry.scores import ScoreLine, summary
 from sage_ray.registry.versions import MODEL_NAME, Version
@@ -100,13 +101,15 @@ def resume_final(final_id: str, home: Home, watch: Watch | None = None) -> Final
 
 def is_final(name: str, home: Home) -> bool:
     """Whether a final training of that id was declared in the home."""
-    return name in list_finals(home)
+    return name in home.final_ids()
 
 
 def _carry_out(plan: FinalPlan, home: Home, watch: Watch | None) -> FinalResult:
-    with locked(home.path / FINALS / f".{plan.final_id}.lock", timeout_s=1) as held:
+    with locked(home.finals / f".{plan.final_id}.lock", timeout_s=1) as held:
         if not held:
             raise UserError("final training is running", plan.final_id, "wait for the other process, or stop it first")
+        data = plan.run_config(plan.seeds[0]).data
+        _say(watch, headline(prepare(data, home.cache), data))
         try:
             for seed in plan.seeds:
                 _train_seed(plan, seed, home, watch)

@@ -10,7 +10,7 @@ from sage_ray.errors import RunFailed
 from sage_ray.registry.card import CardFacts, description, model_card, provenance
 from sage_ray.registry.evaluate import seen_and_tested
 from sage_ray.registry.package import save_package
-from sage_ray.registry.plan_final import FINALS, FinalPlan
+from sage_ray.registry.plan_final import FinalPlan
 from sage_ray.registry.scores import PRIMARY, ScoreLine, name_test_set, summary
 from sage_ray.registry.versions import PACKAGE_PATH, Version, get_version, list_versions, registry
 from sage_ray.runtime.files import read_json
@@ -51,7 +51,7 @@ def register(plan: FinalPlan, home: Home, scores: pd.DataFrame) -> Version:
     facts, tree = _facts(plan, home, first)
     lines = summary(scores, plan.final_id)
     card = model_card(facts, lines)
-    package = save_package(home.path / FINALS / plan.final_id / "package", first.model, scores, tree, card)
+    package = save_package(home.finals / plan.final_id / "package", first.model, scores, tree, card)
     try:
         mirror = Mirror(home)
         for run_id in plan.run_ids:

@@ -47,6 +47,11 @@ class Home:
         return self.path / "studies"
 
     @property
+    def finals(self) -> Path:
+        """finals/ID.json: a declared final training; beside it ID/package, once it is registered."""
+        return self.path / "finals"
+
+    @property
     def cache(self) -> Path:
         """Decoded data and downloads; may be deleted at any time."""
         return self.path / "cache"
@@ -88,6 +93,16 @@ class Home:
         if not self.runs.is_dir():
             return []
         return sorted(folder.name for folder in self.runs.iterdir() if (folder / "record.json").is_file())
+
+    def study_names(self) -> list[str]:
+        """Names of all studies, searches and ablations, sorted."""
+        if not self.studies.is_dir():
+            return []
+        return sorted(folder.name for folder in self.studies.iterdir() if (folder / "study.json").is_file())
+
+    def final_ids(self) -> list[str]:
+        """Ids of the declared final trainings, sorted."""
+        return sorted(path.stem for path in self.finals.glob("*.json"))
 
     def check_writable(self) -> None:
         """Create the home if need be and prove that a file can be written.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from sage_ray.config import ExperimentConfig
-from sage_ray.data.prepare import PreparedData, prepare
+from sage_ray.data.prepare import PreparedData, headline, prepare
 from sage_ray.errors import RunFailed, RunStopped, UserError
 from sage_ray.runtime.home import Home
 from sage_ray.runtime.mlflow_sink import Follower, Mirror, fetch_registered
@@ -72,6 +72,7 @@ def run(
     _check(config, under_ray)
     resolved = with_checkpoint(config, home)
     data = prepare(resolved.data, home.cache, say=say)
+    say(headline(data, resolved.data))
     folder = RunFolder.create(home.runs, run_id, config, labels or RunLabels())
     with folder.lock("driver", DRIVER_TIMEOUT_S):
         record = folder.read()

@@ -14,7 +14,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from sage_ray.config import dump
-from sage_ray.data.prepare import prepare
+from sage_ray.data.prepare import headline, prepare
 from sage_ray.errors import RunFailed, UserError
 from sage_ray.runtime.files import write_text
 from sage_ray.runtime.home import Home
@@ -71,7 +71,7 @@ def sweep(space: StudySpec, home: Home, name: str | None = None, watch: Watch | 
     folder = StudyFolder(home, name)
     _refuse_other(folder, spec)
     watch = watch or _Silent()
-    fingerprint = prepare(spec.base.data, home.cache, say=watch.line).fingerprint
+    fingerprint = _look_at_data(spec, home, watch)
     folder.path.mkdir(parents=True, exist_ok=True)
     with folder.driver_lock(), terminated_as_interrupted():
         _write_study(folder, spec, fingerprint)
@@ -89,10 +89,17 @@ def resume(name: str, home: Home, watch: Watch | None = None) -> StudyStatus:
     spec = folder.spec()
     check_local_resources(spec.file.resources)
     watch = watch or _Silent()
-    fingerprint = prepare(spec.base.data, home.cache, say=watch.line).fingerprint
+    fingerprint = _look_at_data(spec, home, watch)
     with folder.driver_lock(), terminated_as_interrupted():
         _write_study(folder, spec, fingerprint)
         return _drive(folder, spec, watch)
+
+
+def _look_at_data(spec: StudySpec, home: Home, watch: Watch) -> str:
+    """Fingerprint of the study's data, after the line that says what they are."""
+    data = prepare(spec.base.data, home.cache, say=watch.line)
+    watch.line(headline(data, spec.base.data))
+    return data.fingerprint
 
 
 def _refuse_other(folder: StudyFolder, spec: StudySpec) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from sage_ray.config import ExperimentConfig, stable_hash
-from sage_ray.data.prepare import prepare
+from sage_ray.data.prepare import headline, prepare
 from sage_ray.errors import UserError
 from sage_ray.runtime.home import Home
 from sage_ray.search.spec import Kind, StudySpec
@@ -34,6 +34,7 @@ class Plan:
         kind: sweep, or ablation, whose trials are its runs.
         not_run: arms of an ablation that are declared but not trained, with the reason.
         details: arms, and what a fraction confuses.
+        data: what the data are, how many images, and how they are split.
     """
 
     study: str
@@ -48,6 +49,7 @@ class Plan:
     kind: Kind = "sweep"
     not_run: dict[str, str] = field(default_factory=dict)
     details: list[str] = field(default_factory=list)
+    data: str = ""
 
 
 def plan(spec: StudySpec, home: Home) -> Plan:
@@ -86,6 +88,7 @@ def plan(spec: StudySpec, home: Home) -> Plan:
         kind=spec.kind,
         not_run=spec.not_run(),
         details=spec.details(),
+        data=headline(prepare(spec.base.data, home.cache), spec.base.data),
     )
 
 

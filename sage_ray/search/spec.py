@@ -119,7 +119,7 @@ class StudySpec(ABC):
 
     def facts(self) -> dict[str, Any]:
         """What study.json says of the file, beside its hash."""
-        return {"kind": self.kind}
+        return {"kind": self.kind, "trials": self.trials}
 
     def not_run(self) -> dict[str, str]:
         """Arms that are declared but not trained, with the reason."""

@@ -22,10 +22,10 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from ray.tune.search import Searcher
 
 from sage_ray.errors import UserError
+from sage_ray.runtime.overview import STORAGE_FILE
 from sage_ray.search.dimension import Dimension, Sample
 from sage_ray.search.spec import StudySpec
 
-DATABASE = "optuna.db"
 LOCK_TIMEOUT_S = 60
 DEFAULT_STARTUP = 10
 
@@ -69,7 +69,7 @@ class StudyStorage:
 
     def __init__(self, folder: Path, name: str, spec: StudySpec) -> None:
         self._storage = optuna.storages.RDBStorage(
-            f"sqlite:///{folder / DATABASE}", engine_kwargs={"connect_args": {"timeout": LOCK_TIMEOUT_S}}
+            f"sqlite:///{folder / STORAGE_FILE}", engine_kwargs={"connect_args": {"timeout": LOCK_TIMEOUT_S}}
         )
         self.study = optuna.create_study(
             storage=self._storage,
@@ -179,10 +179,10 @@ class StudyStorage:
 
 def read_rows(folder: Path, name: str) -> list[TrialRow]:
     """Trials of a study whose database exists, by number; [] if there is none yet."""
-    if not (folder / DATABASE).is_file():
+    if not (folder / STORAGE_FILE).is_file():
         return []
     storage = optuna.storages.RDBStorage(
-        f"sqlite:///{folder / DATABASE}", engine_kwargs={"connect_args": {"timeout": LOCK_TIMEOUT_S}}
+        f"sqlite:///{folder / STORAGE_FILE}", engine_kwargs={"connect_args": {"timeout": LOCK_TIMEOUT_S}}
     )
     try:
         study = optuna.load_study(study_name=name, storage=storage)

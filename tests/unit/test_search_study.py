@@ -16,13 +16,14 @@ from sage_ray.config import dump
 from sage_ray.errors import UserError
 from sage_ray.runtime.home import Home
 from sage_ray.runtime.launch import run
+from sage_ray.runtime.overview import StudyLine, overview
 from sage_ray.runtime.record import RunFolder, RunLabels, State
 from sage_ray.search.halt import INTERRUPTED, OUT_OF_TIME, STOPPED, Halt, HaltStopper, signals
 from sage_ray.search.objective import reduce_reports
 from sage_ray.search.plan import plan
 from sage_ray.search.reconcile import settle, take_up
 from sage_ray.search.space import Space, load_space
-from sage_ray.search.study import StudyFolder, list_all, status, trial_config
+from sage_ray.search.study import StudyFolder, status, trial_config
 from sage_ray.search.tuner import StudyStorage
 
 
@@ -131,7 +132,9 @@ def test_status_joins_storage_and_records(home: Home, tmp_path: Path) -> None:
     first = state.trials[0]
     assert (first.state, first.epoch, first.weights_sha) == ("COMPLETE", 2, folder.read().weights_sha)
     assert first.params == {"adversarial.lambda_cycle": 1.0, "adversarial.lr": 0.001}
-    assert trial_config("tiny", home, 0) == space.config({}, 0) and list_all(home) == [state]
+    assert trial_config("tiny", home, 0) == space.config({}, 0)
+    (line,) = overview(home).studies
+    assert all(getattr(line, name) == getattr(state, name) for name in StudyLine.__dataclass_fields__)
     with study.folder.driver_lock():
         assert status("tiny", home).state == "running"
         with pytest.raises(UserError, match="study is being run"), StudyFolder(home, "tiny").driver_lock():
