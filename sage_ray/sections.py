@@ -273,7 +273,8 @@ class EvaluationConfig(Section):
     """Score that decides which epoch is best."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Exponential moving average of the segmenter's weights, per step; 0 switches it off. When on, the averaged
-    segmenter is the one that is scored, handed to phase 2 and kept; `select: ema` is the last epoch of it."""
+    segmenter is the one that is scored, handed to phase 2 and kept; `select: ema` is the last epoch of it. Its batch
+    statistics are estimated anew at the end of each epoch, on up to 20 of the epoch's training batches."""
     min_object_pixels: Count = 15
     """Objects with fewer pixels are removed from truth and prediction before objects are matched (row 28)."""
     boundary_tolerance: Positive = 2.0

@@ -41,7 +41,14 @@ FIRST_CODE_VERSION = 2
 2: passes that can train nothing no longer move running statistics of generator and discriminators.
 """
 
-CODE_CHANGES: tuple[CodeChange, ...] = ()
+CODE_CHANGES: tuple[CodeChange, ...] = (
+    CodeChange(
+        3,
+        "averaged weights get batch statistics of their own, not those of the trained weights",
+        # Other norms have no statistics that move, so that nothing is estimated there.
+        lambda config, phase, numerics: config.evaluation.ema_decay > 0 and config.segmenter.norm == "batch",
+    ),
+)
 """In the order of their versions. Stages that a change does not touch keep their keys, so that a release takes up the
 stages of the one before; tests/golden/test_five_steps.py fails when training changes without an entry here."""
 
