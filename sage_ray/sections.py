@@ -238,6 +238,9 @@ class AdversarialConfig(Section):
     """Row 4: the generator is frozen for the first epochs of phase 2."""
     mix_while_frozen: bool = True
     """Row 4: whether synthetic images are mixed in while the generator is still frozen."""
+    cycle_image_while_frozen: bool = later(True)
+    """Row 4: whether rec_image_l1 and rec_image_vgg train the segmenter while the generator is still frozen, and so
+    reconstructs images as it was initialised; false leaves them out of the segmenter's update until it learns."""
     mix_start: Probability = 0.0
     """Mixing probability in the first epoch of phase 2 (row 5: .005 in the public code)."""
     mix_step: NonNegative = 0.005

@@ -31,7 +31,7 @@ from sage_ray.models.unet_plus_plus import mean_logits
 from sage_ray.sections import AdversarialConfig
 from sage_ray.training.batches import Batch
 from sage_ray.training.draws import Draws
-from sage_ray.training.objective import PERCEPTUAL_TERMS, StepPlan, plan_step, term_weights
+from sage_ray.training.objective import CYCLE_IMAGE_TERMS, PERCEPTUAL_TERMS, StepPlan, plan_step, term_weights
 from sage_ray.training.recipe import Recipe
 from sage_ray.training.state import TrainState
 from sage_ray.training.supervision import head_logits, supervised_loss
@@ -129,10 +129,10 @@ def forward_terms(state: TrainState, batch: Batch, draws: Draws, recipe: Recipe,
         if recipe.perceptual is not None and plan.computes(*PERCEPTUAL_TERMS):
             real_features = recipe.perceptual.features(real_image)
         rec_image = None
-        rec_terms = ("rec_image_l1", "rec_image_vgg")
-        if plan.computes(*rec_terms):
-            with _pass_for(plan, rec_terms, generator):
-                rec_image = generate(generator, pred_mask, draws, recipe, "rec", extra_entry=False)
+        if plan.computes(*CYCLE_IMAGE_TERMS):
+            shown_mask = pred_mask if plan.cycle_image_trains_segmenter else pred_mask.detach()
+            with _pass_for(plan, CYCLE_IMAGE_TERMS, generator):
+                rec_image = generate(generator, shown_mask, draws, recipe, "rec", extra_entry=False)
             terms |= _image_terms("rec_image", rec_image, real_image, real_features, weights, plan, recipe)
         terms |= _image_terms("id_image", fake_image, real_image, real_features, weights, plan, recipe)
     return Forward(terms, fake_image, rec_image, pred_mask)
