@@ -229,14 +229,21 @@ def test_an_average_is_scored_and_kept_with_statistics_of_its_own(
         assert all(torch.equal(tensor, selected[name]) for name, tensor in result.segmenter.state_dict().items())
 
 
-def test_an_average_scores_about_as_the_segmenter_that_it_averages(tmp_path: Path) -> None:
-    sets = ["data.path=synthetic://ordered?num=40&size=32&seed=0", "adversarial.epochs=0", "pretrain.epochs=12"]
-    sets += ["pretrain.lr=1e-2", "evaluation.select=last"]
+@pytest.mark.parametrize("seed", [0, 1])
+def test_an_average_scores_about_as_the_segmenter_that_it_averages(tmp_path: Path, seed: int) -> None:
+    """Under the statistics of the trained weights it scored .16 Dice below, on either seed; now it is .03 and .01."""
+    sets = ["data.path=synthetic://ordered?num=40&size=32&seed=0", "adversarial.epochs=0", "pretrain.epochs=16"]
+    sets += ["pretrain.lr=1e-2", "evaluation.select=last", "data.augment.probability=0", "segmenter.dropout=0.3"]
+    sets += [f"seed={seed}"]
     drawn = prepare(tiny(*sets).data, tmp_path)
-    plain, _ = train(tiny(*sets), drawn, tmp_path)
-    averaged, _ = train(tiny(*sets, "evaluation.ema_decay=0.9"), drawn, tmp_path)
-    assert plain.metrics["val/dice"] > 0.6
-    assert averaged.metrics["val/dice"] > plain.metrics["val/dice"] - 0.05
+
+    def late_dice(*more: str) -> float:
+        result, _ = train(tiny(*sets, *more), drawn, tmp_path)
+        return sum(report["val/dice"] for report in result.history[-3:]) / 3
+
+    plain = late_dice()
+    assert plain > 0.65
+    assert late_dice("evaluation.ema_decay=0.98") > plain - 0.1
 
 
 @pytest.mark.parametrize("average", [[], ["evaluation.ema_decay=0.9"]], ids=["plain", "averaged"])
