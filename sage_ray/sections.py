@@ -238,6 +238,9 @@ class AdversarialConfig(Section):
     """Row 4: the generator is frozen for the first epochs of phase 2."""
     mix_while_frozen: bool = True
     """Row 4: whether synthetic images are mixed in while the generator is still frozen."""
+    cycle_image_while_frozen: bool = later(True)
+    """Row 4: whether rec_image_l1 and rec_image_vgg train the segmenter while the generator is still frozen, and so
+    reconstructs images as it was initialised; false leaves them out of the segmenter's update until it learns."""
     mix_start: Probability = 0.0
     """Mixing probability in the first epoch of phase 2 (row 5: .005 in the public code)."""
     mix_step: NonNegative = 0.005
@@ -273,7 +276,8 @@ class EvaluationConfig(Section):
     """Score that decides which epoch is best."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Exponential moving average of the segmenter's weights, per step; 0 switches it off. When on, the averaged
-    segmenter is the one that is scored, handed to phase 2 and kept; `select: ema` is the last epoch of it."""
+    segmenter is the one that is scored, handed to phase 2 and kept; `select: ema` is the last epoch of it. Its batch
+    statistics are estimated anew at the end of each epoch, on up to 20 of the epoch's training batches."""
     min_object_pixels: Count = 15
     """Objects with fewer pixels are removed from truth and prediction before objects are matched (row 28)."""
     boundary_tolerance: Positive = 2.0

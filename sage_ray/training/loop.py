@@ -29,6 +29,7 @@ from sage_ray.stages.writer import SnapshotWriter
 from sage_ray.training import build
 from sage_ray.training.adversarial import adversarial_step
 from sage_ray.training.attention_share import watch_attention
+from sage_ray.training.averaging import estimate_statistics
 from sage_ray.training.batches import Pictures, steps_per_epoch, training_batches
 from sage_ray.training.context import Report, RunContext, numerics
 from sage_ray.training.evaluate import evaluate, per_image_rows
@@ -267,6 +268,8 @@ def _train_epoch(session: _Session, state: TrainState, phase: Phase) -> Report:
             counts[name] = counts.get(name, 0) + 1
         bad = ~torch.isfinite(torch.stack(list(scalars.values())).sum())
         first_bad = torch.where((first_bad < 0) & bad, step, first_bad)
+    again = training_batches(session.train, session.config, session.ctx, phase.name, state.phase_epoch)
+    estimate_statistics(state, again, session.recipe)
     state.phase_epoch += 1
     means = _read_epoch(session, phase, state, totals, counts, first_bad)
     report: Report = {

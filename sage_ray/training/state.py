@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sage_ray.models.norm import copy_network
 from sage_ray.training.build import LearningRate
 
 
@@ -45,7 +45,7 @@ class TrainState:
 
     def __post_init__(self) -> None:
         if self.ema_decay and self.ema is None:
-            self.ema = copy.deepcopy(self.networks["segmenter"])
+            self.ema = copy_network(self.networks["segmenter"])
             self.ema.requires_grad_(False)
 
     @property
@@ -54,14 +54,16 @@ class TrainState:
         return self.networks["segmenter"] if self.ema is None else self.ema
 
     def update_ema(self) -> None:
-        """Move the average a step towards the segmenter; buffers (batch statistics) are copied."""
+        """Move the averaged weights a step towards the segmenter's.
+
+        Batch statistics stay as they are: those of the trained weights are wrong for the averaged ones, which get their
+        own at the end of the epoch (`averaging.estimate_statistics`).
+        """
         if self.ema is None:
             return
         segmenter = self.networks["segmenter"]
         with torch.no_grad():
             torch._foreach_lerp_(list(self.ema.parameters()), list(segmenter.parameters()), 1 - self.ema_decay)
-            for average, current in zip(self.ema.buffers(), segmenter.buffers(), strict=True):
-                average.copy_(current)
 
     def remember_best(self, score: float) -> None:
         """Keep copies of the product's weights if `score` is the phase's highest so far."""

@@ -13,6 +13,7 @@ import torch
 
 from sage_ray.config import resolve
 from sage_ray.errors import RunStopped, SnapshotFailed
+from sage_ray.stages import keys as keys_module
 from sage_ray.stages.keys import stage_keys
 from sage_ray.stages.lease import stage_lease
 from sage_ray.stages.store import META, STATE, Snapshot, StageStore
@@ -106,6 +107,35 @@ def test_a_stage_key_ignores_its_own_epochs_and_what_cannot_matter() -> None:
     assert keys("runtime.keep_every=7", "evaluation.select=last") == base
     assert keys("adversarial.lambda_cycle=3")["pretrain"] == base["pretrain"]
     assert keys("pretrain.handoff=last")["pretrain"] == base["pretrain"]
+
+
+OFF = "adversarial.cycle_image_while_frozen=false"
+
+
+def test_the_cycle_image_while_frozen_is_in_the_key_only_where_a_frozen_step_has_it() -> None:
+    assert keys(OFF)["adversarial"] != keys()["adversarial"] and keys(OFF)["pretrain"] == keys()["pretrain"]
+    for sets in (
+        ["adversarial.freeze_epochs=0"],
+        ["adversarial.lambda_cycle=0"],
+        ["adversarial.mask_path=argmax"],
+        ["adversarial.perceptual=none", "adversarial.weights.rec_image_l1=0"],
+        ["adversarial.epochs=0"],
+    ):
+        assert keys(*sets, OFF) == keys(*sets), sets
+    vgg = ["adversarial.perceptual=vgg19", "adversarial.weights.rec_image_l1=0"]
+    assert keys(*vgg, OFF) != keys(*vgg)
+
+
+@pytest.mark.parametrize("norm", ["batch", "group", "frozen"])
+def test_batch_statistics_of_an_average_are_a_change_of_code_where_there_are_any(
+    norm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    averaged = [f"segmenter.norm={norm}", "evaluation.ema_decay=0.9"]
+    now, plain = keys(*averaged), keys(averaged[0])
+    others = tuple(change for change in keys_module.CODE_CHANGES if change.version != 3)
+    monkeypatch.setattr(keys_module, "CODE_CHANGES", others)
+    assert keys(averaged[0]) == plain
+    assert all((now[phase] == key) == (norm != "batch") for phase, key in keys(*averaged).items())
 
 
 @pytest.mark.parametrize(
