@@ -99,6 +99,7 @@ def unet_case(parity: Parity) -> Case:
 @DTYPES
 def test_attention_unet(parity: Parity, unet_case: Case, dtype: torch.dtype) -> None:
     results: dict[str, Tensor] = {}
+    # Only the masks matter: the normalisation behind a dropout takes its scale out again.
     stated_dropout = float(unet_case.stated(r"dropout (\d*\.\d+)")[0])
     for variant in unet_case.groups(_UNET_VARIANTS + "/logits"):
         dropout = stated_dropout if variant == "train_given_dropout" else 0.0
