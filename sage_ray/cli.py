@@ -160,7 +160,7 @@ def data_fetch(
         str, typer.Argument(metavar="NAME|URL", help="A public set (emps), or the address of a zip archive.")
     ],
     out: Annotated[
-        Path | None, typer.Argument(metavar="[OUT]", help="Folder to make [default: ./NAME; a URL needs one].")
+        Path | None, typer.Argument(metavar="OUT", help="Folder to make [default: ./NAME; a URL needs one].")
     ] = None,
     sha256: Annotated[
         str | None, typer.Option("--sha256", help="Check sum of the archive at a URL, 64 hex digits.")

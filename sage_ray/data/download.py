@@ -21,6 +21,8 @@ WAITS_S = (1.0, 4.0)
 """Waits before the second and the third attempt."""
 TELL_EVERY_S = 10.0
 CHUNK_BYTES = 1 << 20
+CANNOT = "cannot be fetched"
+"""What an error says when the address gives no whole file."""
 
 Say = Callable[[str], None]
 
@@ -52,6 +54,7 @@ def download(url: str, target: Path, limit_bytes: int, say: Say) -> int:
     """
     if not url.lower().startswith(("http://", "https://")):
         raise UserError("unsupported address", url, "give an http:// or https:// address of a zip archive")
+    say(f"fetching {url}")
     transfer = _Transfer(target, limit_bytes, url, say)
     for wait in (*WAITS_S, None):
         try:
@@ -59,21 +62,21 @@ def download(url: str, target: Path, limit_bytes: int, say: Say) -> int:
         except _Broken as broken:
             if wait is None:
                 mend = f"{broken}; check the address, the network and its proxy (https_proxy), and try again"
-                raise UserError("cannot be fetched", url, mend) from None
+                raise UserError(CANNOT, url, mend) from None
             say(f"{broken}; trying again in {wait:g} s")
             time.sleep(wait)
         else:
-            say(f"fetched {transfer.size / 1e6:.1f} MB from {url}")
+            say(f"fetched {transfer.size / 1e6:.1f} MB")
             return transfer.size
     raise AssertionError("the last attempt returns or raises")
 
 
-def check_room(folder: Path, needed_bytes: int) -> None:
-    """Raise UserError if the disk of `folder` has less than `needed_bytes` free."""
+def check_room(folder: Path, needed_bytes: int, url: str) -> None:
+    """Raise UserError if the disk of `folder` has less than `needed_bytes` free for what comes from `url`."""
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         mend = f"{needed_bytes / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB free; nothing was kept"
-        raise UserError("disk is too full", folder, mend)
+        raise UserError("disk is too full", url, mend)
 
 
 def sha256_of(path: Path) -> str:
@@ -97,12 +100,16 @@ def _attempt(transfer: _Transfer) -> None:
         if error.code in (416, 429) or error.code >= 500:
             raise _Broken(f"the server says {error.code} {error.reason}") from None
         mend = f"the server says {error.code} {error.reason}; check the address"
-        raise UserError("cannot be fetched", transfer.url, mend) from None
+        raise UserError(CANNOT, transfer.url, mend) from None
     except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or str(error) or type(error).__name__
-        raise _Broken(f"{reason} after {transfer.size / 1e6:.1f} MB") from None
+        cause = getattr(error, "reason", None) or error
+        reason = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+        tail = f" after {transfer.size / 1e6:.1f} MB" if transfer.size else ""
+        raise _Broken(f"{reason}{tail}") from None
+    except UserError:
+        raise
     except ValueError as error:  # of an address that is none
-        raise UserError("cannot be fetched", transfer.url, f"{error}; check the address") from None
+        raise UserError(CANNOT, transfer.url, f"{error}; check the address") from None
 
 
 def _receive(transfer: _Transfer, answer: http.client.HTTPResponse) -> None:
@@ -113,7 +120,7 @@ def _receive(transfer: _Transfer, answer: http.client.HTTPResponse) -> None:
     announced = answer.headers.get("Content-Length", "")
     total = transfer.size + int(announced) if announced.isdigit() else None
     _within_limit(transfer, total or 0)
-    check_room(transfer.target.parent, (total or 0) - transfer.size)
+    check_room(transfer.target.parent, (total or 0) - transfer.size, transfer.url)
     told = time.monotonic()
     with transfer.target.open("ab" if continued else "wb") as file:
         while chunk := answer.read(CHUNK_BYTES):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from sage_ray.data.download import CHUNK_BYTES, Say, check_room, download, sha256_of
+from sage_ray.data.download import CANNOT, CHUNK_BYTES, Say, check_room, download, sha256_of
 from sage_ray.data.pairs import folder_fingerprint
 from sage_ray.data.public import PublicSet
 from sage_ray.errors import UserError
@@ -88,13 +88,23 @@ def fetch_public(entry: PublicSet, out: str | Path, *, origin: str | None = None
                 raise UserError("no such file", origin, "give a zip archive, or its http:// or https:// address")
             archive = local
         else:
-            download(source, archive, entry.limit_bytes, say)
+            _download_set(source, archive, entry, say)
         unpacked = scratch / "unpacked"
         _unpack(archive, unpacked, source, entry.limit_bytes, lambda path: _belongs(path, entry))
         _check(entry, unpacked, source)
         (unpacked / _NOTE).write_text(entry.source_note(), encoding="utf-8")
         _put(unpacked, out)
     return out
+
+
+def _download_set(source: str, archive: Path, entry: PublicSet, say: Say) -> None:
+    try:
+        download(source, archive, entry.limit_bytes, say)
+    except UserError as error:
+        if error.what != CANNOT:
+            raise
+        mend = f"{error.mend}; or fetch it elsewhere and give `--from FILE`"
+        raise UserError(error.what, error.where, mend) from None
 
 
 def _holds(entry: PublicSet, folder: Path) -> bool:
@@ -168,7 +178,7 @@ def _unpack(
             size = sum(info.file_size for info, _ in members)
             if size > limit_bytes:
                 raise UserError("archive is too large", url, f"it unpacks to more than {limit_bytes / 1e6:,.0f} MB")
-            check_room(target.parent, size)
+            check_room(target.parent, size, url)
             for info, path in members:
                 (target / path).parent.mkdir(parents=True, exist_ok=True)
                 # `open` gives no more than the announced size, and checks the sum of what it gives.

@@ -79,6 +79,6 @@ def public_set(name: str) -> PublicSet:
     if found is None:
         near = difflib.get_close_matches(name.lower(), PUBLIC_SETS, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(PUBLIC_SETS)}"
-        mend = f"{hint} An archive of your own is given by its http:// or https:// address with --sha256"
+        mend = f"{hint} (another archive: its http:// or https:// address, with --sha256)"
         raise UserError("no public data set of this name", name, mend)
     return found
