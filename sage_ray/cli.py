@@ -157,7 +157,7 @@ def data_check(
 def data_fetch(
     session: Session,
     source: Annotated[
-        str, typer.Argument(metavar="NAME|URL", help="A public set (emps), or the address of a zip archive.")
+        str, typer.Argument(metavar="NAME|URL", help="A public set (emps, emps-140), or the address of a zip archive.")
     ],
     out: Annotated[
         Path | None, typer.Argument(metavar="OUT", help="Folder to make [default: ./NAME; a URL needs one].")

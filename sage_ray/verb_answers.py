@@ -66,7 +66,8 @@ def fetched(source: str, out: Path | None, sha256: str | None, origin: str | Non
     ]
     follow = [f"data check {place}", f"train --preset tiny_sage_gan --set data.path={place}"]
     follow.append(f"plan search_full --set data.path={place}")
-    return Answer(lines, plain(entry), {"data": place}, [session.command(text) for text in follow])
+    fields = {name: value for name, value in plain(entry).items() if name not in ("stems", "limit_bytes")}
+    return Answer(lines, fields, {"data": place}, [session.command(text) for text in follow])
 
 
 def train_and_watch(config: ExperimentConfig, session: Session, run_id: str | None, name: str | None = None) -> Answer:

@@ -131,7 +131,8 @@ def _belongs(path: PurePosixPath, entry: PublicSet) -> bool:
     """Whether a file of the repository is a picture of the set, or its licence."""
     if len(path.parts) == 1:
         return path.stem.upper() in ("LICENSE", "LICENCE")
-    return len(path.parts) == 2 and path.parts[0] in entry.folders
+    chosen = entry.stems is None or path.stem in entry.stems
+    return len(path.parts) == 2 and path.parts[0] in entry.folders and chosen
 
 
 @contextmanager

@@ -139,7 +139,7 @@ def test_config_show_is_a_config_file_that_tells_origins(capsys: pytest.CaptureF
         (["data", "fetch", "http://127.0.0.1:9/x.zip", "out", "--from", "x.zip"], "two addresses"),
         (["data", "fetch", "ftp://127.0.0.1/x.zip", "out", "--sha256", "0" * 64], "unsupported address"),
         (["data", "fetch", "emsp"], "did you mean emps?"),
-        (["data", "fetch", "my.zip"], "known are emps"),
+        (["data", "fetch", "my.zip"], "known are emps, emps-140"),
         (["data", "fetch", "emps", "--sha256", "0" * 64], "needs no check sum"),
         (["data", "fetch", "emps", "--from", "no.zip"], "no such file"),
         (["evaluate", "no_such_model", "test"], "no_such_model"),

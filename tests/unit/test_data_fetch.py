@@ -140,6 +140,7 @@ def test_the_table_of_public_sets_is_whole() -> None:
     for name, entry in PUBLIC_SETS.items():
         assert name == entry.name == name.lower() and len(entry.commit) == 40 and len(entry.fingerprint) == 16
         assert entry.licence and entry.citation and entry.repository.count("/") == 1 and entry.limit_bytes > 0
+        assert entry.stems is None or len(entry.stems) == entry.pairs
 
 
 @pytest.mark.parametrize("announced", [True, False], ids=["length", "chunked"])
@@ -171,6 +172,22 @@ def test_a_public_set_from_a_file_as_on_a_machine_without_network(dozen: PublicS
     (tmp_path / "carried.zip").write_bytes(zipped(repository_members("abc"), compression=zipfile.ZIP_DEFLATED))
     out = fetch.fetch_public(dozen, tmp_path / "deep" / "set", origin=str(tmp_path / "carried.zip"))
     assert folder_fingerprint(out)[1] == 12 and (tmp_path / "carried.zip").is_file()
+
+
+def test_a_part_of_a_public_set(dozen: PublicSet, tmp_path: Path) -> None:
+    """Of the 140 pairs that docs/results was measured on, the dozen of the repository is a part."""
+    stems = {path.stem for path in (DOZEN / "images").iterdir()}
+    assert PUBLIC_SETS["emps-140"].stems is not None and stems < PUBLIC_SETS["emps-140"].stems
+    (tmp_path / "a.zip").write_bytes(zipped(repository_members()))
+    chosen = frozenset(sorted(stems)[:5])
+    wanted = tmp_path / "wanted"
+    for folder in ("images", "segmaps"):
+        (wanted / folder).mkdir(parents=True)
+        for stem in chosen:
+            shutil.copyfile(DOZEN / folder / f"{stem}.png", wanted / folder / f"{stem}.png")
+    part = replace(dozen, stems=chosen, pairs=5, fingerprint=folder_fingerprint(wanted)[0])
+    out = fetch.fetch_public(part, tmp_path / "out", origin=str(tmp_path / "a.zip"))
+    assert folder_fingerprint(out) == (part.fingerprint, 5)
 
 
 def without_a_pair(members: dict[str, bytes]) -> dict[str, bytes]:
