@@ -172,15 +172,24 @@ def data_check(
 @verb(data_app, "fetch", "data fetch")
 def data_fetch(
     session: Session,
-    url: Annotated[str, typer.Argument(metavar="URL", help="Address of a zip archive with images and masks.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to unpack to; must not hold other files.")],
-    sha256: Annotated[str, typer.Option("--sha256", help="Check sum of the archive, 64 hex digits.")],
+    source: Annotated[
+        str, typer.Argument(metavar="NAME|URL", help="A public set (emps, emps-140), or the address of a zip archive.")
+    ],
+    out: Annotated[
+        Path | None, typer.Argument(metavar="OUT", help="Folder to make [default: ./NAME; a URL needs one].")
+    ] = None,
+    sha256: Annotated[
+        str | None, typer.Option("--sha256", help="Check sum of the archive at a URL, 64 hex digits.")
+    ] = None,
+    origin: Annotated[
+        str | None,
+        typer.Option("--from", metavar="URL|FILE", help="Another place of a public set's archive, such as a mirror."),
+    ] = None,
 ) -> Answer:
-    """Fetch a zip archive, check its sum, and unpack it."""
-    from sage_ray.data.fetch import fetch_archive
+    """Fetch a public data set by name, or any zip archive by address and check sum; what arrives is checked."""
+    from sage_ray.verb_answers import fetched
 
-    files = fetch_archive(url, out, sha256, say=session.watch.line)
-    return Answer([f"{files} files"], {"files": files}, {"data": out}, [session.command(f"data check {out}")])
+    return fetched(source, out, sha256, origin, session)
 
 
 @verb(app, "train")

@@ -41,6 +41,35 @@ def checked(report: CheckReport, path: str, session: Session) -> Answer:
     return Answer(report.lines(), fields, next=follow)
 
 
+def fetched(source: str, out: Path | None, sha256: str | None, origin: str | None, session: Session) -> Answer:
+    """Fetch a public set by name, or an archive by address, and tell what is there now."""
+    from sage_ray.data.fetch import fetch_archive, fetch_public
+    from sage_ray.data.public import public_set
+
+    if "://" in source:
+        if origin is not None:
+            raise UserError("two addresses", f"--from {origin}", "--from goes with the name of a public set")
+        if out is None or sha256 is None:
+            lacking = "folder" if out is None else "check sum"
+            raise UserError(f"no {lacking}", source, "give `sage-ray data fetch URL OUT --sha256 SUM`")
+        files = fetch_archive(source, out, sha256, say=session.watch.line)
+        return Answer([f"{files} files"], {"files": files}, {"data": out}, [session.command(f"data check {out}")])
+    entry = public_set(source)
+    if sha256 is not None:
+        mend = "leave --sha256 out; its contents are checked by their fingerprint"
+        raise UserError("a public set needs no check sum", source, mend)
+    place = out or Path(entry.name)
+    fetch_public(entry, place, origin=origin, say=session.watch.line)
+    lines = [
+        f"{entry.title}: {entry.pairs} pairs, data fingerprint {entry.fingerprint}, as published",
+        f"licence {entry.licence}; please cite {entry.citation}",
+    ]
+    follow = [f"data check {place}", f"train --preset tiny_sage_gan --set data.path={place}"]
+    follow.append(f"plan search_full --set data.path={place}")
+    fields = {name: value for name, value in plain(entry).items() if name not in ("stems", "limit_bytes")}
+    return Answer(lines, fields, {"data": place}, [session.command(text) for text in follow])
+
+
 def train_and_watch(config: ExperimentConfig, session: Session, run_id: str | None, name: str | None = None) -> Answer:
     """Train one config, showing each epoch, and tell how it ended; `name` begins a run id that is made from it."""
     from sage_ray.runtime.launch import default_run_id, train
