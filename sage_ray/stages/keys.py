@@ -41,7 +41,13 @@ FIRST_CODE_VERSION = 2
 2: passes that can train nothing no longer move running statistics of generator and discriminators.
 """
 
-CODE_CHANGES: tuple[CodeChange, ...] = ()
+CODE_CHANGES: tuple[CodeChange, ...] = (
+    CodeChange(
+        4,
+        "validation images are scored in fp32, whatever training computes in",
+        lambda config, phase, numerics: numerics.get("precision") == "bf16",
+    ),
+)
 """In the order of their versions. Stages that a change does not touch keep their keys, so that a release takes up the
 stages of the one before; tests/golden/test_five_steps.py fails when training changes without an entry here."""
 

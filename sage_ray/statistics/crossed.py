@@ -75,7 +75,8 @@ class Components:
 
     `image`, `seed` and `image_seed` are shared by the arms and cancel in every difference. `rest` is the arm x image x
     seed variance. Scores that exist once a run have `num_images` 0, NaN for all that needs images, and their rest in
-    `arm_seed`. Where images are crops, an "image" here is a micrograph. With one seed nothing can be told: all NaN. A negative estimate is given as 0.
+    `arm_seed`. Where images are crops, an "image" here is a micrograph. With one seed nothing can be told: all NaN. A
+    negative estimate is given as 0.
     """
 
     image: float

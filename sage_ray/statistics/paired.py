@@ -74,9 +74,7 @@ class Verdict:
     rule: str
 
 
-def mean_interval(
-    scores: np.ndarray, level: float = 0.95, groups: Sequence[Hashable] | None = None
-) -> Interval:
+def mean_interval(scores: np.ndarray, level: float = 0.95, groups: Sequence[Hashable] | None = None) -> Interval:
     """Mean of one arm's scores with its interval over images and, with two seeds or more, over seeds.
 
     Args:
