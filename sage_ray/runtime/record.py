@@ -320,13 +320,16 @@ class RunFolder:
         table = pq.read_table(pa.BufferReader(content), schema=PER_IMAGE_SCHEMA)
         if "group" in pq.read_schema(pa.BufferReader(content)).names:
             return table
-        named = self._groups_of_before()
+        named = self.groups_of_before()
         groups = [named.get(sha) for sha in table["image_sha"].to_pylist()]
         place = PER_IMAGE_SCHEMA.get_field_index("group")
         return table.set_column(place, PER_IMAGE_SCHEMA.field(place), pa.array(groups, pa.string()))
 
-    def _groups_of_before(self) -> dict[str, str]:
-        """Micrograph of each image by sha, of config and manifest; empty if its config names none, or one is lost."""
+    def groups_of_before(self) -> dict[str, str]:
+        """Micrograph of each image by sha, of config and manifest; empty if its config names none, or one is lost.
+
+        For a per_image.parquet that was written before `group` was.
+        """
         # Here and not above: what only lists runs must not wait for pandas.
         from sage_ray.data.manifest import read_manifest
 
