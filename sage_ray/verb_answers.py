@@ -298,7 +298,7 @@ def finished(result: FinalResult, session: Session) -> Answer:
         updates = f"generator updates {run.generator_updates}, synthetic steps {run.synthetic_steps}"
         lines.append(f"  seed {run.seed}: {run.state}, test dice {run.scores['dice'].mean:.4f}; {updates}")
     one = result.scores["dice"]
-    lines.append(f"locked test ({one.images} images, {one.seeds} seeds; {_basis(one)}):")
+    lines.append(f"locked test ({_images(one.images)}, {one.seeds} seeds; {_basis(one)}):")
     lines += score_lines(result.scores)
     lines.append(f"registered {result.uri} (seed {result.registered_seed}); verdict: {result.verdict}")
     follow = [_named(verb, result.model_name, session) for verb in ("compare", "promote")]
@@ -328,6 +328,10 @@ def _with_interval(gain: Difference | Gain) -> str:
     return f"{gain.mean:+.4f}{interval}"
 
 
+def _images(count: int, noun: str = "image") -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def _basis(line: ScoreLine) -> str:
     """What intervals are over, or why there are none."""
     return line.over if line.level is None else f"{line.level:.0%} intervals over {line.over}"
@@ -336,8 +340,8 @@ def _basis(line: ScoreLine) -> str:
 def compared(comparison: Comparison, session: Session) -> Answer:
     """Of `compare`: versions side by side."""
     lines = [
-        f"{comparison.model_name} on {comparison.images} locked test images, reference version {comparison.reference} "
-        f"({comparison.reference_is})",
+        f"{comparison.model_name} on {_images(comparison.images, 'locked test image')}, "
+        f"reference version {comparison.reference} ({comparison.reference_is})",
         *(version_line(row) for row in comparison.versions),
         comparison.rule,
         *comparison.notes,
@@ -360,7 +364,7 @@ def promoted(outcome: Promotion, session: Session) -> Answer:
 
 def evaluated(result: Evaluation, model: str, session: Session) -> Answer:
     """Of `evaluate`: scores with definitions, beside Otsu thresholding of the same images."""
-    lines = [f"{model} on {result.images} images ({result.part} of {result.data}):", *score_lines(result.scores)]
+    lines = [f"{model} on {_images(result.images)} ({result.part} of {result.data}):", *score_lines(result.scores)]
     if result.baseline:
         lines += ["Otsu thresholding of the same images:", *score_lines(result.baseline, defined=False)]
     if result.gain is not None:

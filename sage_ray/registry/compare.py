@@ -156,7 +156,7 @@ def compare_versions(home: Home, versions: Sequence[Version], reference: Version
         rows.append(row)
     tags = reference.tags
     rules = [word.rule for word, _ in judged.values()]
-    rules += [f"{found[PRIMARY].over}, so no verdict" for found, interval in differences.values() if interval is None]
+    rules += ["undecided, as there is no interval"] if len(known) < len(differences) else []
     test_set = tags.get("sage.test_set", "")
     return Comparison(
         model_name=reference.name,
@@ -308,8 +308,8 @@ def markdown(comparison: Comparison) -> str:
     lines = [
         f"# {comparison.model_name}: versions on the locked test set",
         "",
-        f"{comparison.images} test images (test set `{comparison.test_set}`, data fingerprint "
-        f"`{comparison.fingerprint}`), read {comparison.test_reads} times in this home. "
+        f"{comparison.images} test image{'' if comparison.images == 1 else 's'} (test set `{comparison.test_set}`, "
+        f"data fingerprint `{comparison.fingerprint}`), read {comparison.test_reads} times in this home. "
         f"Reference: version {comparison.reference} ({comparison.reference_is}).",
         "",
         "| version | alias | from | seeds | dice | f1_object_50 | f1_pixel | dice minus reference | verdict |",
