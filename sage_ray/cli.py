@@ -360,7 +360,10 @@ def evaluate(
     from sage_ray.registry.evaluate import evaluate as score
     from sage_ray.verb_answers import evaluated
 
-    return evaluated(score(model, data, session.home), model, session)
+    answers: list[Answer] = []
+    # The answer is whole before its reading is counted, and counted before it is shown.
+    score(model, data, session.home, tell=lambda result: answers.append(evaluated(result, model, session)))
+    return answers[0]
 
 
 @verb(app, "generate")

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from sage_ray.data.check import CheckReport
     from sage_ray.registry.ablate import AblationResult, ArmSummary
     from sage_ray.registry.best import BestChoice
-    from sage_ray.registry.compare import Comparison, VersionScores
-    from sage_ray.registry.evaluate import Evaluation
+    from sage_ray.registry.compare import Comparison, Difference, VersionScores
+    from sage_ray.registry.evaluate import Evaluation, Gain
     from sage_ray.registry.final import FinalResult
     from sage_ray.registry.generate import Generation
     from sage_ray.registry.predict import Prediction
@@ -345,8 +345,8 @@ def finished(result: FinalResult, session: Session) -> Answer:
     for run in result.runs:
         updates = f"generator updates {run.generator_updates}, synthetic steps {run.synthetic_steps}"
         lines.append(f"  seed {run.seed}: {run.state}, test dice {run.scores['dice'].mean:.4f}; {updates}")
-    one = next(iter(result.scores.values()))
-    lines.append(f"locked test ({one.images} images, {one.seeds} seeds; intervals {one.over}):")
+    one = result.scores["dice"]
+    lines.append(f"locked test ({_images(one.images)}, {one.seeds} seeds; {_basis(one)}):")
     lines += score_lines(result.scores)
     lines.append(f"registered {result.uri} (seed {result.registered_seed}); verdict: {result.verdict}")
     follow = [_named(verb, result.model_name, session) for verb in ("compare", "promote")]
@@ -368,16 +368,31 @@ def version_line(row: VersionScores) -> str:
     if row.differences is None:
         return f"{text}, the reference"
     gain = row.differences["dice"]
-    return f"{text}, difference {gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}] ({gain.over}): {row.verdict}"
+    return f"{text}, difference {_with_interval(gain)} ({gain.over}): {row.verdict}"
+
+
+def _with_interval(gain: Difference | Gain) -> str:
+    interval = "" if gain.low is None or gain.high is None else f" [{gain.low:+.4f}, {gain.high:+.4f}]"
+    return f"{gain.mean:+.4f}{interval}"
+
+
+def _images(count: int, noun: str = "image") -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _basis(line: ScoreLine) -> str:
+    """What intervals are over, or why there are none."""
+    return line.over if line.level is None else f"{line.level:.0%} intervals over {line.over}"
 
 
 def compared(comparison: Comparison, session: Session) -> Answer:
     """Of `compare`: versions side by side."""
     lines = [
-        f"{comparison.model_name} on {comparison.images} locked test images, reference version {comparison.reference} "
-        f"({comparison.reference_is})",
+        f"{comparison.model_name} on {_images(comparison.images, 'locked test image')}, "
+        f"reference version {comparison.reference} ({comparison.reference_is})",
         *(version_line(row) for row in comparison.versions),
         comparison.rule,
+        *comparison.notes,
         f"this test set has been read {comparison.test_reads} times in this home",
     ]
     paths = {"report": comparison.report} if comparison.report else {}
@@ -397,12 +412,12 @@ def promoted(outcome: Promotion, session: Session) -> Answer:
 
 def evaluated(result: Evaluation, model: str, session: Session) -> Answer:
     """Of `evaluate`: scores with definitions, beside Otsu thresholding of the same images."""
-    lines = [f"{model} on {result.images} images ({result.part} of {result.data}):", *score_lines(result.scores)]
+    lines = [f"{model} on {_images(result.images)} ({result.part} of {result.data}):", *score_lines(result.scores)]
     if result.baseline:
         lines += ["Otsu thresholding of the same images:", *score_lines(result.baseline, defined=False)]
-    if result.gain:
-        gain = result.gain
-        lines.append(f"Dice, model minus Otsu: {gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]")
+    if result.gain is not None:
+        lines.append(f"Dice, model minus Otsu: {_with_interval(result.gain)}")
+    lines.append(f"{_basis(result.scores['dice'])}; scored in {result.scoring}")
     if result.test_reads:
         lines.append(
             f"this model has read this test set {result.test_reads} times, all models {result.test_reads_of_home}"

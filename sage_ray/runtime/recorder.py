@@ -22,6 +22,7 @@ from sage_ray.runtime.files import replacing, write_json
 from sage_ray.runtime.record import RunFolder, RunRecord, State
 from sage_ray.runtime.results import write_results
 from sage_ray.training.context import Arrays, Report
+from sage_ray.training.evaluate import SCORING_PRECISION
 from sage_ray.training.loop import TrainResult
 
 
@@ -104,6 +105,7 @@ class Recorder:
             parameters=_parameters(segmenter=result.segmenter, generator=result.generator),
             lr_drops=result.lr_drops,
             reused_epochs=result.reused_epochs,
+            scoring=SCORING_PRECISION,
         )
 
     def end(self, error: BaseException) -> RunRecord:

@@ -20,6 +20,12 @@ PhaseName = Literal["pretrain", "adversarial"]
 Numerics = Mapping[str, Any]
 
 
+def _drops_often(config: ExperimentConfig, phase: PhaseName) -> bool:
+    """Whether a phase is long enough for its plateau schedule to drop a 27th time."""
+    settings = config.pretrain if phase == "pretrain" else config.adversarial
+    return settings.schedule.rule == "plateau" and settings.epochs >= 27 * (settings.schedule.patience + 1)
+
+
 @dataclass(frozen=True)
 class CodeChange:
     """A change of the code that changes what some stages compute.
@@ -48,6 +54,16 @@ CODE_CHANGES: tuple[CodeChange, ...] = (
         "averaged weights get batch statistics of their own, not those of the trained weights",
         # Other norms have no statistics that move, so that nothing is estimated there.
         lambda config, phase, numerics: config.evaluation.ema_decay > 0 and config.segmenter.norm == "batch",
+    ),
+    CodeChange(
+        4,
+        "validation images are scored in fp32, whatever training computes in",
+        lambda config, phase, numerics: numerics.get("precision") == "bf16",
+    ),
+    CodeChange(
+        5,
+        "Adam is the fused one on a GPU; a plateau schedule goes on after its 26th drop",
+        lambda config, phase, numerics: numerics.get("device") == "cuda" or _drops_often(config, phase),
     ),
 )
 """In the order of their versions. Stages that a change does not touch keep their keys, so that a release takes up the

@@ -88,6 +88,7 @@ class _Session:
     train: Pictures
     validation: Pictures
     shas: list[str]
+    groups: list[str] | None
     reported: int = 0
     reused: int = 0
     keys: dict[str, str] = field(default_factory=dict)
@@ -124,6 +125,7 @@ def run_training(
         train=Pictures(data, data.split.train, ctx.device),
         validation=Pictures(data, data.split.validation, ctx.device),
         shas=[data.shas[i] for i in data.split.validation],
+        groups=[data.groups[i] for i in data.split.validation] if data.groups else None,
         keys=keys,
     )
     for phase in phases:
@@ -367,7 +369,7 @@ def _validation_rows(session: _Session, segmenter: nn.Module) -> list[dict[str, 
         return []
     config = session.config
     _, rows = evaluate(segmenter, session.validation, config.evaluation, session.recipe, session.ctx)
-    return per_image_rows(rows, session.shas, config, part="val", checkpoint=config.evaluation.select)
+    return per_image_rows(rows, session.shas, config, session.groups, part="val", checkpoint=config.evaluation.select)
 
 
 def _from_rank_0(ctx: RunContext, value: int) -> int:

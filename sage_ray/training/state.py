@@ -153,8 +153,13 @@ def _strip(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
 
 
 def _load_moments(optimizer: torch.optim.Adam, moments: dict[str, Tensor]) -> None:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in moments.items():
         index, kind = key.split(".", 1)
+        parameter = parameters[int(index)]
+        # Stored moments are contiguous; a fused optimizer walks through them in the parameter's order of memory.
+        if kind != "step":
+            tensor = torch.empty_like(parameter, requires_grad=False).copy_(tensor)
         state.setdefault(int(index), {})[kind] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

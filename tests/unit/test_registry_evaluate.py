@@ -94,7 +94,9 @@ def test_scores_are_those_of_the_stored_weights(fresh: Home) -> None:
     )
     assert found.scores["dice"].low is not None and found.scores["f1_pixel"].low is None
     assert found.baseline["dice"].images == 4
-    assert found.gain["mean"] == pytest.approx(found.scores["dice"].mean - found.baseline["dice"].mean)
+    assert found.gain is not None and found.gain.mean == pytest.approx(
+        found.scores["dice"].mean - found.baseline["dice"].mean
+    )
     assert "truth as given" in found.scores["dice"].definition and "32x32" in found.scores["dice"].definition
 
 
@@ -177,4 +179,4 @@ def test_bad_requests_are_one_line(fresh: Home, tmp_path: Path) -> None:
 def test_one_image_has_scores_without_an_interval(fresh: Home) -> None:
     found = evaluate("toy", "synthetic://ordered?num=1&size=32&seed=3", fresh)
     assert found.scores["dice"].low is None and "one image" in found.scores["dice"].over
-    assert found.gain["low"] is None
+    assert found.gain is not None and found.gain.low is None
