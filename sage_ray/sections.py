@@ -292,7 +292,12 @@ class RuntimeConfig(Section):
 
     workers: PositiveInt = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
+    """auto: bf16 where the GPU computes in it natively, else fp32; resolved when a run or study begins, and stored.
+    tf32 is fp32 with TF32 in convolutions and matrix products (GPUs alone); it is used only when named here."""
+    deterministic: bool = False
+    """On a GPU, kernels that add up in a fixed order: the same bits on the same model of GPU and version of torch,
+    slower. A CPU does so anyway."""
     channels_last: bool = True
     compile: bool = False
     threads: Count = 0

@@ -32,6 +32,7 @@ from sage_ray.training.attention_share import watch_attention
 from sage_ray.training.batches import Pictures, steps_per_epoch, training_batches
 from sage_ray.training.context import Report, RunContext, numerics
 from sage_ray.training.evaluate import evaluate, per_image_rows
+from sage_ray.training.precision import resolve_precision, use_precision
 from sage_ray.training.pretrain import pretrain_step
 from sage_ray.training.recipe import Recipe, build_recipe
 from sage_ray.training.state import TrainState, weights_sha
@@ -111,6 +112,8 @@ def run_training(
         RunStopped: the context asked to stop; the run resumes from its last snapshot.
     """
     check_scores(config)
+    precision = resolve_precision(config.runtime.precision, ctx.device)
+    use_precision(precision, ctx.device, deterministic=config.runtime.deterministic)
     numbers = numerics(config.runtime, ctx.device, ctx.world_size)
     keys = stage_keys(config, data.fingerprint, data.split.split_id, numbers)
     phases = chain(config, keys)
