@@ -303,8 +303,8 @@ class RuntimeConfig(Section):
     threads: Count = 0
     """CPU threads a worker; 0 follows the CPUs it was given."""
     cpus_per_worker: Positive = 1
-    gpus_per_worker: NonNegative = 0
-    """0 to 1, or a whole number."""
+    gpus_per_worker: Literal["auto"] | NonNegative = "auto"
+    """auto: one where there is any; else 0 to 1, or a whole number. 0 is the CPU, unless `device` is cuda by name."""
     snapshot_every: PositiveInt = 1
     """Epochs between snapshots of a stage."""
     keep_every: PositiveInt = 10
@@ -322,7 +322,7 @@ class RuntimeConfig(Section):
     @model_validator(mode="after")
     def _fraction(self) -> RuntimeConfig:
         gpus = self.gpus_per_worker
-        if gpus > 1 and gpus != int(gpus):
+        if gpus != "auto" and gpus > 1 and gpus != int(gpus):
             raise ValueError(
                 f"gpus_per_worker={gpus} is no share of one GPU and no whole number; use 0 to 1, or 2, 3, ..."
             )
