@@ -34,6 +34,7 @@ from sage_ray.sections import DataConfig, SplitConfig
 from sage_ray.statistics import paired_interval
 from sage_ray.training.batches import Pictures
 from sage_ray.training.context import choose_device
+from sage_ray.training.precision import use_precision
 
 OWN_TEST = "test"
 """As DATA: the locked test part of the data that the model was trained on."""
@@ -262,6 +263,7 @@ def seen_and_tested(data: PreparedData) -> tuple[list[str], list[str]]:
 
 def _score_model(task: _Task) -> list[dict[str, Any]]:
     device = choose_device("auto")
+    use_precision("fp32", device)
     segmenter = task.ref.load().segmenter.to(device).eval()
     pictures = Pictures(task.data, task.rows, device)
 
