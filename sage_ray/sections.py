@@ -296,14 +296,19 @@ class RuntimeConfig(Section):
 
     workers: PositiveInt = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
+    """auto: bf16 where the GPU computes in it natively, else fp32; resolved when a run or study begins, and stored.
+    tf32 is fp32 with TF32 in convolutions and matrix products (GPUs alone); it is used only when named here."""
+    deterministic: bool = False
+    """On a GPU, kernels that add up in a fixed order: the same bits on the same model of GPU and version of torch,
+    slower. A CPU does so anyway."""
     channels_last: bool = True
     compile: bool = False
     threads: Count = 0
     """CPU threads a worker; 0 follows the CPUs it was given."""
     cpus_per_worker: Positive = 1
-    gpus_per_worker: NonNegative = 0
-    """0 to 1, or a whole number."""
+    gpus_per_worker: Literal["auto"] | NonNegative = "auto"
+    """auto: one where there is any; else 0 to 1, or a whole number. 0 is the CPU, unless `device` is cuda by name."""
     snapshot_every: PositiveInt = 1
     """Epochs between snapshots of a stage."""
     keep_every: PositiveInt = 10
@@ -321,7 +326,7 @@ class RuntimeConfig(Section):
     @model_validator(mode="after")
     def _fraction(self) -> RuntimeConfig:
         gpus = self.gpus_per_worker
-        if gpus > 1 and gpus != int(gpus):
+        if gpus != "auto" and gpus > 1 and gpus != int(gpus):
             raise ValueError(
                 f"gpus_per_worker={gpus} is no share of one GPU and no whole number; use 0 to 1, or 2, 3, ..."
             )

@@ -135,6 +135,7 @@ def planned(plan: Plan, space: str, sets: list[str], name: str | None, session: 
         plan.data,
         f"{name or plan.study}: {counted}, {plan.stages} distinct stages",
         *plan.details,
+        *plan.placement,
         f"epochs: {plan.epochs_without_reuse} without reuse, {plan.epochs_with_reuse} with reuse ({saved:.0%} saved), "
         f"{plan.epochs_stored} of them stored already",
         plan.note,

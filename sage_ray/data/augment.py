@@ -7,7 +7,8 @@ that no operation waits for the device.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -134,7 +135,21 @@ def _clahe(image: Tensor, config: AugmentConfig, rows: _Rows) -> None:
         return
     index = rows.index(chosen)
     tiles = (config.clahe_tiles, config.clahe_tiles)
-    image[index] = equalize_clahe(image[index], float(config.clahe_clip), tiles)
+    with _counting():
+        equalised = equalize_clahe(image[index], float(config.clahe_clip), tiles)
+    image[index] = equalised
+
+
+@contextmanager
+def _counting() -> Iterator[None]:
+    """torch does not refuse operations for want of a fixed order: pixels are counted, and the sum of whole numbers has
+    the same bits in any order."""
+    refused = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(refused)
 
 
 def _noise(image: Tensor, config: AugmentConfig, rows: _Rows, draws: Draws) -> None:

@@ -12,12 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sage_ray.config import ExperimentConfig, build_config
 from sage_ray.data.prepare import prepare
 from sage_ray.errors import NonFiniteLoss, RunFailed, RunStopped, UserError
 from sage_ray.runtime.cluster import check_resources, connect, disconnect
+from sage_ray.runtime.devices import gpus_held
 from sage_ray.runtime.files import read_json, write_json
 from sage_ray.runtime.home import Home
 from sage_ray.runtime.ray_context import RayContext
@@ -48,16 +47,6 @@ class WorkerJob:
     pause_path: str | None
 
 
-def gpus_for_worker(config: ExperimentConfig) -> float:
-    """GPUs that each worker holds: as configured, else one if the device is or may be CUDA."""
-    runtime = config.runtime
-    if runtime.device == "cpu":
-        return 0.0
-    if runtime.gpus_per_worker:
-        return runtime.gpus_per_worker
-    return 1.0 if runtime.device == "cuda" or torch.cuda.is_available() else 0.0
-
-
 def run_under_ray(
     config: ExperimentConfig,
     home: Home,
@@ -78,7 +67,7 @@ def run_under_ray(
         BaseException: whatever `on_report` raises, after the workers have stopped.
     """
     connect()
-    gpus = gpus_for_worker(config)
+    gpus = gpus_held(config.runtime) / config.runtime.workers
     check_resources(config.runtime, gpus)
     job = WorkerJob(
         config=config.model_dump(mode="json"),

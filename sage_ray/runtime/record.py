@@ -84,6 +84,8 @@ class RunRecord(BaseModel):
     split_id: str | None = None
     stage_keys: dict[str, str] = {}
     numerics: dict[str, Any] = {}
+    computed_on: list[str] = []
+    """Model of the GPU (or "CPU") and version of torch of all its epochs, stored ones too, in order."""
     commit: str | None = None
     dirty: bool | None = None
     environment: str = "artifacts/environment.json"

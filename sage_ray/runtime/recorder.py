@@ -99,6 +99,7 @@ class Recorder:
             selected_metrics=_numbers(selected),
             stage_keys=result.stage_keys,
             numerics=result.numerics,
+            computed_on=result.computed_on,
             synthetic_steps=result.synthetic_steps,
             generator_updates=result.generator_updates,
             weights_sha=result.weights_sha,

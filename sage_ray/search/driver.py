@@ -21,14 +21,16 @@ from sage_ray.runtime.home import Home
 from sage_ray.runtime.mlflow_sink import Mirror, MirrorUnavailable
 from sage_ray.runtime.provenance import code_version
 from sage_ray.runtime.record import RunFolder, State
-from sage_ray.search.cluster import check_local_resources, environment, ray_session, trials_at_once
+from sage_ray.search.cluster import environment, nodes_now, ray_session, seen_machines
 from sage_ray.search.dimension import Sample
 from sage_ray.search.halt import FAULT, INTERRUPTED, Halt, HaltStopper, signals, terminated_as_interrupted
+from sage_ray.search.placement import Placement, limit, placed, worker_resources
 from sage_ray.search.reconcile import make_scheduler, settle, take_up
 from sage_ray.search.spec import StudySpec
 from sage_ray.search.study import StudyFolder, StudyStatus, new_study_name, status_of
 from sage_ray.search.trainable import TrialRun, TrialTask, run_trial
 from sage_ray.search.tuner import OptunaSearcher, Progress, StudyStorage
+from sage_ray.sections import RuntimeConfig
 
 UPDATE_S = 1.0
 """Least time between two looks at the storage for the live table."""
@@ -67,15 +69,10 @@ def sweep(space: StudySpec, home: Home, name: str | None = None, watch: Watch | 
     name = new_study_name(name or space.name)
     spec = space.renamed(name)
     home.check_writable()
-    check_local_resources(spec.file.resources)
     folder = StudyFolder(home, name)
     _refuse_other(folder, spec)
-    watch = watch or _Silent()
-    fingerprint = _look_at_data(spec, home, watch)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    with folder.driver_lock(), terminated_as_interrupted():
-        _write_study(folder, spec, fingerprint)
-        return _drive(folder, spec, watch)
+    begun = folder.spec().base.runtime if folder.exists else None
+    return _start(folder, spec, begun, watch or _Silent())
 
 
 def resume(name: str, home: Home, watch: Watch | None = None) -> StudyStatus:
@@ -87,12 +84,18 @@ def resume(name: str, home: Home, watch: Watch | None = None) -> StudyStatus:
     folder = StudyFolder.open(home, name)
     home.check_writable()
     spec = folder.spec()
-    check_local_resources(spec.file.resources)
-    watch = watch or _Silent()
-    fingerprint = _look_at_data(spec, home, watch)
-    with folder.driver_lock(), terminated_as_interrupted():
-        _write_study(folder, spec, fingerprint)
-        return _drive(folder, spec, watch)
+    return _start(folder, spec, spec.base.runtime, watch or _Silent())
+
+
+def _start(folder: StudyFolder, spec: StudySpec, begun: RuntimeConfig | None, watch: Watch) -> StudyStatus:
+    """One start of a study; `begun` is the runtime of its first."""
+    fingerprint = _look_at_data(spec, folder.home, watch)
+    with seen_machines() as machines:
+        spec, placement = placed(spec, machines, begun=begun)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        with folder.driver_lock(), terminated_as_interrupted():
+            _write_study(folder, spec, fingerprint)
+            return _drive(folder, spec, watch, placement)
 
 
 def _look_at_data(spec: StudySpec, home: Home, watch: Watch) -> str:
@@ -140,7 +143,7 @@ def _write_study(folder: StudyFolder, spec: StudySpec, fingerprint: str) -> None
     folder.write_meta({**meta, **spec.facts(), "starts": meta["starts"] + 1, "commit_of_last_start": commit})
 
 
-def _drive(folder: StudyFolder, spec: StudySpec, watch: Watch) -> StudyStatus:
+def _drive(folder: StudyFolder, spec: StudySpec, watch: Watch, placement: Placement) -> StudyStatus:
     folder.stop_path.unlink(missing_ok=True)
     storage = StudyStorage(folder.path, folder.name, spec)
     storage.enqueue(spec.fixed, spec)
@@ -153,6 +156,8 @@ def _drive(folder: StudyFolder, spec: StudySpec, watch: Watch) -> StudyStatus:
     parent.say("RUNNING")
     try:
         if ended < spec.trials:
+            for line in placement.lines():
+                watch.line(line)
             if orphans:
                 watch.line(f"going on with {len(orphans)} unfinished trials, {ended} of {spec.trials} have ended")
             _Sweep(folder, spec, storage, halt, watch).run(orphans, spec.trials - ended)
@@ -184,7 +189,7 @@ class _Sweep:
 
     def run(self, orphans: list[int], remaining: int) -> None:
         with environment(), ray_session(), signals(self._halt):
-            at_once = min(trials_at_once(self._spec.file.resources, self._spec.file.concurrency), remaining)
+            look = nodes_now()
             searcher = OptunaSearcher(
                 self._storage,
                 self._spec,
@@ -192,6 +197,7 @@ class _Sweep:
                 payload=self._payload,
                 progress=self._progress,
                 halted=self._halt.check,
+                limit=lambda: limit(self._spec, look),
             )
             tune.run(
                 tune.with_resources(run_trial, self._resources()),
@@ -200,7 +206,6 @@ class _Sweep:
                 search_alg=searcher,
                 scheduler=make_scheduler(self._spec, self._storage.rows()),
                 num_samples=remaining,
-                max_concurrent_trials=at_once,
                 reuse_actors=True,
                 max_failures=self._spec.base.runtime.max_retries,
                 stop=HaltStopper(self._halt),
@@ -236,12 +241,11 @@ class _Sweep:
         return Progress(sum(record.epoch for record in records), sum(record.attempt for record in records))
 
     def _resources(self) -> Any:
-        part = self._spec.file.resources
-        if part.workers > 1:
+        if self._spec.file.resources.workers > 1:
             # The trial itself only waits for the workers that Ray Train places for it. Tune refuses a trial that asks
             # for nothing, so it takes a grain of the resource that every cluster's head node has.
             return tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
-        return tune.PlacementGroupFactory([{"CPU": part.cpu, **({"GPU": part.gpu} if part.gpu else {})}])
+        return tune.PlacementGroupFactory([worker_resources(self._spec)])
 
 
 class _Teller(tune.Callback):

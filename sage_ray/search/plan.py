@@ -11,6 +11,7 @@ from sage_ray.config import ExperimentConfig, stable_hash
 from sage_ray.data.prepare import headline, prepare
 from sage_ray.errors import UserError
 from sage_ray.runtime.home import Home
+from sage_ray.search.placement import placed
 from sage_ray.search.spec import Kind, StudySpec
 from sage_ray.sections import DataConfig
 from sage_ray.stages.keys import stage_keys
@@ -35,6 +36,11 @@ class Plan:
         not_run: arms of an ablation that are declared but not trained, with the reason.
         details: arms, and what a fraction confuses.
         data: what the data are, how many images, and how they are split.
+        device: cpu or cuda, of the trials.
+        gpu: model of it, if it is known.
+        precision: fp32, tf32 or bf16.
+        trials_at_once: how many run at a time; None if the GPUs are on machines that cannot be seen from here.
+        placement: the same in words, with a warning if a GPU stands idle.
     """
 
     study: str
@@ -50,16 +56,27 @@ class Plan:
     not_run: dict[str, str] = field(default_factory=dict)
     details: list[str] = field(default_factory=list)
     data: str = ""
+    device: str = "cpu"
+    gpu: str | None = None
+    precision: str = "fp32"
+    trials_at_once: int | None = None
+    placement: list[str] = field(default_factory=list)
 
 
 def plan(spec: StudySpec, home: Home) -> Plan:
     """The cost of a search space or of an ablation design under `home`; trains nothing.
 
+    Stage keys are those of the device that the trials will have: `auto` looks at the cluster of `RAY_ADDRESS`, or at
+    this machine; on a login node without either, `resources.gpu` or `runtime.device: cuda` says that it will be a GPU.
+
     Raises:
-        UserError: a problem of the data.
+        UserError: a problem of the data, no room for a trial, or a cluster that does not answer.
     """
+    from sage_ray.search.cluster import seen_machines
     from sage_ray.search.tuner import simulate
 
+    with seen_machines() as machines:
+        spec, placement = placed(spec, machines, elsewhere=True)
     samples = simulate(spec, spec.trials)
     identity = _Identity(home)
     longest: dict[str, int] = {}
@@ -89,6 +106,11 @@ def plan(spec: StudySpec, home: Home) -> Plan:
         not_run=spec.not_run(),
         details=spec.details(),
         data=headline(prepare(spec.base.data, home.cache), spec.base.data),
+        device=placement.device,
+        gpu=placement.gpu,
+        precision=placement.precision,
+        trials_at_once=placement.trials_at_once,
+        placement=placement.lines(),
     )
 
 

@@ -251,6 +251,8 @@ class OptunaSearcher(Searcher):
         payload: what the trainable gets for (number, sample); merged with `number`.
         progress: what a trial has on disk.
         halted: whether the sweep is being ended on purpose; its trials then stay RUNNING, to be taken up again.
+        limit: how many trials there may be at a time, asked anew for each: machines join and leave. Tune's own limiter
+            is fixed when the sweep starts.
     """
 
     def __init__(
@@ -262,14 +264,19 @@ class OptunaSearcher(Searcher):
         payload: Callable[[int, Sample], Mapping[str, Any]],
         progress: Callable[[int], Progress],
         halted: Callable[[], bool],
+        limit: Callable[[], int],
     ) -> None:
         super().__init__(metric="objective", mode="max" if spec.file.objective.maximize else "min")
         self._storage, self._spec, self._orphans = storage, spec, deque(orphans)
-        self._payload, self._progress, self._halted = payload, progress, halted
+        self._payload, self._progress, self._halted, self._limit = payload, progress, halted, limit
         self._numbers: dict[str, int] = {}
+        self._live: set[str] = set()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         while not self._halted():
+            # With a trial alive, None makes Tune look after that one and ask again; without one it would wait here.
+            if self._live and len(self._live) >= self._limit():
+                return None
             number = self._orphans.popleft() if self._orphans else None
             if number is None and len(self._storage.rows()) >= self._spec.trials:
                 return Searcher.FINISHED  # type: ignore[return-value]
@@ -283,6 +290,7 @@ class OptunaSearcher(Searcher):
                 self._storage.tell_failed(number, f"began to train {stalls} times without getting any further")
                 continue
             self._numbers[trial_id] = number
+            self._live.add(trial_id)
             return {"number": number, **self._payload(number, sample)}
         # Not None: Tune would ask again for minutes before it looked at anything else.
         return Searcher.FINISHED  # type: ignore[return-value]
@@ -292,6 +300,7 @@ class OptunaSearcher(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         number = self._numbers[trial_id]
+        self._live.discard(trial_id)
         if error:
             # The driver's callback comes next, knows the trace, and tells the failure with it.
             return

@@ -25,6 +25,7 @@ from sage_ray.sections import ScheduleConfig
 from sage_ray.training.context import RunContext
 from sage_ray.training.draws import keyed_seed
 from sage_ray.training.objective import PERCEPTUAL_TERMS, term_weights
+from sage_ray.training.precision import resolve_precision
 
 SegLoss = Callable[[Tensor, Tensor], Tensor]
 
@@ -216,11 +217,9 @@ class LearningRate:
 
 
 def autocast(config: ExperimentConfig, device: torch.device) -> Callable[[], contextlib.AbstractContextManager[Any]]:
-    """A maker of the context in which forward passes run: bf16 autocast, or nothing."""
-    if config.runtime.precision == "fp32":
+    """A maker of the context in which forward passes run: bf16 autocast, or nothing in fp32 and TF32."""
+    if resolve_precision(config.runtime.precision, device) != "bf16":
         return contextlib.nullcontext
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise UserError("no bf16 on this GPU", "runtime.precision=bf16", "set runtime.precision to fp32")
     return functools.partial(torch.autocast, device.type, dtype=torch.bfloat16)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sage_ray.errors import UserError
 from sage_ray.sections import RuntimeConfig
+from sage_ray.training.precision import resolve_precision
 
 Report = dict[str, Any]
 Arrays = Mapping[str, np.ndarray[Any, Any] | np.generic]
@@ -138,12 +139,25 @@ def available_cpus() -> int:
 
 
 def numerics(runtime: RuntimeConfig, device: torch.device, world_size: int) -> dict[str, Any]:
-    """What rounding depends on: part of stage keys and of pairing, not of a config's identity."""
-    return {
+    """What rounding depends on: part of stage keys and of pairing, not of a config's identity.
+
+    `precision` is the resolved one. The entries `tf32` and `deterministic` are those of a GPU alone: a CPU has neither.
+    """
+    precision = resolve_precision(runtime.precision, device)
+    numbers = {
         "device": device.type,
-        "precision": runtime.precision,
+        "precision": precision,
         "compile": runtime.compile,
         "workers": world_size,
         "threads": torch.get_num_threads() if device.type == "cpu" else 0,
         "channels_last": runtime.channels_last,
     }
+    if device.type == "cuda":
+        numbers |= {"tf32": precision == "tf32", "deterministic": runtime.deterministic}
+    return numbers
+
+
+def computed_on(device: torch.device) -> str:
+    """What numbers may depend on beside `numerics`: model of the GPU (a CPU is just that) and version of torch."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    return f"{name}, torch {torch.__version__}"

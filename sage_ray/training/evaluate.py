@@ -15,10 +15,11 @@ from sage_ray.metrics import COUNTS, IMAGE_SCORES, definition, score_image, summ
 from sage_ray.sections import EvaluationConfig
 from sage_ray.training.batches import Pictures
 from sage_ray.training.context import RunContext
+from sage_ray.training.precision import Precision, computing_in
 from sage_ray.training.recipe import Recipe
 
 COLUMNS = (*IMAGE_SCORES, *COUNTS)
-SCORING_PRECISION = "fp32"
+SCORING_PRECISION: Precision = "fp32"
 """Of every score of an image; stands as `scoring` in record.json and in what `evaluate` says. Runs of the first release
 have none there: it scored validation images in the precision of training, and test images in fp32 (with TF32 in
 convolutions on a GPU)."""
@@ -103,17 +104,8 @@ def evaluate(
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """No autocast within the body, and on a GPU no TF32, whatever training uses; afterwards all is as it was."""
-    with torch.autocast(device.type, enabled=False):
-        if device.type != "cuda":
-            yield
-            return
-        convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
-        before = convolutions.allow_tf32, products.allow_tf32
-        convolutions.allow_tf32 = products.allow_tf32 = False
-        try:
-            yield
-        finally:
-            convolutions.allow_tf32, products.allow_tf32 = before
+    with torch.autocast(device.type, enabled=False), computing_in(SCORING_PRECISION, device):
+        yield
 
 
 def per_image_rows(

@@ -30,6 +30,7 @@ from sage_ray.training.batches import Batch
 from sage_ray.training.context import LocalContext
 from sage_ray.training.draws import KeyedDraws
 from sage_ray.training.objective import OBJECTIVE, PERCEPTUAL_TERMS, StepPlan, plan_step, term_weights, why_untrained
+from sage_ray.training.precision import use_precision
 from sage_ray.training.pretrain import pretrain_step
 from sage_ray.training.recipe import Recipe, build_recipe
 from sage_ray.training.state import TrainState
@@ -147,6 +148,7 @@ def measure_gradients(
     plain = {"pretrain.checkpoint": None, "runtime.compile": False, "runtime.precision": "fp32"}
     config = config.with_values({**plain, "runtime.threads": threads})
     context = LocalContext(config.runtime)
+    use_precision("fp32", context.device)
     batch, data = _one_batch(config, context.device)
     perceptual, origin = _perceptual(config, context, cache_dir)
     bare = config.with_values({"adversarial.perceptual": "none"})

@@ -31,8 +31,9 @@ from sage_ray.training.adversarial import adversarial_step
 from sage_ray.training.attention_share import watch_attention
 from sage_ray.training.averaging import estimate_statistics
 from sage_ray.training.batches import Pictures, steps_per_epoch, training_batches
-from sage_ray.training.context import Report, RunContext, numerics
+from sage_ray.training.context import Report, RunContext, computed_on, numerics
 from sage_ray.training.evaluate import evaluate, per_image_rows
+from sage_ray.training.precision import resolve_precision, use_precision
 from sage_ray.training.pretrain import pretrain_step
 from sage_ray.training.recipe import Recipe, build_recipe
 from sage_ray.training.state import TrainState, weights_sha
@@ -58,7 +59,8 @@ class TrainResult:
 
     `segmenter` and `generator` are on the CPU in eval mode with the selected weights; `history` holds one report an
     epoch; `per_image` the selected weights' validation scores, one row an image and score; `lr_drops` the phase
-    epochs after which a learning rate dropped; `reused_epochs` how many epochs came from the stage store.
+    epochs after which a learning rate dropped; `reused_epochs` how many epochs came from the stage store;
+    `computed_on` where the epochs were computed, stored ones too.
     """
 
     epoch: int
@@ -76,6 +78,7 @@ class TrainResult:
     per_image: list[dict[str, Any]]
     lr_drops: dict[str, list[int]]
     reused_epochs: int
+    computed_on: list[str]
 
 
 @dataclass
@@ -113,6 +116,8 @@ def run_training(
         RunStopped: the context asked to stop; the run resumes from its last snapshot.
     """
     check_scores(config)
+    precision = resolve_precision(config.runtime.precision, ctx.device)
+    use_precision(precision, ctx.device, deterministic=config.runtime.deterministic)
     numbers = numerics(config.runtime, ctx.device, ctx.world_size)
     keys = stage_keys(config, data.fingerprint, data.split.split_id, numbers)
     phases = chain(config, keys)
@@ -196,10 +201,14 @@ def _run_phase(session: _Session, phase: Phase, earlier: TrainState | None) -> T
         state.load(snapshot.tensors, snapshot.meta)
         skipped = phase.offset if earlier is None else 0
         session.reused += skipped + snapshot.epoch
+        _say_crossing(session, state, phase, snapshot.epoch)
         if snapshot.epoch == phase.epochs and session.ctx.rank == 0:
             session.store.keep(phase.key, snapshot.epoch)
     _replay(session, state)
+    here = computed_on(session.ctx.device)
     while state.phase_epoch < phase.epochs:
+        if here not in state.computed_on:
+            state.computed_on.append(here)
         report = _train_epoch(session, state, phase)
         _snapshot(session, state, phase)
         session.ctx.report(report)
@@ -207,6 +216,15 @@ def _run_phase(session: _Session, phase: Phase, earlier: TrainState | None) -> T
         if session.ctx.should_stop():
             raise RunStopped(f"stopped at epoch {report['epoch']}")
     return state
+
+
+def _say_crossing(session: _Session, state: TrainState, phase: Phase, epochs: int) -> None:
+    here = computed_on(session.ctx.device)
+    elsewhere = [place for place in state.computed_on if place != here]
+    if elsewhere:
+        session.ctx.say(
+            f"{phase.name}: {epochs} stored epochs were computed on {' and '.join(elsewhere)}, and are used on {here}"
+        )
 
 
 def _newest_snapshot(session: _Session, phase: Phase) -> Snapshot | None:
@@ -242,6 +260,7 @@ def _enter(session: _Session, phase: Phase, earlier: TrainState | None, *, fresh
     )
     if earlier is not None:
         state.history = earlier.history
+        state.computed_on = list(earlier.computed_on)
         state.earlier_drops = {**earlier.earlier_drops, earlier.phase: earlier.learning_rate.drops}
     return state
 
@@ -361,6 +380,7 @@ def _result(session: _Session, state: TrainState, last: Phase, numbers: dict[str
         per_image=_validation_rows(session, ctx.prepare(copy.deepcopy(segmenter))),
         lr_drops={**state.earlier_drops, state.phase: state.learning_rate.drops},
         reused_epochs=session.reused,
+        computed_on=state.computed_on,
     )
 
 

@@ -42,6 +42,8 @@ class TrainState:
     best: Best = field(default_factory=Best)
     history: list[dict[str, Any]] = field(default_factory=list)
     earlier_drops: dict[str, list[int]] = field(default_factory=dict)
+    computed_on: list[str] = field(default_factory=list)
+    """Where epochs of the run so far were computed, in order (`training.context.computed_on`)."""
 
     def __post_init__(self) -> None:
         if self.ema_decay and self.ema is None:
@@ -107,6 +109,7 @@ class TrainState:
             "learning_rate": self.learning_rate.state(),
             "earlier_drops": self.earlier_drops,
             "history": self.history,
+            "computed_on": self.computed_on,
         }
 
     def load(self, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
@@ -127,6 +130,7 @@ class TrainState:
         self.generator_updates = scalars["generator_updates"]
         self.earlier_drops = scalars["earlier_drops"]
         self.history = list(scalars["history"])
+        self.computed_on = list(scalars.get("computed_on", []))
         self.learning_rate.load(scalars["learning_rate"])
 
 

@@ -131,3 +131,22 @@ def test_rates_follow_the_probabilities() -> None:
     full, _ = augment(image, image.round(), AugmentConfig(), draws(range(2000)))
     untouched = float((full == image).flatten(1).all(1).float().mean())
     assert untouched == pytest.approx(0.507, abs=0.04)
+
+
+def test_equalisation_counts_pixels_and_is_not_refused_for_want_of_a_fixed_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    strict: list[bool] = []
+
+    def equalise(image: torch.Tensor, *_: object) -> torch.Tensor:
+        strict.append(torch.are_deterministic_algorithms_enabled())
+        return image
+
+    monkeypatch.setattr("sage_ray.data.augment.equalize_clahe", equalise)
+    torch.use_deterministic_algorithms(True)
+    try:
+        augment(*batch(), only(probability=1.0, clahe=1.0), draws(range(6)))
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert strict == [False]
