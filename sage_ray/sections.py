@@ -300,10 +300,9 @@ class RuntimeConfig(Section):
     cpus_per_worker: Positive = 1
     gpus_per_worker: NonNegative = 0
     """0 to 1, or a whole number."""
-    snapshot_every: PositiveInt = 1
-    """Epochs between snapshots of a stage."""
-    keep_every: PositiveInt = 10
-    """Snapshots at multiples of it, at the end of a stage, and the newest two are kept."""
+    snapshot_seconds: NonNegative = 60.0
+    """Least time between two snapshots of a stage; 0: one an epoch. Ends of stages and stops have one whatever the
+    time. The newest two are kept, ends, and epochs that an open study's budgets name."""
     stage_store: str | None = None
     """pyarrow filesystem URI or folder of the stage store; None: `stages/` under the home."""
     max_retries: Count = 2

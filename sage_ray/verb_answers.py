@@ -107,12 +107,22 @@ def planned(plan: Plan, space: str, sets: list[str], name: str | None, session: 
         *plan.details,
         f"epochs: {plan.epochs_without_reuse} without reuse, {plan.epochs_with_reuse} with reuse ({saved:.0%} saved), "
         f"{plan.epochs_stored} of them stored already",
+        disk_line(plan),
         plan.note,
     ]
     tail = f" --name {name}" if name else ""
     tail += "".join(f" --set '{text}'" for text in sets)
     verb = "sweep" if plan.kind == "sweep" else "ablate"
     return Answer(lines, {**plain(plan), "study": name or plan.study}, next=[session.command(f"{verb} {space}{tail}")])
+
+
+def disk_line(plan: Plan) -> str:
+    """How much disk a study will take, of what, and how much there is."""
+    parts = ", ".join(f"{part} {size:.2f}" for part, size in plan.disk_parts.items())
+    free = "an object store, free space unknown" if plan.disk_free_gb is None else f"{plan.disk_free_gb:.1f} GB free"
+    short = plan.disk_free_gb is not None and plan.disk_free_gb < plan.disk_gb
+    tail = ": NOT ENOUGH, see `sage-ray gc`, --home and runtime.stage_store" if short else ""
+    return f"disk: at most {plan.disk_gb:.2f} GB ({parts}); {free}{tail}"
 
 
 def study_lines(status: StudyStatus) -> list[str]:

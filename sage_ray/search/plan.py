@@ -1,4 +1,4 @@
-"""What a study will cost before it runs: trials, runs, distinct stages, and epochs with and without reuse."""
+"""What a study will cost before it runs: trials, runs, distinct stages, epochs with and without reuse, and disk."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import torch
 from sage_ray.config import ExperimentConfig, stable_hash
 from sage_ray.data.prepare import prepare
 from sage_ray.errors import UserError
+from sage_ray.runtime.disk import DATABASE_BYTES, GB, free_bytes, kept_bytes, result_bytes
 from sage_ray.runtime.home import Home
 from sage_ray.search.spec import Kind, StudySpec
 from sage_ray.sections import DataConfig
 from sage_ray.stages.keys import stage_keys
 from sage_ray.stages.store import StageStore
 from sage_ray.training.context import numerics
+from sage_ray.training.footprint import StageFootprint, footprints
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,9 @@ class Plan:
         kind: sweep, or ablation, whose trials are its runs.
         not_run: arms of an ablation that are declared but not trained, with the reason.
         details: arms, and what a fraction confuses.
+        disk_gb: what the study will at most hold on disk beside what is stored already, in 10^9 bytes: `disk_parts` has
+            its snapshots, its runs' results, and the decoded data.
+        disk_free_gb: free where the snapshots go; None: an object store, which cannot tell.
     """
 
     study: str
@@ -48,6 +53,9 @@ class Plan:
     kind: Kind = "sweep"
     not_run: dict[str, str] = field(default_factory=dict)
     details: list[str] = field(default_factory=list)
+    disk_gb: float = 0.0
+    disk_parts: dict[str, float] = field(default_factory=dict)
+    disk_free_gb: float | None = None
 
 
 def plan(spec: StudySpec, home: Home) -> Plan:
@@ -60,18 +68,26 @@ def plan(spec: StudySpec, home: Home) -> Plan:
 
     samples = simulate(spec, spec.trials)
     identity = _Identity(home)
-    longest: dict[str, int] = {}
-    total = runs = 0
+    ends: dict[str, set[int]] = {}
+    sizes: dict[str, StageFootprint] = {}
+    total = runs = results = 0
     for number, sample in enumerate(samples):
         for place in spec.run_grid(number):
             config = spec.config(sample.values, place.seed, place.fold)
             runs += 1
+            results += result_bytes(config, home)
             for phase, key in identity.keys(config).items():
                 epochs = getattr(config, phase).epochs
                 total += epochs
-                longest[key] = max(longest.get(key, 0), epochs)
+                ends.setdefault(key, set()).add(epochs)
+                if key not in sizes:
+                    sizes[key] = footprints(config)[phase]
+    longest = {key: max(epochs) for key, epochs in ends.items()}
     store = StageStore(spec.base.runtime.stage_store or home.stages)
     stored = sum(store.latest(key, epochs) for key, epochs in longest.items())
+    missing = [key for key, epochs in longest.items() if store.latest(key, epochs) < epochs]
+    snapshots = sum(kept_bytes(sizes[key], longest[key], ends[key]) for key in missing)
+    disk = {"snapshots": snapshots / GB, "results": (results + DATABASE_BYTES) / GB, "cache": identity.cache_bytes / GB}
     exact = len(spec.fixed) >= len(samples)
     return Plan(
         study=spec.name,
@@ -86,6 +102,9 @@ def plan(spec: StudySpec, home: Home) -> Plan:
         kind=spec.kind,
         not_run=spec.not_run(),
         details=spec.details(),
+        disk_gb=round(sum(disk.values()), 6),
+        disk_parts={part: round(size, 6) for part, size in disk.items()},
+        disk_free_gb=None if store.local_root is None else round(free_bytes(store.local_root) / GB, 3),
     )
 
 
@@ -102,6 +121,8 @@ class _Identity:
     def __init__(self, home: Home) -> None:
         self._home = home
         self._seen: dict[str, tuple[str, str]] = {}
+        self.cache_bytes = 0
+        """Of the decoded images and masks of all data sections so far."""
 
     def keys(self, config: ExperimentConfig) -> dict[str, str]:
         fingerprint, split_id = self._data(config.data)
@@ -115,6 +136,7 @@ class _Identity:
         name = stable_hash(data.model_dump(mode="json", exclude={"augment"}))
         if name not in self._seen:
             prepared = prepare(data, self._home.cache)
+            self.cache_bytes += prepared.images.nbytes + prepared.masks.nbytes
             self._seen[name] = (prepared.fingerprint, prepared.split.split_id)
         return self._seen[name]
 

@@ -34,7 +34,7 @@ def keys(*sets: str, preset: str = "tiny_sage_gan") -> dict[str, str]:
 @pytest.fixture(params=["folder", "uri"])
 def store(tmp_path: Path, request: pytest.FixtureRequest) -> StageStore:
     root = tmp_path / "stages"
-    return StageStore(root if request.param == "folder" else root.as_uri(), keep_every=4)
+    return StageStore(root if request.param == "folder" else root.as_uri())
 
 
 def test_round_trip_and_latest(store: StageStore) -> None:
@@ -73,11 +73,11 @@ def test_damaged_snapshot_is_set_aside_and_an_older_one_used(tmp_path: Path, dam
     assert store.latest("k", 9) == 2
 
 
-def test_prune_keeps_multiples_ends_and_the_newest_two(store: StageStore) -> None:
+def test_prune_keeps_marked_epochs_and_the_newest_two(store: StageStore) -> None:
     for epoch in range(1, 12):
         store.save(snapshot(epoch, keep=epoch == 3))
         store.prune("k")
-    assert store.epochs("k") == [3, 4, 8, 10, 11]
+    assert store.epochs("k") == [3, 10, 11]
 
 
 def test_full_disk_leaves_the_old_snapshot_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +103,7 @@ def test_a_stage_key_ignores_its_own_epochs_and_what_cannot_matter() -> None:
     assert keys("adversarial.epochs=3") == base
     assert keys("segmentation_loss.focal_gamma=3") == base  # w_focal is 0
     assert keys("adversarial.schedule.patience=3") == base  # the rule is constant
-    assert keys("runtime.keep_every=7", "evaluation.select=last") == base
+    assert keys("runtime.snapshot_seconds=7", "evaluation.select=last") == base
     assert keys("adversarial.lambda_cycle=3")["pretrain"] == base["pretrain"]
     assert keys("pretrain.handoff=last")["pretrain"] == base["pretrain"]
 
