@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sage_ray.console import params_text, score_text, tally
+from sage_ray.disk_answers import disk_line
 from sage_ray.errors import UserError
 from sage_ray.shell import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, Answer, Session, plain
 
@@ -114,15 +115,6 @@ def planned(plan: Plan, space: str, sets: list[str], name: str | None, session: 
     tail += "".join(f" --set '{text}'" for text in sets)
     verb = "sweep" if plan.kind == "sweep" else "ablate"
     return Answer(lines, {**plain(plan), "study": name or plan.study}, next=[session.command(f"{verb} {space}{tail}")])
-
-
-def disk_line(plan: Plan) -> str:
-    """How much disk a study will take, of what, and how much there is."""
-    parts = ", ".join(f"{part} {size:.2f}" for part, size in plan.disk_parts.items())
-    free = "an object store, free space unknown" if plan.disk_free_gb is None else f"{plan.disk_free_gb:.1f} GB free"
-    short = plan.disk_free_gb is not None and plan.disk_free_gb < plan.disk_gb
-    tail = ": NOT ENOUGH, see `sage-ray gc`, --home and runtime.stage_store" if short else ""
-    return f"disk: at most {plan.disk_gb:.2f} GB ({parts}); {free}{tail}"
 
 
 def study_lines(status: StudyStatus) -> list[str]:

@@ -67,7 +67,7 @@ def plan(spec: StudySpec, home: Home) -> Plan:
     from sage_ray.search.tuner import simulate
 
     samples = simulate(spec, spec.trials)
-    identity = _Identity(home)
+    identity = StudyData(home)
     ends: dict[str, set[int]] = {}
     sizes: dict[str, StageFootprint] = {}
     total = runs = results = 0
@@ -115,7 +115,7 @@ def trial_numerics(config: ExperimentConfig) -> dict[str, Any]:
     return numbers | ({"threads": runtime.threads} if "threads" in numbers and runtime.device == "cpu" else {})
 
 
-class _Identity:
+class StudyData:
     """Stage keys of configs; the data of each distinct data section are prepared once."""
 
     def __init__(self, home: Home) -> None:

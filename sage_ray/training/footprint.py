@@ -60,7 +60,7 @@ class _Size:
 def _network_sizes(config: ExperimentConfig) -> dict[str, _Size]:
     check_names(config)
     kwargs = network_kwargs(config)
-    parts = (
+    parts: tuple[tuple[str, dict[str, Any], str, str], ...] = (
         ("segmenter", SEGMENTERS, config.segmenter.name, "segmenter"),
         ("generator", GENERATORS, config.generator.name, "generator"),
         ("disc_image", DISCRIMINATORS, config.discriminators.name, "discriminators"),
