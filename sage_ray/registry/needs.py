@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from sage_ray.config import ExperimentConfig
 from sage_ray.errors import NonFiniteLoss, UserError
 from sage_ray.runtime.home import Home
 from sage_ray.runtime.record import RunFolder, RunRecord
 from sage_ray.search.budgets import MAX_KNOWN
-from sage_ray.search.plan import StudyData, trial_numerics
+from sage_ray.search.plan import StudyData
 from sage_ray.search.study import StudyFolder, status, study_names
 from sage_ray.stages.keys import stage_keys
 from sage_ray.stages.store import StageStore
+from sage_ray.training.context import available_cpus, numerics
 
 
 @dataclass
@@ -134,7 +138,17 @@ def _keys_now(record: RunRecord, config: ExperimentConfig) -> dict[str, str]:
     """The keys that this release gives the stages of a run on the same data and numerics."""
     if record.data_fingerprint is None or record.split_id is None:
         return {}
-    return stage_keys(config, record.data_fingerprint, record.split_id, record.numerics or trial_numerics(config))
+    return stage_keys(config, record.data_fingerprint, record.split_id, record.numerics or _numerics_here(config))
+
+
+def _numerics_here(config: ExperimentConfig) -> dict[str, Any]:
+    """The numerics of a run on this machine, for records of the first release, which do not tell before the end."""
+    runtime = config.runtime
+    name = runtime.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    numbers = numerics(runtime, torch.device(name), runtime.workers)
+    return numbers | ({"threads": runtime.threads or available_cpus()} if name == "cpu" else {})
 
 
 def _here(config: ExperimentConfig, home: Home, store: StageStore, needs: Needs) -> bool:
