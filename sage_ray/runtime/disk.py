@@ -37,7 +37,7 @@ def kept_bytes(footprint: StageFootprint, epochs: int, starts: Collection[int] =
     weights of its own."""
     newest = {epoch for epoch in range(epochs - NEWEST + 1, epochs + 1) if epoch > 0}
     kept = newest | {epoch for epoch in starts if 0 < epoch < epochs}
-    return len(kept) * (footprint.state + footprint.best)
+    return len(kept) * (footprint.state + footprint.best + epochs * EPOCH_BYTES)
 
 
 def result_bytes(config: ExperimentConfig, home: Home) -> int:

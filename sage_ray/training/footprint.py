@@ -15,6 +15,8 @@ from sage_ray.training.build import check_names, network_kwargs
 
 PRODUCTS = ("segmenter", "generator")
 """The networks that a run keeps."""
+NAME_BYTES = 106
+"""Of a tensor's name, shape and place in the table of a safetensors file."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ def footprints(config: ExperimentConfig) -> dict[str, StageFootprint]:
     found: dict[str, StageFootprint] = {}
     for phase, names in (("pretrain", ("segmenter",)), ("adversarial", tuple(sizes))):
         if getattr(config, phase).epochs:
-            state = sum(sizes[name].weights + 2 * sizes[name].trained for name in names)
+            state = sum(sizes[name].weights + sizes[name].moments for name in names)
             product = sum(sizes[name].weights for name in names if name in PRODUCTS)
             found[phase] = StageFootprint(state + average, product if scored else 0)
     return found
@@ -51,10 +53,10 @@ def product_bytes(config: ExperimentConfig) -> int:
 
 @dataclass(frozen=True)
 class _Size:
-    """Bytes of a network's weights and buffers, and of the weights that are trained."""
+    """Bytes of a network's weights and buffers, and of its optimizer's moments."""
 
     weights: int
-    trained: int
+    moments: int
 
 
 def _network_sizes(config: ExperimentConfig) -> dict[str, _Size]:
@@ -73,6 +75,8 @@ def _network_sizes(config: ExperimentConfig) -> dict[str, _Size]:
 def _size(network: Any, keywords: tuple[tuple[str, Any], ...]) -> _Size:
     with torch.device("meta"):
         built: nn.Module = network(**dict(keywords))
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in built.state_dict().values())
-    trained = sum(tensor.numel() * tensor.element_size() for tensor in built.parameters() if tensor.requires_grad)
-    return _Size(weights, trained)
+    trained = [tensor for tensor in built.parameters() if tensor.requires_grad]
+    # Each moment is as large as its parameter; the number of steps is a tensor of its own.
+    moments = sum(2 * tensor.numel() * tensor.element_size() + 3 * NAME_BYTES for tensor in trained)
+    weights = sum(tensor.numel() * tensor.element_size() + NAME_BYTES for tensor in built.state_dict().values())
+    return _Size(weights, moments)
