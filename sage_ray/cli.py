@@ -280,6 +280,25 @@ def status(session: Session, name: Annotated[str, typer.Argument(metavar="NAME",
     return status_of(name, session)
 
 
+@verb(app, "gc")
+def gc(
+    session: Session,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it; without, only show what would go.")] = False,
+    ends: Annotated[bool, typer.Option("--ends", help="Also ends of finished runs' stages.")] = False,
+    cache: Annotated[bool, typer.Option("--cache", help="Also decoded data and downloads.")] = False,
+    store: Annotated[
+        str | None, typer.Option("--store", metavar="STORE", help="Another stage store: folder or URI.")
+    ] = None,
+) -> Answer:
+    """Show what no study, run or registered version needs, and free it with --yes."""
+    from sage_ray.disk_answers import collected
+    from sage_ray.registry.garbage import collect_garbage
+
+    words = (" --ends" if ends else "") + (" --cache" if cache else "") + (f" --store {store}" if store else "")
+    found = collect_garbage(session.home, store=store, ends=ends, cache=cache, remove=yes)
+    return collected(found, words, session)
+
+
 @verb(app, "sync")
 def sync(session: Session) -> Answer:
     """Replay to MLflow whatever it has not seen yet."""

@@ -309,10 +309,9 @@ class RuntimeConfig(Section):
     cpus_per_worker: Positive = 1
     gpus_per_worker: Literal["auto"] | NonNegative = "auto"
     """auto: one where there is any; else 0 to 1, or a whole number. 0 is the CPU, unless `device` is cuda by name."""
-    snapshot_every: PositiveInt = 1
-    """Epochs between snapshots of a stage."""
-    keep_every: PositiveInt = 10
-    """Snapshots at multiples of it, at the end of a stage, and the newest two are kept."""
+    snapshot_seconds: NonNegative = 60.0
+    """Least time between two snapshots of a stage; 0: one an epoch. Ends of stages and stops have one whatever the
+    time. The newest two are kept, ends, and epochs that an open study's budgets name."""
     stage_store: str | None = None
     """pyarrow filesystem URI or folder of the stage store; None: `stages/` under the home."""
     max_retries: Count = 2

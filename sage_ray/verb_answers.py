@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sage_ray.console import params_text, score_text, tally
+from sage_ray.disk_answers import disk_line
 from sage_ray.errors import UserError
 from sage_ray.shell import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, Answer, Session, plain
 
@@ -138,6 +139,7 @@ def planned(plan: Plan, space: str, sets: list[str], name: str | None, session: 
         *plan.placement,
         f"epochs: {plan.epochs_without_reuse} without reuse, {plan.epochs_with_reuse} with reuse ({saved:.0%} saved), "
         f"{plan.epochs_stored} of them stored already",
+        disk_line(plan),
         plan.note,
     ]
     tail = f" --name {name}" if name else ""

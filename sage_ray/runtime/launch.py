@@ -17,6 +17,7 @@ import torch
 from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import PreparedData, headline, prepare
 from sage_ray.errors import RunFailed, RunStopped, UserError
+from sage_ray.runtime.budgets import named_epochs
 from sage_ray.runtime.cluster import connect
 from sage_ray.runtime.devices import (
     Machines,
@@ -28,6 +29,7 @@ from sage_ray.runtime.devices import (
     take_up_runtime,
     this_machine,
 )
+from sage_ray.runtime.disk import check_space, run_need
 from sage_ray.runtime.home import Home
 from sage_ray.runtime.mlflow_sink import Follower, Mirror, fetch_registered
 from sage_ray.runtime.record import RunFolder, RunLabels, RunRecord
@@ -261,10 +263,12 @@ def _run_inline(
             return recorder.asked_to_end() or (should_stop is not None and should_stop())
 
         context = LocalContext(runtime, on_report=recorder.report, on_arrays=recorder.keep, should_stop=wished, say=say)
-        store = StageStore(runtime.stage_store or home.stages, keep_every=runtime.keep_every, say=say)
+        store = StageStore(runtime.stage_store or home.stages, say=say)
         try:
-            recorder.begin(data)
-            result = run_training(config, data, context, store, cache_dir=home.cache)
+            record = recorder.begin(data, config, context)
+            named = named_epochs(config, home)
+            check_space(run_need(config, home, record.stored_in(store), named), home, store, say)
+            result = run_training(config, data, context, store, cache_dir=home.cache, named=named)
             return recorder.complete(result, config, data, context.device)
         except (UserError, KeyboardInterrupt, SystemExit) as error:
             recorder.end(error)

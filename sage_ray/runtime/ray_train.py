@@ -15,8 +15,10 @@ from typing import Any
 from sage_ray.config import ExperimentConfig, build_config
 from sage_ray.data.prepare import prepare
 from sage_ray.errors import NonFiniteLoss, RunFailed, RunStopped, UserError
+from sage_ray.runtime.budgets import named_epochs
 from sage_ray.runtime.cluster import check_resources, connect, disconnect
 from sage_ray.runtime.devices import gpus_held
+from sage_ray.runtime.disk import check_space, run_need
 from sage_ray.runtime.files import read_json, write_json
 from sage_ray.runtime.home import Home
 from sage_ray.runtime.ray_context import RayContext
@@ -175,12 +177,14 @@ def _train(
     config: ExperimentConfig, home: Home, folder: RunFolder, context: RayContext, recorder: Recorder | None
 ) -> None:
     data = prepare(config.data, home.cache)
-    store = StageStore(config.runtime.stage_store or home.stages, keep_every=config.runtime.keep_every)
+    store = StageStore(config.runtime.stage_store or home.stages)
+    named = named_epochs(config, home)
     if recorder is not None:
-        recorder.begin(data)
+        record = recorder.begin(data, config, context)
+        check_space(run_need(config, home, record.stored_in(store), named), home, store, context.say)
         context.listen(on_report=recorder.report, on_arrays=recorder.keep, should_stop=recorder.asked_to_end)
     try:
-        result = run_training(config, data, context, store, cache_dir=home.cache)
+        result = run_training(config, data, context, store, cache_dir=home.cache, named=named)
     except (RunStopped, NonFiniteLoss):
         if recorder is None:
             return

@@ -10,7 +10,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from sage_ray.config import ExperimentConfig
 from sage_ray.data.splits import group_names
 from sage_ray.errors import UserError
 from sage_ray.runtime.files import is_locked, locked, read_json, replacing, write_json, write_text
+from sage_ray.stages.store import StageStore
 
 FORMAT_VERSION = 1
 State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL", "INTERRUPTED"]
@@ -116,6 +117,10 @@ class RunRecord(BaseModel):
     @property
     def finished(self) -> bool:
         return self.state == FINISHED
+
+    def stored_in(self, store: StageStore) -> Callable[[str, int], bool]:
+        """Tells whether a stage store has a phase of this run up to a number of epochs."""
+        return lambda phase, epochs: store.latest(self.stage_keys[phase], epochs) == epochs
 
 
 class RunFolder:

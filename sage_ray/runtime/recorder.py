@@ -21,7 +21,8 @@ from sage_ray.runtime import provenance
 from sage_ray.runtime.files import replacing, write_json
 from sage_ray.runtime.record import RunFolder, RunRecord, State
 from sage_ray.runtime.results import write_results
-from sage_ray.training.context import Arrays, Report
+from sage_ray.stages.keys import stage_keys
+from sage_ray.training.context import Arrays, Report, RunContext, numerics
 from sage_ray.training.evaluate import SCORING_PRECISION
 from sage_ray.training.loop import TrainResult
 
@@ -49,12 +50,13 @@ class Recorder:
         self._before = (self._record.seconds, self._record.gpu_seconds)
         self._started = time.monotonic()
 
-    def begin(self, data: PreparedData) -> None:
-        """Start an attempt: state RUNNING, provenance, environment, manifest; earlier scores stay until replaced."""
+    def begin(self, data: PreparedData, config: ExperimentConfig, context: RunContext) -> RunRecord:
+        """Start an attempt: state RUNNING, provenance, stage keys, manifest; earlier scores stay until replaced."""
         commit, dirty = provenance.code_version()
         write_json(self.folder.artifacts / "environment.json", provenance.environment(), durable=False)
         write_manifest(data, self.folder.artifacts / "manifest.parquet")
-        self._change(
+        numbers = numerics(config.runtime, context.device, context.world_size)
+        return self._change(
             state="RUNNING",
             error=None,
             attempt=self._record.attempt + 1,
@@ -62,6 +64,9 @@ class Recorder:
             dirty=dirty,
             data_fingerprint=data.fingerprint,
             split_id=data.split.split_id,
+            # From the start, so that `sage-ray gc` knows what a run needs that was cut off.
+            stage_keys=stage_keys(config, data.fingerprint, data.split.split_id, numbers),
+            numerics=numbers,
         )
 
     def report(self, report: Report) -> None:

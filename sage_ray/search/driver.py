@@ -16,11 +16,13 @@ from ray.tune.experiment import Trial
 from sage_ray.config import dump
 from sage_ray.data.prepare import headline, prepare
 from sage_ray.errors import RunFailed, UserError
+from sage_ray.runtime.disk import check_space, run_need
 from sage_ray.runtime.files import write_text
 from sage_ray.runtime.home import Home
 from sage_ray.runtime.mlflow_sink import Mirror, MirrorUnavailable
 from sage_ray.runtime.provenance import code_version
 from sage_ray.runtime.record import RunFolder, State
+from sage_ray.search.budgets import StudyBudgets
 from sage_ray.search.cluster import environment, nodes_now, ray_session, seen_machines
 from sage_ray.search.dimension import Sample
 from sage_ray.search.halt import FAULT, INTERRUPTED, Halt, HaltStopper, signals, terminated_as_interrupted
@@ -31,6 +33,7 @@ from sage_ray.search.study import StudyFolder, StudyStatus, new_study_name, stat
 from sage_ray.search.trainable import TrialRun, TrialTask, run_trial
 from sage_ray.search.tuner import OptunaSearcher, Progress, StudyStorage
 from sage_ray.sections import RuntimeConfig
+from sage_ray.stages.store import StageStore
 
 UPDATE_S = 1.0
 """Least time between two looks at the storage for the live table."""
@@ -150,6 +153,11 @@ def _drive(folder: StudyFolder, spec: StudySpec, watch: Watch, placement: Placem
     orphans = take_up(storage, folder, spec)
     settle(storage, folder, spec)
     ended = sum(row.state != "RUNNING" for row in storage.rows())
+    budgets = StudyBudgets(folder, spec)
+    if ended < spec.trials:
+        store = StageStore(spec.base.runtime.stage_store or folder.home.stages)
+        check_space(run_need(spec.base, folder.home), folder.home, store, watch.line)
+        budgets.open([row.values for row in storage.rows() if row.values is not None])
     halt = Halt(folder.stop_path, spec.file.max_hours, watch.line)
     watch.update(status_of(folder, spec, storage.rows()))
     parent = _ParentRun(folder, watch)
@@ -160,7 +168,7 @@ def _drive(folder: StudyFolder, spec: StudySpec, watch: Watch, placement: Placem
                 watch.line(line)
             if orphans:
                 watch.line(f"going on with {len(orphans)} unfinished trials, {ended} of {spec.trials} have ended")
-            _Sweep(folder, spec, storage, halt, watch).run(orphans, spec.trials - ended)
+            _Sweep(folder, spec, storage, budgets, halt, watch).run(orphans, spec.trials - ended)
     finally:
         ended_runs = settle(storage, folder, spec, patience_s=LEAVE_S)
         for row in storage.rows():
@@ -170,6 +178,8 @@ def _drive(folder: StudyFolder, spec: StudySpec, watch: Watch, placement: Placem
                     storage.forgive(row.number)
         status = status_of(folder, spec, storage.rows())
         finished = status.done + status.pruned + status.failed >= status.target
+        if finished:
+            budgets.close()
         parent.say("COMPLETE" if finished else "INTERRUPTED", status, ended_runs)
         watch.update(status)
     folder.stop_path.unlink(missing_ok=True)
@@ -183,8 +193,16 @@ def _drive(folder: StudyFolder, spec: StudySpec, watch: Watch, placement: Placem
 class _Sweep:
     """One Tune experiment over what is left of a study."""
 
-    def __init__(self, folder: StudyFolder, spec: StudySpec, storage: StudyStorage, halt: Halt, watch: Watch) -> None:
-        self._folder, self._spec, self._storage = folder, spec, storage
+    def __init__(
+        self,
+        folder: StudyFolder,
+        spec: StudySpec,
+        storage: StudyStorage,
+        budgets: StudyBudgets,
+        halt: Halt,
+        watch: Watch,
+    ) -> None:
+        self._folder, self._spec, self._storage, self._budgets = folder, spec, storage, budgets
         self._halt, self._watch = halt, watch
 
     def run(self, orphans: list[int], remaining: int) -> None:
@@ -217,6 +235,7 @@ class _Sweep:
             )
 
     def _payload(self, number: int, sample: Sample) -> Mapping[str, Any]:
+        self._budgets.note(sample)
         runs = tuple(
             TrialRun(
                 run_id=place.run_id,

@@ -1,4 +1,4 @@
-"""What a study will cost before it runs: trials, runs, distinct stages, and epochs with and without reuse."""
+"""What a study will cost before it runs: trials, runs, distinct stages, epochs with and without reuse, and disk."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from sage_ray.config import ExperimentConfig, stable_hash
 from sage_ray.data.prepare import headline, prepare
 from sage_ray.errors import UserError
+from sage_ray.runtime.disk import DATABASE_BYTES, GB, free_bytes, kept_bytes, result_bytes
 from sage_ray.runtime.home import Home
 from sage_ray.search.placement import placed
 from sage_ray.search.spec import Kind, StudySpec
@@ -17,6 +18,7 @@ from sage_ray.sections import DataConfig
 from sage_ray.stages.keys import stage_keys
 from sage_ray.stages.store import StageStore
 from sage_ray.training.context import numerics
+from sage_ray.training.footprint import StageFootprint, footprints
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,9 @@ class Plan:
         precision: fp32, tf32 or bf16.
         trials_at_once: how many run at a time; None if the GPUs are on machines that cannot be seen from here.
         placement: the same in words, with a warning if a GPU stands idle.
+        disk_gb: what the study will at most hold on disk beside what is stored already, in 10^9 bytes: `disk_parts` has
+            its snapshots, its runs' results, and the decoded data.
+        disk_free_gb: free where the snapshots go; None: an object store, which cannot tell.
     """
 
     study: str
@@ -61,6 +66,9 @@ class Plan:
     precision: str = "fp32"
     trials_at_once: int | None = None
     placement: list[str] = field(default_factory=list)
+    disk_gb: float = 0.0
+    disk_parts: dict[str, float] = field(default_factory=dict)
+    disk_free_gb: float | None = None
 
 
 def plan(spec: StudySpec, home: Home) -> Plan:
@@ -78,19 +86,27 @@ def plan(spec: StudySpec, home: Home) -> Plan:
     with seen_machines() as machines:
         spec, placement = placed(spec, machines, elsewhere=True)
     samples = simulate(spec, spec.trials)
-    identity = _Identity(home)
-    longest: dict[str, int] = {}
-    total = runs = 0
+    identity = StudyData(home)
+    ends: dict[str, set[int]] = {}
+    sizes: dict[str, StageFootprint] = {}
+    total = runs = results = 0
     for number, sample in enumerate(samples):
         for place in spec.run_grid(number):
             config = spec.config(sample.values, place.seed, place.fold)
             runs += 1
+            results += result_bytes(config, home)
             for phase, key in identity.keys(config).items():
                 epochs = getattr(config, phase).epochs
                 total += epochs
-                longest[key] = max(longest.get(key, 0), epochs)
+                ends.setdefault(key, set()).add(epochs)
+                if key not in sizes:
+                    sizes[key] = footprints(config)[phase]
+    longest = {key: max(epochs) for key, epochs in ends.items()}
     store = StageStore(spec.base.runtime.stage_store or home.stages)
     stored = sum(store.latest(key, epochs) for key, epochs in longest.items())
+    missing = [key for key, epochs in longest.items() if store.latest(key, epochs) < epochs]
+    snapshots = sum(kept_bytes(sizes[key], longest[key], ends[key]) for key in missing)
+    disk = {"snapshots": snapshots / GB, "results": (results + DATABASE_BYTES) / GB, "cache": identity.cache_bytes / GB}
     exact = len(spec.fixed) >= len(samples)
     return Plan(
         study=spec.name,
@@ -111,6 +127,9 @@ def plan(spec: StudySpec, home: Home) -> Plan:
         precision=placement.precision,
         trials_at_once=placement.trials_at_once,
         placement=placement.lines(),
+        disk_gb=round(sum(disk.values()), 6),
+        disk_parts={part: round(size, 6) for part, size in disk.items()},
+        disk_free_gb=None if store.local_root is None else round(free_bytes(store.local_root) / GB, 3),
     )
 
 
@@ -121,12 +140,14 @@ def trial_numerics(config: ExperimentConfig) -> dict[str, Any]:
     return numbers | ({"threads": runtime.threads} if "threads" in numbers and runtime.device == "cpu" else {})
 
 
-class _Identity:
+class StudyData:
     """Stage keys of configs; the data of each distinct data section are prepared once."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
         self._seen: dict[str, tuple[str, str]] = {}
+        self.cache_bytes = 0
+        """Of the decoded images and masks of all data sections so far."""
 
     def keys(self, config: ExperimentConfig) -> dict[str, str]:
         fingerprint, split_id = self._data(config.data)
@@ -140,6 +161,7 @@ class _Identity:
         name = stable_hash(data.model_dump(mode="json", exclude={"augment"}))
         if name not in self._seen:
             prepared = prepare(data, self._home.cache)
+            self.cache_bytes += prepared.images.nbytes + prepared.masks.nbytes
             self._seen[name] = (prepared.fingerprint, prepared.split.split_id)
         return self._seen[name]
 

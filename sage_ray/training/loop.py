@@ -1,14 +1,15 @@
 """run_training: the whole two-phase training as one linear page; all machinery is behind the context and the store.
 
 A run is a chain of stages. It starts from the longest stored prefix of its own chain, whoever computed it, replays
-the stored reports, and goes on. An epoch's snapshot is begun before the epoch is reported: a kill costs at most the
-epochs since the last snapshot that reached the disk.
+the stored reports, and goes on. Snapshots go by time (`training.snapshots`): an orderly stop loses no finished epoch, a
+kill costs at most the epochs since the last snapshot that reached the disk.
 """
 
 from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +20,12 @@ from torch import Tensor, nn
 
 from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import PreparedData
-from sage_ray.errors import NonFiniteLoss, RunStopped, UserError
+from sage_ray.errors import NonFiniteLoss, RunStopped, SnapshotFailed, UserError
 from sage_ray.metrics import IMAGE_SCORES
 from sage_ray.models import GENERATORS, SEGMENTERS
 from sage_ray.stages.keys import stage_keys
 from sage_ray.stages.lease import stage_lease
 from sage_ray.stages.store import Snapshot, StageStore
-from sage_ray.stages.writer import SnapshotWriter
 from sage_ray.training import build
 from sage_ray.training.adversarial import adversarial_step
 from sage_ray.training.attention_share import watch_attention
@@ -33,9 +33,11 @@ from sage_ray.training.averaging import estimate_statistics
 from sage_ray.training.batches import Pictures, steps_per_epoch, training_batches
 from sage_ray.training.context import Report, RunContext, computed_on, numerics
 from sage_ray.training.evaluate import evaluate, per_image_rows
+from sage_ray.training.interrupts import Interrupts
 from sage_ray.training.precision import resolve_precision, use_precision
 from sage_ray.training.pretrain import pretrain_step
 from sage_ray.training.recipe import Recipe, build_recipe
+from sage_ray.training.snapshots import Snapshots
 from sage_ray.training.state import TrainState, weights_sha
 
 STEPS = {"pretrain": pretrain_step, "adversarial": adversarial_step}
@@ -86,7 +88,8 @@ class _Session:
     config: ExperimentConfig
     ctx: RunContext
     store: StageStore
-    writer: SnapshotWriter
+    snapshots: Snapshots
+    interrupts: Interrupts
     recipe: Recipe
     train: Pictures
     validation: Pictures
@@ -98,7 +101,13 @@ class _Session:
 
 
 def run_training(
-    config: ExperimentConfig, data: PreparedData, ctx: RunContext, store: StageStore, *, cache_dir: Path
+    config: ExperimentConfig,
+    data: PreparedData,
+    ctx: RunContext,
+    store: StageStore,
+    *,
+    cache_dir: Path,
+    named: Mapping[str, Collection[int]] | None = None,
 ) -> TrainResult:
     """Train a config on prepared data under a context; every worker calls it with the same arguments.
 
@@ -108,6 +117,7 @@ def run_training(
         ctx: place among workers, reductions, reports, wish to stop.
         store: where stage snapshots are found and kept.
         cache_dir: where downloaded VGG19 weights are kept.
+        named: epochs of each phase, beside its end, that other trials start from: they are kept on the way.
 
     Raises:
         UserError: something the config asks for cannot be had; nothing was trained.
@@ -125,7 +135,8 @@ def run_training(
         config=config,
         ctx=ctx,
         store=store,
-        writer=SnapshotWriter(store),
+        snapshots=Snapshots(store, ctx, config.runtime.snapshot_seconds, named or {}),
+        interrupts=Interrupts(ctx.say),
         recipe=build_recipe(config, ctx, cache_dir),
         train=Pictures(data, data.split.train, ctx.device),
         validation=Pictures(data, data.split.validation, ctx.device),
@@ -140,11 +151,10 @@ def run_training(
         for phase in phases[_first_phase(session, phases) :]:
             with _lease(session, phase):
                 state = _run_phase(session, phase, state)
-        session.writer.flush()
         assert state is not None
         return _result(session, state, phases[-1], numbers)
     finally:
-        session.writer.close()
+        session.snapshots.close()
 
 
 def chain(config: ExperimentConfig, keys: dict[str, str]) -> list[Phase]:
@@ -206,15 +216,24 @@ def _run_phase(session: _Session, phase: Phase, earlier: TrainState | None) -> T
             session.store.keep(phase.key, snapshot.epoch)
     _replay(session, state)
     here = computed_on(session.ctx.device)
+    session.snapshots.enter(phase.key, phase.epochs, state)
     while state.phase_epoch < phase.epochs:
         if here not in state.computed_on:
             state.computed_on.append(here)
-        report = _train_epoch(session, state, phase)
-        _snapshot(session, state, phase)
-        session.ctx.report(report)
-        session.reported += 1
-        if session.ctx.should_stop():
-            raise RunStopped(f"stopped at epoch {report['epoch']}")
+        with session.interrupts.held(session.snapshots.unsaved(state)):
+            report = _train_epoch(session, state, phase)
+        try:
+            session.snapshots.after_epoch(state)
+            session.ctx.report(report)
+            session.reported += 1
+            session.interrupts.check()
+            if session.ctx.should_stop():
+                raise RunStopped(f"stopped at epoch {report['epoch']}")
+        except SnapshotFailed:
+            raise
+        except BaseException:  # Tune stops a trial by SystemExit, a user by KeyboardInterrupt
+            session.snapshots.at_stop(state)
+            raise
     return state
 
 
@@ -339,16 +358,6 @@ def _read_epoch(
             f"lower {phase.name}.lr or the weight of the largest term"
         )
     return {f"train/{n}": v / session.ctx.world_size for n, v in zip(names, values, strict=False)}
-
-
-def _snapshot(session: _Session, state: TrainState, phase: Phase) -> None:
-    ends = state.phase_epoch == phase.epochs
-    if session.ctx.rank == 0 and (ends or state.phase_epoch % session.config.runtime.snapshot_every == 0):
-        session.writer.put(Snapshot(phase.key, state.phase_epoch, state.tensors(), state.scalars(), keep=ends))
-        if ends:
-            session.writer.flush()
-    if ends:
-        session.ctx.barrier()
 
 
 def _result(session: _Session, state: TrainState, last: Phase, numbers: dict[str, Any]) -> TrainResult:
