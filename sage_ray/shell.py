@@ -47,6 +47,8 @@ class Answer:
     next: list[str] = field(default_factory=list)
     exit_code: int = EXIT_DONE
     error: str | None = None
+    replaces_picture: bool = False
+    """The lines tell all that the live table of a study shows, which then need not stand above them."""
 
 
 class Session:
@@ -69,10 +71,10 @@ class Session:
 
         return make_watch(quiet=self.quiet)
 
-    def close(self) -> None:
-        """Leave the terminal as it was found."""
+    def close(self, *, replaced: bool = False) -> None:
+        """Leave the terminal as it was found, without the live table where what is printed next replaces it."""
         if "watch" in self.__dict__:
-            self.watch.close()
+            self.watch.close(replaced=replaced)
 
     def command(self, text: str) -> str:
         """`sage-ray TEXT`, with --home when this call's home is not the one that a bare command would use."""
@@ -120,7 +122,7 @@ def perform(session: Session, work: Callable[[], Answer], as_json: bool) -> int:
     """Exit code of a verb, after its answer or its error has been printed."""
     try:
         answer = work()
-        session.close()
+        session.close(replaced=answer.replaces_picture)
     except typer.Exit:
         session.close()
         raise

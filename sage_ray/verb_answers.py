@@ -6,7 +6,8 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sage_ray.console import params_text, score_text, tally
+from sage_ray.console import width_of
+from sage_ray.display import params_text, score_text, tally, trial_table
 from sage_ray.errors import UserError
 from sage_ray.shell import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, Answer, Session, plain
 
@@ -116,13 +117,12 @@ def planned(plan: Plan, space: str, sets: list[str], name: str | None, session: 
 
 
 def study_lines(status: StudyStatus) -> list[str]:
-    """A study as a plain table."""
+    """A study as a plain table, cut at the width of a terminal, and why trials failed."""
     lines = [f"{status.study} {status.state}: {tally(status)}; {status.metric}, {status.direction}"]
-    lines.append(f"{'trial':>5}  {'state':<8}  {'epoch':>5}  {'score':>8}  parameters")
-    for trial in status.trials:
-        told = f"{trial.number:>5}  {trial.state:<8}  {trial.epoch:>5}  {score_text(trial.value):>8}  "
-        lines.append(told + params_text(trial.params) + (f"  ({trial.error})" if trial.error else ""))
-    return lines
+    if status.trials:
+        table = trial_table(status, status.trials, width_of())
+        lines += [table.header, *table.rows]
+    return lines + [f"trial {trial.number} failed: {trial.error}" for trial in status.trials if trial.error]
 
 
 def swept(status: StudyStatus, session: Session) -> Answer:
@@ -134,7 +134,8 @@ def swept(status: StudyStatus, session: Session) -> Answer:
         verbs = ("status", "stop")
     else:
         verbs = ("resume",)
-    return Answer(study_lines(status), plain(status), paths, [session.command(f"{v} {status.study}") for v in verbs])
+    follow = [session.command(f"{v} {status.study}") for v in verbs]
+    return Answer(study_lines(status), plain(status), paths, follow, replaces_picture=True)
 
 
 def ablated(result: AblationResult, session: Session) -> Answer:

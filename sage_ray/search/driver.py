@@ -16,6 +16,7 @@ from ray.tune.experiment import Trial
 from sage_ray.config import dump
 from sage_ray.data.prepare import prepare
 from sage_ray.errors import RunFailed, UserError
+from sage_ray.runtime.driver_side import DriverSide
 from sage_ray.runtime.files import write_text
 from sage_ray.runtime.home import Home
 from sage_ray.runtime.mlflow_sink import Mirror, MirrorUnavailable
@@ -237,7 +238,7 @@ class _Sweep:
         return tune.PlacementGroupFactory([{"CPU": part.cpu, **({"GPU": part.gpu} if part.gpu else {})}])
 
 
-class _Teller(tune.Callback):
+class _Teller(DriverSide, tune.Callback):
     """Keeps the live table up to date and notes why a trial crashed."""
 
     def __init__(self, folder: StudyFolder, spec: StudySpec, storage: StudyStorage, halt: Halt, watch: Watch) -> None:
