@@ -86,6 +86,13 @@ class Session:
         return f"make {target}" if self._usual else f"SAGE_HOME={_shortest(self.home_path)} make {target}"
 
     @property
+    def begun(self) -> bool:
+        """Whether what `resumable` names is in the home already, so that `sage-ray resume` finds it."""
+        name = self.resumable
+        places = (f"studies/{name}/study.json", f"runs/{name}/record.json", f"finals/{name}.json")
+        return name is not None and any((self.home_path / place).is_file() for place in places)
+
+    @property
     def _usual(self) -> bool:
         return self.home_path == Path(os.environ.get("SAGE_HOME") or "sage_runs").expanduser().absolute()
 
@@ -142,8 +149,8 @@ def answer_to(error: BaseException, session: Session) -> Answer:
     if isinstance(error, UserError | UsageError):
         return Answer(exit_code=EXIT_BAD_INPUT, error=one_line(_text(error)))
     if isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code == EXIT_INTERRUPTED):
-        again = session.command(f"resume {session.resumable}") if session.resumable else None
-        tail = f"; go on with: {again}" if again else ""
+        again = session.command(f"resume {session.resumable}") if session.begun else None
+        tail = f"; go on with: {again}" if again else "; nothing was begun" if session.resumable else ""
         return Answer(exit_code=EXIT_INTERRUPTED, error=f"interrupted{tail}", next=[again] if again else [])
     trace = getattr(error, "trace", None) or write_trace(error, session)
     kind = "failed" if isinstance(error, RunFailed) else f"failed unexpectedly: {type(error).__name__}"

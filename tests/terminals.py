@@ -77,7 +77,7 @@ class Terminal:
         columns: int = 80,
         rows: int = 24,
         *,
-        deadline_s: float = 150,
+        deadline_s: float = 240,
         program: Sequence[str] = (sys.executable, "-m", "sage_ray.cli"),
     ) -> None:
         self.emulator = Emulator(columns, rows)
@@ -130,6 +130,12 @@ class Terminal:
     def resize(self, columns: int, rows: int) -> None:
         set_size(self._main, columns, rows)
         self.emulator.resize(columns, rows)
+
+    def until_drawn(self) -> None:
+        """Return when the program has written something more, such as a picture for a new size."""
+        before = len(self.raw)
+        while len(self.raw) == before:
+            assert self._read(), f"ended without a word: {self._told()}"
 
     def end(self) -> int:
         """The exit code, after all that is said has been read."""
