@@ -312,3 +312,29 @@ def epoch_text(report: Mapping[str, Any], total: int) -> str:
         return f"{text} (from the stage store)"
     seconds = report.get("seconds")
     return f"{text} {seconds:.2f} s" if isinstance(seconds, int | float) else text
+
+
+def score_lines(scores: Mapping[str, Any], beside: Mapping[str, Any] | None = None) -> list[str]:
+    """Scores with intervals and definitions, one a line, each beside that of something else on the same images.
+
+    What all definitions share is said once, in the last line. A score has `mean`, `low`, `high` and `definition`.
+    """
+    parts = {name: line.definition.split(", ") for name, line in scores.items()}
+    shared = [part for part in next(iter(parts.values()), []) if all(part in each for each in parts.values())]
+    lines = []
+    for name, line in scores.items():
+        other = "" if beside is None else f"  {_with_interval(beside[name]) if name in beside else '':<23}"
+        own = ", ".join(part for part in parts[name] if part not in shared)
+        lines.append(f"  {name:<12}  {_with_interval(line):<23}{other}  {own}".rstrip())
+    return [*lines, f"  all of them: {', '.join(shared)}"] if shared else lines
+
+
+def _with_interval(line: Any) -> str:
+    interval = "" if line.low is None or line.high is None else f" [{line.low:.4f}, {line.high:.4f}]"
+    return f"{line.mean:.4f}{interval}"
+
+
+def score_pairs(scores: Mapping[str, Any]) -> list[str]:
+    """Scores with intervals, two a line, for where they are defined elsewhere."""
+    cells = [f"  {name:<12}  {_with_interval(line):<23}" for name, line in scores.items()]
+    return ["".join(cells[k : k + 2]).rstrip() for k in range(0, len(cells), 2)]

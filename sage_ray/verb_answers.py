@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sage_ray.console import width_of
-from sage_ray.display import params_text, score_text, tally, trial_table
+from sage_ray.display import params_text, score_lines, score_pairs, score_text, tally, trial_table
 from sage_ray.errors import UserError
 from sage_ray.shell import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, Answer, Session, plain
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from sage_ray.registry.generate import Generation
     from sage_ray.registry.predict import Prediction
     from sage_ray.registry.promote import Promotion
-    from sage_ray.registry.scores import ScoreLine
     from sage_ray.runtime.mlflow_sink import SyncReport
     from sage_ray.runtime.record import RunRecord
     from sage_ray.search.plan import Plan
@@ -283,15 +282,6 @@ def chosen(choice: BestChoice, session: Session) -> Answer:
     )
 
 
-def score_lines(scores: dict[str, ScoreLine], defined: bool = True) -> list[str]:
-    """Scores with intervals and, unless they stand right above, definitions, one a line."""
-    lines = []
-    for name, line in scores.items():
-        interval = "" if line.low is None or line.high is None else f" [{line.low:.4f}, {line.high:.4f}]"
-        lines.append(f"  {name:<14} {line.mean:.4f}{interval:<18}  {line.definition if defined else ''}".rstrip())
-    return lines
-
-
 def finished(result: FinalResult, session: Session) -> Answer:
     """Of `final`: scores on the locked test, and the version that was registered."""
     lines = [f"{result.final_id}: {result.rule}"]
@@ -300,7 +290,8 @@ def finished(result: FinalResult, session: Session) -> Answer:
         lines.append(f"  seed {run.seed}: {run.state}, test dice {run.scores['dice'].mean:.4f}; {updates}")
     one = next(iter(result.scores.values()))
     lines.append(f"locked test ({one.images} images, {one.seeds} seeds; intervals {one.over}):")
-    lines += score_lines(result.scores)
+    lines += score_pairs(result.scores)
+    lines.append("definitions: in the report of `compare`, and with --json")
     lines.append(f"registered {result.uri} (seed {result.registered_seed}); verdict: {result.verdict}")
     follow = [_named(verb, result.model_name, session) for verb in ("compare", "promote")]
     paths = {"runs": session.home.runs, "model": result.uri}
@@ -315,7 +306,8 @@ def version_line(row: VersionScores) -> str:
     """One version of a comparison: Dice with its interval, the difference to the reference, and the verdict."""
     dice = row.scores["dice"]
     label = f"version {row.version}" + (f" ({', '.join(row.aliases)})" if row.aliases else "")
-    text = f"  {label}: {row.choice or ''} test dice {dice.mean:.4f}"
+    choice = f"trial {row.choice}" if row.choice and row.choice.isdigit() else row.choice or ""
+    text = f"  {label}: {choice} test dice {dice.mean:.4f}"
     if dice.low is not None and dice.high is not None:
         text += f" [{dice.low:.4f}, {dice.high:.4f}]"
     if row.differences is None:
@@ -342,7 +334,8 @@ def promoted(outcome: Promotion, session: Session) -> Answer:
     lines = [f"version {outcome.version} is {outcome.alias}: {outcome.reason}"]
     if outcome.difference:
         lines.append(f"Dice against the champion before: {outcome.difference}")
-    lines.append(f"champion: version {outcome.champion}")
+    if str(outcome.champion) != str(outcome.version):
+        lines.append(f"champion: version {outcome.champion}")
     uri = CHAMPION.format(outcome.model_name)
     follow = [session.command(f"predict {uri} IMAGES -o OUT"), session.command(f"generate {uri} MASKS -o OUT")]
     return Answer(lines, plain(outcome), {"champion": uri}, follow)
@@ -350,9 +343,9 @@ def promoted(outcome: Promotion, session: Session) -> Answer:
 
 def evaluated(result: Evaluation, model: str, session: Session) -> Answer:
     """Of `evaluate`: scores with definitions, beside Otsu thresholding of the same images."""
-    lines = [f"{model} on {result.images} images ({result.part} of {result.data}):", *score_lines(result.scores)]
-    if result.baseline:
-        lines += ["Otsu thresholding of the same images:", *score_lines(result.baseline, defined=False)]
+    against = ", beside Otsu thresholding" if result.baseline else ""
+    lines = [f"{model} on {result.images} images ({result.part} of {result.data}){against}:"]
+    lines += score_lines(result.scores, result.baseline or None)
     if result.gain:
         gain = result.gain
         lines.append(f"Dice, model minus Otsu: {gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]")
@@ -370,7 +363,7 @@ def wrote(outcome: Prediction | Generation, out: Path, follow: list[str]) -> Ans
     fields = plain(outcome)
     counts = {name: value for name, value in fields.items() if isinstance(value, int | float)}
     lines = [", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in counts.items())]
-    lines += [f"  {name}: {what}" for name, what in outcome.files.items()]
+    lines.append(f"  {', '.join(outcome.files.values())}")
     return Answer(lines, fields, {"out": out}, follow)
 
 
