@@ -338,7 +338,8 @@ def final(
     options: Any = {"trial": parse_trial(trial), "seeds": parse_seeds(seeds), "model_name": model_name}
     from sage_ray.registry.final import final as retrain
 
-    outcome = retrain(start, session.home, watch=session.watch, **options)
+    declared = partial(setattr, session, "resumable")
+    outcome = retrain(start, session.home, watch=session.watch, declared=declared, **options)
     return finished(outcome, session)
 
 

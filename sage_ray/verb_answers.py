@@ -6,8 +6,9 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sage_ray.console import params_text, score_text, tally
+from sage_ray.console import width_of
 from sage_ray.disk_answers import disk_line
+from sage_ray.display import params_text, score_lines, score_pairs, score_text, tally, trial_table
 from sage_ray.errors import UserError
 from sage_ray.shell import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, Answer, Session, plain
 
@@ -149,13 +150,12 @@ def planned(plan: Plan, space: str, sets: list[str], name: str | None, session: 
 
 
 def study_lines(status: StudyStatus) -> list[str]:
-    """A study as a plain table."""
+    """A study as a plain table, cut at the width of a terminal, and why trials failed."""
     lines = [f"{status.study} {status.state}: {tally(status)}; {status.metric}, {status.direction}"]
-    lines.append(f"{'trial':>5}  {'state':<8}  {'epoch':>5}  {'score':>8}  parameters")
-    for trial in status.trials:
-        told = f"{trial.number:>5}  {trial.state:<8}  {trial.epoch:>5}  {score_text(trial.value):>8}  "
-        lines.append(told + params_text(trial.params) + (f"  ({trial.error})" if trial.error else ""))
-    return lines
+    if status.trials:
+        table = trial_table(status, status.trials, width_of())
+        lines += [table.header, *table.rows]
+    return lines + [f"trial {trial.number} failed: {trial.error}" for trial in status.trials if trial.error]
 
 
 def swept(status: StudyStatus, session: Session) -> Answer:
@@ -167,7 +167,8 @@ def swept(status: StudyStatus, session: Session) -> Answer:
         verbs = ("status", "stop")
     else:
         verbs = ("resume",)
-    return Answer(study_lines(status), plain(status), paths, [session.command(f"{v} {status.study}") for v in verbs])
+    follow = [session.command(f"{v} {status.study}") for v in verbs]
+    return Answer(study_lines(status), plain(status), paths, follow, replaces_picture=True)
 
 
 def ablated(result: AblationResult, session: Session) -> Answer:
@@ -333,15 +334,6 @@ def chosen(choice: BestChoice, session: Session) -> Answer:
     )
 
 
-def score_lines(scores: dict[str, ScoreLine], defined: bool = True) -> list[str]:
-    """Scores with intervals and, unless they stand right above, definitions, one a line."""
-    lines = []
-    for name, line in scores.items():
-        interval = "" if line.low is None or line.high is None else f" [{line.low:.4f}, {line.high:.4f}]"
-        lines.append(f"  {name:<14} {line.mean:.4f}{interval:<18}  {line.definition if defined else ''}".rstrip())
-    return lines
-
-
 def finished(result: FinalResult, session: Session) -> Answer:
     """Of `final`: scores on the locked test, and the version that was registered."""
     lines = [f"{result.final_id}: {result.rule}"]
@@ -350,7 +342,8 @@ def finished(result: FinalResult, session: Session) -> Answer:
         lines.append(f"  seed {run.seed}: {run.state}, test dice {run.scores['dice'].mean:.4f}; {updates}")
     one = result.scores["dice"]
     lines.append(f"locked test ({_images(one.images)}, {one.seeds} seeds; {_basis(one)}):")
-    lines += score_lines(result.scores)
+    lines += score_pairs(result.scores)
+    lines.append("definitions: in the report of `compare`, and with --json")
     lines.append(f"registered {result.uri} (seed {result.registered_seed}); verdict: {result.verdict}")
     follow = [_named(verb, result.model_name, session) for verb in ("compare", "promote")]
     paths = {"runs": session.home.runs, "model": result.uri}
@@ -365,7 +358,8 @@ def version_line(row: VersionScores) -> str:
     """One version of a comparison: Dice with its interval, the difference to the reference, and the verdict."""
     dice = row.scores["dice"]
     label = f"version {row.version}" + (f" ({', '.join(row.aliases)})" if row.aliases else "")
-    text = f"  {label}: {row.choice or ''} test dice {dice.mean:.4f}"
+    choice = f"trial {row.choice}" if row.choice and row.choice.isdigit() else row.choice or ""
+    text = f"  {label}: {choice} test dice {dice.mean:.4f}"
     if dice.low is not None and dice.high is not None:
         text += f" [{dice.low:.4f}, {dice.high:.4f}]"
     if row.differences is None:
@@ -407,7 +401,8 @@ def promoted(outcome: Promotion, session: Session) -> Answer:
     lines = [f"version {outcome.version} is {outcome.alias}: {outcome.reason}"]
     if outcome.difference:
         lines.append(f"Dice against the champion before: {outcome.difference}")
-    lines.append(f"champion: version {outcome.champion}")
+    if str(outcome.champion) != str(outcome.version):
+        lines.append(f"champion: version {outcome.champion}")
     uri = CHAMPION.format(outcome.model_name)
     follow = [session.command(f"predict {uri} IMAGES -o OUT"), session.command(f"generate {uri} MASKS -o OUT")]
     return Answer(lines, plain(outcome), {"champion": uri}, follow)
@@ -415,9 +410,9 @@ def promoted(outcome: Promotion, session: Session) -> Answer:
 
 def evaluated(result: Evaluation, model: str, session: Session) -> Answer:
     """Of `evaluate`: scores with definitions, beside Otsu thresholding of the same images."""
-    lines = [f"{model} on {_images(result.images)} ({result.part} of {result.data}):", *score_lines(result.scores)]
-    if result.baseline:
-        lines += ["Otsu thresholding of the same images:", *score_lines(result.baseline, defined=False)]
+    against = ", beside Otsu thresholding" if result.baseline else ""
+    lines = [f"{model} on {_images(result.images)} ({result.part} of {result.data}){against}:"]
+    lines += score_lines(result.scores, result.baseline or None)
     if result.gain is not None:
         lines.append(f"Dice, model minus Otsu: {_with_interval(result.gain)}")
     lines.append(f"{_basis(result.scores['dice'])}; scored in {result.scoring}")
@@ -435,7 +430,7 @@ def wrote(outcome: Prediction | Generation, out: Path, follow: list[str]) -> Ans
     fields = plain(outcome)
     counts = {name: value for name, value in fields.items() if isinstance(value, int | float)}
     lines = [", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in counts.items())]
-    lines += [f"  {name}: {what}" for name, what in outcome.files.items()]
+    lines.append(f"  {', '.join(outcome.files.values())}")
     return Answer(lines, fields, {"out": out}, follow)
 
 

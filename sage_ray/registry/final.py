@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +74,7 @@ def final(
     seeds: Sequence[int] = (0, 1, 2),
     model_name: str = MODEL_NAME,
     watch: Watch | None = None,
+    declared: Callable[[str], None] | None = None,
 ) -> FinalResult:
     """Train, score and register; a repeated call goes on where the one before ended, and doubles nothing.
 
@@ -84,13 +85,17 @@ def final(
         seeds: trained one after another under Ray Train; the first is registered, whatever the scores.
         model_name: of the registered model.
         watch: told each epoch and each step of the way.
+        declared: told the id of the final training as soon as `resume_final` can go on with it.
 
     Raises:
         UserError: as `make_plan`, or the registry cannot be reached. RunFailed: a seed's run did not finish.
     """
     home.check_writable()
     plan = make_plan(source, home, trial=trial, seeds=tuple(int(seed) for seed in seeds), model_name=model_name)
-    return _carry_out(declare(plan, home), home, watch)
+    plan = declare(plan, home)
+    if declared is not None:
+        declared(plan.final_id)
+    return _carry_out(plan, home, watch)
 
 
 def resume_final(final_id: str, home: Home, watch: Watch | None = None) -> FinalResult:
@@ -110,12 +115,8 @@ def _carry_out(plan: FinalPlan, home: Home, watch: Watch | None) -> FinalResult:
             raise UserError("final training is running", plan.final_id, "wait for the other process, or stop it first")
         data = plan.run_config(plan.seeds[0]).data
         _say(watch, headline(prepare(data, home.cache), data))
-        try:
-            for seed in plan.seeds:
-                _train_seed(plan, seed, home, watch)
-        except KeyboardInterrupt:
-            _say(watch, f"interrupted; `sage-ray resume {plan.final_id}` goes on")
-            raise
+        for seed in plan.seeds:
+            _train_seed(plan, seed, home, watch)
         frames = [score_locked_test(run_id, home, purpose=f"final {plan.final_id}") for run_id in plan.run_ids]
         scores = pd.concat(frames, ignore_index=True)
         _say(watch, f"{plan.final_id}: {len(plan.seeds)} seeds scored on the locked test, once each")

@@ -17,6 +17,7 @@ from sage_ray.config import dump
 from sage_ray.data.prepare import headline, prepare
 from sage_ray.errors import RunFailed, UserError
 from sage_ray.runtime.disk import check_space, run_need
+from sage_ray.runtime.driver_side import DriverSide
 from sage_ray.runtime.files import write_text
 from sage_ray.runtime.home import Home
 from sage_ray.runtime.mlflow_sink import Mirror, MirrorUnavailable
@@ -267,7 +268,7 @@ class _Sweep:
         return tune.PlacementGroupFactory([worker_resources(self._spec)])
 
 
-class _Teller(tune.Callback):
+class _Teller(DriverSide, tune.Callback):
     """Keeps the live table up to date and notes why a trial crashed."""
 
     def __init__(self, folder: StudyFolder, spec: StudySpec, storage: StudyStorage, halt: Halt, watch: Watch) -> None:

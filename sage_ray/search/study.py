@@ -68,7 +68,8 @@ class TrialStatus:
 class StudyStatus:
     """A study as a whole. `state`: running (a driver lives), finished, or interrupted (resumable).
 
-    `kind`: sweep, or ablation; `not_run`: its arms that are declared but not trained, with the reason.
+    `kind`: sweep, or ablation; `not_run`: its arms that are declared but not trained, with the reason;
+    `runs_of_trial`: seeds times folds.
     """
 
     study: str
@@ -85,6 +86,7 @@ class StudyStatus:
     path: str
     kind: Kind = "sweep"
     not_run: dict[str, str] = field(default_factory=dict)
+    runs_of_trial: int = 1
 
 
 class StudyFolder:
@@ -193,6 +195,7 @@ def status_of(folder: StudyFolder, spec: StudySpec, rows: Sequence[TrialRow]) ->
         path=str(folder.path),
         kind=spec.kind,
         not_run=spec.not_run(),
+        runs_of_trial=len(spec.run_grid(0)) if spec.trials else 1,
     )
 
 

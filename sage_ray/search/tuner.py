@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from ray.tune.search import Searcher
 
 from sage_ray.errors import UserError
+from sage_ray.runtime.driver_side import DriverSide
 from sage_ray.runtime.overview import STORAGE_FILE
 from sage_ray.search.dimension import Dimension, Sample
 from sage_ray.search.spec import StudySpec
@@ -241,7 +242,7 @@ def simulate(spec: StudySpec, count: int) -> list[Sample]:
     return fixed
 
 
-class OptunaSearcher(Searcher):
+class OptunaSearcher(DriverSide, Searcher):
     """Asks Optuna for Tune and tells it how each trial ended.
 
     Args:

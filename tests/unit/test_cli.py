@@ -198,6 +198,10 @@ def test_an_error_that_a_worker_raised_is_told_as_its_cause(tmp_path: Path) -> N
 
 def test_an_interruption_says_how_to_go_on(tmp_path: Path) -> None:
     answer = in_session(KeyboardInterrupt(), tmp_path, resumable="first")
+    assert (answer.error, answer.next) == ("interrupted; nothing was begun", []), "there is nothing to resume yet"
+    (tmp_path / "home" / "runs" / "first").mkdir(parents=True)
+    (tmp_path / "home" / "runs" / "first" / "record.json").write_text("{}")
+    answer = in_session(KeyboardInterrupt(), tmp_path, resumable="first")
     assert answer.error is not None and "sage-ray resume first --home" in answer.error
     assert answer.next == [f"sage-ray resume first --home {tmp_path / 'home'}"]
 
