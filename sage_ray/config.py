@@ -1,8 +1,9 @@
 """ExperimentConfig: the one frozen, validated object that describes a run, and the way from YAML to it.
 
 Flow: preset or YAML file, then `--set a.b=value` or a trial's sample, then one validated object. `runtime` is no part
-of a run's identity; all else is. Where the paper and its public code differ (parity/DISCREPANCIES.md), the row number
-stands in the field's description and both values can be chosen; presets `sage_gan_paper` and `sage_gan_public` do so.
+of a run's identity; all else is. Where the paper and its public code differ (docs/method/DISCREPANCIES.md), the row
+number stands in the field's description and both values can be chosen; presets `sage_gan_paper` and `sage_gan_public`
+do so.
 """
 
 from __future__ import annotations

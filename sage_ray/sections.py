@@ -1,7 +1,7 @@
 """The sections of an ExperimentConfig: every setting with its type, range, default and meaning.
 
-Where the paper and its public code differ (parity/DISCREPANCIES.md), the row number stands in the field's description
-and both values can be chosen. A setting that came after the first release is declared with `later`.
+Where the paper and its public code differ (docs/method/DISCREPANCIES.md), the row number stands in the field's
+description and both values can be chosen. A setting that came after the first release is declared with `later`.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ class PretrainConfig(Section):
 
 
 class TermWeights(Section):
-    """Weights of the generator-and-segmenter objective (METHOD.md section 1; rows 6 and 7)."""
+    """Weights of the generator-and-segmenter objective (docs/method/METHOD.md section 1; rows 6 and 7)."""
 
     adv_image: NonNegative = 1.0
     adv_mask: NonNegative = 1.0

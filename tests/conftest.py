@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,8 @@ import hypothesis
 import pytest
 
 if TYPE_CHECKING:
+    from emps_cases import EmpsFacts
+
     from sage_ray.runtime.home import Home
 
 REPO = Path(__file__).resolve().parent.parent
@@ -80,8 +82,52 @@ def repo() -> Path:
 
 @pytest.fixture(scope="session")
 def emps() -> Path:
-    """Folder of the real micrographs; tests that use it carry `@pytest.mark.real`."""
-    folder = Path(os.environ.get("SAGE_EMPS_DIR", REPO.parent / "shared" / "data" / "emps"))
+    """Folder of real micrographs with masks: `SAGE_EMPS_DIR`, or the dozen of the repository.
+
+    Tests that use it carry `@pytest.mark.real`, and hold on any part of the EMPS set.
+    """
+    folder = Path(os.environ.get("SAGE_EMPS_DIR") or REPO / "tests" / "data" / "emps")
     if not folder.is_dir():
-        pytest.skip("real micrographs are not here; set SAGE_EMPS_DIR")
+        pytest.fail(f"no real micrographs at {folder}: set SAGE_EMPS_DIR to a folder with images/ and segmaps/")
     return folder
+
+
+@pytest.fixture(scope="session")
+def emps_facts(emps: Path) -> EmpsFacts | None:
+    """What is known of the micrographs of `emps`; None if nothing is, as of another part of the set."""
+    from emps_cases import EMPS_FACTS
+
+    from sage_ray.data.pairs import folder_fingerprint
+
+    return EMPS_FACTS.get(folder_fingerprint(emps)[0])
+
+
+# What these tests need lies in the repository, so that a skip could only hide that formulas or real data went unseen.
+NEVER_SKIP = ("golden", "real")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A skipped test that is marked golden or real has failed."""
+    report = yield
+    marks = [name for name in NEVER_SKIP if item.get_closest_marker(name)]
+    if report.skipped and marks and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome, report.longrepr = "failed", f"a test marked {' and '.join(marks)} never skips, but: {reason}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """A module that skips as a whole has failed if it holds such tests."""
+    report = yield
+    if report.skipped and isinstance(collector, pytest.Module):
+        source = collector.path.read_text(encoding="utf-8")
+        marked = "golden" in collector.path.parts or any(f"mark.{name}" in source for name in NEVER_SKIP)
+        if marked:
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+            report.outcome = "failed"
+            report.longrepr = f"{collector.path}: tests marked golden or real never skip, but: {reason}"
+    return report

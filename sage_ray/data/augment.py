@@ -76,7 +76,8 @@ def augment(image: Tensor, mask: Tensor, config: AugmentConfig, draws: Draws) ->
     Args:
         image: (B,1,H,W) float32 in [0,1].
         mask: (B,1,H,W) float32 in {0,1}.
-        config: probabilities and ranges (discrepancy row 30; effective rates in parity/facts.json "augmentation").
+        config: probabilities and ranges (DISCREPANCIES row 30; the rates that they come to
+            are in tests/golden/vectors/facts.json, "augmentation").
         draws: keyed numbers of the B samples; a row's result depends on its own numbers alone.
 
     Returns:

@@ -145,6 +145,18 @@ def fingerprint(pairs_of_shas: Sequence[tuple[str, str]]) -> str:
     return stable_hash(sorted(pairs_of_shas))
 
 
+def folder_fingerprint(path: str | Path) -> tuple[str, int]:
+    """(data fingerprint, number of pairs) of a folder.
+
+    Raises:
+        UserError: as `find_pairs`, a file without its partner, or a file that cannot be read.
+    """
+    pairs, problems = find_pairs(path)
+    raise_first(problems)
+    shas = hash_files([pair.image for pair in pairs] + [pair.mask for pair in pairs])
+    return fingerprint(list(zip(shas[: len(pairs)], shas[len(pairs) :], strict=True))), len(pairs)
+
+
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a file under a temporary name, then rename it, so that no reader sees half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.time_ns()}")

@@ -12,6 +12,6 @@ def lsgan_loss(scores: Tensor, target: float) -> Tensor:
         scores: (N,1,h,w) patch scores without activation.
         target: 1 for real, 0 for fake.
 
-    Source: Mao et al. 2017; METHOD.md section 1.
+    Source: Mao et al. 2017; docs/method/METHOD.md section 1.
     """
     return (scores - target).square().mean()

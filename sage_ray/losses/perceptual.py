@@ -51,7 +51,7 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 class VGG19Loss(nn.Module):
     """L1 distance of VGG19 features after relu1_1, 2_1, 3_1, 4_1, 5_1, weights 1/32, 1/16, 1/8, 1/4, 1.
 
-    Source: METHOD.md section 1; DISCREPANCIES row 21.
+    Source: docs/method/METHOD.md section 1; DISCREPANCIES row 21.
     """
 
     mean: Tensor

@@ -53,7 +53,7 @@ def segmentation_loss(
     Raises:
         ValueError: shapes that do not fit, an unknown form or reduction.
 
-    Source: METHOD.md section 1; DISCREPANCIES rows 16 to 20.
+    Source: docs/method/METHOD.md section 1; DISCREPANCIES rows 16 to 20.
     """
     _check(logits, target, focal_form, reduction)
     logits = logits if logits.dtype == torch.float64 else logits.float()

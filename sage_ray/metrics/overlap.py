@@ -1,7 +1,7 @@
 """Pixel overlap of two binary masks: Dice, IoU, precision, recall, and the counts behind them.
 
-Source: parity case `dice`; METHOD.md section 1. e = 1e-6 stands in numerator and denominator, so that two empty masks
-score 1 and exactly one empty mask scores about 0 (row 28 of DISCREPANCIES).
+Source: parity case `dice`; docs/method/METHOD.md section 1. e = 1e-6 stands in numerator and denominator, so that two
+empty masks score 1 and exactly one empty mask scores about 0 (DISCREPANCIES row 28).
 """
 
 from __future__ import annotations

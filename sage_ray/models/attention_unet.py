@@ -10,7 +10,7 @@ from sage_ray.models.unet import UNet
 class AttentionUNet(UNet):
     """U-Net whose skips pass attention gates of half the level's width.
 
-    Source: Oktay et al. 2018; METHOD.md section 1.
+    Source: Oktay et al. 2018; docs/method/METHOD.md section 1.
     """
 
     gated = True

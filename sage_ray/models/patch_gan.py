@@ -16,7 +16,9 @@ _SMALLEST_INPUT = 24  # pixels; below it no patch is left after five 4x4 convolu
 class PatchGAN(nn.Module):
     """Scores every patch of an image as real (1) or fake (0), without activation.
 
-    Source: Isola et al. 2017; the attention as in SAGE-GAN (METHOD.md section 1). One class serves images and masks.
+    One class serves images and masks.
+
+    Source: Isola et al. 2017; the attention as in SAGE-GAN (docs/method/METHOD.md section 1).
     """
 
     def __init__(

@@ -10,7 +10,8 @@ A term that can train nothing in a step (`objective.py`) is dead: it is left out
 the curves want it. The passes that only dead terms need hold the running statistics of their network, whether they are
 computed or not, so that every weight, optimizer moment and buffer is the same to the bit.
 
-Source: METHOD.md section 1, table of the generator-and-segmenter objective; DISCREPANCIES.md for the rows named here.
+Source: docs/method/METHOD.md section 1, table of the generator-and-segmenter objective; DISCREPANCIES.md beside it
+for the rows named here.
 """
 
 from __future__ import annotations

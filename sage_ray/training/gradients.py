@@ -48,7 +48,7 @@ EXPECTED = OBJECTIVE | {
     "loss_disc_mask": ("disc_mask",),
 }
 """Each loss term and the networks that it should train: the objective of phase 2, phase 1's loss, and the
-discriminators'. Source: METHOD.md section 1."""
+discriminators'. Source: docs/method/METHOD.md section 1."""
 
 DETACHED = {
     ("adv_image", "disc_image"): "disc_image judges the generator here and learns from loss_disc_image alone",

@@ -3,7 +3,7 @@
 A term is live in a step if its gradient can reach a network that is being updated, else dead. The trainer computes dead
 terms only now and then, for the curves; `sage-ray doctor --gradients` measures the same pairs on one batch.
 
-Source: METHOD.md section 1, table of the generator-and-segmenter objective; DISCREPANCIES.md rows 1 to 4.
+Source: docs/method/METHOD.md section 1, table of the generator-and-segmenter objective; DISCREPANCIES rows 1 to 4.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from sage_ray.training.supervision import head_logits, supervised_loss
 def pretrain_step(state: TrainState, batch: Batch, draws: Draws, recipe: Recipe) -> dict[str, Tensor]:
     """One update of the segmenter on real pairs; returns detached scalars.
 
-    Source: METHOD.md section 1, phase 1: minimise L_seg(S(x), m) with Adam; the mean over heads if there are several.
+    Source: docs/method/METHOD.md section 1, phase 1: minimise L_seg(S(x), m) with Adam; the mean over several heads.
     """
     segmenter, optimizer = state.networks["segmenter"], state.optimizers["segmenter"]
     with recipe.autocast(), keyed_dropout(draws, "real"):

@@ -1,4 +1,4 @@
-"""The `parity` fixture: the folder of parity vectors that golden tests read."""
+"""The folder of parity vectors that golden tests read, and the mark `golden` on every test here."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from parity import Parity, parity_folder  # noqa: E402  (beside this file, whatever pytest's import mode)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark every test of this folder; tests/conftest.py sees to it that none of them skips."""
+    item.add_marker("golden")
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ _RULES = (
     (r"attn\.", lambda _: "attention."),
     (r"attn_norm\.", lambda _: "attention_norm."),
 )
+_OUR_KEYWORD = {"fp_weight": "alpha", "fn_weight": "beta", "focal_scale": "focal_alpha", "focal_power": "focal_gamma"}
 # Convolutions of VGG19 by torchvision's index among its `features`.
 _VGG_INDEX = {
     **{"conv1_1": 0, "conv1_2": 2, "conv2_1": 5, "conv2_2": 7, "conv3_1": 10, "conv3_2": 12, "conv3_3": 14},
@@ -79,10 +81,10 @@ def style_generator(parity: Parity, group: str) -> StyleUNet:
     return network
 
 
-def discriminator(parity: Parity, group: str, head_dim: int = 64) -> PatchGAN:
-    """PatchGAN of the width of a weight group, with its weights; heads of `head_dim` as the manifest's text says."""
+def discriminator(parity: Parity, group: str) -> PatchGAN:
+    """PatchGAN of the width of a weight group, with its weights; heads as the manifest's text says."""
     weights = parity.weights(group)
-    heads = weights["attn.q.weight"].shape[0] // head_dim
+    heads, head_dim = map(int, parity.case("discriminator").stated(r"with (\d+) heads of (\d+)"))
     network = PatchGAN(width=weights["conv1.weight"].shape[0], heads=heads, head_dim=head_dim)
     load_weights(network, weights)
     return network
@@ -95,6 +97,12 @@ def vgg19_loss(parity: Parity, group: str) -> VGG19Loss:
         conv, part = name.split(".")
         state[f"features.{_VGG_INDEX[conv]}.{part}"] = torch.from_numpy(array)
     return VGG19Loss(state)
+
+
+def our_loss_keywords(config: Mapping[str, float]) -> dict[str, Any]:
+    """Keywords of `segmentation_loss` for a loss config of the manifest; gamma is 1 / delta."""
+    keywords = {_OUR_KEYWORD.get(name, name): value for name, value in config.items() if name != "delta"}
+    return keywords | {"gamma": 1 / config["delta"], "focal_form": "batch", "reduction": "batch"}
 
 
 def gradient_rows(network: nn.Module, rows: list[tuple[int, str]]) -> np.ndarray:

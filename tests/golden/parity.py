@@ -1,6 +1,6 @@
 """Reading a folder of parity vectors: its manifest, arrays, generated weights and tolerances.
 
-The folder is `SAGE_PARITY_DIR`, or ../shared/parity beside the repository. A test module handles cases and says so:
+The folder is `SAGE_PARITY_DIR`, or the shipped set, vectors/ beside this file. A test module handles cases and says so:
 
     HANDLES = {"seg_loss": Handled(arrays=(r".+/(logits|target|loss|grad)",), keys=("configs", "consistency_checks"))}
 
@@ -12,7 +12,8 @@ The folder is `SAGE_PARITY_DIR`, or ../shared/parity beside the repository. A te
             case.assert_matches(f"random/{config}/loss", ours(case["random/logits"]), double=False)
 
 `test_coverage.py` fails when the manifest has a case, an array or a key that no module's HANDLES matches, so variants
-must be taken from the manifest (`case.names(pattern)`), never from a list in the test.
+must be taken from the manifest (`case.names(pattern)`), never from a list in the test. No test holds a number of the
+shipped set either: sizes come from the arrays, and what the manifest says in words is read there (`case.stated`).
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from typing import Any
 
 import numpy as np
 
-BESIDE = Path(__file__).resolve().parents[2].parent / "shared" / "parity"
+SHIPPED = Path(__file__).resolve().parent / "vectors"
+FACT_FILES = ("facts.json", "published_training_log.csv")
 BASE_KEYS = frozenset({"id", "file", "what", "tolerance", "arrays"})
 MANIFEST_KEYS = frozenset(
     {"format", "made_with", "origin", "precision", "weight_rule", "weight_rule_test", "layout", "set"}
@@ -40,8 +42,8 @@ DOUBLE_RTOL, DOUBLE_ATOL = 1e-5, 1e-6
 
 
 def parity_folder() -> Path:
-    """The folder of parity vectors, from the environment or beside the repository."""
-    return Path(os.environ.get("SAGE_PARITY_DIR") or BESIDE)
+    """The folder of parity vectors, from the environment or the shipped one."""
+    return Path(os.environ.get("SAGE_PARITY_DIR") or SHIPPED)
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,18 @@ class Case:
         """Distinct first groups of `pattern` over all array names that match it fully, in file order."""
         found = [re.fullmatch(pattern, name) for name in self._arrays]
         return list(dict.fromkeys(match.group(1) for match in found if match))
+
+    def stated(self, pattern: str, array: str | None = None) -> tuple[str, ...]:
+        """Groups of `pattern` in what the manifest says of the case (or of one array); it must be said exactly once."""
+        text = self.spec["arrays"][array]["meaning"] if array else self.spec["what"]
+        found = list(re.finditer(pattern, text))
+        where = f"case {self.id}, {array or 'what'}"
+        assert len(found) == 1, f"{where}: {pattern!r} is said {len(found)} times, not once, in {text!r}"
+        return found[0].groups()
+
+    def number(self, pattern: str, array: str | None = None) -> int:
+        """The whole number that is the only group of `pattern`, as `stated`."""
+        return int(self.stated(pattern, array)[0])
 
     def tolerance(self, name: str, kind: str | None = None) -> Any:
         """The tolerance entry for an array: of `kind` (default: end of its name, no digits), else the case's own."""
@@ -151,13 +165,20 @@ class Parity:
 
     @functools.cached_property
     def facts(self) -> dict[str, Any]:
-        """The facts of facts.json; they are the reference's, so a folder without them leaves those of the default."""
-        path = self.folder / "facts.json"
-        path = path if path.exists() else BESIDE / "facts.json"
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        """The facts of facts.json."""
+        return dict(json.loads(self.fact_file("facts.json").read_text(encoding="utf-8")))
+
+    def fact_file(self, name: str) -> Path:
+        """A file of facts about the reference, this folder's own, else the shipped one.
+
+        Facts say when the published log drops its learning rate, so facts and log are of one folder.
+        """
+        own = all((self.folder / each).is_file() for each in FACT_FILES)
+        return (self.folder if own else SHIPPED) / name
 
     def case(self, case_id: str) -> Case:
-        """The case with its arrays loaded. Raises KeyError if the manifest lacks it."""
+        """The case with its arrays loaded; a manifest without it fails the test that asks."""
+        assert case_id in self.specs, f"{self.folder / 'manifest.json'} has no case {case_id}"
         return Case(self.specs[case_id], self.folder)
 
     def tensors(self, group: str) -> Iterator[tuple[str, np.ndarray]]:

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from neutral_names import vgg19_loss
+from neutral_names import our_loss_keywords, vgg19_loss
 from parity import Case, Handled, Parity, assert_close
 from torch import Tensor
 
@@ -25,25 +25,17 @@ HANDLES = {
     ),
 }
 OBSERVED = {"seg_loss"}
-_OUR_KEYWORD = {"fp_weight": "alpha", "fn_weight": "beta", "focal_scale": "focal_alpha", "focal_power": "focal_gamma"}
 # Relative; the reference's own deviation is often below one rounding step of float32.
 _OBSERVED_FACTOR, _ROUNDING = 20, 1e-6
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 
 
-def our_keywords(config: dict[str, float]) -> dict[str, float]:
-    """Our keywords for a config of the manifest; gamma is 1 / delta."""
-    keywords = {_OUR_KEYWORD.get(name, name): value for name, value in config.items() if name != "delta"}
-    return keywords | {"gamma": 1 / config["delta"]}
-
-
 def our_loss(case: Case, scene: str, config: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """(loss, gradient with respect to the logits)."""
     logits = torch.from_numpy(case[f"{scene}/logits"]).to(dtype).requires_grad_()
     target = torch.from_numpy(case[f"{scene}/target"]).long()
-    keywords = our_keywords(case.spec["configs"][config])
-    loss = segmentation_loss(logits, target, focal_form="batch", reduction="batch", **keywords)
+    loss = segmentation_loss(logits, target, **our_loss_keywords(case.spec["configs"][config]))
     loss.backward()
     assert logits.grad is not None
     return loss.detach(), logits.grad
@@ -108,8 +100,7 @@ def test_vgg_loss(parity: Parity, dtype: torch.dtype) -> None:
 
 
 def test_vgg_parameter_count(parity: Parity) -> None:
-    group = parity.specs["vgg_loss"]["weights"]
-    network = vgg19_loss(parity, group)
+    network = vgg19_loss(parity, parity.case("vgg_loss").spec["weights"])
     total = sum(parameter.numel() for parameter in network.parameters())
     assert total == parity.facts["parameter_counts"]["vgg19_to_conv5_1"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from neutral_names import our_loss_keywords
 from parity import Case, Handled, Parity
 
 from sage_ray.losses.segmentation import segmentation_loss
@@ -22,8 +23,6 @@ HANDLES = {
     ),
 }
 OBJECT_SCORES = ("precision", "recall", "fscore")
-REFERENCE_BATCH = 2
-MIN_OBJECT_PIXELS = 15
 
 
 def image_dice(pred: np.ndarray, true: np.ndarray) -> list[float]:
@@ -67,10 +66,20 @@ def pipeline(parity: Parity) -> Case:
     return parity.case("evaluation_pipeline")
 
 
-def test_pipeline_labels(pipeline: Case) -> None:
+@pytest.fixture(scope="module")
+def min_object_pixels(pipeline: Case) -> int:
+    return pipeline.number(r"fewer than (\d+) pixels removed")
+
+
+@pytest.fixture(scope="module")
+def batch_size(pipeline: Case) -> int:
+    return pipeline.number(r"Batch size (\d+)")
+
+
+def test_pipeline_labels(pipeline: Case, min_object_pixels: int) -> None:
     pred = pipeline["logits"].argmax(axis=1)
     for name, masks in (("true_labels", pipeline["true_mask"]), ("pred_labels", pred)):
-        labels = np.stack([label_objects(mask, MIN_OBJECT_PIXELS) for mask in masks])
+        labels = np.stack([label_objects(mask, min_object_pixels) for mask in masks])
         np.testing.assert_array_equal(labels > 0, pipeline[name] > 0)
         # Numbering is a convention of the labelling function; the partition into objects is not.
         for ours, theirs in zip(labels, pipeline[name], strict=True):
@@ -78,44 +87,30 @@ def test_pipeline_labels(pipeline: Case) -> None:
             assert pairs.shape[1] == ours.max() + 1 == theirs.max() + 1
 
 
-def test_pipeline_scores(pipeline: Case) -> None:
+def test_pipeline_scores(pipeline: Case, min_object_pixels: int, batch_size: int) -> None:
     pred, true = pipeline["logits"].argmax(axis=1), pipeline["true_mask"]
     pairs = list(zip(pred, true, strict=True))
     by_image = [
-        score_objects(label_objects(truth, MIN_OBJECT_PIXELS), label_objects(guess, MIN_OBJECT_PIXELS))
+        score_objects(label_objects(truth, min_object_pixels), label_objects(guess, min_object_pixels))
         for guess, truth in pairs
     ]
     for name in OBJECT_SCORES:
         means = [np.mean([getattr(scores[threshold], name) for scores in by_image]) for threshold in THRESHOLDS]
         pipeline.assert_matches(name, means)
-    rows = [score_image(*pair, min_object_pixels=MIN_OBJECT_PIXELS, boundary_tolerance=2.0) for pair in pairs]
+    rows = [score_image(*pair, min_object_pixels=min_object_pixels, boundary_tolerance=2.0) for pair in pairs]
     summary = summarise(rows)
     pipeline.assert_matches("fscore", [summary[f"f1_object_{percent}"] for percent in (50, 75, 90)])
     # Row 29: the reference averages batch means; `summarise` averages images.
-    batches = [rows[start : start + REFERENCE_BATCH] for start in range(0, len(rows), REFERENCE_BATCH)]
+    batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     pipeline.assert_matches("dice", np.mean([summarise(batch)["dice"] for batch in batches]))
 
 
-def test_pipeline_loss(parity: Parity, pipeline: Case) -> None:
-    config = parity.specs["seg_loss"]["configs"]["sage_file_defaults"]
+def test_pipeline_loss(parity: Parity, pipeline: Case, batch_size: int) -> None:
+    (config,) = pipeline.stated(r"with config (\w+)", "mean_batch_loss")
+    keywords = our_loss_keywords(parity.case("seg_loss").spec["configs"][config])
     logits, target = torch.from_numpy(pipeline["logits"]), torch.from_numpy(pipeline["true_mask"]).long()
     losses = [
-        segmentation_loss(
-            logits[start : start + REFERENCE_BATCH],
-            target[start : start + REFERENCE_BATCH],
-            w_ce=config["w_ce"],
-            w_focal=config["w_focal"],
-            w_dice=config["w_dice"],
-            w_tversky=config["w_tversky"],
-            w_focal_tversky=config["w_focal_tversky"],
-            alpha=config["fp_weight"],
-            beta=config["fn_weight"],
-            gamma=1 / config["delta"],
-            focal_alpha=config["focal_scale"],
-            focal_gamma=config["focal_power"],
-            focal_form="batch",
-            reduction="batch",
-        )
-        for start in range(0, len(logits), REFERENCE_BATCH)
+        segmentation_loss(logits[start : start + batch_size], target[start : start + batch_size], **keywords)
+        for start in range(0, len(logits), batch_size)
     ]
     pipeline.assert_matches("mean_batch_loss", torch.stack(losses).mean())

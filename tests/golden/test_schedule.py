@@ -23,7 +23,7 @@ def test_reduce_on_plateau_in_mode_min_is_the_clock_of_the_log(parity: Parity, p
     config = getattr(resolve(preset="sage_gan_public").config, phase)
     optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=config.lr)
     rate = LearningRate(config.schedule, {"segmenter": optimizer}, config.lr)
-    with (parity.folder / "published_training_log.csv").open() as stream:
+    with parity.fact_file("published_training_log.csv").open() as stream:
         scores = [float(row["instance_f1"]) for row in csv.DictReader(stream) if int(row["phase"]) == number]
     for epoch, score in enumerate(scores, start=1):
         saved = rate.state()

@@ -232,9 +232,13 @@ def test_manifest_tells_every_image_and_its_part(folder: Path, tmp_path: Path) -
 
 @pytest.mark.real
 def test_real_micrographs(emps: Path, tmp_path: Path) -> None:
-    data = prepare(DataConfig(path=str(emps), image_size=(64, 96)), tmp_path / "cache")
-    assert data.images.shape == (140, 64, 96)
-    assert (len(data.split.train), len(data.split.validation), len(data.split.test)) == (91, 21, 28)
+    config = DataConfig(path=str(emps), image_size=(64, 96))
+    data = prepare(config, tmp_path / "cache")
+    total = len(list((emps / "images").glob("*.png")))
+    assert data.images.shape == (total, 64, 96)
+    validation, test = round(config.split.validation * total), round(config.split.test * total)
+    parts = data.split.train, data.split.validation, data.split.test
+    assert [len(part) for part in parts] == [total - validation - test, validation, test]
     coverages = np.array([fact.coverage for fact in data.facts])
     for part in (data.split.validation, data.split.test):
         assert abs(coverages[part].mean() - coverages.mean()) < 0.05

@@ -13,11 +13,12 @@ import pytest
 import typer.main
 
 from sage_ray.cli import app
-from sage_ray.config import resolve, shipped
+from sage_ray.config import known_paths, resolve, shipped
 
 REPO = Path(__file__).resolve().parents[2]
 FOLDERS = (REPO / "benchmarks", REPO / "analysis")
-DOCS = [*REPO.glob("*.md"), *(REPO / "docs").rglob("*.md"), *(path for each in FOLDERS for path in each.glob("*.md"))]
+PAGES = [*REPO.glob("*.md"), *(path for each in ("docs", "tests") for path in (REPO / each).rglob("*.md"))]
+DOCS = [*PAGES, *(path for each in FOLDERS for path in each.glob("*.md"))]
 CODE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)[^)]*\)")
 PATH = re.compile(r"^\.?[\w.-]+(/[\w.-]+)*/?$")
@@ -111,6 +112,36 @@ def test_the_settings_that_the_readme_recommends_resolve() -> None:
     assert given
     for pair in given:
         resolve("tiny_sage_gan", sets=[pair])
+
+
+def test_the_rows_that_are_cited_lead_somewhere() -> None:
+    """Rows of DISCREPANCIES.md: numbered without a gap, their settings exist, and no citation points past them."""
+    text = (REPO / "docs" / "method" / "DISCREPANCIES.md").read_text(encoding="utf-8")
+    rows = [re.split(r"\s*\|\s*", line.strip("| ")) for line in text.splitlines() if re.match(r"\| \d+ \|", line)]
+    assert [int(row[0]) for row in rows] == list(range(1, len(rows) + 1))
+    keys = known_paths()
+    prefixes = {key.rsplit(".", depth)[0] for key in keys for depth in (1, 2)}
+    for row in rows:
+        assert len(row) == 5, row
+        section = ""
+        for name in re.findall(r"`([a-z]\w*\.[\w.*]+|\.\w+)`", row[4].partition("none")[0]):
+            path = f"{section}{name}" if name.startswith(".") else name
+            section = path.rpartition(".")[0]
+            assert path in keys or path in prefixes or any(key.startswith(path.rstrip("*")) for key in keys), path
+    sources = [p for top in ("sage_ray", "search_spaces", "analysis") for p in (REPO / top).rglob("*.[py]*")]
+    cited = {
+        int(number)
+        for source in sources
+        if source.suffix in (".py", ".yaml")
+        for phrase in re.findall(r"\b[Rr]ows? (\d+(?:(?:, | and | to )\d+)*)", source.read_text(encoding="utf-8"))
+        for number in re.findall(r"\d+", phrase)
+    } - {0}  # "row 0" speaks of arrays
+    assert len(cited) > 20 and max(cited) <= len(rows)
+
+
+def test_the_pages_on_the_method_are_linked_from_the_readme() -> None:
+    text = (REPO / "README.md").read_text(encoding="utf-8")
+    assert all(f"(docs/method/{page.name})" in text for page in (REPO / "docs" / "method").glob("*.md"))
 
 
 @pytest.mark.parametrize(

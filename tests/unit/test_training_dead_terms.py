@@ -78,7 +78,7 @@ def assert_equal_to_the_bit(ours: TrainState, theirs: TrainState) -> None:
 @pytest.mark.parametrize(
     ("changes", "frozen", "synthetic", "expected"),
     [
-        # The straight-through and the soft path let all through that METHOD.md's formulas say.
+        # The straight-through and the soft path let all through that docs/method/METHOD.md's formulas say.
         ({}, False, True, {term: frozenset(networks) for term, networks in OBJECTIVE.items()}),
         ({"mask_path": "soft"}, False, True, {term: frozenset(networks) for term, networks in OBJECTIVE.items()}),
         ({}, False, False, {term: G if term == "rec_mask" else frozenset(n) for term, n in OBJECTIVE.items()}),
