@@ -20,7 +20,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ValidationError, model_validator
 
 from sage_ray.errors import UserError
@@ -234,6 +233,8 @@ def shipped(kind: Literal["preset", "space", "design", "study"], name: str | Non
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises UserError if it is missing, unreadable, or no mapping."""
+    import yaml  # here, and where text is read or written: who builds a config from values needs no YAML
+
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -264,6 +265,8 @@ def preset_tree(name: str) -> tuple[dict[str, Any], dict[str, str]]:
 
 def parse_set(text: str) -> tuple[str, Any]:
     """("a.b", value) of "a.b=value"; the value is read as YAML, also 1e-4. Raises UserError if there is no "="."""
+    import yaml
+
     path, equals, value = text.partition("=")
     if not equals or not path.strip():
         raise UserError("not an assignment", f"--set {text}", "write --set section.key=value")
@@ -321,4 +324,6 @@ def resolve(
 
 def dump(config: ExperimentConfig) -> str:
     """The config as YAML that `resolve(file=...)` reads back to an equal object."""
+    import yaml
+
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120)

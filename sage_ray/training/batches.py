@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,11 +12,13 @@ from torch import Tensor
 
 from sage_ray.config import ExperimentConfig
 from sage_ray.data.augment import augment
-from sage_ray.data.prepare import PreparedData
 from sage_ray.errors import UserError
 from sage_ray.sections import AugmentConfig
 from sage_ray.training.context import RunContext
 from sage_ray.training.draws import KeyedDraws, epoch_order
+
+if TYPE_CHECKING:  # reading pictures needs more packages than training on them
+    from sage_ray.data.prepare import PreparedData
 
 DEVICE_SHARE = 0.25
 """Largest share of a GPU's memory that the pictures may take; larger sets stay in pinned host memory."""

@@ -19,6 +19,7 @@ from sage_ray.errors import UserError
 from sage_ray.losses.perceptual import VGG19Loss, load_vgg19
 from sage_ray.losses.segmentation import segmentation_loss
 from sage_ray.models import DISCRIMINATORS, GENERATORS, SEGMENTERS
+from sage_ray.models.dropout import number_dropouts
 from sage_ray.models.init import initialise
 from sage_ray.models.norm import BatchNorm
 from sage_ray.sections import ScheduleConfig
@@ -251,5 +252,6 @@ def _prepare(network: nn.Module, config: ExperimentConfig, ctx: RunContext) -> n
             if isinstance(module, BatchNorm):
                 module.reduce = ctx.all_reduce
     if config.runtime.compile:
+        number_dropouts(prepared)
         prepared.compile()
     return prepared

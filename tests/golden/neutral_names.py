@@ -118,7 +118,7 @@ def running_statistics(network: nn.Module, rows: list[tuple[int, str]]) -> list[
     """All running means and variances in the weight list's order, float64."""
     buffers = dict(network.named_buffers())
     names = [our_name(name) for _, name in rows]
-    return [buffers[name].double().numpy() for name in names if name in buffers]
+    return [buffers[name].double().cpu().numpy() for name in names if name in buffers]
 
 
 def _depth(weights: Mapping[str, np.ndarray]) -> int:
