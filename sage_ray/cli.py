@@ -132,7 +132,7 @@ def config_show(session: Session, preset: Preset = None, config: ConfigFile = No
     lines = [*annotated_yaml(values, resolved.origins), f"# config_hash: {resolved.config.config_hash()}"]
     fields = {"config": values, "origins": resolved.origins, "config_hash": resolved.config.config_hash()}
     # As a comment: the output can be kept as a file and given to -c.
-    return Answer([*lines, f"# next: {command}"], fields | {"next": [command]})
+    return Answer([*lines, f"# next: {command}"], fields | {"next": [command]}, verbatim=True)
 
 
 @verb(data_app, "synth", "data synth")
@@ -430,6 +430,7 @@ def report(session: Session, name: Annotated[str, typer.Argument(metavar="STUDY"
         {"study": name},
         {"report": path},
         [session.command(f"final {name}")],
+        verbatim=True,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -45,6 +46,24 @@ def cut(text: str, width: int | None, sign: str = "…") -> str:
     if width is None or len(text) <= width:
         return text
     return text[: max(width - len(sign), 0)] + sign[: max(width, 0)]
+
+
+def wrapped(text: str, width: int | None) -> list[str]:
+    """The text in lines of `width` columns (None: one line), broken between columns if it has some, else at words."""
+    if width is None or len(text) <= width:
+        return [text]
+    indent = text[: len(text) - len(text.lstrip())]
+    pieces: list[tuple[str, str]] = []
+    for column in re.split(r"(?<=\S) {2,}", text.strip()):
+        words = [column] if len(indent) + 4 + len(column) <= width else column.split(" ")
+        pieces += [("  " if position == 0 else " ", word) for position, word in enumerate(words)]
+    lines = [indent + pieces[0][1]]
+    for gap, piece in pieces[1:]:
+        if len(lines[-1]) + len(gap) + len(piece) <= width:
+            lines[-1] += gap + piece
+        else:
+            lines.append(f"{indent}    {piece}")
+    return lines
 
 
 class Pace:

@@ -47,6 +47,8 @@ class Answer:
     next: list[str] = field(default_factory=list)
     exit_code: int = EXIT_DONE
     error: str | None = None
+    verbatim: bool = False
+    """The lines are a file's text, which a terminal's width must not change."""
     replaces_picture: bool = False
     """The lines tell all that the live table of a study shows, which then need not stand above them."""
 
@@ -183,8 +185,13 @@ def show(answer: Answer, session: Session, as_json: bool) -> None:
 
 
 def _print(answer: Answer, session: Session, as_json: bool) -> None:
+    from sage_ray.console import width_of
+    from sage_ray.display import wrapped
+
+    width = None if answer.verbatim else width_of()
     for line in answer.lines:
-        print(line)
+        for part in wrapped(line, width):
+            print(part)
     if answer.error is not None:
         print(answer.error, file=sys.stderr, flush=True)
     else:

@@ -190,8 +190,8 @@ def arm_lines(result: AblationResult) -> list[str]:
     wide = max(len(arm.arm) for arm in result.arms) + 2
     score, test = f"{found.metric} ({result.reduce})", f"test {result.test_score}"
     lines = [f"{found.study} {found.state}: {tally(found)}; means over seeds, * the reference"]
-    lines.append(f"{'arm':<{wide}}  {'done':>6}  {'failed':>6}  {score:>20}  {test:>18}")
-    lines += [_arm_line(arm, wide) for arm in result.arms]
+    lines.append(f"{'arm':<{wide}}  {'done':>6}  {'failed':>6}  {score}  {test}")
+    lines += [_arm_line(arm, wide, len(score), len(test)) for arm in result.arms]
     lines += [f"{run.run_id} failed: {run.error}" for run in result.runs if run.state == "FAIL"]
     common = next(arm.definitions for arm in result.arms if arm.is_reference)
     others = [arm.arm for arm in result.arms if arm.definitions != common and arm.not_run is None]
@@ -200,12 +200,14 @@ def arm_lines(result: AblationResult) -> list[str]:
     return lines
 
 
-def _arm_line(arm: ArmSummary, wide: int) -> str:
+def _arm_line(arm: ArmSummary, wide: int, score: int, test: int) -> str:
     name = f"{arm.arm}{' *' if arm.is_reference else ''}"
     if arm.not_run is not None:
         return f"{name:<{wide}}  not run: {arm.not_run}"
     done = f"{arm.done}/{arm.wanted}"
-    return f"{name:<{wide}}  {done:>6}  {arm.failed:>6}  {score_text(arm.value):>20}  {score_text(arm.test):>18}"
+    return (
+        f"{name:<{wide}}  {done:>6}  {arm.failed:>6}  {score_text(arm.value):>{score}}  {score_text(arm.test):>{test}}"
+    )
 
 
 def resumed(name: str, session: Session) -> Answer:

@@ -382,3 +382,18 @@ def test_parameters_with_the_same_last_name_stay_apart() -> None:
     text = display.params_text({"pretrain.lr": 1e-3, "adversarial.lr": 5e-4, "adversarial.lambda_cycle": 2.0})
     assert text == "pretrain.lr=0.001 adversarial.lr=0.0005 lambda_cycle=2"
     assert display.params_text({}) == "untuned base"
+
+
+@pytest.mark.parametrize("width", [None, 200, 80, 40, 12, 1])
+def test_long_lines_of_an_answer_break_between_columns_or_words(width: int | None) -> None:
+    for text in (
+        "val/dice 0.4126  val/iou 0.2659  val/precision 0.3306  val/f1_object_50 0.1111  val/f1_object_75 0.0000",
+        "  rule: of the complete trials within one standard error of the top the cheapest: fewest epochs, then lowest",
+        "  dice  0.9177 [0.8844, 0.9511]  Dice of foreground pixels, mean over images, both empty 1, as wide as it is",
+    ):
+        lines = display.wrapped(text, width)
+        assert " ".join(text.split()) == " ".join(" ".join(lines).split()), "nothing is lost"
+        assert width is None or all(len(line) <= width or len(line.split()) == 1 for line in lines)
+        assert width != 200 or lines == [text]
+        if width == 80 and "iou" in text:
+            assert all(re.search(r" \d\.\d{4}$", line) for line in lines), "a score stays with its name"
