@@ -164,7 +164,7 @@ def arm_lines(result: AblationResult) -> list[str]:
     others = [arm.arm for arm in result.arms if arm.definitions != common and arm.not_run is None]
     if others:
         lines.append(f"scored by another definition than the reference, not to be compared: {', '.join(others)}")
-    return lines
+    return lines + result.notes
 
 
 def _arm_line(arm: ArmSummary, wide: int) -> str:
@@ -331,6 +331,7 @@ def compared(comparison: Comparison, session: Session) -> Answer:
         f"({comparison.reference_is})",
         *(version_line(row) for row in comparison.versions),
         comparison.rule,
+        *comparison.notes,
         f"this test set has been read {comparison.test_reads} times in this home",
     ]
     paths = {"report": comparison.report} if comparison.report else {}
