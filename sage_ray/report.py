@@ -160,6 +160,7 @@ def _provenance(records: list[RunRecord]) -> list[str]:
         f"- commit {distinct('commit')}{dirty}",
         f"- data {distinct('data_fingerprint')}, split {distinct('split_id')}",
         f"- numerics {distinct('numerics')}",
+        f"- computed on {', '.join(sorted({p for r in records for p in r.computed_on})) or '-'}",
         f"- seeds {distinct('seed')}",
     ]
 

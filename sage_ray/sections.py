@@ -6,9 +6,9 @@ description and both values can be chosen. A setting that came after the first r
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from sage_ray.identity import later as later  # sections of later releases are written with it
 
@@ -18,6 +18,16 @@ Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 NormName = Literal["batch", "group", "frozen"]
+
+
+def word_or_number(value: Any, words: tuple[str, ...], least: float = 0) -> Any:
+    """`value` itself. Raises ValueError unless it is one of the words or a number of at least `least`; what pydantic
+    says of a union names its types."""
+    is_word = isinstance(value, str) and value in words
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and least <= value < float("inf")
+    if not is_word and not is_number:
+        raise ValueError(f"give {', '.join(words)} or a number of at least {least:g}")
+    return value
 
 
 class Section(BaseModel):
@@ -321,6 +331,11 @@ class RuntimeConfig(Section):
     attention_every: Count = 0
     """Epochs between looks at the attention gates (maps of a few validation images, share of attention at boundaries);
     0: never. Epochs taken from another run's stage are not looked at again."""
+
+    @field_validator("gpus_per_worker", mode="before")
+    @classmethod
+    def _word_or_number(cls, value: Any) -> Any:
+        return word_or_number(value, ("auto",))
 
     @model_validator(mode="after")
     def _fraction(self) -> RuntimeConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +15,16 @@ from sage_ray.registry.card import score_text
 from sage_ray.registry.evaluate import reads_of_test_set
 from sage_ray.registry.package import SCORES_FILE
 from sage_ray.registry.scores import PRIMARY, ScoreLine, alone, summary, table
-from sage_ray.registry.versions import MODEL_NAME, Version, download, get_version, list_versions
+from sage_ray.registry.versions import (
+    COMPUTED_ON_SEPARATOR,
+    MODEL_NAME,
+    TAG_COMPUTED_ON,
+    Version,
+    download,
+    get_version,
+    list_versions,
+)
+from sage_ray.runtime.devices import crossing
 from sage_ray.runtime.files import write_text
 from sage_ray.runtime.home import Home
 from sage_ray.statistics import Interval, coarser, holm_verdicts, paired_interval
@@ -81,7 +90,9 @@ class Comparison:
     """Reads of this test set in this home, by all models."""
     report: Path | None
     """Markdown table."""
-    notes: list[str]
+    notes: list[str] = field(default_factory=list)
+    """What to keep in mind: versions that were trained on different models of GPU or versions of torch, or that do not
+    know the same micrographs."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +181,7 @@ def compare_versions(home: Home, versions: Sequence[Version], reference: Version
         versions=rows,
         test_reads=len(reads_of_test_set(home, test_set)),
         report=None,
-        notes=notes,
+        notes=[*notes, *crossing({f"version {v.version}": _computed_on(v) for v in versions})],
     )
 
 
@@ -191,6 +202,11 @@ def _grouped_alike(loaded: Sequence[_Loaded]) -> tuple[list[_Loaded], list[str]]
     count = len(set(together))
     note = f"the versions do not all know the same micrographs of the test images; all are judged over {count} of them"
     return known, [note]
+
+
+def _computed_on(version: Version) -> tuple[str, ...]:
+    """Where all its seeds were computed; () for a version of the first release, which did not record it."""
+    return tuple(filter(None, version.tags.get(TAG_COMPUTED_ON, "").split(COMPUTED_ON_SEPARATOR)))
 
 
 def check_same_test(versions: Sequence[Version]) -> None:
@@ -330,6 +346,8 @@ def markdown(comparison: Comparison) -> str:
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     primary = comparison.versions[0].scores[PRIMARY]
     basis = f"Intervals: {primary.level:.0%}, over {primary.over}." if primary.level else f"{primary.over}."
-    lines += ["", f"{basis} Verdict on Dice: {comparison.rule}.", *comparison.notes, "", "Definitions:"]
+    lines += ["", f"{basis} Verdict on Dice: {comparison.rule}.", ""]
+    lines += [line for note in comparison.notes for line in (f"Note: {note}.", "")]
+    lines += ["Definitions:"]
     lines += [f"- {name}: {line.definition}" for name, line in comparison.versions[0].scores.items()]
     return "\n".join(lines) + "\n"

@@ -160,6 +160,17 @@ def describe_device(runtime: RuntimeConfig, gpu: str | None = None) -> str:
     return f"{crowd}{unit}, {runtime.precision}{fixed}"
 
 
+def count_gpus(number: float) -> str:
+    """ "1 GPU", "2 GPUs"."""
+    return f"{number:g} GPU" + ("" if number == 1 else "s")
+
+
+def idle_gpus(idle: float, total: float | None = None) -> str:
+    """ "1 GPU stands idle", "3 of 4 GPUs stand idle"."""
+    counted = count_gpus(idle) if total is None else f"{idle:g} of {count_gpus(total)}"
+    return f"{counted} stand{'s' if idle == 1 else ''} idle"
+
+
 def crossing(places: Mapping[str, Sequence[str]]) -> list[str]:
     """A line if what is compared was computed on several models of GPU or versions of torch, else none.
 

@@ -24,6 +24,7 @@ from sage_ray.runtime.devices import (
     describe_device,
     gpus_held,
     gpus_of_worker,
+    idle_gpus,
     ray_machines,
     resolve_runtime,
     take_up_runtime,
@@ -229,9 +230,10 @@ def _device_lines(config: ExperimentConfig, machines: Machines | None) -> list[s
     lines = [f"computing on {describe_device(runtime, machines.gpu if machines else None)}"]
     idle = 0 if machines is None or machines.gpu is None else machines.gpus - gpus_held(runtime)
     if idle >= 1 and runtime.device == "cpu":
-        lines.append(
-            f"warning: {idle:g} GPUs stand idle: the run computes on the CPU (runtime.device, gpus_per_worker)"
-        )
+        why = "the run computes on the CPU (runtime.device, runtime.gpus_per_worker)"
+        lines.append(f"warning: {idle_gpus(idle)}: {why}")
+    elif idle >= 1 and machines is not None:
+        lines.append(f"warning: {idle_gpus(idle, machines.gpus)}: runtime.workers is {runtime.workers}")
     return lines
 
 

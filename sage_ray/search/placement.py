@@ -11,8 +11,10 @@ from sage_ray.errors import UserError
 from sage_ray.runtime.devices import (
     Machines,
     Node,
+    count_gpus,
     describe_device,
     gpus_of_worker,
+    idle_gpus,
     resolve_runtime,
     take_up_runtime,
 )
@@ -81,13 +83,20 @@ def placed(
         check_fits(spec, machines, begun=begun is not None)
     at_once = None if away else trials_at_once(spec, machines.nodes)
     gpu = machines.gpu if runtime.device == "cuda" else None
-    if away:
-        count = "as many trials at once as its GPUs hold"
-    else:
-        count = f"{at_once} trial{'s' if at_once != 1 else ''} at once"
-    text = f"trials on {describe_device(runtime, gpu)}; {count}"
+    text = f"trials on {describe_device(runtime, gpu)}; {_count(at_once)}"
     warnings = _away(runtime) if away else _idle(spec, machines, at_once or 0, begun is not None)
     return spec, Placement(runtime.device, gpu, runtime.precision, at_once, text, tuple(warnings))
+
+
+def usual(machines: Machines) -> Placement:
+    """Where the trials of a study go whose file says nothing of it."""
+    resources = ResourcesPart()
+    runtime = resolve_runtime(RuntimeConfig(threads=int(resources.cpu)), lambda: machines)
+    at_once = max(machines.fit(resources.cpu, gpus_of_worker(runtime), resources.workers), 1)
+    gpu = machines.gpu if runtime.device == "cuda" else None
+    text = f"trials on {describe_device(runtime, gpu)}; {_count(at_once)}"
+    warnings = (_unusable(machines),) if machines.gpus and machines.gpu is None else ()
+    return Placement(runtime.device, gpu, runtime.precision, at_once, text, warnings)
 
 
 def trials_at_once(spec: StudySpec, nodes: tuple[Node, ...]) -> int:
@@ -160,6 +169,16 @@ def _refuse_another(spec: StudySpec, runtime: RuntimeConfig, begun: RuntimeConfi
             raise UserError(f"study began with runtime.{name} {then}, not {now}", spec.name, mend)
 
 
+def _count(at_once: int | None) -> str:
+    if at_once is None:
+        return "as many at once as there are GPUs"
+    return f"{at_once} trial{'s' if at_once != 1 else ''} at once"
+
+
+def _unusable(machines: Machines) -> str:
+    return f"{count_gpus(machines.gpus)} of {machines.where} cannot be used by the torch that is installed there"
+
+
 def _away(runtime: RuntimeConfig) -> list[str]:
     return [f"no GPU is seen from here: keys are those of a GPU that computes in {runtime.precision}"]
 
@@ -170,18 +189,16 @@ def _idle(spec: StudySpec, machines: Machines, at_once: int, begun: bool) -> lis
     found = []
     if runtime.device == "cpu":
         if machines.gpus and machines.gpu is None:
-            found.append(
-                f"{machines.gpus:g} GPUs of {machines.where} cannot be used by the torch that is installed there"
-            )
+            found.append(_unusable(machines))
         elif machines.gpus:
             why = "the study began on the CPU" if begun else "resources.gpu is 0 or runtime.device is cpu"
-            found.append(f"{machines.gpus:g} GPUs stand idle: {why}")
+            found.append(f"{idle_gpus(machines.gpus)}: {why}")
     else:
         idle = machines.gpus - math.ceil(at_once * file.resources.workers * gpus_of_worker(runtime) - 1e-3)
         if idle >= 1:
             fits = _fit(spec, machines)
             why = f"concurrency is {at_once}" if at_once < fits else "the CPUs allow no more trials (resources.cpu)"
-            found.append(f"{idle:g} of {machines.gpus:g} GPUs stand idle: {why}")
+            found.append(f"{idle_gpus(idle, machines.gpus)}: {why}")
     if file.concurrency != "auto" and file.concurrency > at_once:
         found.append(f"concurrency is {file.concurrency}, of which {at_once} fit at a time")
     return found

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from sage_ray.errors import UserError
 from sage_ray.identity import widened
+from sage_ray.sections import word_or_number
 
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 VALIDATION_SCORES = (
@@ -104,6 +105,11 @@ class ResourcesPart(Part):
     `concurrency` spreads over them, or with `concurrency: auto` as many as the CPUs allow, at most 4. 0 is the CPU."""
     workers: Annotated[int, Field(ge=1)] = 1
 
+    @field_validator("gpu", mode="before")
+    @classmethod
+    def _word_or_number(cls, value: Any) -> Any:
+        return word_or_number(value, ("auto", "share"))
+
     @model_validator(mode="after")
     def _fraction(self) -> ResourcesPart:
         if not isinstance(self.gpu, str) and self.gpu > 1 and self.gpu != int(self.gpu):
@@ -176,8 +182,8 @@ class StudyFile(Part):
 
     @field_validator("concurrency", mode="before")
     @classmethod
-    def _empty(cls, value: Any) -> Any:
-        return "auto" if value is None else value
+    def _word_or_number(cls, value: Any) -> Any:
+        return "auto" if value is None else word_or_number(value, ("auto",), least=1)
 
     @model_validator(mode="after")
     def _runs(self) -> StudyFile:

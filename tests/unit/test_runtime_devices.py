@@ -142,7 +142,6 @@ def test_a_run_that_began_on_a_gpu_is_refused_without_one(home: Home, monkeypatc
 
 
 def test_a_gpu_that_stands_idle_is_said(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     pretend(monkeypatch, H100)
     lines = launch._device_lines(
@@ -150,7 +149,11 @@ def test_a_gpu_that_stands_idle_is_said(home: Home, monkeypatch: pytest.MonkeyPa
     )
     assert lines[0] == "computing on CPU, 1 thread, fp32"
     assert len(lines) == 2 and lines[1].startswith("warning: 2 GPUs stand idle")
-    assert not said
+    one_of_two = tiny("runtime.device=cuda", "runtime.gpus_per_worker=1", "runtime.precision=bf16")
+    assert launch._device_lines(one_of_two, H100) == [
+        "computing on NVIDIA H100, bf16",
+        "warning: 1 of 2 GPUs stands idle: runtime.workers is 1",
+    ]
 
 
 def test_stages_computed_elsewhere_are_said_where_they_are_used(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,7 +139,7 @@ def test_a_study_that_began_on_the_cpu_stays_there_and_says_that_a_gpu_stands_id
     again = stored(tmp_path, placed(fresh, LAPTOP)[0])
     resumed, placement = placed(fresh, ONE, begun=again.base.runtime)
     assert resumed.base.runtime.device == "cpu" and resumed.hash == fresh.hash
-    assert placement.warnings == ("1 GPUs stand idle: the study began on the CPU",)
+    assert placement.warnings == ("1 GPU stands idle: the study began on the CPU",)
 
 
 def test_a_study_of_the_first_release_opens_and_stays_on_the_cpu(tmp_path: Path) -> None:
