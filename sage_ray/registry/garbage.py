@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from sage_ray.errors import UserError
-from sage_ray.registry.needs import Needs, StageNeed, needs_of
+from sage_ray.registry.needs import Needs, StageNeed, needs_of, place_of
 from sage_ray.runtime.files import is_locked
 from sage_ray.runtime.home import Home
 from sage_ray.runtime.record import RunFolder
@@ -89,7 +89,7 @@ def collect_garbage(
     if store is not None and place.local_root is not None and not place.local_root.is_dir():
         raise UserError("no such stage store", store, "give a folder or a URI that a run names as runtime.stage_store")
     needs = needs_of(home, place)
-    own = place.root == StageStore(home.stages).root
+    own = place_of(place) == place_of(StageStore(home.stages))
     result = GarbageReport(dry_run=not remove)
     found: list[Garbage] = []
     for stage in inventory(place):
@@ -99,7 +99,7 @@ def collect_garbage(
         found += _of_stage(stage, needs, own=own, leases=place.local_root is not None)
     if own:
         found += [*_of_ray(home, needs), *_of_cache(home, result)]
-    result.kept += needs.unclear + _elsewhere(needs, own)
+    result.kept += list(dict.fromkeys(needs.unclear)) + _elsewhere(needs, own)
     wanted = {"snapshots", "leftovers"} | ({"ends"} if ends else set()) | ({"cache"} if cache else set())
     result.items = sorted((item for item in found if item.kind in wanted), key=lambda item: -item.gb)
     result.gb = round(sum(item.gb for item in result.items), 9)

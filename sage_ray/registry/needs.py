@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -154,7 +153,16 @@ def _numerics_here(config: ExperimentConfig) -> dict[str, Any]:
 def _here(config: ExperimentConfig, home: Home, store: StageStore, needs: Needs) -> bool:
     """Whether a config keeps its stages in `store`; another store is noted."""
     named = config.runtime.stage_store
-    if StageStore(named or home.stages).root == store.root:
+    other = StageStore(named or home.stages)
+    if place_of(other) == place_of(store):
         return True
-    needs.elsewhere.add(str(Path(named).absolute()) if named and "://" not in named else str(named or home.stages))
+    if other.local_root is not None and not other.local_root.is_dir():
+        needs.unclear.append(f"stage store {other.root} is gone, which work of this home names: was it moved?")
+    else:
+        needs.elsewhere.add(named if named and other.local_root is None else other.root)
     return False
+
+
+def place_of(store: StageStore) -> str:
+    """Where a store is, the same by whatever link it is reached."""
+    return store.root if store.local_root is None else str(store.local_root.resolve())

@@ -246,6 +246,19 @@ def test_another_store_loses_only_what_lies_between(home: Home, tmp_path: Path) 
         collect_garbage(home, store=str(tmp_path / "nowhere"))
 
 
+def test_a_store_is_the_same_by_whatever_link_and_one_that_was_moved_away_frees_nothing(
+    home: Home, tmp_path: Path
+) -> None:
+    home.check_writable()
+    link = tmp_path / "link"
+    link.symlink_to(home.stages)
+    train(home, "linked", f"runtime.stage_store={link}")
+    assert set(reasons(collect_garbage(home))) == {"between"}
+    link.unlink()
+    found = collect_garbage(home, ends=True)
+    assert "was it moved" in found.kept[0] and "nobody" not in reasons(found)
+
+
 def test_an_object_store_is_cleaned_without_leases(home: Home, tmp_path: Path) -> None:
     other = (tmp_path / "bucket").as_uri()
     record = train(home, "there", f"runtime.stage_store={other}").read()

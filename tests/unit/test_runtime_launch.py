@@ -276,11 +276,12 @@ def test_a_full_disk_at_a_snapshot_fails_the_run_and_keeps_the_old_one(
         original(store, path, content)
 
     monkeypatch.setattr(StageStore, "_write", full)
-    record = run(CONFIG, home, "full", mirror=False)
+    config = tiny("runtime.snapshot_seconds=0")
+    record = run(config, home, "full", mirror=False)
     assert record.state == "FAIL"
     assert record.error is not None and record.error.startswith("snapshot_failed:") and "No space left" in record.error
     monkeypatch.undo()
-    assert run(CONFIG, home, "full", mirror=False).state == "COMPLETE"
+    assert run(config, home, "full", mirror=False).state == "COMPLETE"
 
 
 def test_bad_input_makes_no_run(home: Home, tmp_path: Path) -> None:
