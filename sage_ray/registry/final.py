@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -135,7 +136,8 @@ def _train_seed(plan: FinalPlan, seed: int, home: Home, watch: Watch | None) -> 
             watch.epoch(report, total)
 
     labels = RunLabels(study=plan.study, trial=plan.trial, arm=FINAL_ARM, parent=plan.final_id)
-    record = run(config, home, plan.run_id(seed), labels=labels, on_report=on_report, launcher="ray")
+    say = functools.partial(_say, watch)
+    record = run(config, home, plan.run_id(seed), labels=labels, on_report=on_report, launcher="ray", say=say)
     if not record.finished:
         raise RunFailed(
             f"run {record.run_id} ended as {record.state} ({record.error or 'no error noted'}); "

@@ -190,6 +190,11 @@ def final_config(config: ExperimentConfig, lr_drops: dict[str, list[int]] | None
         "evaluation.select": "ema" if config.evaluation.ema_decay > 0 else "last",
         "pretrain.handoff": "last",
     }
+    gpus = config.runtime.gpus_per_worker
+    if gpus != "auto" and 0 < gpus < 1:
+        values["runtime.gpus_per_worker"] = (
+            1.0  # the trials of the study shared their GPU, this run has none to share with
+        )
     for phase in PHASES:
         section = getattr(config, phase)
         if section.schedule.rule != "plateau":

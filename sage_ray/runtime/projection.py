@@ -95,6 +95,7 @@ def tags(record: RunRecord) -> dict[str, str]:
         "sage.data_fingerprint": record.data_fingerprint,
         "sage.split_id": record.split_id,
         "sage.numerics": record.numerics or None,
+        "sage.computed_on": record.computed_on or None,
         "sage.stage_keys": record.stage_keys or None,
         "sage.weights_sha": record.weights_sha,
         "sage.selected_epoch": record.selected_epoch,

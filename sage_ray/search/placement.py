@@ -131,6 +131,9 @@ def check_fits(spec: StudySpec, machines: Machines, *, begun: bool = False) -> N
             raise UserError(f"no GPU on {where}, and the study began on one", spec.name, mend)
         mend = "set resources.gpu to 0, or use a machine with a GPU"
         raise UserError("no GPU", f"{_asked(resources, spec)} on {where}", mend)
+    if gpu and machines.gpu is None:
+        mend = "install a torch for CUDA there, or set resources.gpu to 0"
+        raise UserError(_unusable(machines), _asked(resources, spec), mend)
     for kind, share, have in (("GPU", gpu, machines.gpus), ("CPU", resources.cpu, machines.cpus)):
         if share * workers > have + 1e-6:
             mend = f"{where} has {have:g}: lower resources.{kind.lower()} or resources.workers"

@@ -183,6 +183,8 @@ class StudyFile(Part):
     @field_validator("concurrency", mode="before")
     @classmethod
     def _word_or_number(cls, value: Any) -> Any:
+        if isinstance(value, float) and not value.is_integer():
+            raise ValueError("give auto or a whole number of at least 1")
         return "auto" if value is None else word_or_number(value, ("auto",), least=1)
 
     @model_validator(mode="after")

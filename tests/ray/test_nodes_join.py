@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def test_a_node_that_joins_gets_a_trial(cluster: Any, tmp_path: Path) -> None:
 
 
 def test_gpus_that_torch_cannot_use_leave_trials_on_the_cpu(tmp_path: Path) -> None:
-    """`ray start --num-gpus` counts GPUs that need not be there; one trial a GPU is what is asked of it by number."""
+    """`ray start --num-gpus` counts GPUs that need not be there, or not for the torch that is installed."""
     import ray
 
     from sage_ray.runtime.devices import ray_machines
@@ -95,13 +96,10 @@ def test_gpus_that_torch_cannot_use_leave_trials_on_the_cpu(tmp_path: Path) -> N
         spec, placement = placed(load_space(write_space(tmp_path, concurrency="auto")), machines)
         assert placement.device == "cpu" and placement.trials_at_once == 4
         assert "2 GPUs of the Ray cluster cannot be used" in placement.warnings[0]
-        spec, placement = placed(load_space(write_space(tmp_path, resources={"gpu": 1})), machines)
+        by_number = load_space(write_space(tmp_path, resources={"gpu": 1}))
+        with pytest.raises(UserError, match="2 GPUs of the Ray cluster cannot be used"):
+            sweep(by_number, Home(tmp_path / "home"))
+        spec, placement = placed(by_number, replace(machines, gpu="NVIDIA H100"))
         assert (placement.device, placement.trials_at_once) == ("cuda", 2)
-        with pytest.raises(UserError, match="too few GPUs"):
-            placed(load_space(write_space(tmp_path, resources={"gpu": 3})), machines)
-        # Each trial's process is given a GPU of its own by Ray; training itself refuses, as torch has none.
-        path = write_space(tmp_path, resources={"gpu": 1}, trials=1, points=[{}])
-        status = sweep(load_space(path), Home(tmp_path / "home"))
-        assert status.failed == 1 and "no GPU here" in str(status.trials[0].error)
     finally:
         ray.shutdown()

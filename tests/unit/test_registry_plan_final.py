@@ -98,3 +98,10 @@ def test_bad_requests_are_refused_before_training(changes: dict, what: str, home
         make_plan(source, home, **settings)
     assert "\n" not in str(caught.value)
     assert home.final_ids() == [] and home.run_ids() == []
+
+
+def test_a_final_training_shares_its_gpu_with_nobody() -> None:
+    trial = resolve("tiny_unet").config
+    for given, held in ((0.25, 1.0), (2.0, 2.0), (0.0, 0.0), ("auto", "auto")):
+        config = trial.with_values({"runtime.gpus_per_worker": given})
+        assert final_config(config, {}, "x").runtime.gpus_per_worker == held
