@@ -21,7 +21,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.record import save
-from benchmarks.step import make_state, random_vgg19, wait
+from benchmarks.step import random_vgg19
+from benchmarks.training_steps import make_state, wait
 from sage_ray.config import ExperimentConfig, resolve
 from sage_ray.data.prepare import PreparedData, prepare
 from sage_ray.training.adversarial import adversarial_step
@@ -88,10 +89,10 @@ def measure(
         # Either goes first in turn: the second finds warmer caches.
         for name, recipe in sorted(recipes.items(), reverse=bool(step % 2)):
             draws = KeyedDraws(config.seed, "adversarial", 0, 1 + step, range(options.batch), context.device)
-            wait(context)
+            wait(context.device)
             start = clock()
             adversarial_step(state, batch, draws, recipe)
-            wait(context)
+            wait(context.device)
             seconds[name].append(clock() - start)
     medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
     plan = plan_step(config.adversarial, frozen=frozen, synthetic=False, has_perceptual=perceptual != "none")

@@ -15,6 +15,7 @@ from typing import Any
 
 REPO = Path(__file__).resolve().parents[1]
 RESULTS = REPO / "benchmarks" / "results"
+UNKNOWN = "unknown"
 
 
 def circumstances() -> dict[str, Any]:
@@ -25,7 +26,7 @@ def circumstances() -> dict[str, Any]:
     return {
         "command": " ".join(["python", *map(shlex.quote, [_from_root(sys.argv[0]), *sys.argv[1:]])]),
         "commit": _git("rev-parse", "--short", "HEAD"),
-        "uncommitted": bool(_git("status", "--porcelain", "--", "sage_ray", "benchmarks")),
+        "uncommitted": _git("status", "--porcelain", "--", "sage_ray", "benchmarks") not in ("", UNKNOWN),
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -71,8 +72,11 @@ def _from_root(path: str) -> str:
 
 
 def _git(*words: str) -> str:
-    done = subprocess.run(["git", *words], cwd=REPO, capture_output=True, text=True, timeout=30, check=False)
-    return done.stdout.strip() if done.returncode == 0 else "unknown"
+    try:
+        done = subprocess.run(["git", *words], cwd=REPO, capture_output=True, text=True, timeout=30, check=False)
+    except OSError:  # no git on this machine
+        return UNKNOWN
+    return done.stdout.strip() if done.returncode == 0 else UNKNOWN
 
 
 def _cpu() -> str:

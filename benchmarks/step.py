@@ -12,7 +12,6 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,18 +24,16 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.record import save
+from benchmarks.training_steps import endless, make_state, wait
 from sage_ray.config import ExperimentConfig, resolve
 from sage_ray.data.prepare import PreparedData, prepare
 from sage_ray.losses import perceptual
-from sage_ray.training import build
 from sage_ray.training.adversarial import adversarial_step
-from sage_ray.training.batches import Batch, Pictures, training_batches
+from sage_ray.training.batches import Pictures
 from sage_ray.training.context import LocalContext
-from sage_ray.training.draws import Draws
 from sage_ray.training.evaluate import evaluate
 from sage_ray.training.pretrain import pretrain_step
 from sage_ray.training.recipe import Recipe, build_recipe
-from sage_ray.training.state import TrainState
 
 
 def main() -> None:
@@ -117,26 +114,6 @@ def measure(options: argparse.Namespace, precision: str, weights: Path, cache: P
     return found
 
 
-def make_state(config: ExperimentConfig, phase: str, context: LocalContext) -> TrainState:
-    """Fresh networks and optimizers of a phase, as the loop makes them."""
-    networks = {"segmenter": build.build_segmenter(config, context)}
-    if phase == "adversarial":
-        networks |= build.build_gan(config, context)
-    settings = getattr(config, phase)
-    betas = config.adversarial.betas if phase == "adversarial" else (0.9, 0.999)
-    optimizers = {name: build.build_optimizer(network, settings.lr, betas) for name, network in networks.items()}
-    rate = build.LearningRate(settings.schedule, optimizers, settings.lr)
-    return TrainState(phase, networks, optimizers, rate, config.evaluation.ema_decay)
-
-
-def endless(
-    pictures: Pictures, config: ExperimentConfig, context: LocalContext, phase: str
-) -> Iterator[tuple[Batch, Draws]]:
-    """Batches of epoch after epoch."""
-    for epoch in range(10_000):
-        yield from training_batches(pictures, config, context, phase, epoch)
-
-
 def time_phase(
     options: argparse.Namespace,
     config: ExperimentConfig,
@@ -153,12 +130,12 @@ def time_phase(
     _start_memory(context)
     seconds = []
     batches = endless(pictures, config, context, phase)
-    wait(context)
+    wait(context.device)
     for _ in range(options.warm_up + options.steps):
         start = time.perf_counter()
         batch, draws = next(batches)
         step(state, batch, draws, recipe)
-        wait(context)
+        wait(context.device)
         seconds.append(time.perf_counter() - start)
     timed = list(islice(seconds, options.warm_up, None))
     return {"s": statistics.median(timed), "fastest s": min(timed), "GB": _memory(context)}
@@ -177,15 +154,9 @@ def time_evaluation(
     for _ in range(1 + min(options.steps, 3)):
         start = time.perf_counter()
         evaluate(state.evaluated, pictures, config.evaluation, recipe, context)
-        wait(context)
+        wait(context.device)
         seconds.append((time.perf_counter() - start) / len(indices))
     return {"s": statistics.median(seconds[1:]), "fastest s": min(seconds[1:]), "GB": _memory(context)}
-
-
-def wait(context: LocalContext) -> None:
-    """Return when the device has done what it was given."""
-    if context.device.type == "cuda":
-        torch.cuda.synchronize(context.device)
 
 
 def _start_memory(context: LocalContext) -> None:
