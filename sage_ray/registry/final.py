@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -114,10 +113,11 @@ def _carry_out(plan: FinalPlan, home: Home, watch: Watch | None) -> FinalResult:
     with locked(home.finals / f".{plan.final_id}.lock", timeout_s=1) as held:
         if not held:
             raise UserError("final training is running", plan.final_id, "wait for the other process, or stop it first")
+        say = _once(watch)
         data = plan.run_config(plan.seeds[0]).data
-        _say(watch, headline(prepare(data, home.cache), data))
+        say(headline(prepare(data, home.cache), data))
         for seed in plan.seeds:
-            _train_seed(plan, seed, home, watch)
+            _train_seed(plan, seed, home, watch, say)
         frames = [score_locked_test(run_id, home, purpose=f"final {plan.final_id}") for run_id in plan.run_ids]
         scores = pd.concat(frames, ignore_index=True)
         _say(watch, f"{plan.final_id}: {len(plan.seeds)} seeds scored on the locked test, once each")
@@ -126,17 +126,16 @@ def _carry_out(plan: FinalPlan, home: Home, watch: Watch | None) -> FinalResult:
     return _result(plan, home, version, scores)
 
 
-def _train_seed(plan: FinalPlan, seed: int, home: Home, watch: Watch | None) -> RunRecord:
+def _train_seed(plan: FinalPlan, seed: int, home: Home, watch: Watch | None, say: Callable[[str], None]) -> RunRecord:
     config = plan.run_config(seed)
     total = config.pretrain.epochs + config.adversarial.epochs
-    _say(watch, f"{plan.run_id(seed)}: {total} epochs on train + validation")
+    say(f"{plan.run_id(seed)}: {total} epochs on train + validation")
 
     def on_report(report: dict[str, Any]) -> None:
         if watch is not None:
             watch.epoch(report, total)
 
     labels = RunLabels(study=plan.study, trial=plan.trial, arm=FINAL_ARM, parent=plan.final_id)
-    say = functools.partial(_say, watch)
     record = run(config, home, plan.run_id(seed), labels=labels, on_report=on_report, launcher="ray", say=say)
     if not record.finished:
         raise RunFailed(
@@ -144,6 +143,18 @@ def _train_seed(plan: FinalPlan, seed: int, home: Home, watch: Watch | None) -> 
             f"`sage-ray resume {plan.final_id}` goes on"
         )
     return record
+
+
+def _once(watch: Watch | None) -> Callable[[str], None]:
+    """Tells the watch each line once: what the run of every seed says of data and device is the same."""
+    told: set[str] = set()
+
+    def say(line: str) -> None:
+        if line not in told:
+            told.add(line)
+            _say(watch, line)
+
+    return say
 
 
 def _say(watch: Watch | None, text: str) -> None:
