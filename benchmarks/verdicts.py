@@ -311,8 +311,8 @@ def main() -> None:
         crops(studies),
         [
             f"{studies} simulated studies per row, 95 % intervals. In common: share of the arm x image variance that "
-            "crops of one micrograph share. As images: every crop is an image of its own; as clusters: `data.split.group`, "
-            "what this project does. The mean is that over images in both."
+            "crops of one micrograph share. As images: every crop is an image of its own; as clusters: "
+            "`data.split.group`, what this project does. The mean is that over images in both."
         ],
     )
     if options.only_crops:
