@@ -23,13 +23,14 @@ class Interrupts:
     @contextmanager
     def held(self, hold: bool) -> Iterator[None]:
         """Hold back the first SIGINT in the body if `hold`."""
-        if not hold or threading.current_thread() is not threading.main_thread():
+        before = signal.getsignal(signal.SIGINT)
+        # A process in the background of a shell ignores SIGINT, and goes on ignoring it.
+        if not hold or threading.current_thread() is not threading.main_thread() or not callable(before):
             yield
             return
-        before = signal.getsignal(signal.SIGINT)
 
         def handle(number: int, frame: Any) -> None:
-            if self._wanted or not callable(before):
+            if self._wanted:
                 raise KeyboardInterrupt
             self._wanted = True
             self._say("interrupted: the epoch is finished and kept first; once more ends at once")

@@ -331,6 +331,18 @@ def test_ctrl_c_in_mid_epoch_loses_no_finished_epoch(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_a_process_that_ignores_sigint_goes_on_ignoring_it() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        interrupts = Interrupts(lambda line: None)
+        with interrupts.held(True):
+            os.kill(os.getpid(), signal.SIGINT)
+        interrupts.check()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_outside_the_main_thread_no_signal_is_touched() -> None:
     before = signal.getsignal(signal.SIGINT)
     seen: list[bool] = []
