@@ -264,7 +264,7 @@ def _run_inline(
         context = LocalContext(runtime, on_report=recorder.report, on_arrays=recorder.keep, should_stop=wished, say=say)
         store = StageStore(runtime.stage_store or home.stages, keep_every=runtime.keep_every, say=say)
         try:
-            recorder.begin(data)
+            recorder.begin(data, context.device)
             result = run_training(config, data, context, store, cache_dir=home.cache)
             return recorder.complete(result, config, data, context.device)
         except (UserError, KeyboardInterrupt, SystemExit) as error:

@@ -177,7 +177,7 @@ def _train(
     data = prepare(config.data, home.cache)
     store = StageStore(config.runtime.stage_store or home.stages, keep_every=config.runtime.keep_every)
     if recorder is not None:
-        recorder.begin(data)
+        recorder.begin(data, context.device)
         context.listen(on_report=recorder.report, on_arrays=recorder.keep, should_stop=recorder.asked_to_end)
     try:
         result = run_training(config, data, context, store, cache_dir=home.cache)

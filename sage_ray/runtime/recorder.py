@@ -21,7 +21,7 @@ from sage_ray.runtime import provenance
 from sage_ray.runtime.files import replacing, write_json
 from sage_ray.runtime.record import RunFolder, RunRecord, State
 from sage_ray.runtime.results import write_results
-from sage_ray.training.context import Arrays, Report
+from sage_ray.training.context import Arrays, Report, computed_on
 from sage_ray.training.loop import TrainResult
 
 
@@ -48,9 +48,10 @@ class Recorder:
         self._before = (self._record.seconds, self._record.gpu_seconds)
         self._started = time.monotonic()
 
-    def begin(self, data: PreparedData) -> None:
+    def begin(self, data: PreparedData, device: torch.device) -> None:
         """Start an attempt: state RUNNING, provenance, environment, manifest; earlier scores stay until replaced."""
         commit, dirty = provenance.code_version()
+        places = dict.fromkeys([*self._record.computed_on, computed_on(device)])
         write_json(self.folder.artifacts / "environment.json", provenance.environment(), durable=False)
         write_manifest(data, self.folder.artifacts / "manifest.parquet")
         self._change(
@@ -61,6 +62,7 @@ class Recorder:
             dirty=dirty,
             data_fingerprint=data.fingerprint,
             split_id=data.split.split_id,
+            computed_on=list(places),
         )
 
     def report(self, report: Report) -> None:
