@@ -192,9 +192,8 @@ def final_config(config: ExperimentConfig, lr_drops: dict[str, list[int]] | None
     }
     gpus = config.runtime.gpus_per_worker
     if gpus != "auto" and 0 < gpus < 1:
-        values["runtime.gpus_per_worker"] = (
-            1.0  # the trials of the study shared their GPU, this run has none to share with
-        )
+        # The trials of the study shared their GPU; this run has nobody to share it with.
+        values["runtime.gpus_per_worker"] = 1.0
     for phase in PHASES:
         section = getattr(config, phase)
         if section.schedule.rule != "plateau":

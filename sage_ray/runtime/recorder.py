@@ -22,7 +22,7 @@ from sage_ray.runtime.files import replacing, write_json
 from sage_ray.runtime.record import RunFolder, RunRecord, State
 from sage_ray.runtime.results import write_results
 from sage_ray.stages.keys import stage_keys
-from sage_ray.training.context import Arrays, Report, RunContext, numerics
+from sage_ray.training.context import Arrays, Report, RunContext, computed_on, numerics
 from sage_ray.training.evaluate import SCORING_PRECISION
 from sage_ray.training.loop import TrainResult
 
@@ -53,6 +53,7 @@ class Recorder:
     def begin(self, data: PreparedData, config: ExperimentConfig, context: RunContext) -> RunRecord:
         """Start an attempt: state RUNNING, provenance, stage keys, manifest; earlier scores stay until replaced."""
         commit, dirty = provenance.code_version()
+        places = dict.fromkeys([*self._record.computed_on, computed_on(context.device)])
         write_json(self.folder.artifacts / "environment.json", provenance.environment(), durable=False)
         write_manifest(data, self.folder.artifacts / "manifest.parquet")
         numbers = numerics(config.runtime, context.device, context.world_size)
@@ -67,6 +68,7 @@ class Recorder:
             # From the start, so that `sage-ray gc` knows what a run needs that was cut off.
             stage_keys=stage_keys(config, data.fingerprint, data.split.split_id, numbers),
             numerics=numbers,
+            computed_on=list(places),
         )
 
     def report(self, report: Report) -> None:

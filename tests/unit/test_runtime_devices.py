@@ -121,7 +121,8 @@ def test_an_unfinished_run_goes_on_as_it_began(home: Home, monkeypatch: pytest.M
 
     config = tiny("runtime.precision=bf16")
     pretend(monkeypatch, NONE)
-    assert run(config, home, "r", mirror=False, on_report=stop).state == "PRUNED"
+    begun = run(config, home, "r", mirror=False, on_report=stop)
+    assert begun.state == "PRUNED" and begun.computed_on == [f"CPU, torch {torch.__version__}"]
     # Later the machine has a GPU, and the command no precision.
     pretend(monkeypatch, H100)
     record = run(tiny(), home, "r", mirror=False)
