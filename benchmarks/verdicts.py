@@ -310,8 +310,8 @@ def main() -> None:
         "Intervals of a difference between two equal arms on crops of micrographs",
         crops(studies),
         [
-            f"{studies} simulated studies per row, 95 % intervals. In common: share of the arm x image variance that "
-            "crops of one micrograph share. As images: every crop is an image of its own; as clusters: "
+            f"{studies} simulated studies a row, 95 % intervals. In common: share of the arm x image variance that "
+            "crops of one micrograph have alike. As images: every crop is an image of its own; as clusters: "
             "`data.split.group`, what this project does. The mean is that over images in both."
         ],
     )
