@@ -38,7 +38,7 @@ HOME = OUT / "home"
 MODEL = "models:/sage-gan@champion"
 MEMORY_LIMIT_BYTES = 3_000_000_000
 TIME_LIMIT_S = 300
-STEP_TIMEOUT_S = 900
+STEP_TIMEOUT_S, GRACE_S = 900, 60
 STEPS = 14
 WIDE = (400, 24)
 """Columns and rows of the terminal that nobody sees: no line of an answer is longer."""
@@ -213,7 +213,8 @@ class Demo:
         code = run_in(ThisTerminal() if sys.stdout.isatty() else UnseenTerminal(), words, sieve)
         self.seconds.append((self.memory.step, time.monotonic() - start))
         if code or not sieve.answer.get("ok"):
-            raise DemoFailed(f"`sage-ray {command}` ended with {code}")
+            late = f" after {STEP_TIMEOUT_S} s, its limit" if self.seconds[-1][1] >= STEP_TIMEOUT_S else ""
+            raise DemoFailed(f"`sage-ray {command}` ended with {code}{late}")
         return sieve.answer
 
 
@@ -226,14 +227,16 @@ def run_in(window: Window, words: list[str], sieve: Sieve) -> int:
         environment.pop(name, None)
     main, side = pty.openpty()
     command = [sys.executable, "-m", "sage_ray.cli", *words, "--json"]
-    deadline = time.monotonic() + STEP_TIMEOUT_S
+    deadline, late = time.monotonic() + STEP_TIMEOUT_S, False
     # The command stays in the demo's process group, so that Ctrl-C reaches both.
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=side, stderr=side, env=environment) as process:
         try:
             for data in written(process, main, side, window):
                 window.show(sieve(data))
                 if time.monotonic() > deadline:
-                    process.kill()
+                    # As Ctrl-C: a study ends its trials and its Ray. The next time is for a command that does not.
+                    (process.kill if late else process.terminate)()
+                    late, deadline = True, deadline + GRACE_S
         except KeyboardInterrupt:
             for data in written(process, main, side, window):
                 window.show(sieve(data))

@@ -22,9 +22,10 @@ from tiny_cases import as_sets
 pytestmark = pytest.mark.timeout(600)
 
 SMALL, LARGE = (80, 24), (120, 40)
-EPOCHS = 40
-"""Some seconds on an idle machine: time to look, to change the size, and to press Ctrl-C before the end."""
+EPOCHS, RUN_EPOCHS = 30, 20
+"""Of a study and of a single run: seconds on an idle machine, to look, change the size and press Ctrl-C in time."""
 LONG = BASE | {"adversarial.epochs": EPOCHS - 2}
+RUN = BASE | {"adversarial.epochs": RUN_EPOCHS - 2}
 ROW_BEGINS = re.compile(r"^ *\*?\d+ +[A-Z…]")
 TALLY = re.compile(r": \d+ of \d+ done, .* running")
 TOLD = "interrupted; go on with: sage-ray resume {} --home"
@@ -77,20 +78,22 @@ def sets(values: dict[str, object]) -> list[str]:
 
 
 def test_train_and_resume_of_a_run(home: Path) -> None:
-    words = ["--preset", "tiny_sage_gan", "--run-id", "r", "--home", home, *sets(LONG | {"seed": 5})]
+    words = ["--preset", "tiny_sage_gan", "--run-id", "r", "--home", home, *sets(RUN | {"seed": 5})]
     with Terminal(["train", *words], *SMALL) as terminal:
         first, second = both_sizes(terminal, BAR.pattern, LARGE)
-        terminal.until(r"^adversarial .* \d+/40 ")
+        terminal.until(r"^adversarial .* \d+/20 ")
         terminal.press_ctrl_c()
         check_ended(terminal, 130, TOLD.format("r"))
     bars = [match for screen in terminal.screens for line in screen if (match := BAR.match(line))]
-    assert {match["total"] for match in bars} == {str(EPOCHS)} and {match["phase"] for match in bars} >= {"adversarial"}
+    assert {match["total"] for match in bars} == {str(RUN_EPOCHS)} and {match["phase"] for match in bars} >= {
+        "adversarial"
+    }
     assert any("dice 0." in line and "━" in line for line in first) and any("loss" in line for line in second)
 
     with Terminal(["resume", "r", "--home", home], *LARGE) as terminal:
         both_sizes(terminal, BAR.pattern, SMALL)
-        check_ended(terminal, 0, "r COMPLETE: 40 epochs", "val/dice 0.", "next: sage-ray predict r")
-    assert any(re.search("24/40 .*ETA 0:00", line) for line in terminal.screen)
+        check_ended(terminal, 0, "r COMPLETE: 20 epochs", "val/dice 0.", "next: sage-ray predict r")
+    assert any(re.search("20/20 .*ETA 0:00", line) for line in terminal.screen)
     with Terminal(["sync", "--home", home], *SMALL) as terminal:
         check_ended(terminal, 0, "1 up to date")
 
@@ -100,15 +103,15 @@ def test_sweep_and_resume_of_a_study(home: Path, tmp_path: Path) -> None:
     points = [{}, {"adversarial.lambda_cycle": TOO_MUCH}]
     path = write_space(tmp_path, base=LONG, trials=3, points=points, scheduler={"name": "fifo"})
     with Terminal(["sweep", path, "--home", home], *SMALL) as terminal:
-        first, second = both_sizes(terminal, r"^ +0  RUNNING +[1-9]\d*/40 +0\.\d{4} ", LARGE)
-        assert "lambda_cycle" in " ".join(first) and rows(first)[0]["total"] == rows(second)[0]["total"] == "24"
+        first, second = both_sizes(terminal, r"^ +0  RUNNING +[1-9]\d*/30 +0\.\d{4} ", LARGE)
+        assert "lambda_cycle" in " ".join(first) and rows(first)[0]["total"] == rows(second)[0]["total"] == str(EPOCHS)
         terminal.press_ctrl_c()
         check_ended(terminal, 130, TOLD.format("tiny"), "SIGINT received")
     check_tables(terminal)
 
     with Terminal(["resume", "tiny", "--home", home], *LARGE) as terminal:
-        both_sizes(terminal, r"^ +\*?\d  (RUNNING|COMPLETE) +[1-9]\d*/40 +0\.\d{4} ", SMALL)
-        terminal.until(r"^ +\d  RUNNING +\d+/40 +0\.\d{4} +\d+:\d\d ")
+        both_sizes(terminal, r"^ +\*?\d  (RUNNING|COMPLETE) +[1-9]\d*/30 +0\.\d{4} ", SMALL)
+        terminal.until(r"^ +\d  RUNNING +\d+/30 +0\.\d{4} +\d+:\d\d ")
         check_ended(
             terminal, 0, "tiny finished: 2 of 3 done, 0 pruned, 1 failed, 0 running", "next: sage-ray best tiny"
         )
@@ -126,7 +129,7 @@ def test_ablate_twice_interrupted_and_resume_of_an_ablation(home: Path, tmp_path
     path = tmp_path / "ab.yaml"
     path.write_text(yaml.safe_dump(tree, sort_keys=False))
     with Terminal(["ablate", path, "--home", home], *SMALL) as terminal:
-        first, second = both_sizes(terminal, r"^ +0  RUNNING +[1-9]\d*/40 +0\.\d{4} .* full", LARGE)
+        first, second = both_sizes(terminal, r"^ +0  RUNNING +[1-9]\d*/30 +0\.\d{4} .* full", LARGE)
         assert next(line for line in first if "state" in line).split()[5:] in (["arm"], ["arm", "seed"])
         terminal.press_ctrl_c()
         terminal.until("^interrupted: SIGINT received, once more ends at once")
@@ -135,7 +138,7 @@ def test_ablate_twice_interrupted_and_resume_of_an_ablation(home: Path, tmp_path
     check_tables(terminal)
 
     with Terminal(["resume", "ab", "--home", home], *LARGE) as terminal:
-        both_sizes(terminal, r"^ +\*?0  (RUNNING|COMPLETE) +\d+/40 +0\.\d{4} .* full", SMALL)
+        both_sizes(terminal, r"^ +\*?0  (RUNNING|COMPLETE) +\d+/30 +0\.\d{4} .* full", SMALL)
         check_ended(terminal, 0, "ab finished: 2 of 2 done", "locked test read by ab-soft-s3 (2 of 2 runs)")
     check_tables(terminal)
     assert any(re.match(r"full \* +1/1 +0 +0\.\d{4} +0\.\d{4}$", line) for line in terminal.screen)
@@ -143,10 +146,10 @@ def test_ablate_twice_interrupted_and_resume_of_an_ablation(home: Path, tmp_path
 
 @pytest.mark.ray
 def test_final_and_resume_of_a_final_training(home: Path) -> None:
-    words = ["--preset", "tiny_sage_gan", "--seeds", "0", "--home", home, *sets(LONG)]
+    words = ["--preset", "tiny_sage_gan", "--seeds", "0", "--home", home, *sets(RUN)]
     with Terminal(["final", *words], *SMALL) as terminal:
         both_sizes(terminal, BAR.pattern, LARGE)
-        terminal.until(r"^adversarial .* \d+/40 ")
+        terminal.until(r"^adversarial .* \d+/20 ")
         terminal.press_ctrl_c()
         assert terminal.end() == 130
         (name,) = (path.stem for path in (home / "finals").glob("*.json"))
