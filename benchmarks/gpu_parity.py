@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,13 +78,22 @@ def checks(parity: Parity, cache_dir: Path) -> list[Check]:
     ]
 
 
-def run_checks(places: list[Place], *, with_slow: bool = True) -> Iterator[dict[str, Any]]:
-    """A row for each check in each place: check, dtype, passed, seconds, and what differed if it failed."""
+def run_checks(
+    places: list[Place], *, with_slow: bool = True, only: Collection[str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """A row for each check in each place: check, dtype, passed, seconds, and what differed if it failed.
+
+    Args:
+        places: where and in which precision.
+        with_slow: whether the slow ones run too.
+        only: names of the checks that run; None: all.
+    """
     parity = Parity(parity_folder())
     with tempfile.TemporaryDirectory() as folder:
         for place in places:
             for check in checks(parity, Path(folder)):
-                if (place.double and not check.in_float64) or (check.slow and not with_slow):
+                left_out = only is not None and check.name not in only
+                if left_out or (place.double and not check.in_float64) or (check.slow and not with_slow):
                     continue
                 yield _row(check, place)
 
