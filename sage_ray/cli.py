@@ -329,7 +329,8 @@ def final(
     model_name: ModelName = DEFAULT_MODEL,
 ) -> Answer:
     """Retrain a configuration on train + validation, score each seed once on the locked test, register the first."""
-    from sage_ray.verb_answers import finished, parse_seeds, parse_trial
+    from sage_ray.model_answers import finished
+    from sage_ray.verb_answers import parse_seeds, parse_trial
 
     given = bool(preset or config)
     if (source is None) != given or (source is not None and sets):
@@ -350,8 +351,8 @@ def compare(
     model_name: ModelName = DEFAULT_MODEL,
 ) -> Answer:
     """Put registry versions side by side on the same locked test set, with paired intervals and verdicts."""
+    from sage_ray.model_answers import compared
     from sage_ray.registry.compare import compare as side_by_side
-    from sage_ray.verb_answers import compared
 
     return compared(side_by_side(session.home, versions or None, model_name=model_name), session)
 
@@ -364,8 +365,8 @@ def promote(
     model_name: ModelName = DEFAULT_MODEL,
 ) -> Answer:
     """Make a version champion if the comparison supports it; else it stays challenger."""
+    from sage_ray.model_answers import promoted
     from sage_ray.registry.promote import promote as decide
-    from sage_ray.verb_answers import promoted
 
     return promoted(decide(session.home, version, force=force, model_name=model_name), session)
 
@@ -377,8 +378,8 @@ def evaluate(
     data: Annotated[str, typer.Argument(metavar="DATA", help="Folder, synthetic:// source, or `test`.")] = "test",
 ) -> Answer:
     """Score a model on data, with intervals and each score's definition."""
+    from sage_ray.model_answers import evaluated
     from sage_ray.registry.evaluate import evaluate as score
-    from sage_ray.verb_answers import evaluated
 
     answers: list[Answer] = []
     # The answer is whole before its reading is counted, and counted before it is shown.
@@ -396,8 +397,8 @@ def generate(
     count: Annotated[int, typer.Option("--count", min=1, help="Images drawn for each mask.")] = 1,
 ) -> Answer:
     """Draw synthetic image/mask pairs from masks."""
+    from sage_ray.model_answers import wrote
     from sage_ray.registry.generate import generate as draw
-    from sage_ray.verb_answers import wrote
 
     return wrote(
         draw(model, masks, out, home=session.home, seed=seed, count=count), out, [session.command(f"data check {out}")]
@@ -413,8 +414,8 @@ def predict(
     nm_per_pixel: Annotated[float | None, typer.Option("--nm-per-pixel", help="Scale, for columns in nm.")] = None,
 ) -> Answer:
     """Write masks, overlays and a particle table for images of any size."""
+    from sage_ray.model_answers import wrote
     from sage_ray.registry.predict import predict as segment
-    from sage_ray.verb_answers import wrote
 
     return wrote(segment(model, images, out, home=session.home, nm_per_pixel=nm_per_pixel), out, [])
 

@@ -70,8 +70,9 @@ LIGHT_PARTIES = {"torch", "numpy", "safetensors", "yaml", "pydantic"}
 # `sage-ray --help` must not wait for these: the terminal imports them inside its verbs only.
 HEAVY = {"torch", "ray", "mlflow", "optuna", "numpy", "pandas", "pyarrow", "matplotlib", "scipy", "skimage", "kornia"}
 TERMINAL_MODULES = (
-    "cli", "shell", "console", "display", "doctor", "report", "show_config", "verb_answers", "disk_answers",
-)  # fmt: skip
+    *("cli", "shell", "console", "display", "doctor", "report", "show_config"),
+    *("verb_answers", "model_answers", "disk_answers"),
+)
 
 
 def matches(module: str, patterns: tuple[str, ...]) -> bool:
