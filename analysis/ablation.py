@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,7 +19,6 @@ from analysis.scores import POOLED, RANGES_TO_ONE, label
 from analysis.stats import ArmMean, Claim, Comparison, Row, arm_means, compare_arms
 from analysis.studies import StudyFacts
 from analysis.tables import NONE, Provenance, Table, interval, number, p_value, percent
-from sage_ray.errors import UserError
 
 HEADLINE = ("dice", "f1_object_50", POOLED)
 _FILLS = {"supported": "#000000", "undecided": "#ffffff", "refuted": "#9a9a9a"}
@@ -85,9 +84,11 @@ def judge_study(tidy: Tidy, facts: StudyFacts, options: argparse.Namespace, scor
 def compare(runs: ArmRuns, scores: Scores, options: argparse.Namespace) -> Result:
     """Means of all arms and their paired differences to the reference."""
     bounds = (0.0, 1.0) if scores.score in RANGES_TO_ONE else None
-    if scores.per_image and scores.frame["image"].nunique() < 2:
-        raise UserError("one image only", f"study {runs.facts.name}", "a comparison needs at least two images")
-    means = arm_means(scores.frame, options.level, images=options.images, bounds=bounds)
+    unit = "group" if "group" in scores.frame else "image"
+    alone = scores.per_image and scores.frame[unit].nunique() < 2
+    # Seeds can be told apart on one image too; only of further images nothing can be said.
+    images = "these" if alone else options.images
+    means = arm_means(scores.frame, options.level, images=images, bounds=bounds)
     if len(runs.arms) < 2:
         return Result(scores, tuple(means), None)
     comparison = compare_arms(
@@ -96,9 +97,13 @@ def compare(runs: ArmRuns, scores: Scores, options: argparse.Namespace) -> Resul
         higher_is_better=not scores.lower_is_better,
         margin=options.margin,
         level=options.level,
-        images=options.images,
+        images=images,
         claim=options.claim,
     )
+    if alone and options.images == "new":
+        what = "one image" if unit == "image" else "crops of one micrograph"
+        note = f"{what} only: nothing can be said of new images, and intervals are over seeds alone"
+        comparison = replace(comparison, notes=(*comparison.notes, note))
     return Result(scores, tuple(means), comparison)
 
 
@@ -159,7 +164,7 @@ def notes(judged: Judged, result: Result) -> list[str]:
     lines += [f"Reference: {runs.reference}. {comparison.rule}", f"Intervals speak of {comparison.speaks_of}."]
     lines += [f"{note[:1].upper()}{note[1:]}." for note in comparison.notes]
     if math.isfinite(comparison.detectable):
-        images = f" and {comparison.components.num_images} images" if result.scores.per_image else ""
+        images = f" and {comparison.images}" if comparison.images else ""
         lines.append(
             f"Smallest true difference that {len(runs.units)} seeds{images} find with probability "
             f"{100 * comparison.power:g} %: {comparison.detectable:.3f}."
@@ -176,7 +181,9 @@ def numbers(judged: Judged) -> pd.DataFrame:
         means = pd.DataFrame([vars(mean) for mean in result.means]).assign(score=score, part=judged.part)
         means = means.rename(columns={"low": "mean_low", "high": "mean_high"})
         if result.comparison is not None and result.comparison.rows:
-            table = result.comparison.to_frame().drop(columns=["mean", "level", "num_images", "num_seeds", "speaks_of"])
+            table = result.comparison.to_frame().drop(
+                columns=["mean", "level", "num_images", "num_groups", "num_seeds", "speaks_of"]
+            )
             means = means.merge(table, on="arm", how="left")
         frames.append(means.assign(definition=result.scores.definition))
     whole = pd.concat(frames, ignore_index=True)

@@ -55,7 +55,8 @@ class ArmRuns:
 
 @dataclass(frozen=True)
 class Scores:
-    """One score of all arms, fit for `analysis.stats`: columns arm, seed (the unit), value and, of images, image."""
+    """One score of all arms, fit for `analysis.stats`: columns arm, seed (the unit), value and, of images, image and,
+    of crops, group."""
 
     score: str
     definition: str
@@ -163,7 +164,7 @@ def image_scores(tidy: Tidy, runs: ArmRuns, part: str, score: str) -> Scores:
     """
     ids = set(runs.runs["run_id"])
     wanted = list(COUNTS) if score == POOLED else [score]
-    columns = ["run_id", "score", "checkpoint", "image", "definition", "value"]
+    columns = ["run_id", "score", "checkpoint", "image", "group", "definition", "value"]
     rows = tidy.rows(kind="image", studies=[runs.facts.name], part=part, scores=wanted, run_ids=ids, columns=columns)
     rows = rows[rows["checkpoint"] != BASELINE].merge(runs.runs[["run_id", "arm", "unit"]], on="run_id")
     lacking = sorted(ids - set(rows["run_id"]))
@@ -183,7 +184,9 @@ def image_scores(tidy: Tidy, runs: ArmRuns, part: str, score: str) -> Scores:
         # Each fold has images of its own; what pairs then is the mean of a run.
         means = rows.groupby(["arm", "seed"])["value"].mean().reset_index()
         return Scores(score, meaning, _ordered(runs, means), lower)
-    return Scores(score, meaning, _ordered(runs, rows[["arm", "seed", "image", "value"]]), lower)
+    rows = _with_groups(rows)
+    kept = [name for name in ("arm", "seed", "image", "group", "value") if name in rows]
+    return Scores(score, meaning, _ordered(runs, rows[kept]), lower)
 
 
 def curve_scores(tidy: Tidy, runs: ArmRuns, score: str) -> dict[str, Scores]:
@@ -368,6 +371,20 @@ def _same_images(rows: pd.DataFrame, where: str, *, by_seed: bool) -> None:
 def _two_that_differ(sets: Mapping[str, frozenset[str]]) -> tuple[str, str]:
     first = next(iter(sets))
     return first, next(run_id for run_id, images in sets.items() if images != sets[first])
+
+
+def _with_groups(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of one score with the micrograph of every image, its own sha where it is no crop; no column if none is one.
+
+    Copies of one picture, which a group may hold, get names of their own.
+    """
+    named = rows.dropna(subset="group").drop_duplicates("image").set_index("image")["group"]
+    if named.empty:
+        return rows.drop(columns="group")
+    groups = rows["image"].map(named).fillna(rows["image"])
+    copy = rows.groupby(["run_id", "image"]).cumcount()
+    image = rows["image"].where(copy == 0, rows["image"] + "#" + copy.astype(str))
+    return rows.assign(group=groups, image=image)
 
 
 def _ordered(runs: ArmRuns, frame: pd.DataFrame) -> pd.DataFrame:

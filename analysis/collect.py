@@ -28,7 +28,7 @@ from sage_ray.errors import UserError
 from sage_ray.runtime.files import read_json, replacing, write_json
 from sage_ray.runtime.home import Home
 
-FORMAT = 1
+FORMAT = 2
 """Of the rows; a table of another one is made anew."""
 RUNS_A_GROUP = 100
 """Runs in one row group: what is held in memory at a time."""

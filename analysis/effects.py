@@ -80,22 +80,22 @@ def effect_table(judged: Judged, score: str, options: argparse.Namespace) -> Tab
 
 
 def _parts(judged: Judged) -> Iterator[tuple[str, str, str, pd.DataFrame]]:
-    """(factor, level, reference level, arms with their level under the name `group`) of each effect."""
+    """(factor, level, reference level, arms with their level under the name `level`) of each effect."""
     levels = judged.runs.facts.levels
     reference = levels[judged.runs.reference]
     for factor, base in reference.items():
         others = dict.fromkeys(arm[factor] for arm in levels.values() if arm[factor] != base)
         for level in others:
             named = [(arm, own[factor]) for arm, own in levels.items() if own[factor] in (base, level)]
-            yield factor, level, base, pd.DataFrame(named, columns=["arm", "group"])
+            yield factor, level, base, pd.DataFrame(named, columns=["arm", "level"])
 
 
 def _row(judged: Judged, result: Result, part: pd.DataFrame, options: argparse.Namespace) -> Row:
     scores = result.scores
-    cells = ["group", "seed", *(["image"] if scores.per_image else [])]
+    cells = ["level", "seed", *(name for name in ("image", "group") if name in scores.frame)]
     frame = scores.frame.merge(part, on="arm").groupby(cells, sort=False)["value"].mean().reset_index()
-    base = part.loc[part["arm"] == judged.runs.reference, "group"].iloc[0]
-    frame = frame.rename(columns={"group": "arm"}).sort_values("arm", key=lambda names: names != base, kind="stable")
+    base = part.loc[part["arm"] == judged.runs.reference, "level"].iloc[0]
+    frame = frame.rename(columns={"level": "arm"}).sort_values("arm", key=lambda names: names != base, kind="stable")
     pair = replace(judged.runs, arms=tuple(frame["arm"].unique()), reference=base)
     comparison = compare(pair, replace(scores, frame=frame), options).comparison
     assert comparison is not None, "two levels make a comparison"

@@ -22,7 +22,8 @@ from sage_ray.runtime.record import RunFolder, RunRecord
 FILES = ("record.json", "config.yaml", "metrics.jsonl", "per_image.parquet")
 """Of a run folder, what the tidy table is made from."""
 TEXTS = (
-    "study", "arm", "run_id", "state", "part", "kind", "phase", "checkpoint", "image", "score", "definition", "text",
+    "study", "arm", "run_id", "state", "part", "kind", "phase", "checkpoint", "image", "group", "score", "definition",
+    "text",
 )  # fmt: skip
 NUMBERS = ("trial", "seed", "fold", "epoch")
 OF_A_RUN = ("study", "arm", "run_id", "state", "trial", "seed", "fold")
@@ -34,7 +35,8 @@ SCHEMA = pa.schema(
 """The tidy table. `kind` says what a row is:
 
 - epoch: a number of one epoch (`part` train or val, or none: `lr`, `seconds`);
-- image: a score of one image (`image` its sha256) under the weights `checkpoint`;
+- image: a score of one image (`image` its sha256, `group` the micrograph that it is a crop of, if it is one) under the
+  weights `checkpoint`;
 - run: a fact of the run (`value`, or `text`): see FACTS;
 - setting: `score` is a path of its config, `text` the JSON of what it is set to, `value` the same if it is a number.
 """
@@ -187,7 +189,9 @@ def _images(folder: RunFolder, record: RunRecord, meanings: Mapping[str, str], l
     try:
         # A file is small: reading its columns in threads costs more than it saves.
         buffer = pa.BufferReader(folder.per_image_path.read_bytes())
-        rows = pq.ParquetFile(buffer, read_dictionary=texts).read(columns=[*texts, "value"], use_threads=False)
+        file = pq.ParquetFile(buffer, read_dictionary=[*texts, "group"])
+        there = [name for name in (*texts, "value", "group") if name != "group" or name in file.schema_arrow.names]
+        rows = file.read(columns=there, use_threads=False)
     except (OSError, pa.ArrowException):
         if record.finished:
             lost.append("per_image.parquet")
@@ -198,10 +202,16 @@ def _images(folder: RunFolder, record: RunRecord, meanings: Mapping[str, str], l
         part=_whole(rows["part"]),
         checkpoint=_whole(rows["checkpoint"]),
         image=_whole(rows["image_sha"]),
+        group=_whole(rows["group"]) if "group" in there else _groups_of_before(folder, _whole(rows["image_sha"])),
         score=_whole(rows["score"]),
         definition=_meanings(_whole(rows["score"]), _whole(rows["definition"]), meanings),
         value=_whole(rows["value"]),
     )
+
+
+def _groups_of_before(folder: RunFolder, images: pa.DictionaryArray) -> pa.DictionaryArray:
+    named = folder.groups_of_before()
+    return _coded(images.indices.to_numpy(), [named.get(sha) for sha in images.dictionary.to_pylist()])
 
 
 def _meanings(

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from sage_ray.errors import UserError
+from sage_ray.statistics.clusters import Clusters, by_group
 
 SHOWN = 5
 
@@ -24,6 +25,8 @@ class ScoreArray:
     images: tuple[Hashable, ...]
     """Empty for scores that exist once a run; `values` then has one "image"."""
     seeds: tuple[Hashable, ...]
+    together: Clusters
+    """Which images are crops of one micrograph; of scores once a run, the one "image"."""
 
     def index_of(self, arm: str) -> int:
         """Place of an arm.
@@ -41,12 +44,13 @@ def score_array(scores: pd.DataFrame, by_image: bool) -> ScoreArray:
     """The frame as an array.
 
     Args:
-        scores: columns arm, seed, value and, if `by_image`, image; one row a cell.
+        scores: columns arm, seed, value and, if `by_image`, image; one row a cell. A column group names the micrograph
+            that an image is a crop of.
         by_image: whether there is one value an image, or one a run.
 
     Raises:
-        UserError: no rows or columns, a value that is not finite or comes twice, or an arm that lacks a seed or an
-            image that another has.
+        UserError: no rows or columns, a value that is not finite or comes twice, an arm that lacks a seed or an image
+            that another has, or an image that is in two groups.
     """
     keys = ["arm", "image", "seed"] if by_image else ["arm", "seed"]
     absent = [column for column in (*keys, "value") if column not in scores.columns]
@@ -63,7 +67,19 @@ def score_array(scores: pd.DataFrame, by_image: bool) -> ScoreArray:
     wide = frame.set_index(keys)["value"]
     levels = [arms, images, seeds] if by_image else [arms, seeds]
     array = wide.reindex(pd.MultiIndex.from_product(levels)).to_numpy(np.float64)
-    return ScoreArray(array.reshape(len(arms), max(len(images), 1), len(seeds)), arms, images, seeds)
+    array = array.reshape(len(arms), max(len(images), 1), len(seeds))
+    return ScoreArray(array, arms, images, seeds, _together(frame, images))
+
+
+def _together(frame: pd.DataFrame, images: Sequence[Hashable]) -> Clusters:
+    if not images or "group" not in frame.columns:
+        return by_group(None, max(len(images), 1))
+    pairs = frame[["image", "group"]].drop_duplicates()
+    twice = pairs[pairs["image"].duplicated()]
+    if len(twice):
+        raise UserError("image is in two groups", twice.iloc[0]["image"], "name one micrograph for each image")
+    named = pairs.set_index("image")["group"]
+    return by_group([named[image] for image in images], len(images))
 
 
 def _check_cells(frame: pd.DataFrame, keys: Sequence[str]) -> None:

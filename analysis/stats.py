@@ -88,6 +88,8 @@ class Row:
     """100 difference / |reference_mean|, in percent; NaN if that mean is 0."""
     num_images: int
     """0 for scores that exist once a run."""
+    num_groups: int
+    """Micrographs that the images are crops of; `num_images` where each is its own."""
     num_seeds: int
     pooled: bool
     """The seed variance is that of all arms that agree, not of this pair alone."""
@@ -116,6 +118,8 @@ class Comparison:
     power: float
     notes: tuple[str, ...]
     """Further sentences for the foot of the table."""
+    images: str
+    """Such as "28 images" or "7 micrographs (28 images)"; "" for scores that exist once a run."""
 
     def to_frame(self) -> pd.DataFrame:
         """One line a row, columns named as the fields of `Row`."""
@@ -134,6 +138,7 @@ class ArmMean:
     sd_seeds: float
     """Standard deviation over seeds of a run's mean score."""
     num_images: int
+    num_groups: int
     num_seeds: int
     speaks_of: str
 
@@ -181,7 +186,8 @@ def compare_arms(
 
     Args:
         scores: columns arm, seed, value and, for scores of images, image; one row a cell. Scores that exist once a run
-            (pooled pixel F1, a curve's plateau) have no image column.
+            (pooled pixel F1, a curve's plateau) have no image column. A column group names the micrograph that an image
+            is a crop of: intervals about new images are then over micrographs, means over images all the same.
         reference: the arm that all others are compared with.
         higher_is_better: False for scores where less is good, such as a distance.
         margin: difference that does not matter, in units of the score, at least 0; more for no_worse and equivalent.
@@ -194,18 +200,17 @@ def compare_arms(
         pool: seed variance pooled over the arms that agree (None), over all (True), or over none (False).
 
     Raises:
-        UserError: unknown reference or option, one arm, one image where new ones are spoken of, or a frame that is
-            not complete, naming the arm and what it lacks.
+        UserError: unknown reference or option, one arm, one image or micrograph where new ones are spoken of, or a
+            frame that is not complete, naming the arm and what it lacks.
     """
     by_image = "image" in scores.columns
     images_meant: Images = images if by_image else "these"
     question = _Question(higher_is_better, margin, level, images_meant, correction, claim, power, pool)
     _check(question)
     table = score_array(scores, by_image)
-    if images_meant == "new" and len(table.images) < 2:
-        raise UserError(
-            "one image says nothing of new ones", table.images[0], 'use images="these" or score more images'
-        )
+    if images_meant == "new" and table.together.num_groups < 2:
+        what = "one image says" if table.together.plain else "crops of one micrograph say"
+        raise UserError(f"{what} nothing of new ones", table.images[0], 'use images="these" or score more images')
     return _compare(table, reference, question)
 
 
@@ -221,7 +226,7 @@ def arm_means(
     Two such intervals say nothing of a difference, which is paired: use `compare_arms`.
 
     Args:
-        scores: columns arm, seed, value and, for scores of images, image.
+        scores: columns arm, seed, value and, for scores of images, image, and of crops, group.
         level: of the intervals.
         images: as `compare_arms`; without an image column it is always these.
         bounds: least and largest value that a score can have; cuts the interval, which knows nothing of them.
@@ -236,15 +241,15 @@ def arm_means(
     for arm, values in zip(table.arms, table.values, strict=True):
         runs = values.mean(axis=0)
         mean, half = float(values.mean()), math.nan
-        if len(runs) > 1 and images == "new" and len(table.images) > 1:
-            half = mean_interval(values, level).high - mean
+        if len(runs) > 1 and images == "new" and table.images and table.together.num_groups > 1:
+            half = mean_interval(values, level, table.together.index.tolist()).high - mean
         elif len(runs) > 1:
             half = float(runs.std(ddof=1) / math.sqrt(len(runs)) * t_quantile(len(runs) - 1, level))
         low, high = mean - half, mean + half
         if bounds is not None and math.isfinite(half):
             low, high = max(low, bounds[0]), min(high, bounds[1])
         spread = float(runs.std(ddof=1)) if len(runs) > 1 else math.nan
-        means.append(ArmMean(arm, mean, low, high, level, spread, len(table.images), len(runs), speaks_of))
+        means.append(ArmMean(arm, mean, low, high, level, spread, *_counts(table), len(runs), speaks_of))
     return means
 
 
@@ -252,7 +257,7 @@ def _compare(table: ScoreArray, reference: str, question: _Question) -> Comparis
     base = table.index_of(reference)
     if len(table.arms) < 2:
         raise UserError("one arm only", reference, "a comparison needs at least one more")
-    found = contrasts(table.values, base, images=question.images, pool=question.pool)
+    found = contrasts(table.values, base, images=question.images, pool=question.pool, together=table.together)
     gain = found.difference if question.higher_is_better else -found.difference
     inside = depth(gain, question.claim, question.margin)
     single = found.p_values(inside)
@@ -264,7 +269,8 @@ def _compare(table: ScoreArray, reference: str, question: _Question) -> Comparis
     rows = tuple(_row(table, base, question, answer, k, arm) for k, arm in enumerate(others))
     corrected = len(rows) if question.correction == "holm" else 1
     usable = shared if base in shared else list(range(len(table.arms)))
-    estimated = components(table.values[usable], once_a_run=not table.images)
+    together = table.together if question.images == "new" else None
+    estimated = components(table.values[usable], once_a_run=not table.images, together=together)
     # Without the reference in the pool every comparison has the degrees of freedom of a pair.
     plan = design(
         estimated,
@@ -282,7 +288,13 @@ def _compare(table: ScoreArray, reference: str, question: _Question) -> Comparis
         detectable=minimum_detectable(estimated, plan, question.power),
         power=question.power,
         notes=notes,
+        images=table.together.text() if table.images else "",
     )
+
+
+def _counts(table: ScoreArray) -> tuple[int, int]:
+    """Images and micrographs; 0 of either for scores that exist once a run."""
+    return len(table.images), table.together.num_groups if table.images else 0
 
 
 def _row(table: ScoreArray, base: int, question: _Question, answer: _Answer, k: int, arm: str) -> Row:
@@ -304,7 +316,8 @@ def _row(table: ScoreArray, base: int, question: _Question, answer: _Answer, k: 
         effect_seed_sd=_ratio(difference, float(found.seed_sd[k])),
         effect_image_sd=_ratio(difference, float(found.image_sd[k])),
         effect_relative=100 * _ratio(difference, abs(reference_mean)),
-        num_images=len(table.images),
+        num_images=_counts(table)[0],
+        num_groups=_counts(table)[1],
         num_seeds=len(table.seeds),
         pooled=bool(found.pooled[k]) and len(table.arms) > 2,
         speaks_of=_speaks_of(table, question.images),
@@ -359,8 +372,11 @@ def _speaks_of(table: ScoreArray, images: Images) -> str:
     if not table.images:
         return f"{seeds} seen here, one value a run on the same images; says nothing of other images"
     if images == "these":
-        return f"these {len(table.images)} images and {seeds} seen here; says nothing of other images"
-    return f"new images from the source of these {len(table.images)}, and {seeds} seen here"
+        these = f"these {len(table.images)} images" if len(table.images) > 1 else "this one image"
+        return f"{these} and {seeds} seen here; says nothing of other images"
+    if table.together.plain:
+        return f"new images from the source of these {len(table.images)}, and {seeds} seen here"
+    return f"new micrographs from the source of these {table.together.text()}, and {seeds} seen here"
 
 
 def _ratio(difference: float, by: float) -> float:

@@ -104,7 +104,7 @@ def bare_rest(space: Space, home: Home, number: int, folder: Path) -> float:
     """Seconds of the bare loop on a trial's config beside those of its epochs, with a stage store of its own."""
     config = trial_config(space.name, home, number)
     data = prepare(config.data, home.cache)
-    store = StageStore(folder / "bare-stages", keep_every=config.runtime.keep_every)
+    store = StageStore(folder / "bare-stages")
     started = time.perf_counter()
     result = run_training(config, data, LocalContext(config.runtime), store, cache_dir=home.cache)
     return time.perf_counter() - started - sum(report["seconds"] for report in result.history)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sage_ray import __version__
 from sage_ray.errors import UserError
 from sage_ray.shell import Answer, Session, UsageError, perform, plain, verb
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="sage-ray",
-    help="Search, ablation and final training of SAGE-GAN on scarce micrographs, on one laptop or a cluster.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -28,6 +28,22 @@ config_app = typer.Typer(help="Look at resolved configs.", no_args_is_help=True,
 data_app = typer.Typer(help="Draw, check or fetch data.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(config_app, name="config")
 app.add_typer(data_app, name="data")
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        print(f"sage-ray {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Search, ablation and final training of SAGE-GAN on scarce micrographs, on one laptop or a cluster."""
+
 
 Preset = Annotated[str | None, typer.Option("--preset", help="Name of a shipped preset, such as sage_gan_paper.")]
 ConfigFile = Annotated[Path | None, typer.Option("-c", "--config", help="A YAML file; it may say `extends: PRESET`.")]
@@ -116,7 +132,7 @@ def config_show(session: Session, preset: Preset = None, config: ConfigFile = No
     lines = [*annotated_yaml(values, resolved.origins), f"# config_hash: {resolved.config.config_hash()}"]
     fields = {"config": values, "origins": resolved.origins, "config_hash": resolved.config.config_hash()}
     # As a comment: the output can be kept as a file and given to -c.
-    return Answer([*lines, f"# next: {command}"], fields | {"next": [command]})
+    return Answer([*lines, f"# next: {command}"], fields | {"next": [command]}, verbatim=True)
 
 
 @verb(data_app, "synth", "data synth")
@@ -156,15 +172,24 @@ def data_check(
 @verb(data_app, "fetch", "data fetch")
 def data_fetch(
     session: Session,
-    url: Annotated[str, typer.Argument(metavar="URL", help="Address of a zip archive with images and masks.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to unpack to; must not hold other files.")],
-    sha256: Annotated[str, typer.Option("--sha256", help="Check sum of the archive, 64 hex digits.")],
+    source: Annotated[
+        str, typer.Argument(metavar="NAME|URL", help="A public set (emps, emps-140), or the address of a zip archive.")
+    ],
+    out: Annotated[
+        Path | None, typer.Argument(metavar="OUT", help="Folder to make [default: ./NAME; a URL needs one].")
+    ] = None,
+    sha256: Annotated[
+        str | None, typer.Option("--sha256", help="Check sum of the archive at a URL, 64 hex digits.")
+    ] = None,
+    origin: Annotated[
+        str | None,
+        typer.Option("--from", metavar="URL|FILE", help="Another place of a public set's archive, such as a mirror."),
+    ] = None,
 ) -> Answer:
-    """Fetch a zip archive, check its sum, and unpack it."""
-    from sage_ray.data.fetch import fetch_archive
+    """Fetch a public data set by name, or any zip archive by address and check sum; what arrives is checked."""
+    from sage_ray.verb_answers import fetched
 
-    files = fetch_archive(url, out, sha256, say=session.watch.line)
-    return Answer([f"{files} files"], {"files": files}, {"data": out}, [session.command(f"data check {out}")])
+    return fetched(source, out, sha256, origin, session)
 
 
 @verb(app, "train")
@@ -255,6 +280,25 @@ def status(session: Session, name: Annotated[str, typer.Argument(metavar="NAME",
     return status_of(name, session)
 
 
+@verb(app, "gc")
+def gc(
+    session: Session,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it; without, only show what would go.")] = False,
+    ends: Annotated[bool, typer.Option("--ends", help="Also ends of finished runs' stages.")] = False,
+    cache: Annotated[bool, typer.Option("--cache", help="Also decoded data and downloads.")] = False,
+    store: Annotated[
+        str | None, typer.Option("--store", metavar="STORE", help="Another stage store: folder or URI.")
+    ] = None,
+) -> Answer:
+    """Show what no study, run or registered version needs, and free it with --yes."""
+    from sage_ray.disk_answers import collected
+    from sage_ray.registry.garbage import collect_garbage
+
+    words = (" --ends" if ends else "") + (" --cache" if cache else "") + (f" --store {store}" if store else "")
+    found = collect_garbage(session.home, store=store, ends=ends, cache=cache, remove=yes)
+    return collected(found, words, session)
+
+
 @verb(app, "sync")
 def sync(session: Session) -> Answer:
     """Replay to MLflow whatever it has not seen yet."""
@@ -294,7 +338,8 @@ def final(
     options: Any = {"trial": parse_trial(trial), "seeds": parse_seeds(seeds), "model_name": model_name}
     from sage_ray.registry.final import final as retrain
 
-    outcome = retrain(start, session.home, watch=session.watch, **options)
+    declared = partial(setattr, session, "resumable")
+    outcome = retrain(start, session.home, watch=session.watch, declared=declared, **options)
     return finished(outcome, session)
 
 
@@ -335,7 +380,10 @@ def evaluate(
     from sage_ray.registry.evaluate import evaluate as score
     from sage_ray.verb_answers import evaluated
 
-    return evaluated(score(model, data, session.home), model, session)
+    answers: list[Answer] = []
+    # The answer is whole before its reading is counted, and counted before it is shown.
+    score(model, data, session.home, tell=lambda result: answers.append(evaluated(result, model, session)))
+    return answers[0]
 
 
 @verb(app, "generate")
@@ -382,6 +430,7 @@ def report(session: Session, name: Annotated[str, typer.Argument(metavar="STUDY"
         {"study": name},
         {"report": path},
         [session.command(f"final {name}")],
+        verbatim=True,
     )
 
 

@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
-import math
 import os
+import shutil
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
-if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-    from rich.live import Live
-    from rich.progress import Progress
+from sage_ray.display import (
+    FINAL_STATES,
+    Pace,
+    RunClock,
+    clean,
+    duration,
+    ended,
+    epoch_text,
+    field_of,
+    params_text,
+    run_line,
+    score_text,
+    scores_text,
+    study_rows,
+    tally,
+    target_of,
+    trial_table,
+)
 
-FINAL_STATES = ("COMPLETE", "PRUNED", "FAIL")
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.live import Live
+
 _STYLES = {"RUNNING": "cyan", "COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red"}
+REDRAW_S = 0.2
+"""Least time between two pictures; a person needs no more than a few a second."""
+LOOK_S = 0.3
+"""Time between two looks at the size of the terminal."""
+LOG_S = 600.0
+"""Longest silence of a log about a run that trains: an epoch more often than a tenth of the run."""
 
 
 class Watch(Protocol):
@@ -30,8 +55,8 @@ class Watch(Protocol):
     def epoch(self, report: Mapping[str, Any], total: int) -> None:
         """Show one epoch's report of a run of `total` epochs over both phases."""
 
-    def close(self) -> None:
-        """Leave the terminal as it was found; harmless twice."""
+    def close(self, *, replaced: bool = False) -> None:
+        """Leave the terminal as it was found, harmless twice; `replaced`: what is printed next tells the study anew."""
 
 
 def make_watch(*, quiet: bool = False, stream: IO[str] | None = None) -> Watch:
@@ -44,51 +69,27 @@ def make_watch(*, quiet: bool = False, stream: IO[str] | None = None) -> Watch:
     return PlainWatch(stream)
 
 
-def duration(seconds: float | None) -> str:
-    """Seconds as 0:07, 12:30 or 3:02:01; "-" if unknown."""
-    if seconds is None or not math.isfinite(seconds):
-        return "-"
-    minutes, rest = divmod(int(round(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+def size_of(stream: IO[str]) -> tuple[int, int]:
+    """(columns, rows) of the terminal behind `stream`, now; 80 x 24 where it does not say."""
+    try:
+        columns, rows = os.get_terminal_size(stream.fileno())
+    except (OSError, ValueError):
+        columns, rows = 0, 0
+    usual = shutil.get_terminal_size()
+    return columns or usual.columns, rows or usual.lines
 
 
-def score_text(value: Any) -> str:
-    """A score with four decimals; "-" if there is none yet."""
-    return f"{value:.4f}" if isinstance(value, int | float) and math.isfinite(value) else "-"
+def width_of(stream: IO[str] | None = None) -> int | None:
+    """Columns that a table on `stream` (default stdout) may take; None if it is no terminal, where all is told."""
+    stream = sys.stdout if stream is None else stream
+    return size_of(stream)[0] if stream.isatty() else None
 
 
-def field_of(row: Any, name: str, default: Any = None) -> Any:
-    """A field of a trial or status, whether it is a mapping or an object."""
-    return row.get(name, default) if isinstance(row, Mapping) else getattr(row, name, default)
-
-
-class Pace:
-    """Remaining time of trials and of their study, from the epochs and ends seen so far."""
-
-    def __init__(self, clock: Any = time.monotonic) -> None:
-        self._clock = clock
-        self._started = clock()
-        self._first: dict[int, tuple[float, int]] = {}
-        self._done_at_start: int | None = None
-
-    def of_trial(self, trial: Any, total: int | None) -> float | None:
-        """Seconds until a running trial reaches `total` epochs; None while nothing is known."""
-        epoch = int(field_of(trial, "epoch") or 0)
-        now = self._clock()
-        first_time, first_epoch = self._first.setdefault(field_of(trial, "number"), (now, epoch))
-        if not total or epoch <= first_epoch or now <= first_time:
-            return None
-        return max(total - epoch, 0) * (now - first_time) / (epoch - first_epoch)
-
-    def of_study(self, ended: int, target: int | None) -> float | None:
-        """Seconds until `target` trials have ended; trials that an earlier session ended do not count as pace."""
-        if self._done_at_start is None:
-            self._done_at_start = ended
-        here = ended - self._done_at_start
-        if not target or here <= 0:
-            return None
-        return (target - ended) * (self._clock() - self._started) / here
+def trial_event(trial: Any) -> str:
+    """What is said of a trial that has ended."""
+    text = f"trial {field_of(trial, 'number')} {field_of(trial, 'state')} epoch {field_of(trial, 'epoch') or 0}"
+    text += f" score {score_text(field_of(trial, 'value'))}"
+    return text + (f" ({field_of(trial, 'error')})" if field_of(trial, "error") else "")
 
 
 class SilentWatch:
@@ -103,23 +104,26 @@ class SilentWatch:
     def epoch(self, report: Mapping[str, Any], total: int) -> None:
         """Nothing is shown."""
 
-    def close(self) -> None:
+    def close(self, *, replaced: bool = False) -> None:
         """Nothing to do."""
 
 
 class PlainWatch:
-    """One line an event, without control characters: for logs, pipes and notebooks."""
+    """One line an event, without control characters: for logs, pipes and notebooks.
 
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
+    Of a run, a line for each tenth of its epochs, first and last included; more often where these are far apart.
+    """
+
+    def __init__(self, stream: IO[str], clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream, self._now = stream, clock
         self._pace = Pace()
         self._seen: dict[int, str] = {}
         self._clock = RunClock()
         self._replayed: Mapping[str, Any] | None = None
+        self._last_epoch, self._tenth, self._told = 0, -1, 0.0
 
     def line(self, text: str) -> None:
-        clean = "".join(c if c.isprintable() else " " for c in text).rstrip()
-        print(clean, file=self._stream, flush=True)
+        print(_fit(clean(text), self._stream), file=self._stream, flush=True)
 
     def update(self, status: Any) -> None:
         for trial in field_of(status, "trials", ()):
@@ -130,22 +134,26 @@ class PlainWatch:
             self.line(self._trial_line(trial, state, status))
 
     def _trial_line(self, trial: Any, state: str, status: Any) -> str:
-        text = f"trial {field_of(trial, 'number')} {state}"
+        remaining = self._pace.of_study(ended(status), target_of(status))
         if state in FINAL_STATES:
-            text += f" epoch {field_of(trial, 'epoch') or 0} score {score_text(field_of(trial, 'value'))}"
-            text += f" | {tally(status)}, ETA {duration(self._pace.of_study(ended(status), target_of(status)))}"
-        else:
-            self._pace.of_study(ended(status), target_of(status))
-            text += f" {params_text(field_of(trial, 'params') or {})}"
-        return text
+            return f"{trial_event(trial)} | {tally(status)}, ETA {duration(remaining)}"
+        return f"trial {field_of(trial, 'number')} {state} {params_text(field_of(trial, 'params') or {})}"
 
     def epoch(self, report: Mapping[str, Any], total: int) -> None:
         remaining = self._clock.remaining(report, total)
-        if report.get("replayed") and int(report["epoch"]) < total:
+        epoch = int(report["epoch"])
+        if epoch <= self._last_epoch:
+            self._replayed, self._tenth = None, -1  # another run
+        self._last_epoch = epoch
+        if report.get("replayed") and epoch < total:
             # Fifty epochs that cost nothing are one event: told with the first that is trained.
             self._replayed = report
             return
         self._tell_replayed(total)
+        tenth = epoch * 10 // max(total, 1)
+        if tenth == self._tenth and epoch < total and self._now() - self._told < LOG_S:
+            return
+        self._tenth, self._told = tenth, self._now()
         self.line(f"{epoch_text(report, total)} ETA {duration(remaining)}")
 
     def _tell_replayed(self, total: int) -> None:
@@ -155,193 +163,171 @@ class PlainWatch:
                 f"epochs 1 to {last['epoch']} of {total}, {scores_text(last) or 'unscored'} (from the stage store)"
             )
 
-    def close(self) -> None:
+    def close(self, *, replaced: bool = False) -> None:
         """Nothing to do: every line is already out."""
 
 
-class RunClock:
-    """Remaining time of a run; epochs that were replayed from the stage store cost nothing and are no pace.
-
-    An epoch number that does not grow begins another run: the next seed of a final training.
-    """
-
-    def __init__(self) -> None:
-        self._start: tuple[float, int] | None = None
-        self._last = 0
-
-    def remaining(self, report: Mapping[str, Any], total: int) -> float | None:
-        """Seconds until epoch `total`; the report's own `seconds` until two epochs have been seen."""
-        epoch, now = int(report["epoch"]), time.monotonic()
-        another_run = epoch <= self._last
-        self._last = epoch
-        if self._start is None or another_run or report.get("replayed"):
-            self._start = (now, epoch)
-            seconds = report.get("seconds")
-            return None if report.get("replayed") or seconds is None else float(seconds) * (total - epoch)
-        first_time, first_epoch = self._start
-        return (total - epoch) * (now - first_time) / max(epoch - first_epoch, 1)
-
-
 class LiveWatch:
-    """A table of trials, or the bar of a run, redrawn in place; events scroll above it."""
+    """A table of trials, or the bar of a run, redrawn in place and on any change of size; events scroll above it."""
 
     def __init__(self, stream: IO[str]) -> None:
         from rich.console import Console
 
+        self._stream = stream
         self._console: Console = Console(file=stream, highlight=False)
-        self._pace = Pace()
+        self._size = self._console.size = size_of(stream)
+        self._lock = threading.RLock()
         self._live: Live | None = None
-        self._bar: Progress | None = None
-        self._task: Any = None
-        self._clock = RunClock()
+        self._picture: _StudyPicture | _RunPicture | None = None
+        self._said: deque[str] = deque(maxlen=200)
+        self._closed = threading.Event()
+        self._pace, self._clock = Pace(), RunClock()
         self._changed = 0.0
-        self._states: list[str] = []
+        self._states: dict[int, str] | None = None
 
     def line(self, text: str) -> None:
-        self._console.print("".join(c if c.isprintable() else " " for c in text).rstrip(), markup=False)
+        text = _fit(clean(text), self._stream)
+        with self._lock:
+            self._follow_size()
+            self._said.append(text)
+            self._console.print(text, markup=False)
 
     def update(self, status: Any) -> None:
-        # Every epoch of every trial comes here; a person needs no more than a few pictures a second.
-        states = [str(field_of(t, "state")) for t in field_of(status, "trials", ())]
-        now = time.monotonic()
-        if self._live is not None and states == self._states and now - self._changed < 0.2:
-            return
-        self._changed, self._states = now, states
-        self._draw(study_table(status, self._pace, rows=max(self._console.height - 8, 5)))
+        with self._lock:
+            states = {int(field_of(t, "number")): str(field_of(t, "state")) for t in field_of(status, "trials", ())}
+            now = time.monotonic()
+            if self._live is not None and states == self._states and now - self._changed < REDRAW_S:
+                return
+            self._tell_failures(status, states)
+            self._changed, self._states = now, states
+            self._picture = _StudyPicture(status, self._pace)
+            self._draw()
+
+    def _tell_failures(self, status: Any, states: Mapping[int, str]) -> None:
+        # The table has no room for the reason; those that an earlier session ended are told by the verb's answer.
+        before = self._states
+        for trial in field_of(status, "trials", ()):
+            number = int(field_of(trial, "number"))
+            if before is not None and states[number] == "FAIL" != before.get(number) and field_of(trial, "error"):
+                self.line(trial_event(trial))
 
     def epoch(self, report: Mapping[str, Any], total: int) -> None:
-        if self._bar is None:
-            self._bar, self._task = make_bar(self._console, total)
-        eta = duration(self._clock.remaining(report, total))
-        self._bar.update(self._task, completed=int(report["epoch"]), total=total, text=scores_text(report), eta=eta)
-        self._bar.update(self._task, description=str(report.get("phase", "")))
-        self._draw(self._bar)
+        with self._lock:
+            remaining = self._clock.remaining(report, total)
+            now = time.monotonic()
+            if self._live is not None and now - self._changed < REDRAW_S and report["epoch"] not in (1, total):
+                return
+            self._changed = now
+            self._picture = _RunPicture(report, total, remaining)
+            self._draw()
 
-    def _draw(self, picture: RenderableType) -> None:
+    def _draw(self) -> None:
+        self._follow_size()
         if self._live is None:
-            from rich.live import Live
+            self._begin()
+            threading.Thread(target=self._look, name="terminal size", daemon=True).start()
+        else:
+            self._live.update(self._picture or "", refresh=True)
 
-            self._live = Live(picture, console=self._console, auto_refresh=False, redirect_stderr=False)
-            self._live.start()
-        self._live.update(picture, refresh=True)
+    def _begin(self) -> None:
+        from rich.live import Live
 
-    def close(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live, self._bar = None, None
+        # What others print scrolls above the picture too, if it goes to this terminal and not to a file.
+        shared = sys.stderr is not None and sys.stderr.isatty()
+        self._live = Live(self._picture, console=self._console, auto_refresh=False, redirect_stderr=shared)
+        self._live.start(refresh=True)
 
+    def _look(self) -> None:
+        while not self._closed.wait(LOOK_S):
+            with self._lock:
+                if not self._closed.is_set():
+                    self._follow_size()
 
-def make_bar(console: Console, total: int) -> tuple[Progress, Any]:
-    """A progress bar with phase, epoch, scores and remaining time, and the id of its one task."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    def _follow_size(self) -> None:
+        """After a change of size: an empty screen, the lines said last, the picture.
 
-    columns = (
-        TextColumn("[cyan]{task.description:<11}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[text]}"),
-        TextColumn("ETA {task.fields[eta]}"),
-    )
-    bar = Progress(*columns, console=console, auto_refresh=False)
-    return bar, bar.add_task("", total=total, text="", eta="-")
+        Where the old picture stands is known no longer: some terminals wrap its lines anew, others cut them.
+        """
+        size = size_of(self._stream)
+        if size == self._size:
+            return
+        self._size = self._console.size = size
+        if self._live is None or self._picture is None:
+            return
+        self._live.transient = True
+        self._live.stop()
+        self._console.clear()
+        room = size[1] - len(self._console.render_lines(self._picture, pad=False)) - 1
+        shown: list[str] = []
+        for text in reversed(self._said):
+            room -= max(len(self._console.render_lines(text, pad=False)), 1)
+            if room < 0:
+                break
+            shown.append(text)
+        for text in reversed(shown):
+            self._console.print(text, markup=False)
+        self._begin()
 
-
-def study_table(status: Any, pace: Pace, rows: int) -> RenderableType:
-    """The picture of a study: running trials first, then the newest, then one line of totals."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    trials: Sequence[Any] = list(field_of(status, "trials", ()))
-    total = epochs_of(status, trials)
-    order = sorted(trials, key=lambda t: (field_of(t, "state") != "RUNNING", -int(field_of(t, "number"))))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("trial", "state", "epoch", "score", "ETA"):
-        table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
-    table.add_column("parameters", ratio=1, no_wrap=True, overflow="ellipsis")
-    best = best_trial(status)
-    for trial in order[:rows]:
-        state = str(field_of(trial, "state"))
-        epoch = f"{field_of(trial, 'epoch') or 0}" + (f"/{total}" if total else "")
-        eta = duration(pace.of_trial(trial, total)) if state == "RUNNING" else ""
-        number = f"{'*' if best is not None and field_of(trial, 'number') == best else ''}{field_of(trial, 'number')}"
-        cells = (number, Text(state, _STYLES.get(state, "")), epoch, score_text(field_of(trial, "value")), eta)
-        table.add_row(*cells, Text(params_text(field_of(trial, "params") or {})))
-    hidden = len(trials) - min(len(order), rows)
-    more = f", {hidden} older not shown" if hidden else ""
-    foot = f"{field_of(status, 'study')}: {tally(status)}{more}, ETA "
-    foot += duration(pace.of_study(ended(status), target_of(status)))
-    return Group(table, Text(foot, "bold"))
+    def close(self, *, replaced: bool = False) -> None:
+        self._closed.set()
+        with self._lock:
+            live, self._live = self._live, None
+            if live is not None:
+                live.transient = replaced and isinstance(self._picture, _StudyPicture)
+                live.stop()
 
 
-def epochs_of(status: Any, trials: Sequence[Any]) -> int | None:
-    """Epochs of a full trial: what the status says, else the most that a complete trial has run."""
-    stated = field_of(status, "epochs")
-    if stated:
-        return int(stated)
-    seen = [int(field_of(t, "epoch") or 0) for t in trials if field_of(t, "state") == "COMPLETE"]
-    return max(seen, default=0) or None
+class _StudyPicture:
+    """A study as it was when it was told, drawn for whatever size the terminal has."""
+
+    def __init__(self, status: Any, pace: Pace) -> None:
+        from sage_ray.display import epochs_of
+
+        self._status = status
+        running = [t for t in field_of(status, "trials", ()) if field_of(t, "state") == "RUNNING"]
+        self._remaining = {int(field_of(t, "number")): pace.of_trial(t, epochs_of(status, t)) for t in running}
+        self._eta = pace.of_study(ended(status), target_of(status))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.text import Text
+
+        trials = list(field_of(self._status, "trials", ()))
+        shown = study_rows(self._status, limit=max(console.height - 8, 3))
+        table = trial_table(self._status, shown, options.max_width, self._remaining)
+        yield Text(_fit(table.header, console.file), "bold", no_wrap=True)
+        for row, state in zip(table.rows, table.states, strict=True):
+            text = Text(_fit(row, console.file), no_wrap=True)
+            text.stylize(_STYLES.get(state, ""), table.state_at, table.state_at + len(state))
+            yield text
+        hidden = len(trials) - len(shown)
+        more = f", {hidden} not shown" if hidden else ""
+        foot = f"{field_of(self._status, 'study')}: {tally(self._status)}{more}, ETA {duration(self._eta)}"
+        yield Text(_fit(foot, console.file), "bold")
 
 
-def best_trial(status: Any) -> int | None:
-    """Number of the complete trial with the best value."""
-    done = [t for t in field_of(status, "trials", ()) if field_of(t, "state") == "COMPLETE"]
-    scored = [t for t in done if field_of(t, "value") is not None]
-    if not scored:
-        return None
-    sign = -1 if field_of(status, "direction", "maximize") == "minimize" else 1
-    return int(field_of(max(scored, key=lambda t: sign * field_of(t, "value")), "number"))
+class _RunPicture:
+    """The last epoch of a run as a bar, drawn for whatever width the terminal has."""
+
+    def __init__(self, report: Mapping[str, Any], total: int, remaining: float | None) -> None:
+        self._report, self._total, self._remaining = report, total, remaining
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.progress_bar import ProgressBar
+        from rich.segment import Segment
+        from rich.text import Text
+
+        line = run_line(self._report, self._total, self._remaining, options.max_width)
+        yield Text(line.before, "cyan", end="", no_wrap=True)
+        if line.bar:
+            bar = ProgressBar(total=self._total, completed=int(self._report["epoch"]), width=line.bar)
+            for segment in console.render(bar, options.update(width=line.bar)):
+                if segment.text != "\n":
+                    yield segment
+        yield Text(line.after, end="", no_wrap=True)
+        yield Segment.line()
 
 
-def ended(status: Any) -> int:
-    """Trials that have ended, in whichever way."""
-    return sum(int(field_of(status, name) or 0) for name in ("done", "pruned", "failed"))
-
-
-def target_of(status: Any) -> int | None:
-    """Trials that the study is to have, if the status knows."""
-    for name in ("target", "total"):
-        if field_of(status, name):
-            return int(field_of(status, name))
-    return None
-
-
-def tally(status: Any) -> str:
-    """ "3 of 12 done, 1 pruned, 0 failed, 2 running"."""
-    target = target_of(status)
-    done = f"{field_of(status, 'done') or 0}{f' of {target}' if target else ''} done"
-    return done + "".join(f", {field_of(status, name) or 0} {name}" for name in ("pruned", "failed", "running"))
-
-
-def params_text(params: Mapping[str, Any]) -> str:
-    """Parameters by the last part of their paths (the last two where that is not unique), numbers to four digits."""
-    if not params:
-        return "untuned base"
-    names = [str(path).rsplit(".", 1)[-1] for path in params]
-    parts = []
-    for (path, value), name in zip(params.items(), names, strict=True):
-        shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-        unique = name if names.count(name) == 1 else ".".join(str(path).split(".")[-2:])
-        parts.append(f"{unique}={shown}")
-    return " ".join(parts)
-
-
-def scores_text(report: Mapping[str, Any]) -> str:
-    """The scores and losses of an epoch that a person follows."""
-    shown = [
-        f"{name.removeprefix('val/')} {report[name]:.4f}"
-        for name in ("val/dice", "val/f1_object_50", "val/loss")
-        if isinstance(report.get(name), int | float)
-    ]
-    if report.get("synthetic_steps"):
-        shown.append(f"synthetic {report['synthetic_steps']}")
-    return "  ".join(shown)
-
-
-def epoch_text(report: Mapping[str, Any], total: int) -> str:
-    """One epoch as one plain line."""
-    text = f"epoch {report['epoch']}/{total} {report.get('phase', '')} {scores_text(report)}".rstrip()
-    if report.get("replayed"):
-        return f"{text} (from the stage store)"
-    seconds = report.get("seconds")
-    return f"{text} {seconds:.2f} s" if isinstance(seconds, int | float) else text
+def _fit(text: str, stream: IO[str]) -> str:
+    """The text in what the stream can encode, other characters as "?": no progress ends in a UnicodeEncodeError."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, errors="replace").decode(encoding)

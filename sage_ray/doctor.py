@@ -42,7 +42,10 @@ nodes, what = len(ray.nodes()), ray.cluster_resources()
 answer = ray.get(ray.remote(lambda: 6 * 7).options(num_cpus=1).remote(), timeout=60)
 assert answer == 42
 seconds = time.monotonic() - start
-print(f"SAGE {nodes} node(s), {what.get('CPU', 0):g} CPUs, {what.get('GPU', 0):g} GPUs, in {seconds:.1f} s")
+print(f"RAY {nodes} node(s), {what.get('CPU', 0):g} CPUs, {what.get('GPU', 0):g} GPUs, in {seconds:.1f} s")
+from sage_ray.runtime.devices import ray_machines
+from sage_ray.search.placement import usual
+print("STUDIES " + "; ".join(usual(ray_machines()).lines()))
 """
 
 
@@ -58,8 +61,8 @@ class Check:
 
 def examine(home: Home) -> list[Check]:
     """All checks, in the order in which they are shown; none raises, each is bounded in time."""
-    checks = [_python(), *_packages(), _cores(), _torch(), _disk(home), _home(home), _ray(), _mlflow(home), _vgg(home)]
-    return checks
+    checks = [_python(), *_packages(), _cores(), _torch(), _disk(home), _home(home), *_ray(), _mlflow(home)]
+    return [*checks, _vgg(home)]
 
 
 def _python() -> Check:
@@ -130,7 +133,8 @@ def _home(home: Home) -> Check:
     return Check("home", True, f"{home.path} can be written")
 
 
-def _ray() -> Check:
+def _ray() -> list[Check]:
+    """Whether Ray starts and answers, and where it puts the trials of a study that says nothing of resources."""
     address = os.environ.get("RAY_ADDRESS")
     where = f"cluster at {address}" if address else "local"
     command = [sys.executable, "-c", _RAY_PROBE]
@@ -140,14 +144,14 @@ def _ray() -> Check:
         except subprocess.TimeoutExpired:
             # Ray's own helper processes end by themselves once their parent is gone.
             probe.kill()
-            return Check(
-                "ray", False, f"{where}: no start within {RAY_TIMEOUT_S} s; see the newest logs of Ray's session"
-            )
-    said = [line.removeprefix("SAGE ") for line in out.splitlines() if line.startswith("SAGE ")]
-    if probe.returncode == 0 and said:
-        return Check("ray", True, f"{where}: {said[-1]}")
+            text = f"{where}: no start within {RAY_TIMEOUT_S} s; see the newest logs of Ray's session"
+            return [Check("ray", False, text)]
+    said = dict(line.split(" ", 1) for line in out.splitlines() if line.startswith(("RAY ", "STUDIES ")))
+    if probe.returncode == 0 and "STUDIES" in said:
+        studies = Check("studies", "warning" not in said["STUDIES"], said["STUDIES"], needed=False)
+        return [Check("ray", True, f"{where}: {said['RAY']}"), studies]
     last = next((line.strip() for line in reversed(err.splitlines()) if line.strip()), "no message")
-    return Check("ray", False, f"{where}: does not start: {last}")
+    return [Check("ray", False, f"{where}: does not start: {last}")]
 
 
 def _mlflow(home: Home) -> Check:

@@ -19,6 +19,10 @@ class UserError(ValueError):
         return type(self), (self.what, self.where, self.mend)
 
 
+class NoSpace(UserError):
+    """The disk has no room for what a run will write; nothing was trained."""
+
+
 class RunFailed(RuntimeError):
     """A run ended in a named failed state; a command ends with exit code 1."""
 

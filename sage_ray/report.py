@@ -123,11 +123,11 @@ def _trials(study: StudyStatus) -> list[str]:
 
 
 def _finals(study: StudyStatus, home: Home) -> list[str]:
-    from sage_ray.registry.plan_final import list_finals, read_plan
+    from sage_ray.registry.plan_final import read_plan
     from sage_ray.runtime.record import RunFolder
 
     lines = []
-    for final_id in list_finals(home):
+    for final_id in home.final_ids():
         plan = read_plan(home, final_id)
         if plan.study != study.study:
             continue
@@ -160,6 +160,7 @@ def _provenance(records: list[RunRecord]) -> list[str]:
         f"- commit {distinct('commit')}{dirty}",
         f"- data {distinct('data_fingerprint')}, split {distinct('split_id')}",
         f"- numerics {distinct('numerics')}",
+        f"- computed on {', '.join(sorted({p for r in records for p in r.computed_on})) or '-'}",
         f"- seeds {distinct('seed')}",
     ]
 

@@ -6,9 +6,9 @@ description and both values can be chosen. A setting that came after the first r
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from sage_ray.identity import later as later  # sections of later releases are written with it
 
@@ -18,6 +18,16 @@ Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 NormName = Literal["batch", "group", "frozen"]
+
+
+def word_or_number(value: Any, words: tuple[str, ...], least: float = 0) -> Any:
+    """`value` itself. Raises ValueError unless it is one of the words or a number of at least `least`; what pydantic
+    says of a union names its types."""
+    is_word = isinstance(value, str) and value in words
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and least <= value < float("inf")
+    if not is_word and not is_number:
+        raise ValueError(f"give {', '.join(words)} or a number of at least {least:g}")
+    return value
 
 
 class Section(BaseModel):
@@ -238,6 +248,9 @@ class AdversarialConfig(Section):
     """Row 4: the generator is frozen for the first epochs of phase 2."""
     mix_while_frozen: bool = True
     """Row 4: whether synthetic images are mixed in while the generator is still frozen."""
+    cycle_image_while_frozen: bool = later(True)
+    """Row 4: whether rec_image_l1 and rec_image_vgg train the segmenter while the generator is still frozen, and so
+    reconstructs images as it was initialised; false leaves them out of the segmenter's update until it learns."""
     mix_start: Probability = 0.0
     """Mixing probability in the first epoch of phase 2 (row 5: .005 in the public code)."""
     mix_step: NonNegative = 0.005
@@ -273,7 +286,8 @@ class EvaluationConfig(Section):
     """Score that decides which epoch is best."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Exponential moving average of the segmenter's weights, per step; 0 switches it off. When on, the averaged
-    segmenter is the one that is scored, handed to phase 2 and kept; `select: ema` is the last epoch of it."""
+    segmenter is the one that is scored, handed to phase 2 and kept; `select: ema` is the last epoch of it. Its batch
+    statistics are estimated anew at the end of each epoch, on up to 20 of the epoch's training batches."""
     min_object_pixels: Count = 15
     """Objects with fewer pixels are removed from truth and prediction before objects are matched (row 28)."""
     boundary_tolerance: Positive = 2.0
@@ -303,12 +317,11 @@ class RuntimeConfig(Section):
     threads: Count = 0
     """CPU threads a worker; 0 follows the CPUs it was given."""
     cpus_per_worker: Positive = 1
-    gpus_per_worker: NonNegative = 0
-    """0 to 1, or a whole number."""
-    snapshot_every: PositiveInt = 1
-    """Epochs between snapshots of a stage."""
-    keep_every: PositiveInt = 10
-    """Snapshots at multiples of it, at the end of a stage, and the newest two are kept."""
+    gpus_per_worker: Literal["auto"] | NonNegative = "auto"
+    """auto: one where there is any; else 0 to 1, or a whole number. 0 is the CPU, unless `device` is cuda by name."""
+    snapshot_seconds: NonNegative = 60.0
+    """Least time between two snapshots of a stage; 0: one an epoch. Ends of stages and stops have one whatever the
+    time. The newest two are kept, ends, and epochs that an open study's budgets name."""
     stage_store: str | None = None
     """pyarrow filesystem URI or folder of the stage store; None: `stages/` under the home."""
     max_retries: Count = 2
@@ -319,10 +332,15 @@ class RuntimeConfig(Section):
     """Epochs between looks at the attention gates (maps of a few validation images, share of attention at boundaries);
     0: never. Epochs taken from another run's stage are not looked at again."""
 
+    @field_validator("gpus_per_worker", mode="before")
+    @classmethod
+    def _word_or_number(cls, value: Any) -> Any:
+        return word_or_number(value, ("auto",))
+
     @model_validator(mode="after")
     def _fraction(self) -> RuntimeConfig:
         gpus = self.gpus_per_worker
-        if gpus > 1 and gpus != int(gpus):
+        if gpus != "auto" and gpus > 1 and gpus != int(gpus):
             raise ValueError(
                 f"gpus_per_worker={gpus} is no share of one GPU and no whole number; use 0 to 1, or 2, 3, ..."
             )

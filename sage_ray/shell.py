@@ -47,6 +47,10 @@ class Answer:
     next: list[str] = field(default_factory=list)
     exit_code: int = EXIT_DONE
     error: str | None = None
+    verbatim: bool = False
+    """The lines are a file's text, which a terminal's width must not change."""
+    replaces_picture: bool = False
+    """The lines tell all that the live table of a study shows, which then need not stand above them."""
 
 
 class Session:
@@ -69,10 +73,10 @@ class Session:
 
         return make_watch(quiet=self.quiet)
 
-    def close(self) -> None:
-        """Leave the terminal as it was found."""
+    def close(self, *, replaced: bool = False) -> None:
+        """Leave the terminal as it was found, without the live table where what is printed next replaces it."""
         if "watch" in self.__dict__:
-            self.watch.close()
+            self.watch.close(replaced=replaced)
 
     def command(self, text: str) -> str:
         """`sage-ray TEXT`, with --home when this call's home is not the one that a bare command would use."""
@@ -82,6 +86,13 @@ class Session:
     def make(self, target: str) -> str:
         """`make TARGET`, with SAGE_HOME when a bare command would look at another home."""
         return f"make {target}" if self._usual else f"SAGE_HOME={_shortest(self.home_path)} make {target}"
+
+    @property
+    def begun(self) -> bool:
+        """Whether what `resumable` names is in the home already, so that `sage-ray resume` finds it."""
+        name = self.resumable
+        places = (f"studies/{name}/study.json", f"runs/{name}/record.json", f"finals/{name}.json")
+        return name is not None and any((self.home_path / place).is_file() for place in places)
 
     @property
     def _usual(self) -> bool:
@@ -120,7 +131,7 @@ def perform(session: Session, work: Callable[[], Answer], as_json: bool) -> int:
     """Exit code of a verb, after its answer or its error has been printed."""
     try:
         answer = work()
-        session.close()
+        session.close(replaced=answer.replaces_picture)
     except typer.Exit:
         session.close()
         raise
@@ -140,8 +151,8 @@ def answer_to(error: BaseException, session: Session) -> Answer:
     if isinstance(error, UserError | UsageError):
         return Answer(exit_code=EXIT_BAD_INPUT, error=one_line(_text(error)))
     if isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code == EXIT_INTERRUPTED):
-        again = session.command(f"resume {session.resumable}") if session.resumable else None
-        tail = f"; go on with: {again}" if again else ""
+        again = session.command(f"resume {session.resumable}") if session.begun else None
+        tail = f"; go on with: {again}" if again else "; nothing was begun" if session.resumable else ""
         return Answer(exit_code=EXIT_INTERRUPTED, error=f"interrupted{tail}", next=[again] if again else [])
     trace = getattr(error, "trace", None) or write_trace(error, session)
     kind = "failed" if isinstance(error, RunFailed) else f"failed unexpectedly: {type(error).__name__}"
@@ -174,8 +185,13 @@ def show(answer: Answer, session: Session, as_json: bool) -> None:
 
 
 def _print(answer: Answer, session: Session, as_json: bool) -> None:
+    from sage_ray.console import width_of
+    from sage_ray.display import wrapped
+
+    width = None if answer.verbatim else width_of()
     for line in answer.lines:
-        print(line)
+        for part in wrapped(line, width):
+            print(part)
     if answer.error is not None:
         print(answer.error, file=sys.stderr, flush=True)
     else:

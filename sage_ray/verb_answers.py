@@ -6,7 +6,9 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sage_ray.console import params_text, score_text, tally
+from sage_ray.console import width_of
+from sage_ray.disk_answers import disk_line
+from sage_ray.display import params_text, score_lines, score_pairs, score_text, tally, trial_table
 from sage_ray.errors import UserError
 from sage_ray.shell import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, Answer, Session, plain
 
@@ -15,8 +17,8 @@ if TYPE_CHECKING:
     from sage_ray.data.check import CheckReport
     from sage_ray.registry.ablate import AblationResult, ArmSummary
     from sage_ray.registry.best import BestChoice
-    from sage_ray.registry.compare import Comparison, VersionScores
-    from sage_ray.registry.evaluate import Evaluation
+    from sage_ray.registry.compare import Comparison, Difference, VersionScores
+    from sage_ray.registry.evaluate import Evaluation, Gain
     from sage_ray.registry.final import FinalResult
     from sage_ray.registry.generate import Generation
     from sage_ray.registry.predict import Prediction
@@ -39,6 +41,35 @@ def checked(report: CheckReport, path: str, session: Session) -> Answer:
     follow = [session.command(f"train --preset tiny_sage_gan --set data.path={path}")]
     follow.append(session.command(f"plan search_full --set data.path={path}"))
     return Answer(report.lines(), fields, next=follow)
+
+
+def fetched(source: str, out: Path | None, sha256: str | None, origin: str | None, session: Session) -> Answer:
+    """Fetch a public set by name, or an archive by address, and tell what is there now."""
+    from sage_ray.data.fetch import fetch_archive, fetch_public
+    from sage_ray.data.public import public_set
+
+    if "://" in source:
+        if origin is not None:
+            raise UserError("two addresses", f"--from {origin}", "--from goes with the name of a public set")
+        if out is None or sha256 is None:
+            lacking = "folder" if out is None else "check sum"
+            raise UserError(f"no {lacking}", source, "give `sage-ray data fetch URL OUT --sha256 SUM`")
+        files = fetch_archive(source, out, sha256, say=session.watch.line)
+        return Answer([f"{files} files"], {"files": files}, {"data": out}, [session.command(f"data check {out}")])
+    entry = public_set(source)
+    if sha256 is not None:
+        mend = "leave --sha256 out; its contents are checked by their fingerprint"
+        raise UserError("a public set needs no check sum", source, mend)
+    place = out or Path(entry.name)
+    fetch_public(entry, place, origin=origin, say=session.watch.line)
+    lines = [
+        f"{entry.title}: {entry.pairs} pairs, data fingerprint {entry.fingerprint}, as published",
+        f"licence {entry.licence}; please cite {entry.citation}",
+    ]
+    follow = [f"data check {place}", f"train --preset tiny_sage_gan --set data.path={place}"]
+    follow.append(f"plan search_full --set data.path={place}")
+    fields = {name: value for name, value in plain(entry).items() if name not in ("stems", "limit_bytes")}
+    return Answer(lines, fields, {"data": place}, [session.command(text) for text in follow])
 
 
 def train_and_watch(config: ExperimentConfig, session: Session, run_id: str | None, name: str | None = None) -> Answer:
@@ -103,10 +134,13 @@ def planned(plan: Plan, space: str, sets: list[str], name: str | None, session: 
     saved = 1 - plan.epochs_with_reuse / max(plan.epochs_without_reuse, 1)
     counted = f"{plan.trials} trials, {plan.runs} runs" if plan.kind == "sweep" else f"{plan.runs} runs"
     lines = [
+        plan.data,
         f"{name or plan.study}: {counted}, {plan.stages} distinct stages",
         *plan.details,
+        *plan.placement,
         f"epochs: {plan.epochs_without_reuse} without reuse, {plan.epochs_with_reuse} with reuse ({saved:.0%} saved), "
         f"{plan.epochs_stored} of them stored already",
+        disk_line(plan),
         plan.note,
     ]
     tail = f" --name {name}" if name else ""
@@ -116,13 +150,12 @@ def planned(plan: Plan, space: str, sets: list[str], name: str | None, session: 
 
 
 def study_lines(status: StudyStatus) -> list[str]:
-    """A study as a plain table."""
+    """A study as a plain table, cut at the width of a terminal, and why trials failed."""
     lines = [f"{status.study} {status.state}: {tally(status)}; {status.metric}, {status.direction}"]
-    lines.append(f"{'trial':>5}  {'state':<8}  {'epoch':>5}  {'score':>8}  parameters")
-    for trial in status.trials:
-        told = f"{trial.number:>5}  {trial.state:<8}  {trial.epoch:>5}  {score_text(trial.value):>8}  "
-        lines.append(told + params_text(trial.params) + (f"  ({trial.error})" if trial.error else ""))
-    return lines
+    if status.trials:
+        table = trial_table(status, status.trials, width_of())
+        lines += [table.header, *table.rows]
+    return lines + [f"trial {trial.number} failed: {trial.error}" for trial in status.trials if trial.error]
 
 
 def swept(status: StudyStatus, session: Session) -> Answer:
@@ -134,7 +167,8 @@ def swept(status: StudyStatus, session: Session) -> Answer:
         verbs = ("status", "stop")
     else:
         verbs = ("resume",)
-    return Answer(study_lines(status), plain(status), paths, [session.command(f"{v} {status.study}") for v in verbs])
+    follow = [session.command(f"{v} {status.study}") for v in verbs]
+    return Answer(study_lines(status), plain(status), paths, follow, replaces_picture=True)
 
 
 def ablated(result: AblationResult, session: Session) -> Answer:
@@ -156,22 +190,24 @@ def arm_lines(result: AblationResult) -> list[str]:
     wide = max(len(arm.arm) for arm in result.arms) + 2
     score, test = f"{found.metric} ({result.reduce})", f"test {result.test_score}"
     lines = [f"{found.study} {found.state}: {tally(found)}; means over seeds, * the reference"]
-    lines.append(f"{'arm':<{wide}}  {'done':>6}  {'failed':>6}  {score:>20}  {test:>18}")
-    lines += [_arm_line(arm, wide) for arm in result.arms]
+    lines.append(f"{'arm':<{wide}}  {'done':>6}  {'failed':>6}  {score}  {test}")
+    lines += [_arm_line(arm, wide, len(score), len(test)) for arm in result.arms]
     lines += [f"{run.run_id} failed: {run.error}" for run in result.runs if run.state == "FAIL"]
     common = next(arm.definitions for arm in result.arms if arm.is_reference)
     others = [arm.arm for arm in result.arms if arm.definitions != common and arm.not_run is None]
     if others:
         lines.append(f"scored by another definition than the reference, not to be compared: {', '.join(others)}")
-    return lines
+    return lines + result.notes
 
 
-def _arm_line(arm: ArmSummary, wide: int) -> str:
+def _arm_line(arm: ArmSummary, wide: int, score: int, test: int) -> str:
     name = f"{arm.arm}{' *' if arm.is_reference else ''}"
     if arm.not_run is not None:
         return f"{name:<{wide}}  not run: {arm.not_run}"
     done = f"{arm.done}/{arm.wanted}"
-    return f"{name:<{wide}}  {done:>6}  {arm.failed:>6}  {score_text(arm.value):>20}  {score_text(arm.test):>18}"
+    return (
+        f"{name:<{wide}}  {done:>6}  {arm.failed:>6}  {score_text(arm.value):>{score}}  {score_text(arm.test):>{test}}"
+    )
 
 
 def resumed(name: str, session: Session) -> Answer:
@@ -204,56 +240,74 @@ def _resume_run(name: str, session: Session) -> Answer:
 
 
 def _unknown(name: str, session: Session) -> UserError:
-    from sage_ray.registry.plan_final import list_finals
-    from sage_ray.search.study import study_names
-
-    known = [*study_names(session.home), *list_finals(session.home), *session.home.run_ids()]
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    home = session.home
+    near = difflib.get_close_matches(name, [*home.study_names(), *home.final_ids(), *home.run_ids()], n=1, cutoff=0.4)
     mend = f"did you mean {near[0]}?" if near else f"`{session.command('list')}` shows what there is"
     return UserError("no such study, run or final training", name, mend)
 
 
 def status_of(name: str, session: Session) -> Answer:
-    """Of `status`: a study, or one run's record."""
-    from sage_ray.runtime.record import RunFolder
-    from sage_ray.search.study import status, study_names
-
-    if name in study_names(session.home):
+    """Of `status`: a study, a final training, or one run's record."""
+    if name in session.home.study_names():
         from sage_ray.registry.ablate import is_ablation, read_ablation
+        from sage_ray.search.study import status
 
         if is_ablation(name, session.home):
             return ablated(read_ablation(name, session.home), session)
         return swept(status(name, session.home), session)
-    if name not in session.home.run_ids():
-        raise _unknown(name, session)
-    record = RunFolder.open(session.home.runs, name).read()
+    if name in session.home.final_ids():
+        return _status_of_final(name, session)
+    if name in session.home.run_ids():
+        return _status_of_run(name, session)
+    raise _unknown(name, session)
+
+
+def _status_of_final(name: str, session: Session) -> Answer:
+    from sage_ray.registry.plan_final import read_plan
+    from sage_ray.runtime.record import RunFolder
+
+    plan = read_plan(session.home, name)
+    records = {seed: RunFolder(session.home.runs / plan.run_id(seed)) for seed in plan.seeds}
+    states = {seed: run.read().state if run.path.is_dir() else "not begun" for seed, run in records.items()}
+    lines = [f"{name} of {plan.source}: {plan.rule}"]
+    lines += [f"  seed {seed}: {state}" for seed, state in states.items()]
+    # Registration may still be due when all seeds are complete; `resume` then does that alone.
+    registered = (session.home.finals / name / "package").is_dir()
+    follow = [_named("compare", plan.model_name, session) if registered else session.command(f"resume {name}")]
+    fields = {"final_id": name, "source": plan.source, "seeds": plan.seeds, "states": states}
+    return Answer(lines, plain(fields), {"runs": session.home.runs}, follow)
+
+
+def _status_of_run(name: str, session: Session) -> Answer:
+    from sage_ray.runtime.record import RunFolder
+
+    folder = RunFolder.open(session.home.runs, name)
+    record = folder.read()
     scores = "  ".join(f"{key} {value:.4f}" for key, value in record.metrics.items() if key.startswith("val/"))
-    lines = [f"{name} {record.state}: epoch {record.epoch}, attempt {record.attempt}, {record.seconds:.1f} s", scores]
-    lines += [record.error] if record.error else []
-    return Answer(lines, plain(record), {"run": session.home.runs / name}, [session.command(f"resume {name}")])
+    lines = [f"{name} {record.state}: epoch {record.epoch}, attempt {record.attempt}, {record.seconds:.1f} s"]
+    lines += [line for line in (scores, record.error) if line]
+    owner = record.parent or record.study
+    if record.finished:
+        verbs = [f"predict {name} IMAGES -o OUT"]
+        verbs += [f"evaluate {name}"] if folder.config().data.split.test else []
+    elif owner:  # it goes on with the whole of its study
+        verbs = [f"status {owner}"]
+    else:
+        verbs = [f"status {name}" if folder.alive() else f"resume {name}"]
+    return Answer(lines, plain(record), {"run": session.home.runs / name}, [session.command(verb) for verb in verbs])
 
 
 def listed(session: Session) -> Answer:
     """Of `list`: studies, final trainings, and runs that belong to neither."""
-    from sage_ray.registry.plan_final import list_finals
-    from sage_ray.runtime.record import RunFolder
-    from sage_ray.search.study import list_all
+    from sage_ray.runtime.overview import overview
 
-    studies, finals = list_all(session.home), list_finals(session.home)
-    records = [RunFolder.open(session.home.runs, run_id).read() for run_id in session.home.run_ids()]
-    single = [r for r in records if r.study is None and r.parent is None]
-    lines = [f"{'study' if s.kind == 'sweep' else s.kind} {s.study}: {s.state}, {tally(s)}" for s in studies]
-    lines += [f"final {name}" for name in finals]
-    lines += [f"run   {r.run_id}: {r.state}, epoch {r.epoch}" for r in single]
-    fields = {
-        "studies": [
-            {"study": s.study, "kind": s.kind, "state": s.state, "done": s.done, "target": s.target} for s in studies
-        ],
-        "finals": finals,
-        "runs": [{"run_id": r.run_id, "state": r.state, "epoch": r.epoch} for r in single],
-    }
-    follow = [session.command(f"status {studies[-1].study}")] if studies else [session.command("sweep search_tiny")]
-    return Answer(lines or ["nothing yet"], fields, {"home": session.home_path}, follow)
+    found = overview(session.home)
+    lines = [f"{'study' if s.kind == 'sweep' else s.kind} {s.study}: {s.state}, {tally(s)}" for s in found.studies]
+    lines += [f"final {name}" for name in found.finals]
+    lines += [f"run   {run.run_id}: {run.state}, epoch {run.epoch}" for run in found.runs]
+    named = [*(study.study for study in found.studies), *found.finals, *(run.run_id for run in found.runs)]
+    follow = [session.command(f"status {named[0]}" if named else "sweep search_tiny")]
+    return Answer(lines or ["nothing yet"], plain(found), {"home": session.home_path}, follow)
 
 
 def synced(report: SyncReport, session: Session) -> Answer:
@@ -282,24 +336,16 @@ def chosen(choice: BestChoice, session: Session) -> Answer:
     )
 
 
-def score_lines(scores: dict[str, ScoreLine], defined: bool = True) -> list[str]:
-    """Scores with intervals and, unless they stand right above, definitions, one a line."""
-    lines = []
-    for name, line in scores.items():
-        interval = "" if line.low is None or line.high is None else f" [{line.low:.4f}, {line.high:.4f}]"
-        lines.append(f"  {name:<14} {line.mean:.4f}{interval:<18}  {line.definition if defined else ''}".rstrip())
-    return lines
-
-
 def finished(result: FinalResult, session: Session) -> Answer:
     """Of `final`: scores on the locked test, and the version that was registered."""
     lines = [f"{result.final_id}: {result.rule}"]
     for run in result.runs:
         updates = f"generator updates {run.generator_updates}, synthetic steps {run.synthetic_steps}"
         lines.append(f"  seed {run.seed}: {run.state}, test dice {run.scores['dice'].mean:.4f}; {updates}")
-    one = next(iter(result.scores.values()))
-    lines.append(f"locked test ({one.images} images, {one.seeds} seeds; intervals {one.over}):")
-    lines += score_lines(result.scores)
+    one = result.scores["dice"]
+    lines.append(f"locked test ({_images(one.images)}, {one.seeds} seeds; {_basis(one)}):")
+    lines += score_pairs(result.scores)
+    lines.append("definitions: in the report of `compare`, and with --json")
     lines.append(f"registered {result.uri} (seed {result.registered_seed}); verdict: {result.verdict}")
     follow = [_named(verb, result.model_name, session) for verb in ("compare", "promote")]
     paths = {"runs": session.home.runs, "model": result.uri}
@@ -314,22 +360,38 @@ def version_line(row: VersionScores) -> str:
     """One version of a comparison: Dice with its interval, the difference to the reference, and the verdict."""
     dice = row.scores["dice"]
     label = f"version {row.version}" + (f" ({', '.join(row.aliases)})" if row.aliases else "")
-    text = f"  {label}: {row.choice or ''} test dice {dice.mean:.4f}"
+    choice = f"trial {row.choice}" if row.choice and row.choice.isdigit() else row.choice or ""
+    text = f"  {label}: {choice} test dice {dice.mean:.4f}"
     if dice.low is not None and dice.high is not None:
         text += f" [{dice.low:.4f}, {dice.high:.4f}]"
     if row.differences is None:
         return f"{text}, the reference"
     gain = row.differences["dice"]
-    return f"{text}, difference {gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}] ({gain.over}): {row.verdict}"
+    return f"{text}, difference {_with_interval(gain)} ({gain.over}): {row.verdict}"
+
+
+def _with_interval(gain: Difference | Gain) -> str:
+    interval = "" if gain.low is None or gain.high is None else f" [{gain.low:+.4f}, {gain.high:+.4f}]"
+    return f"{gain.mean:+.4f}{interval}"
+
+
+def _images(count: int, noun: str = "image") -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _basis(line: ScoreLine) -> str:
+    """What intervals are over, or why there are none."""
+    return line.over if line.level is None else f"{line.level:.0%} intervals over {line.over}"
 
 
 def compared(comparison: Comparison, session: Session) -> Answer:
     """Of `compare`: versions side by side."""
     lines = [
-        f"{comparison.model_name} on {comparison.images} locked test images, reference version {comparison.reference} "
-        f"({comparison.reference_is})",
+        f"{comparison.model_name} on {_images(comparison.images, 'locked test image')}, "
+        f"reference version {comparison.reference} ({comparison.reference_is})",
         *(version_line(row) for row in comparison.versions),
         comparison.rule,
+        *comparison.notes,
         f"this test set has been read {comparison.test_reads} times in this home",
     ]
     paths = {"report": comparison.report} if comparison.report else {}
@@ -341,7 +403,8 @@ def promoted(outcome: Promotion, session: Session) -> Answer:
     lines = [f"version {outcome.version} is {outcome.alias}: {outcome.reason}"]
     if outcome.difference:
         lines.append(f"Dice against the champion before: {outcome.difference}")
-    lines.append(f"champion: version {outcome.champion}")
+    if str(outcome.champion) != str(outcome.version):
+        lines.append(f"champion: version {outcome.champion}")
     uri = CHAMPION.format(outcome.model_name)
     follow = [session.command(f"predict {uri} IMAGES -o OUT"), session.command(f"generate {uri} MASKS -o OUT")]
     return Answer(lines, plain(outcome), {"champion": uri}, follow)
@@ -349,12 +412,12 @@ def promoted(outcome: Promotion, session: Session) -> Answer:
 
 def evaluated(result: Evaluation, model: str, session: Session) -> Answer:
     """Of `evaluate`: scores with definitions, beside Otsu thresholding of the same images."""
-    lines = [f"{model} on {result.images} images ({result.part} of {result.data}):", *score_lines(result.scores)]
-    if result.baseline:
-        lines += ["Otsu thresholding of the same images:", *score_lines(result.baseline, defined=False)]
-    if result.gain:
-        gain = result.gain
-        lines.append(f"Dice, model minus Otsu: {gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]")
+    against = ", beside Otsu thresholding" if result.baseline else ""
+    lines = [f"{model} on {_images(result.images)} ({result.part} of {result.data}){against}:"]
+    lines += score_lines(result.scores, result.baseline or None)
+    if result.gain is not None:
+        lines.append(f"Dice, model minus Otsu: {_with_interval(result.gain)}")
+    lines.append(f"{_basis(result.scores['dice'])}; scored in {result.scoring}")
     if result.test_reads:
         lines.append(
             f"this model has read this test set {result.test_reads} times, all models {result.test_reads_of_home}"
@@ -369,7 +432,7 @@ def wrote(outcome: Prediction | Generation, out: Path, follow: list[str]) -> Ans
     fields = plain(outcome)
     counts = {name: value for name, value in fields.items() if isinstance(value, int | float)}
     lines = [", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in counts.items())]
-    lines += [f"  {name}: {what}" for name, what in outcome.files.items()]
+    lines.append(f"  {', '.join(outcome.files.values())}")
     return Answer(lines, fields, {"out": out}, follow)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from sage_ray.errors import UserError
 from sage_ray.report import write_report
 from sage_ray.runtime.home import Home
-from sage_ray.search.study import study_names
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_S = 600
@@ -26,7 +25,7 @@ def scripts() -> list[Path]:
 def main() -> int:
     """Exit code: 0 if everything that there is could be made."""
     home = Home()
-    names = study_names(home)
+    names = home.study_names()
     if not names:
         print(f"no studies in {home.path}: nothing to tabulate (`sage-ray ablate` and `sage-ray sweep` make them)")
         return 0

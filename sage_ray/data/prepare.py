@@ -56,6 +56,22 @@ class PreparedData:
     facts: tuple[Facts, ...]
     files: tuple[tuple[str, str], ...]
     """(image file name, mask file name) of each row; empty names if drawn."""
+    groups: tuple[str, ...] | None = None
+    """The micrograph that each image is a crop of; None without `data.split.group`: every image is its own."""
+
+
+def headline(data: PreparedData, config: DataConfig) -> str:
+    """What the data are, how many images, and how they are split: the first line of whatever trains on them."""
+    if config.path.startswith(DRAWN_PREFIX):
+        source = f"drawn particles, no micrographs ({config.path}; data.path=FOLDER takes your own)"
+    else:
+        source = config.path
+    split = data.split
+    parts = [f"{len(split.train)} train", f"{len(split.validation)} validation", f"{len(split.test)} locked test"]
+    fold = f", fold {config.split.fold} of {config.split.folds}" if config.split.folds else ""
+    groups = group_names(data.stems, config.split.group)
+    grouped = f" of {len(set(groups))} micrographs" if groups else ""
+    return f"data: {source}: {len(data.shas)} images{grouped}, {', '.join(parts)}{fold}"
 
 
 def _silent(_: str) -> None: ...
@@ -86,7 +102,11 @@ def prepare(data: DataConfig, cache_dir: Path, *, say: Callable[[str], None] = _
     raise_first(straddling(stems, facts, data.split))
     split = make_split(shas, [fact.coverage for fact in facts], stems, data.split, f"data.split of {data.path}")
     pairs_of_shas = [(fact.image_sha, fact.mask_sha) for fact in facts]
-    return PreparedData(entry.images, entry.masks, stems, shas, fingerprint(pairs_of_shas), split, facts, files)
+    named = group_names(stems, data.split.group)
+    return PreparedData(
+        entry.images, entry.masks, stems, shas, fingerprint(pairs_of_shas), split, facts, files,
+        tuple(named) if named else None,
+    )  # fmt: skip
 
 
 def inspect(pair: Pair, shas: tuple[str, str], problems: list[Problem]) -> tuple[np.ndarray, np.ndarray, Facts] | None:

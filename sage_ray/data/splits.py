@@ -99,8 +99,14 @@ def _split(shas: Sequence[str], *parts: list[_Unit]) -> Split:
     return Split(train, validation, test, split_id=stable_hash(identity))
 
 
-def group_names(stems: Sequence[str], pattern: str | None) -> list[str] | None:
+def group_names(stems: Sequence[str], pattern: str | None, *, lenient: bool = False) -> list[str] | None:
     """The micrograph that each image comes from, or None without a `pattern`.
+
+    Args:
+        stems: file stems.
+        pattern: `data.split.group`.
+        lenient: a stem that the pattern does not match names a micrograph of its own; for data that the pattern was
+            not written for.
 
     Raises:
         UserError: the pattern is no regular expression, or does not match a stem.
@@ -114,6 +120,9 @@ def group_names(stems: Sequence[str], pattern: str | None) -> list[str] | None:
     names = []
     for stem in stems:
         match = expression.search(stem)
+        if match is None and lenient:
+            names.append(stem)
+            continue
         if match is None:
             mend = "write an expression that matches every file stem, or unset it"
             raise UserError(f"group expression does not match {stem}", f"data.split.group {pattern!r}", mend)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -58,10 +59,11 @@ class BatchNorm(nn.BatchNorm2d):
 
     @torch.no_grad()
     def _update(self, mean: Tensor, unbiased_variance: Tensor) -> None:
-        momentum = 0.1 if self.momentum is None else self.momentum
+        passes = _running(self.num_batches_tracked).add_(1)
+        # As in torch: no momentum is the mean over all passes.
+        momentum = 1.0 / float(passes) if self.momentum is None else self.momentum
         _running(self.running_mean).lerp_(mean.to(_running(self.running_mean).dtype), momentum)
         _running(self.running_var).lerp_(unbiased_variance.to(_running(self.running_var).dtype), momentum)
-        _running(self.num_batches_tracked).add_(1)
 
 
 class FrozenBatchNorm(BatchNorm):
@@ -122,6 +124,40 @@ def hold_statistics(module: nn.Module) -> Iterator[None]:
             restore.callback(setattr, layer, "hold", layer.hold)
             layer.hold = True
         yield
+
+
+def has_batch_statistics(module: nn.Module) -> bool:
+    """Whether train-mode passes through `module` move running statistics."""
+    return bool(_moving(module))
+
+
+@contextmanager
+def fresh_statistics(module: nn.Module) -> Iterator[None]:
+    """Within the context, running statistics begin anew and become their mean over the train-mode passes.
+
+    Layers whose statistics never change keep them. Over workers the mean is that of the global batches.
+    """
+    layers = _moving(module)
+    with ExitStack() as restore:
+        for layer in layers:
+            restore.callback(setattr, layer, "momentum", layer.momentum)
+            layer.reset_running_stats()
+            layer.momentum = None
+        yield
+
+
+def copy_network(network: nn.Module) -> nn.Module:
+    """A deep copy whose batch norms share statistics over the same workers.
+
+    `reduce` is a method of the run's context: a plain deep copy would copy the context, open files and locks included.
+    """
+    shared = [layer.reduce for layer in network.modules() if isinstance(layer, BatchNorm)]
+    return copy.deepcopy(network, {id(reduce): reduce for reduce in shared if reduce is not None})
+
+
+def _moving(module: nn.Module) -> list[BatchNorm]:
+    layers = [layer for layer in module.modules() if isinstance(layer, BatchNorm)]
+    return [layer for layer in layers if not isinstance(layer, FrozenBatchNorm)]
 
 
 def _per_channel(values: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from sage_ray.metrics import IMAGE_SCORES
 from sage_ray.registry import ledger
 from sage_ray.registry.evaluate import score_locked_test, stored_test_rows
 from sage_ray.registry.scores import PRIMARY, meaning
+from sage_ray.runtime.devices import crossing
 from sage_ray.runtime.home import Home
 from sage_ray.runtime.mlflow_sink import Mirror, MirrorUnavailable
 from sage_ray.runtime.record import RunFolder
@@ -84,6 +85,8 @@ class AblationResult:
     states: dict[str, int]
     """Runs by state; those not begun count as WAITING."""
     details: list[str]
+    notes: list[str]
+    """What to keep in mind: arms that were computed on different models of GPU or versions of torch."""
 
 
 def ablate(design: Design, home: Home, name: str | None = None, watch: Watch | None = None) -> AblationResult:
@@ -206,7 +209,18 @@ def _result(found: StudyStatus, home: Home) -> AblationResult:
         runs=runs,
         states={state: count for state, count in states.items() if count},
         details=design.details(),
+        notes=crossing(_places(runs, home)),
     )
+
+
+def _places(runs: Sequence[ArmRun], home: Home) -> dict[str, tuple[str, ...]]:
+    """Where the finished runs of each arm were computed, each place once."""
+    places: dict[str, tuple[str, ...]] = {}
+    for run in runs:
+        if run.state == "COMPLETE":
+            computed = RunFolder(home.runs / run.run_id).read().computed_on
+            places[run.arm] = tuple(dict.fromkeys((*places.get(run.arm, ()), *computed)))
+    return places
 
 
 def _run(trial: TrialStatus, place: RunPlace, home: Home, score: str) -> ArmRun:

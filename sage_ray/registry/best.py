@@ -16,6 +16,7 @@ from sage_ray.runtime.home import Home
 from sage_ray.runtime.record import RunFolder
 from sage_ray.search.objective import reduce_reports
 from sage_ray.search.schema import ObjectivePart
+from sage_ray.statistics import by_group
 
 if TYPE_CHECKING:
     from sage_ray.search.spec import StudySpec
@@ -40,6 +41,8 @@ class Candidate:
     """Of one forward pass of each trained network: the second."""
     per_image: dict[str, float] = field(default_factory=dict)
     """Validation score of each image (by sha) at the selected epoch, mean over seeds; empty if the metric has none."""
+    groups: dict[str, str] = field(default_factory=dict)
+    """Micrograph of each of these images that is a crop."""
 
 
 @dataclass(frozen=True)
@@ -150,25 +153,29 @@ def standard_errors(top: Candidate, candidates: Sequence[Candidate], metric: str
     """Standard error to judge each trial by, and what it is over.
 
     With two or more seeds: of the top trial's mean over seeds. With one: of the mean of paired per-image differences
-    between the top trial and each other one, on the validation images at the selected epoch; it does not speak of
-    other seeds.
+    between the top trial and each other one, on the validation images at the selected epoch, crops of one micrograph
+    being one cluster; it does not speak of other seeds.
     """
     values = list(top.seed_values.values())
     if len(values) >= 2:
         error = float(np.std(values, ddof=1) / math.sqrt(len(values)))
         return {c.trial: error for c in candidates}, f"{error:.4g}, over {len(values)} seeds of the top trial"
     errors: dict[int, float] = {}
-    images = 0
+    images, micrographs = 0, 0
     for candidate in candidates:
         common = sorted(set(top.per_image) & set(candidate.per_image))
-        if candidate.trial == top.trial or len(common) < 2:
+        together = by_group([top.groups.get(sha, sha) for sha in common], len(common))
+        if candidate.trial == top.trial or together.num_groups < 2:
             errors[candidate.trial] = 0.0
             continue
-        difference = np.array([top.per_image[sha] - candidate.per_image[sha] for sha in common])
-        errors[candidate.trial] = float(np.std(difference, ddof=1) / math.sqrt(len(common)))
-        images = max(images, len(common))
+        difference = np.array([[top.per_image[sha] - candidate.per_image[sha]] for sha in common])
+        spread = np.std(together.gather(difference), ddof=1)
+        errors[candidate.trial] = float(spread / math.sqrt(together.num_groups))
+        images, micrographs = max(images, len(common)), max(micrographs, together.num_groups)
     if images:
-        return errors, f"over the differences on {images} validation images at the selected epoch: one seed only"
+        units = f"{images} validation images"
+        units = units if micrographs == images else f"{micrographs} micrographs ({units})"
+        return errors, f"over the differences on {units} at the selected epoch: one seed only"
     return errors, f"0: one seed, and {metric} has no value an image, so only equal values tie"
 
 
@@ -215,6 +222,7 @@ def read_trials(name: str, home: Home) -> StudyTrials:
                 epochs=config.pretrain.epochs + config.adversarial.epochs,
                 network_flops=network_flops(config),
                 per_image=image_values(mine, objective.metric),
+                groups=image_groups(mine),
             )
         )
         meanings[number] = meaning(objective.metric, config)
@@ -248,6 +256,12 @@ def image_values(runs: Sequence[RunFolder], metric: str) -> dict[str, float]:
             if row["part"] == "val" and row["score"] == score:
                 values.setdefault(row["image_sha"], []).append(row["value"])
     return {sha: float(np.mean(each)) for sha, each in values.items()}
+
+
+def image_groups(runs: Sequence[RunFolder]) -> dict[str, str]:
+    """Micrograph of each validation image that is a crop."""
+    rows = (row for run in runs for row in run.per_image() if row["part"] == "val" and row["group"] is not None)
+    return {row["image_sha"]: row["group"] for row in rows}
 
 
 def network_flops(config: ExperimentConfig) -> int:

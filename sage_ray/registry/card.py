@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sage_ray.config import ExperimentConfig
-from sage_ray.registry.scores import ScoreLine
+from sage_ray.registry.scores import PRIMARY, ScoreLine
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,9 @@ def _score_table(scores: Mapping[str, ScoreLine]) -> list[str]:
     ]
     levels = {line.level for line in scores.values() if line.level is not None}
     overs = sorted({line.over for line in scores.values() if line.level is not None})
-    return [*rows, "", f"Intervals: {', '.join(f'{level:.0%}' for level in sorted(levels))}, {'; '.join(overs)}."]
+    if not levels:
+        return [*rows, "", f"No intervals: {scores[PRIMARY].over.partition(':')[0]}."]
+    return [*rows, "", f"Intervals: {', '.join(f'{level:.0%}' for level in sorted(levels))}, over {'; '.join(overs)}."]
 
 
 def _generator_limit(has_generator: bool) -> list[str]:

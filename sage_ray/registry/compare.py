@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,11 +14,20 @@ from sage_ray.metrics import IMAGE_SCORES
 from sage_ray.registry.card import score_text
 from sage_ray.registry.evaluate import reads_of_test_set
 from sage_ray.registry.package import SCORES_FILE
-from sage_ray.registry.scores import PRIMARY, ScoreLine, summary, table
-from sage_ray.registry.versions import MODEL_NAME, Version, download, get_version, list_versions
+from sage_ray.registry.scores import PRIMARY, ScoreLine, alone, summary, table
+from sage_ray.registry.versions import (
+    COMPUTED_ON_SEPARATOR,
+    MODEL_NAME,
+    TAG_COMPUTED_ON,
+    Version,
+    download,
+    get_version,
+    list_versions,
+)
+from sage_ray.runtime.devices import crossing
 from sage_ray.runtime.files import write_text
 from sage_ray.runtime.home import Home
-from sage_ray.statistics import Interval, holm_verdicts, paired_interval
+from sage_ray.statistics import Interval, coarser, holm_verdicts, paired_interval
 
 CHAMPION = "champion"
 FIRST = "first version"
@@ -28,11 +38,12 @@ class Difference:
     """Paired difference to the reference, over the images and the seeds that both have."""
 
     mean: float
-    low: float
-    high: float
-    level: float
+    low: float | None
+    high: float | None
+    level: float | None
     over: str
-    p_value: float
+    p_value: float | None
+    """None, as the interval, where there is one image or micrograph."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +90,9 @@ class Comparison:
     """Reads of this test set in this home, by all models."""
     report: Path | None
     """Markdown table."""
+    notes: list[str] = field(default_factory=list)
+    """What to keep in mind: versions that were trained on different models of GPU or versions of torch, or that do not
+    know the same micrographs."""
 
 
 @dataclass(frozen=True)
@@ -128,25 +142,32 @@ def compare_versions(home: Home, versions: Sequence[Version], reference: Version
     """As `compare`, of these versions with this reference (one of them), without a table on disk."""
     check_same_test(versions)
     loaded = [_Loaded(v, pd.read_parquet(download(home, v, f"artifacts/{SCORES_FILE}"))) for v in versions]
+    loaded, notes = _grouped_alike(loaded)
     base = next(entry for entry in loaded if entry.version.version == reference.version)
     _check_same_definitions(loaded)
-    intervals = {
-        entry.version.version: _intervals(entry, base) for entry in loaded if entry.version.version != reference.version
+    differences = {
+        entry.version.version: _differences(entry, base)
+        for entry in loaded
+        if entry.version.version != reference.version
     }
-    judged = holm_verdicts({str(number): found[PRIMARY] for number, found in intervals.items()}) if intervals else {}
+    known = {str(number): interval for number, (_, interval) in differences.items() if interval is not None}
+    judged = holm_verdicts(known) if known else {}
     rows = []
     for entry in loaded:
         row = _version_scores(entry)
         number = entry.version.version
-        if number in intervals:
-            word, p_value = judged[str(number)]
-            differences = {name: _difference(interval) for name, interval in intervals[number].items()}
-            row = replace(row, reference=reference.version, differences=differences, verdict=word.word, p_value=p_value)
+        if number in differences:
+            word, p_value = judged.get(str(number), (None, None))
+            row = replace(
+                row, reference=reference.version, differences=differences[number][0], p_value=p_value,
+                verdict=word.word if word else "undecided",
+            )  # fmt: skip
         else:
             row = replace(row, is_reference=True)
         rows.append(row)
     tags = reference.tags
     rules = [word.rule for word, _ in judged.values()]
+    rules += ["undecided, as there is no interval"] if len(known) < len(differences) else []
     test_set = tags.get("sage.test_set", "")
     return Comparison(
         model_name=reference.name,
@@ -160,7 +181,32 @@ def compare_versions(home: Home, versions: Sequence[Version], reference: Version
         versions=rows,
         test_reads=len(reads_of_test_set(home, test_set)),
         report=None,
+        notes=[*notes, *crossing({f"version {v.version}": _computed_on(v) for v in versions})],
     )
+
+
+def _grouped_alike(loaded: Sequence[_Loaded]) -> tuple[list[_Loaded], list[str]]:
+    """The versions with one grouping of their images, and a note if they had several.
+
+    What any version holds together stays together: crops do not become independent by being registered without
+    `data.split.group`, or by a release that did not store it.
+    """
+    tables = [table(entry.frame, PRIMARY, entry.version.uri) for entry in loaded]
+    first = tables[0]
+    own = [coarser(found.groups, found.groups) for found in tables]
+    if any(found.images != first.images for found in tables) or all(groups == own[0] for groups in own):
+        return list(loaded), []
+    together = functools.reduce(coarser, own)
+    named = {sha: str(group) for sha, group in zip(first.images, together, strict=True)}
+    known = [_Loaded(e.version, e.frame.assign(group=e.frame["image_sha"].map(named))) for e in loaded]
+    count = len(set(together))
+    note = f"the versions do not all know the same micrographs of the test images; all are judged over {count} of them"
+    return known, [note]
+
+
+def _computed_on(version: Version) -> tuple[str, ...]:
+    """Where all its seeds were computed; () for a version of the first release, which did not record it."""
+    return tuple(filter(None, version.tags.get(TAG_COMPUTED_ON, "").split(COMPUTED_ON_SEPARATOR)))
 
 
 def check_same_test(versions: Sequence[Version]) -> None:
@@ -193,8 +239,10 @@ def _check_same_definitions(loaded: Sequence[_Loaded]) -> None:
                 )
 
 
-def _intervals(entry: _Loaded, base: _Loaded) -> dict[str, Interval]:
-    found = {}
+def _differences(entry: _Loaded, base: _Loaded) -> tuple[dict[str, Difference], Interval | None]:
+    """The difference of each score, and the interval of the primary one; None where there is one image alone."""
+    found: dict[str, Difference] = {}
+    primary: Interval | None = None
     for score in IMAGE_SCORES:
         arm = table(entry.frame, score, entry.version.uri)
         reference = table(base.frame, score, base.version.uri)
@@ -208,16 +256,23 @@ def _intervals(entry: _Loaded, base: _Loaded) -> dict[str, Interval]:
                 f"{entry.version.uri} has {list(arm.seeds)}, {base.version.uri} has {list(reference.seeds)}",
                 "run `sage-ray final` with the same seeds for both",
             )
-        if len(arm.images) < 2:
-            raise UserError("one test image only", entry.version.uri, "a comparison needs at least two")
         mine = arm.values[:, [arm.seeds.index(seed) for seed in common]]
         theirs = reference.values[:, [reference.seeds.index(seed) for seed in common]]
-        found[score] = paired_interval(mine, theirs)
-    return found
+        why = alone(arm.groups)
+        if why is not None:
+            found[score] = Difference(float((mine - theirs).mean()), None, None, None, f"{why}: no interval", None)
+            continue
+        gain = paired_interval(mine, theirs, groups=arm.groups)
+        found[score] = Difference(gain.mean, gain.low, gain.high, gain.level, gain.over, gain.p_value)
+        primary = gain if score == PRIMARY else primary
+    return found, primary
 
 
-def _difference(interval: Interval) -> Difference:
-    return Difference(interval.mean, interval.low, interval.high, interval.level, interval.over, interval.p_value)
+def difference_text(gain: Difference) -> str:
+    """Such as "+.012 [-.003, +.027]", or the mean alone where there is no interval."""
+    if gain.low is None or gain.high is None:
+        return f"{gain.mean:+.4f}"
+    return f"{gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"
 
 
 def _version_scores(entry: _Loaded) -> VersionScores:
@@ -269,8 +324,8 @@ def markdown(comparison: Comparison) -> str:
     lines = [
         f"# {comparison.model_name}: versions on the locked test set",
         "",
-        f"{comparison.images} test images (test set `{comparison.test_set}`, data fingerprint "
-        f"`{comparison.fingerprint}`), read {comparison.test_reads} times in this home. "
+        f"{comparison.images} test image{'' if comparison.images == 1 else 's'} (test set `{comparison.test_set}`, "
+        f"data fingerprint `{comparison.fingerprint}`), read {comparison.test_reads} times in this home. "
         f"Reference: version {comparison.reference} ({comparison.reference_is}).",
         "",
         "| version | alias | from | seeds | dice | f1_object_50 | f1_pixel | dice minus reference | verdict |",
@@ -282,15 +337,17 @@ def markdown(comparison: Comparison) -> str:
             origin = f"{row.study}, {row.choice}" + (f" (trial {row.trial})" if row.trial is not None else "")
         difference = "reference"
         if row.differences:
-            gain = row.differences[PRIMARY]
-            difference = f"{gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"
+            difference = difference_text(row.differences[PRIMARY])
         shown = (score_text(row.scores[name]) for name in (PRIMARY, "f1_object_50", "f1_pixel"))
         cells = (
             row.version, ", ".join(row.aliases), origin, ", ".join(map(str, row.seeds)), *shown, difference,
             row.verdict or "",
         )  # fmt: skip
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
-    level = next((line.level for line in comparison.versions[0].scores.values() if line.level), 0.95)
-    lines += ["", f"Intervals: {level:.0%}. Verdict on Dice: {comparison.rule}.", "", "Definitions:"]
+    primary = comparison.versions[0].scores[PRIMARY]
+    basis = f"Intervals: {primary.level:.0%}, over {primary.over}." if primary.level else f"{primary.over}."
+    lines += ["", f"{basis} Verdict on Dice: {comparison.rule}.", ""]
+    lines += [line for note in comparison.notes for line in (f"Note: {note}.", "")]
+    lines += ["Definitions:"]
     lines += [f"- {name}: {line.definition}" for name, line in comparison.versions[0].scores.items()]
     return "\n".join(lines) + "\n"

@@ -10,17 +10,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from sage_ray.config import ExperimentConfig, stable_hash
 from sage_ray.data.prepare import PreparedData, prepare
+from sage_ray.data.splits import group_names
 from sage_ray.errors import UserError
-from sage_ray.metrics import otsu, score_image
+from sage_ray.metrics import otsu
 from sage_ray.registry import ledger
 from sage_ray.registry.models import ModelRef, resolve_model
 from sage_ray.registry.scores import (
     BASELINE,
     PRIMARY,
     ScoreLine,
+    alone,
     definitions,
     long_rows,
     name_test_set,
@@ -34,9 +37,22 @@ from sage_ray.sections import DataConfig, SplitConfig
 from sage_ray.statistics import paired_interval
 from sage_ray.training.batches import Pictures
 from sage_ray.training.context import choose_device
+from sage_ray.training.evaluate import SCORING_PRECISION, Predict, rows_of, score_pictures, segmentation
 
 OWN_TEST = "test"
 """As DATA: the locked test part of the data that the model was trained on."""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Paired Dice difference, model minus Otsu, with its interval over images; none of one image."""
+
+    score: str
+    mean: float
+    low: float | None
+    high: float | None
+    level: float | None
+    over: str
 
 
 @dataclass(frozen=True)
@@ -55,8 +71,8 @@ class Evaluation:
     scores: dict[str, ScoreLine]
     baseline: dict[str, ScoreLine]
     """Otsu thresholding of the same images."""
-    gain: dict[str, Any]
-    """Paired Dice difference, model minus Otsu, with its interval over images."""
+    gain: Gain | None
+    """None without the baseline."""
     test_reads: int
     """How often this model has been scored on this test set, this time included; 0 for other data."""
     test_reads_of_home: int
@@ -66,6 +82,8 @@ class Evaluation:
     notes: list[str]
     per_image: Path
     """Parquet file with the score of every image."""
+    scoring: str
+    """Precision that the images were scored in."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +99,24 @@ class _Task:
     source: str
     """Path of the data."""
     notes: tuple[str, ...]
+    groups: list[str] | None
+    """Micrograph of each of `rows`; None: every image is its own."""
 
     @property
     def shas(self) -> list[str]:
         return [self.data.shas[row] for row in self.rows]
 
 
-def evaluate(model: str | Path, data: str | Path | None, home: Home, *, baseline: bool = True) -> Evaluation:
+Tell = Callable[[Evaluation], object]
+
+
+def evaluate(
+    model: str | Path, data: str | Path | None, home: Home, *, baseline: bool = True, tell: Tell | None = None
+) -> Evaluation:
     """Score a model and keep the score of every image.
+
+    A reading of a locked test part is counted when all is ready to be shown, and before anything is: what fails on the
+    way, `tell` included, leaves no score and no count behind, and nobody can see a score that is not counted.
 
     Args:
         model: run id, folder or `models:/` URI.
@@ -97,6 +125,7 @@ def evaluate(model: str | Path, data: str | Path | None, home: Home, *, baseline
             part.
         home: of the runs; its ledger counts the reads of a locked test part.
         baseline: also score Otsu thresholding.
+        tell: makes of the result what will be shown; called before anything is stored and counted.
 
     Raises:
         UserError: no such model or data, nothing unseen in it, or a model of unknown data asked for its own test part.
@@ -106,21 +135,28 @@ def evaluate(model: str | Path, data: str | Path | None, home: Home, *, baseline
     task = _task(ref, data, home)
     run = _run_of(ref, home)
     if task.locked and run is not None:
-        return _of_run(task, run, home, "evaluate", baseline=baseline)
+        return _of_run(task, run, home, "evaluate", baseline=baseline, tell=tell)
     folder = home.path / "evaluations"
     identity = [ref.identity()["weights_sha"] or str(ref.folder), name_test_set(task.shas), definitions(task.config)]
     path = folder / f"{stable_hash(identity)}.parquet"
-    folder.mkdir(exist_ok=True)
     frame = _read_frame(path)
     fresh = frame is None
     if frame is None:
         rows = _score_model(task) + (_score_otsu(task) if baseline else [])
         frame = pd.DataFrame(rows).assign(run_id=ref.run_id, seed=task.config.seed)
+    elif task.groups is not None:
+        frame = frame.assign(group=frame["image_sha"].map(dict(zip(task.shas, task.groups, strict=True))))
+    read = _read_row(task, "evaluate", ref.run_id or ref.text) if task.locked else None
+    result = _evaluation(task, frame, home, path, read, fresh=fresh)
+    if tell is not None:
+        tell(result)
+    if fresh:
+        folder.mkdir(exist_ok=True)
         with replacing(path) as temporary:
             frame.to_parquet(temporary, index=False)
-    if task.locked:
-        _count(task, home, "evaluate", ref.run_id or ref.text)
-    return _evaluation(task, frame, home, path, fresh=fresh)
+    if read is not None:
+        _count(read, home)
+    return result
 
 
 def score_locked_test(run_id: str, home: Home, *, purpose: str) -> pd.DataFrame:
@@ -144,21 +180,33 @@ def stored_test_rows(run: RunFolder, *, baseline: bool = False) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(seed=run.read().seed)
 
 
-def _of_run(task: _Task, run: RunFolder, home: Home, purpose: str, *, baseline: bool) -> Evaluation:
+def _of_run(
+    task: _Task, run: RunFolder, home: Home, purpose: str, *, baseline: bool, tell: Tell | None = None
+) -> Evaluation:
     with locked(run.path / ".test.lock", timeout_s=600) as held:
         if not held:
             raise UserError("run is being scored", run.run_id, "wait for the other process")
+        record = run.read()
         fresh = not _stored(run, task)
-        if fresh:
-            run.write_per_image(_score_model(task))
+        rows = _score_model(task) if fresh else []
+        rows += _score_otsu(task) if baseline and not _stored(run, task, baseline=True) else []
+        # What is not stored yet is labelled as it will be.
+        frames = [pd.DataFrame(rows).assign(run_id=run.run_id, seed=record.seed)] if rows else []
+        frames += [] if fresh else [stored_test_rows(run)]
+        frames += [stored_test_rows(run, baseline=True)] if baseline and _stored(run, task, baseline=True) else []
+        reads = record.test_reads + 1 if fresh or record.test_reads == 0 else record.test_reads
+        read = _read_row(task, purpose, run.run_id, reads)
+        frame = pd.concat(frames, ignore_index=True)
+        result = _evaluation(task, frame, home, run.per_image_path, read, fresh=fresh)
+        if tell is not None:
+            tell(result)
         # The rows are written before the count: a kill in between is mended here, and a read is never counted twice.
-        if fresh or run.read().test_reads == 0:
-            run.update(test_reads=run.read().test_reads + 1)
-        _count(task, home, purpose, run.run_id, run.read().test_reads)
-        if baseline and not _stored(run, task, baseline=True):
-            run.write_per_image(_score_otsu(task))
-        frames = [stored_test_rows(run)] + ([stored_test_rows(run, baseline=True)] if baseline else [])
-    return _evaluation(task, pd.concat(frames, ignore_index=True), home, run.per_image_path, fresh=fresh)
+        if rows:
+            run.write_per_image(rows)
+        if reads != record.test_reads:
+            run.update(test_reads=reads)
+        _count(read, home)
+    return result
 
 
 def _stored(run: RunFolder, task: _Task, *, baseline: bool = False) -> bool:
@@ -170,8 +218,12 @@ def _stored(run: RunFolder, task: _Task, *, baseline: bool = False) -> bool:
     return same and set(frame["image_sha"]) == set(task.shas)
 
 
-def _count(task: _Task, home: Home, purpose: str, reader: str, read: int = 1) -> None:
-    row = {
+_READ_KEY = ("reader", "read", "test_set")
+
+
+def _read_row(task: _Task, purpose: str, reader: str, read: int = 1) -> dict[str, Any]:
+    """What the ledger is to hold of a reading."""
+    return {
         "reader": reader,
         "read": read,
         "purpose": purpose,
@@ -182,7 +234,10 @@ def _count(task: _Task, home: Home, purpose: str, reader: str, read: int = 1) ->
         "fingerprint": task.data.fingerprint,
         "images": len(task.rows),
     }
-    ledger.append_once(home.path / ledger.TEST_READS, row, key=("reader", "read", "test_set"))
+
+
+def _count(row: dict[str, Any], home: Home) -> None:
+    ledger.append_once(home.path / ledger.TEST_READS, row, key=_READ_KEY)
 
 
 def reads_of_test_set(home: Home, test_set: str) -> list[dict[str, Any]]:
@@ -220,7 +275,9 @@ def _task(ref: ModelRef, data: str | Path | None, home: Home) -> _Task:
     if is_locked and {prepared.shas[i] for i in rows} == tested:
         return _own_test(ref, config, home, notes)
     part = "unseen images" if left_out else "all images"
-    return _Task(ref, config, prepared, rows, is_locked, part, given, tuple(notes))
+    names = group_names(prepared.stems, config.data.split.group, lenient=True)
+    groups = [names[i] for i in rows] if names else None
+    return _Task(ref, config, prepared, rows, is_locked, part, given, tuple(notes), groups)
 
 
 def _own_test(ref: ModelRef, config: ExperimentConfig | None, home: Home, notes: Sequence[str] = ()) -> _Task:
@@ -235,7 +292,9 @@ def _own_test(ref: ModelRef, config: ExperimentConfig | None, home: Home, notes:
     if known is not None and known != prepared.fingerprint:
         what = f"data have changed since the training (fingerprint {prepared.fingerprint}, was {known})"
         raise UserError(what, config.data.path, "restore the images, or name the new folder as DATA")
-    return _Task(ref, config, prepared, prepared.split.test, True, "locked test", config.data.path, tuple(notes))
+    rows = prepared.split.test
+    groups = [prepared.groups[i] for i in rows] if prepared.groups else None
+    return _Task(ref, config, prepared, rows, True, "locked test", config.data.path, tuple(notes), groups)
 
 
 def _seen(ref: ModelRef, home: Home) -> tuple[set[str], set[str], str | None]:
@@ -263,46 +322,38 @@ def seen_and_tested(data: PreparedData) -> tuple[list[str], list[str]]:
 def _score_model(task: _Task) -> list[dict[str, Any]]:
     device = choose_device("auto")
     segmenter = task.ref.load().segmenter.to(device).eval()
-    pictures = Pictures(task.data, task.rows, device)
-
-    def predict(rows: torch.Tensor) -> np.ndarray:
-        image, _ = pictures.take(rows)
-        return segmenter(2 * image - 1).argmax(1).bool().cpu().numpy()
-
-    with torch.no_grad():
-        batches = torch.arange(len(task.rows)).split(task.config.evaluation.batch_size)
-        predictions = [mask for rows in batches for mask in predict(rows)]
-    return _score(task, lambda n: predictions[n], task.config.evaluation.select)
+    return _score(task, segmentation(segmenter), device, task.config.evaluation.select)
 
 
 def _score_otsu(task: _Task) -> list[dict[str, Any]]:
-    return _score(task, lambda n: otsu(np.asarray(task.data.images[task.rows[n]])), BASELINE)
+    def predict(image: Tensor, _: Tensor) -> np.ndarray:
+        grey = (255 * image[:, 0]).round().byte().numpy()
+        return np.stack([otsu(each) for each in grey])
+
+    return _score(task, predict, torch.device("cpu"), BASELINE)
 
 
-def _score(task: _Task, predicted: Callable[[int], np.ndarray], checkpoint: str) -> list[dict[str, Any]]:
-    settings = task.config.evaluation
-    scores = [
-        score_image(
-            np.asarray(predicted(n), dtype=bool),
-            np.asarray(task.data.masks[row]).astype(bool),
-            min_object_pixels=settings.min_object_pixels,
-            boundary_tolerance=settings.boundary_tolerance,
-        )
-        for n, row in enumerate(task.rows)
-    ]
-    return long_rows(scores, task.shas, definitions(task.config), checkpoint)
+def _score(task: _Task, predict: Predict, device: torch.device, checkpoint: str) -> list[dict[str, Any]]:
+    pictures = Pictures(task.data, task.rows, device)
+    rows = rows_of(score_pictures(predict, pictures, task.config.evaluation))
+    return long_rows(rows, task.shas, definitions(task.config), checkpoint, task.groups)
 
 
 def _read_frame(path: Path) -> pd.DataFrame | None:
     return pd.read_parquet(path) if path.is_file() else None
 
 
-def _evaluation(task: _Task, frame: pd.DataFrame, home: Home, path: Path, *, fresh: bool) -> Evaluation:
+def _evaluation(
+    task: _Task, frame: pd.DataFrame, home: Home, path: Path, read: dict[str, Any] | None, *, fresh: bool
+) -> Evaluation:
+    """What is found; its counts are those after `read` has been counted."""
     where = task.ref.text
     mine = frame[frame["checkpoint"] != BASELINE]
     other = frame[frame["checkpoint"] == BASELINE]
     test_set = name_test_set(task.shas)
-    reads = reads_of_test_set(home, test_set) if task.locked else []
+    reads = reads_of_test_set(home, test_set) if read is not None else []
+    if read is not None and not any(all(row[name] == read[name] for name in _READ_KEY) for row in reads):
+        reads.append(read)
     readers = {task.ref.run_id, task.ref.text}
     return Evaluation(
         model=task.ref.identity(),
@@ -314,18 +365,20 @@ def _evaluation(task: _Task, frame: pd.DataFrame, home: Home, path: Path, *, fre
         split_id=task.data.split.split_id if task.locked else None,
         scores=summary(mine, where),
         baseline=summary(other, "otsu") if len(other) else {},
-        gain=_gain(mine, other, where) if len(other) else {},
+        gain=_gain(mine, other, where) if len(other) else None,
         test_reads=sum(row["reader"] in readers for row in reads),
         test_reads_of_home=len(reads),
         fresh=fresh,
         notes=list(task.notes),
         per_image=path,
+        scoring=SCORING_PRECISION,
     )
 
 
-def _gain(mine: pd.DataFrame, other: pd.DataFrame, where: str) -> dict[str, Any]:
-    arm, reference = table(mine, PRIMARY, where).values, table(other, PRIMARY, "otsu").values
-    if len(arm) < 2:
-        return {"score": PRIMARY, "mean": float((arm - reference).mean()), "low": None, "high": None, "level": None}
-    gain = paired_interval(arm, reference)
-    return {"score": PRIMARY, "mean": gain.mean, "low": gain.low, "high": gain.high, "level": gain.level}
+def _gain(mine: pd.DataFrame, other: pd.DataFrame, where: str) -> Gain:
+    found, reference = table(mine, PRIMARY, where), table(other, PRIMARY, "otsu").values
+    why = alone(found.groups)
+    if why is not None:
+        return Gain(PRIMARY, float((found.values - reference).mean()), None, None, None, f"{why}: no interval")
+    gain = paired_interval(found.values, reference, groups=found.groups)
+    return Gain(PRIMARY, gain.mean, gain.low, gain.high, gain.level, gain.over)

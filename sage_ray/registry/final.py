@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from sage_ray.config import ExperimentConfig
+from sage_ray.data.prepare import headline, prepare
 from sage_ray.errors import RunFailed, UserError
 from sage_ray.registry.compare import VersionScores, compare_with_reference
 from sage_ray.registry.evaluate import score_locked_test
-from sage_ray.registry.plan_final import FINALS, FinalPlan, declare, list_finals, make_plan, read_plan
+from sage_ray.registry.plan_final import FinalPlan, declare, make_plan, read_plan
 from sage_ray.registry.register import register
 from sage_ray.registry.scores import ScoreLine, summary
 from sage_ray.registry.versions import MODEL_NAME, Version
@@ -73,6 +74,7 @@ def final(
     seeds: Sequence[int] = (0, 1, 2),
     model_name: str = MODEL_NAME,
     watch: Watch | None = None,
+    declared: Callable[[str], None] | None = None,
 ) -> FinalResult:
     """Train, score and register; a repeated call goes on where the one before ended, and doubles nothing.
 
@@ -83,13 +85,17 @@ def final(
         seeds: trained one after another under Ray Train; the first is registered, whatever the scores.
         model_name: of the registered model.
         watch: told each epoch and each step of the way.
+        declared: told the id of the final training as soon as `resume_final` can go on with it.
 
     Raises:
         UserError: as `make_plan`, or the registry cannot be reached. RunFailed: a seed's run did not finish.
     """
     home.check_writable()
     plan = make_plan(source, home, trial=trial, seeds=tuple(int(seed) for seed in seeds), model_name=model_name)
-    return _carry_out(declare(plan, home), home, watch)
+    plan = declare(plan, home)
+    if declared is not None:
+        declared(plan.final_id)
+    return _carry_out(plan, home, watch)
 
 
 def resume_final(final_id: str, home: Home, watch: Watch | None = None) -> FinalResult:
@@ -100,19 +106,18 @@ def resume_final(final_id: str, home: Home, watch: Watch | None = None) -> Final
 
 def is_final(name: str, home: Home) -> bool:
     """Whether a final training of that id was declared in the home."""
-    return name in list_finals(home)
+    return name in home.final_ids()
 
 
 def _carry_out(plan: FinalPlan, home: Home, watch: Watch | None) -> FinalResult:
-    with locked(home.path / FINALS / f".{plan.final_id}.lock", timeout_s=1) as held:
+    with locked(home.finals / f".{plan.final_id}.lock", timeout_s=1) as held:
         if not held:
             raise UserError("final training is running", plan.final_id, "wait for the other process, or stop it first")
-        try:
-            for seed in plan.seeds:
-                _train_seed(plan, seed, home, watch)
-        except KeyboardInterrupt:
-            _say(watch, f"interrupted; `sage-ray resume {plan.final_id}` goes on")
-            raise
+        say = _once(watch)
+        data = plan.run_config(plan.seeds[0]).data
+        say(headline(prepare(data, home.cache), data))
+        for seed in plan.seeds:
+            _train_seed(plan, seed, home, watch, say)
         frames = [score_locked_test(run_id, home, purpose=f"final {plan.final_id}") for run_id in plan.run_ids]
         scores = pd.concat(frames, ignore_index=True)
         _say(watch, f"{plan.final_id}: {len(plan.seeds)} seeds scored on the locked test, once each")
@@ -121,23 +126,35 @@ def _carry_out(plan: FinalPlan, home: Home, watch: Watch | None) -> FinalResult:
     return _result(plan, home, version, scores)
 
 
-def _train_seed(plan: FinalPlan, seed: int, home: Home, watch: Watch | None) -> RunRecord:
+def _train_seed(plan: FinalPlan, seed: int, home: Home, watch: Watch | None, say: Callable[[str], None]) -> RunRecord:
     config = plan.run_config(seed)
     total = config.pretrain.epochs + config.adversarial.epochs
-    _say(watch, f"{plan.run_id(seed)}: {total} epochs on train + validation")
+    say(f"{plan.run_id(seed)}: {total} epochs on train + validation")
 
     def on_report(report: dict[str, Any]) -> None:
         if watch is not None:
             watch.epoch(report, total)
 
     labels = RunLabels(study=plan.study, trial=plan.trial, arm=FINAL_ARM, parent=plan.final_id)
-    record = run(config, home, plan.run_id(seed), labels=labels, on_report=on_report, launcher="ray")
+    record = run(config, home, plan.run_id(seed), labels=labels, on_report=on_report, launcher="ray", say=say)
     if not record.finished:
         raise RunFailed(
             f"run {record.run_id} ended as {record.state} ({record.error or 'no error noted'}); "
             f"`sage-ray resume {plan.final_id}` goes on"
         )
     return record
+
+
+def _once(watch: Watch | None) -> Callable[[str], None]:
+    """Tells the watch each line once: what the run of every seed says of data and device is the same."""
+    told: set[str] = set()
+
+    def say(line: str) -> None:
+        if line not in told:
+            told.add(line)
+            _say(watch, line)
+
+    return say
 
 
 def _say(watch: Watch | None, text: str) -> None:

@@ -18,6 +18,7 @@ from sage_ray.registry.pictures_in import find_pictures, make_folder, result_nam
 from sage_ray.runtime.files import write_json
 from sage_ray.runtime.home import Home
 from sage_ray.training.context import choose_device
+from sage_ray.training.precision import use_precision
 
 SHEET_PAIRS = 6
 
@@ -57,7 +58,9 @@ def generate(
     if seed < 0 or count < 1:
         raise UserError("bad number", f"seed={seed}, count={count}", "seed is at least 0, count at least 1")
     ref = resolve_model(model, home)
-    loaded = ref.load().to(choose_device("auto"))
+    device = choose_device("auto")
+    use_precision("fp32", device)
+    loaded = ref.load().to(device)
     if loaded.generator is None:
         raise UserError(
             "model without generator", ref.text, "name one that was trained with adversarial.epochs above 0"

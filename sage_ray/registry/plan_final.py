@@ -17,7 +17,6 @@ from sage_ray.runtime.home import Home
 from sage_ray.runtime.record import RunFolder
 
 FORMAT_VERSION = 1
-FINALS = "finals"
 PHASES = ("pretrain", "adversarial")
 
 
@@ -57,12 +56,7 @@ class FinalPlan(BaseModel):
 
 def plan_path(home: Home, final_id: str) -> Path:
     """finals/ID.json of a home."""
-    return home.path / FINALS / f"{final_id}.json"
-
-
-def list_finals(home: Home) -> list[str]:
-    """Ids of all final trainings of a home, sorted."""
-    return sorted(path.stem for path in (home.path / FINALS).glob("*.json"))
+    return home.finals / f"{final_id}.json"
 
 
 def read_plan(home: Home, final_id: str) -> FinalPlan:
@@ -75,7 +69,7 @@ def read_plan(home: Home, final_id: str) -> FinalPlan:
     try:
         return FinalPlan.model_validate(read_json(path))
     except FileNotFoundError:
-        known = list_finals(home)
+        known = home.final_ids()
         mend = "there are " + ", ".join(known) if known else "`sage-ray final STUDY` starts one"
         raise UserError("no such final training", final_id, mend) from None
     except (ValidationError, ValueError):
@@ -196,6 +190,10 @@ def final_config(config: ExperimentConfig, lr_drops: dict[str, list[int]] | None
         "evaluation.select": "ema" if config.evaluation.ema_decay > 0 else "last",
         "pretrain.handoff": "last",
     }
+    gpus = config.runtime.gpus_per_worker
+    if gpus != "auto" and 0 < gpus < 1:
+        # The trials of the study shared their GPU; this run has nobody to share it with.
+        values["runtime.gpus_per_worker"] = 1.0
     for phase in PHASES:
         section = getattr(config, phase)
         if section.schedule.rule != "plateau":

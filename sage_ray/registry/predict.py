@@ -24,6 +24,7 @@ from sage_ray.registry.tiles import ArraySource, RowSource
 from sage_ray.runtime.files import write_json
 from sage_ray.runtime.home import Home
 from sage_ray.training.context import choose_device
+from sage_ray.training.precision import use_precision
 
 MIN_PARTICLE_PIXELS = 15
 """Smaller components are left out of the tables, as object scores leave them out; the masks keep them."""
@@ -79,7 +80,9 @@ def predict(
     if nm_per_pixel is not None and not (math.isfinite(nm_per_pixel) and nm_per_pixel > 0):
         raise UserError("no size of a pixel", f"nm_per_pixel={nm_per_pixel}", "give nanometres above 0, such as 1.5")
     ref = resolve_model(model, home)
-    loaded = ref.load().to(choose_device("auto"))
+    device = choose_device("auto")
+    use_precision("fp32", device)
+    loaded = ref.load().to(device)
     paths = find_pictures(images, "images", ("images",))
     _check_headers(paths)
     folder = make_folder(Path(out).expanduser())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sage_ray.errors import UserError
 from sage_ray.registry import ledger
-from sage_ray.registry.compare import CHAMPION, FIRST, compare_versions, reference_of
+from sage_ray.registry.compare import CHAMPION, FIRST, compare_versions, difference_text, reference_of
 from sage_ray.registry.register import CHALLENGER
 from sage_ray.registry.versions import MODEL_NAME, Version, get_version, list_versions, registry
 from sage_ray.runtime.home import Home
@@ -96,7 +96,7 @@ def _judge(home: Home, entry: Version, reference: Version) -> tuple[str, str]:
     row = next(row for row in comparison.versions if row.version == entry.version)
     assert row.differences is not None and row.verdict is not None
     gain = row.differences["dice"]
-    return row.verdict, f"{gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}], {gain.over}"
+    return row.verdict, f"{difference_text(gain)}, {gain.over}"
 
 
 def _record(home: Home, done: Promotion) -> None:

@@ -10,9 +10,17 @@ from sage_ray.errors import RunFailed
 from sage_ray.registry.card import CardFacts, description, model_card, provenance
 from sage_ray.registry.evaluate import seen_and_tested
 from sage_ray.registry.package import save_package
-from sage_ray.registry.plan_final import FINALS, FinalPlan
+from sage_ray.registry.plan_final import FinalPlan
 from sage_ray.registry.scores import PRIMARY, ScoreLine, name_test_set, summary
-from sage_ray.registry.versions import PACKAGE_PATH, Version, get_version, list_versions, registry
+from sage_ray.registry.versions import (
+    COMPUTED_ON_SEPARATOR,
+    PACKAGE_PATH,
+    TAG_COMPUTED_ON,
+    Version,
+    get_version,
+    list_versions,
+    registry,
+)
 from sage_ray.runtime.files import read_json
 from sage_ray.runtime.home import Home
 from sage_ray.runtime.mlflow_sink import Mirror, MirrorUnavailable
@@ -51,7 +59,7 @@ def register(plan: FinalPlan, home: Home, scores: pd.DataFrame) -> Version:
     facts, tree = _facts(plan, home, first)
     lines = summary(scores, plan.final_id)
     card = model_card(facts, lines)
-    package = save_package(home.path / FINALS / plan.final_id / "package", first.model, scores, tree, card)
+    package = save_package(home.finals / plan.final_id / "package", first.model, scores, tree, card)
     try:
         mirror = Mirror(home)
         for run_id in plan.run_ids:
@@ -106,6 +114,12 @@ def _facts(plan: FinalPlan, home: Home, first: RunFolder) -> tuple[CardFacts, di
     return facts, provenance(facts, seen, tested, data.split.split_id)
 
 
+def _places(plan: FinalPlan, home: Home) -> list[str]:
+    """Where the runs of all seeds were computed, each place once."""
+    records = [RunFolder.open(home.runs, run_id).read() for run_id in plan.run_ids]
+    return list(dict.fromkeys(place for record in records for place in record.computed_on))
+
+
 def _tags(
     plan: FinalPlan, home: Home, facts: CardFacts, tree: dict[str, object], lines: dict[str, ScoreLine]
 ) -> dict[str, str]:
@@ -127,6 +141,7 @@ def _tags(
         "sage.weights_sha": facts.weights_sha,
         "sage.commit": facts.commit,
         "sage.generator": facts.has_generator,
+        TAG_COMPUTED_ON: COMPUTED_ON_SEPARATOR.join(_places(plan, home)),
         f"sage.test_{PRIMARY}": f"{lines[PRIMARY].mean:.6f}",
     }
     return {name: str(value) for name, value in values.items() if value is not None}

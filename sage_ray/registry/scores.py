@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from sage_ray.config import ExperimentConfig, stable_hash
 from sage_ray.errors import UserError
 from sage_ray.identity import identity_tree
 from sage_ray.metrics import COUNTS, IMAGE_SCORES, summarise
-from sage_ray.statistics import mean_interval
+from sage_ray.statistics import by_group, mean_interval
 from sage_ray.training.evaluate import define
 
 PRIMARY = "dice"
@@ -32,6 +32,8 @@ class SeedTable:
     """(images, seeds) float64."""
     images: tuple[str, ...]
     seeds: tuple[int, ...]
+    groups: tuple[str, ...]
+    """Micrograph of each image; its own sha where the image is no crop."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,14 @@ class ScoreLine:
     mean: float
     low: float | None
     high: float | None
-    """None for a pooled score, which has no value an image."""
+    """None for a pooled score, which has no value an image, and where there is one image or micrograph."""
     level: float | None
     images: int
     seeds: int
     over: str
     definition: str
+    micrographs: int
+    """That the images are crops of; `images` where each is its own."""
 
 
 def definitions(config: ExperimentConfig) -> dict[str, str]:
@@ -68,19 +72,24 @@ def meaning(metric: str, config: ExperimentConfig) -> str:
 
 
 def long_rows(
-    scores: Sequence[Mapping[str, float]], shas: Sequence[str], named: Mapping[str, str], checkpoint: str
+    scores: Sequence[Mapping[str, float]],
+    shas: Sequence[str],
+    named: Mapping[str, str],
+    checkpoint: str,
+    groups: Sequence[str | None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows of per_image.parquet (part `test`) of the images' scores, in order of `shas`."""
+    """Rows of per_image.parquet (part `test`) of the images' scores, in order of `shas` and of their `groups`."""
     return [
         {
             "part": "test",
             "checkpoint": checkpoint,
             "image_sha": sha,
+            "group": group,
             "score": name,
             "definition": named[name],
             "value": float(row[name]),
         }
-        for sha, row in zip(shas, scores, strict=True)
+        for sha, group, row in zip(shas, groups or [None] * len(shas), scores, strict=True)
         for name in (*IMAGE_SCORES, *COUNTS)
     ]
 
@@ -101,12 +110,30 @@ def table(frame: pd.DataFrame, score: str, where: str) -> SeedTable:
     if len(meanings) != 1:
         what = "score is not stored" if not meanings else "score has several definitions"
         raise UserError(what, f"{where}, {score}", "evaluate the model again with one definition")
-    wide = rows.pivot(index="image_sha", columns="seed", values="value").sort_index()
+    # Copies of one picture may stand in one group; each is an image.
+    rows = rows.assign(copy=rows.groupby(["seed", "image_sha"]).cumcount())
+    wide = rows.pivot(index=["image_sha", "copy"], columns="seed", values="value").sort_index()
     if wide.isna().to_numpy().any():
         raise UserError("test scores are incomplete", f"{where}, {score}", "every seed needs a score of every image")
-    return SeedTable(
-        score, meanings[0], wide.to_numpy(float), tuple(map(str, wide.index)), tuple(int(s) for s in wide.columns)
-    )
+    shas = tuple(str(sha) for sha, _ in wide.index)
+    seeds = tuple(int(seed) for seed in wide.columns)
+    return SeedTable(score, meanings[0], wide.to_numpy(float), shas, seeds, _groups(rows, shas))
+
+
+def _groups(rows: pd.DataFrame, shas: Sequence[str]) -> tuple[str, ...]:
+    """Micrograph of each image; files of before have none, where every image is its own."""
+    if "group" not in rows:
+        return tuple(shas)
+    named = rows.dropna(subset="group").drop_duplicates("image_sha").set_index("image_sha")["group"]
+    return tuple(str(named.get(sha, sha)) for sha in shas)
+
+
+def alone(groups: Sequence[Hashable]) -> str | None:
+    """Why nothing can be said of further images: they are one image, or crops of one micrograph; None if it can."""
+    together = by_group(groups, len(groups))
+    if together.num_groups > 1:
+        return None
+    return "one image" if together.plain else f"{together.num_images} crops of one micrograph"
 
 
 def summary(frame: pd.DataFrame, where: str) -> dict[str, ScoreLine]:
@@ -121,14 +148,16 @@ def summary(frame: pd.DataFrame, where: str) -> dict[str, ScoreLine]:
 
 def _line(found: SeedTable) -> ScoreLine:
     images, seeds = len(found.images), len(found.seeds)
-    if images < 2:
-        return ScoreLine(
-            float(found.values.mean()), None, None, None, images, seeds, "one image: no interval", found.definition
-        )
-    interval = mean_interval(found.values)
+    why = alone(found.groups)
+    if why is not None:
+        over = f"{why}: no interval"
+        return ScoreLine(float(found.values.mean()), None, None, None, images, seeds, over, found.definition, 1)
+    interval = mean_interval(found.values, groups=found.groups)
     # Every score lies in [0, 1], so its mean does; a t interval over few seeds knows nothing of it.
     low, high = max(interval.low, 0.0), min(interval.high, 1.0)
-    return ScoreLine(interval.mean, low, high, interval.level, images, seeds, interval.over, found.definition)
+    return ScoreLine(
+        interval.mean, low, high, interval.level, images, seeds, interval.over, found.definition, interval.num_groups
+    )
 
 
 def _pooled(frame: pd.DataFrame, where: str) -> ScoreLine:
@@ -142,5 +171,6 @@ def _pooled(frame: pd.DataFrame, where: str) -> ScoreLine:
         ]
         values.append(summarise(rows)["f1_pixel"])
     meaning = first.definition.partition(" for: ")[2]
-    over = f"pooled over {len(first.images)} images, mean over {len(values)} seed(s), no interval"
-    return ScoreLine(float(np.mean(values)), None, None, None, len(first.images), len(values), over, meaning)
+    images, micrographs = len(first.images), len(set(first.groups))
+    over = f"pooled over {images} images, mean over {len(values)} seed(s), no interval"
+    return ScoreLine(float(np.mean(values)), None, None, None, images, len(values), over, meaning, micrographs)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 MODEL_NAME = "sage-gan"
+TAG_COMPUTED_ON, COMPUTED_ON_SEPARATOR = "sage.computed_on", " | "
+"""Tag of a version: where the runs of all its seeds were computed (`RunRecord.computed_on`)."""
 PACKAGE_PATH = "model"
 """Artifact path of the package in the MLflow run of its first seed."""
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from sage_ray.errors import UserError
 from sage_ray.runtime.files import read_json, write_json
 
+# In a database's URI they begin a query, or stand for another character: another file would be opened.
+_NOT_IN_A_URI = re.compile(r"\?|%[0-9A-Fa-f]{2}")
 _SQLITE = re.compile(r"^sqlite:///(?P<path>[^?]*)(?P<query>\?.*)?$")
 
 
@@ -45,6 +47,11 @@ class Home:
         return self.path / "studies"
 
     @property
+    def finals(self) -> Path:
+        """finals/ID.json: a declared final training; beside it ID/package, once it is registered."""
+        return self.path / "finals"
+
+    @property
     def cache(self) -> Path:
         """Decoded data and downloads; may be deleted at any time."""
         return self.path / "cache"
@@ -59,6 +66,12 @@ class Home:
         """`MLFLOW_TRACKING_URI`, else sqlite under the home; a relative sqlite path is made absolute."""
         given = os.environ.get("MLFLOW_TRACKING_URI")
         return _absolute(given) if given else f"sqlite:///{self.path / 'mlflow.db'}"
+
+    @property
+    def database(self) -> Path | None:
+        """The file of the home's own MLflow database; None where `MLFLOW_TRACKING_URI` names another store."""
+        own = self.path / "mlflow.db"
+        return own if self.mlflow_uri == f"sqlite:///{own}" else None
 
     @property
     def registry_uri(self) -> str:
@@ -81,12 +94,25 @@ class Home:
             return []
         return sorted(folder.name for folder in self.runs.iterdir() if (folder / "record.json").is_file())
 
+    def study_names(self) -> list[str]:
+        """Names of all studies, searches and ablations, sorted."""
+        if not self.studies.is_dir():
+            return []
+        return sorted(folder.name for folder in self.studies.iterdir() if (folder / "study.json").is_file())
+
+    def final_ids(self) -> list[str]:
+        """Ids of the declared final trainings, sorted."""
+        return sorted(path.stem for path in self.finals.glob("*.json"))
+
     def check_writable(self) -> None:
         """Create the home if need be and prove that a file can be written.
 
         Raises:
-            UserError: the home is no folder or cannot be written.
+            UserError: the home is no folder, cannot be written, or has a name that no database can be opened under.
         """
+        if _NOT_IN_A_URI.search(str(self.path)):
+            mend = "rename it, or give another with --home DIR or SAGE_HOME: no ? and no % with two digits after it"
+            raise UserError("home's path cannot be part of a database's address", self.path, mend)
         probe = self.path / f".probe-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         try:
             self.path.mkdir(parents=True, exist_ok=True)

@@ -12,16 +12,34 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from sage_ray.config import ExperimentConfig
-from sage_ray.data.prepare import PreparedData, prepare
+from sage_ray.data.prepare import PreparedData, headline, prepare
 from sage_ray.errors import RunFailed, RunStopped, UserError
+from sage_ray.runtime.budgets import named_epochs
+from sage_ray.runtime.cluster import connect
+from sage_ray.runtime.devices import (
+    Machines,
+    describe_device,
+    gpus_held,
+    gpus_of_worker,
+    idle_gpus,
+    ray_machines,
+    resolve_runtime,
+    take_up_runtime,
+    this_machine,
+)
+from sage_ray.runtime.disk import check_space, run_need
 from sage_ray.runtime.home import Home
 from sage_ray.runtime.mlflow_sink import Follower, Mirror, fetch_registered
 from sage_ray.runtime.record import RunFolder, RunLabels, RunRecord
 from sage_ray.runtime.recorder import Recorder
+from sage_ray.sections import RuntimeConfig
 from sage_ray.stages.store import StageStore
 from sage_ray.training.context import LocalContext, Report, choose_device
 from sage_ray.training.loop import check_scores, run_training
+from sage_ray.training.precision import resolve_precision
 
 Launcher = Literal["auto", "inline", "ray"]
 REGISTERED_SEGMENTER = "artifacts/model/segmenter.safetensors"
@@ -69,9 +87,10 @@ def run(
     say = say or _silent
     home.check_writable()
     under_ray = _under_ray(config, launcher)
-    _check(config, under_ray)
+    config, machines = _settled(config, home, run_id, under_ray)
     resolved = with_checkpoint(config, home)
     data = prepare(resolved.data, home.cache, say=say)
+    say(headline(data, resolved.data))
     folder = RunFolder.create(home.runs, run_id, config, labels or RunLabels())
     with folder.lock("driver", DRIVER_TIMEOUT_S):
         record = folder.read()
@@ -83,6 +102,8 @@ def run(
                 return record
         folder.stop_path.unlink(missing_ok=True)
         folder.set_state("RUNNING")
+        for line in _device_lines(config, machines):
+            say(line)
         with _mirrored(home, folder, mirror, say):
             if under_ray:
                 return _run_under_ray(resolved, home, folder, on_report, should_stop, pause_path)
@@ -153,16 +174,67 @@ def _under_ray(config: ExperimentConfig, launcher: Launcher) -> bool:
     return launcher == "ray" or config.runtime.workers > 1
 
 
-def _check(config: ExperimentConfig, under_ray: bool) -> None:
-    """Refuse what cannot run, before anything is made or started."""
+def _settled(
+    config: ExperimentConfig, home: Home, run_id: str, under_ray: bool
+) -> tuple[ExperimentConfig, Machines | None]:
+    """The config with device, GPUs and precision in place of `auto`, and the machines if they had to be looked at.
+
+    A run that exists keeps what it began with. Refuses what cannot run, before anything is made.
+    """
     check_scores(config)
+    looked: list[Machines] = []
+
+    def machines() -> Machines:
+        if not looked and under_ray:
+            connect()
+        if not looked:
+            looked.append(ray_machines() if under_ray else this_machine())
+        return looked[0]
+
     runtime = config.runtime
-    if under_ray:
-        return  # the driver of a cluster may itself have no GPU; Ray's resources are checked once it is connected
-    device = choose_device(runtime.device)
-    if runtime.gpus_per_worker and device.type != "cuda":
-        where = f"runtime.gpus_per_worker={runtime.gpus_per_worker:g}"
+    begun = _begun(config, home, run_id)
+    if begun is not None:
+        runtime = take_up_runtime(runtime, begun)
+    runtime = resolve_runtime(runtime, machines)
+    if not under_ray:  # the driver of a cluster may itself have no GPU; Ray's are checked once it is connected
+        _check_here(config.runtime, runtime, run_id if begun is not None else None)
+    return config.model_copy(update={"runtime": runtime}), looked[0] if looked else None
+
+
+def _begun(config: ExperimentConfig, home: Home, run_id: str) -> RuntimeConfig | None:
+    """The runtime that a run of this name and config began with; None if there is none."""
+    folder = RunFolder(home.runs / run_id)
+    if not (folder.path / "config.yaml").is_file() or not (folder.path / "record.json").is_file():
+        return None
+    begun = folder.config()
+    return begun.runtime if begun.config_hash() == config.config_hash() else None
+
+
+def _check_here(asked: RuntimeConfig, runtime: RuntimeConfig, begun: str | None) -> None:
+    """Refuse a GPU, or a precision, that this machine does not have; `begun` names a run that is taken up."""
+    missing = runtime.device == "cuda" and not torch.cuda.is_available()
+    if missing and begun is not None:
+        mend = "go on with it on a GPU machine, or train it anew under another run id"
+        raise UserError(f"no GPU here, and the run began on one, in {runtime.precision}", begun, mend)
+    if gpus_of_worker(runtime) and (runtime.device == "cpu" or (missing and asked.device == "auto")):
+        where = f"runtime.gpus_per_worker={gpus_of_worker(runtime):g}"
         raise UserError("no GPU here", where, "set it to 0, or run on a GPU machine")
+    resolve_precision(runtime.precision, choose_device(runtime.device))
+
+
+def _device_lines(config: ExperimentConfig, machines: Machines | None) -> list[str]:
+    """What the run computes on, and GPUs that stand idle meanwhile."""
+    runtime = config.runtime
+    if machines is None and torch.cuda.is_available():
+        machines = this_machine()
+    lines = [f"computing on {describe_device(runtime, machines.gpu if machines else None)}"]
+    idle = 0 if machines is None or machines.gpu is None else machines.gpus - gpus_held(runtime)
+    if idle >= 1 and runtime.device == "cpu":
+        why = "the run computes on the CPU (runtime.device, runtime.gpus_per_worker)"
+        lines.append(f"warning: {idle_gpus(idle)}: {why}")
+    elif idle >= 1 and machines is not None:
+        lines.append(f"warning: {idle_gpus(idle, machines.gpus)}: runtime.workers is {runtime.workers}")
+    return lines
 
 
 @contextmanager
@@ -187,18 +259,18 @@ def _run_inline(
 ) -> RunRecord:
     with folder.lock("writer", DRIVER_TIMEOUT_S):
         runtime = config.runtime
-        device = choose_device(runtime.device)
-        gpus = (runtime.gpus_per_worker or 1.0) if device.type == "cuda" else 0.0
-        recorder = Recorder(folder, gpus=gpus, on_report=on_report, pause_path=pause_path)
+        recorder = Recorder(folder, gpus=gpus_held(runtime), on_report=on_report, pause_path=pause_path)
 
         def wished() -> bool:
             return recorder.asked_to_end() or (should_stop is not None and should_stop())
 
         context = LocalContext(runtime, on_report=recorder.report, on_arrays=recorder.keep, should_stop=wished, say=say)
-        store = StageStore(runtime.stage_store or home.stages, keep_every=runtime.keep_every, say=say)
+        store = StageStore(runtime.stage_store or home.stages, say=say)
         try:
-            recorder.begin(data)
-            result = run_training(config, data, context, store, cache_dir=home.cache)
+            record = recorder.begin(data, config, context)
+            named = named_epochs(config, home)
+            check_space(run_need(config, home, record.stored_in(store), named), home, store, say)
+            result = run_training(config, data, context, store, cache_dir=home.cache, named=named)
             return recorder.complete(result, config, data, context.device)
         except (UserError, KeyboardInterrupt, SystemExit) as error:
             recorder.end(error)

@@ -23,6 +23,7 @@ from sage_ray.errors import UserError
 from sage_ray.runtime import projection
 from sage_ray.runtime.files import locked, write_json
 from sage_ray.runtime.home import Home
+from sage_ray.runtime.mlflow_places import follow_home
 from sage_ray.runtime.projection import Cursor
 from sage_ray.runtime.record import RunFolder, RunRecord, State
 
@@ -47,6 +48,8 @@ class MirrorUnavailable(RuntimeError):
 def connect(home: Home) -> MlflowClient:
     """A client for the home's tracking and registry URIs, with bounded retries and a quiet log.
 
+    The places of artifacts in the home's own database follow the home (`mlflow_places`).
+
     The first use of a database file is guarded by a lock: two processes must not create its tables at once.
 
     Raises:
@@ -62,6 +65,8 @@ def connect(home: Home) -> MlflowClient:
     home.path.mkdir(parents=True, exist_ok=True)
     try:
         with locked(home.path / ".mlflow.lock", LOCK_TIMEOUT_S):
+            if home.database is not None:
+                follow_home(home.database, EXPERIMENT, home.artifact_root)
             return MlflowClient(tracking_uri=uri, registry_uri=home.registry_uri)
     except Exception as error:  # MLflow raises SQLAlchemy, alembic and its own errors here
         raise MirrorUnavailable(f"{uri}: {_one_line(error)}") from error
@@ -194,7 +199,9 @@ class Mirror:
         return True
 
     def _cursor(self, folder: RunFolder, record: RunRecord) -> Cursor:
-        return Cursor.load(folder.path / "mlflow.json", self.uri, self._key(record))
+        # The own database is named relative to the home, so that a home at another path need not be sent again.
+        store = self.home.database.name if self.home.database is not None else self.uri
+        return Cursor.load(folder.path / "mlflow.json", store, self._key(record))
 
     def _send(self, folder: RunFolder, record: RunRecord, cursor: Cursor) -> None:
         if cursor.mlflow_run_id is None:

@@ -35,7 +35,10 @@ Point = tuple[str, float, int, int]
 
 @dataclass
 class Cursor:
-    """What of a run folder is already in MLflow; valid for one store and one run."""
+    """What of a run folder is already in MLflow; valid for one store and one run.
+
+    `uri` names the store: its URI, or the file's name of the home's own database.
+    """
 
     uri: str
     key: str
@@ -92,6 +95,7 @@ def tags(record: RunRecord) -> dict[str, str]:
         "sage.data_fingerprint": record.data_fingerprint,
         "sage.split_id": record.split_id,
         "sage.numerics": record.numerics or None,
+        "sage.computed_on": record.computed_on or None,
         "sage.stage_keys": record.stage_keys or None,
         "sage.weights_sha": record.weights_sha,
         "sage.selected_epoch": record.selected_epoch,

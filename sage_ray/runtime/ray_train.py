@@ -12,12 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sage_ray.config import ExperimentConfig, build_config
 from sage_ray.data.prepare import prepare
 from sage_ray.errors import NonFiniteLoss, RunFailed, RunStopped, UserError
+from sage_ray.runtime.budgets import named_epochs
 from sage_ray.runtime.cluster import check_resources, connect, disconnect
+from sage_ray.runtime.devices import gpus_held
+from sage_ray.runtime.disk import check_space, run_need
 from sage_ray.runtime.files import read_json, write_json
 from sage_ray.runtime.home import Home
 from sage_ray.runtime.ray_context import RayContext
@@ -48,16 +49,6 @@ class WorkerJob:
     pause_path: str | None
 
 
-def gpus_for_worker(config: ExperimentConfig) -> float:
-    """GPUs that each worker holds: as configured, else one if the device is or may be CUDA."""
-    runtime = config.runtime
-    if runtime.device == "cpu":
-        return 0.0
-    if runtime.gpus_per_worker:
-        return runtime.gpus_per_worker
-    return 1.0 if runtime.device == "cuda" or torch.cuda.is_available() else 0.0
-
-
 def run_under_ray(
     config: ExperimentConfig,
     home: Home,
@@ -78,7 +69,7 @@ def run_under_ray(
         BaseException: whatever `on_report` raises, after the workers have stopped.
     """
     connect()
-    gpus = gpus_for_worker(config)
+    gpus = gpus_held(config.runtime) / config.runtime.workers
     check_resources(config.runtime, gpus)
     job = WorkerJob(
         config=config.model_dump(mode="json"),
@@ -186,12 +177,14 @@ def _train(
     config: ExperimentConfig, home: Home, folder: RunFolder, context: RayContext, recorder: Recorder | None
 ) -> None:
     data = prepare(config.data, home.cache)
-    store = StageStore(config.runtime.stage_store or home.stages, keep_every=config.runtime.keep_every)
+    store = StageStore(config.runtime.stage_store or home.stages)
+    named = named_epochs(config, home)
     if recorder is not None:
-        recorder.begin(data)
+        record = recorder.begin(data, config, context)
+        check_space(run_need(config, home, record.stored_in(store), named), home, store, context.say)
         context.listen(on_report=recorder.report, on_arrays=recorder.keep, should_stop=recorder.asked_to_end)
     try:
-        result = run_training(config, data, context, store, cache_dir=home.cache)
+        result = run_training(config, data, context, store, cache_dir=home.cache, named=named)
     except (RunStopped, NonFiniteLoss):
         if recorder is None:
             return

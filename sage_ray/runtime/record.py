@@ -10,7 +10,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -22,8 +22,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sage_ray import config as config_module
 from sage_ray.config import ExperimentConfig
+from sage_ray.data.splits import group_names
 from sage_ray.errors import UserError
 from sage_ray.runtime.files import is_locked, locked, read_json, replacing, write_json, write_text
+from sage_ray.stages.store import StageStore
 
 FORMAT_VERSION = 1
 State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL", "INTERRUPTED"]
@@ -38,8 +40,10 @@ PER_IMAGE_SCHEMA = pa.schema(
         ("score", pa.string()),
         ("definition", pa.string()),
         ("value", pa.float64()),
+        ("group", pa.string()),
     ]
 )
+"""`group` names the micrograph that the image is a crop of; null where every image is its own."""
 
 # They tell when and how an epoch came about, not what it scored.
 _CIRCUMSTANCES = frozenset({"time_ms", "seconds", "replayed"})
@@ -81,6 +85,8 @@ class RunRecord(BaseModel):
     split_id: str | None = None
     stage_keys: dict[str, str] = {}
     numerics: dict[str, Any] = {}
+    computed_on: list[str] = []
+    """Model of the GPU (or "CPU") and version of torch of all its epochs, stored ones too, in order."""
     commit: str | None = None
     dirty: bool | None = None
     environment: str = "artifacts/environment.json"
@@ -102,6 +108,8 @@ class RunRecord(BaseModel):
     weights_sha: str | None = None
     parameters: dict[str, int] = {}
     """Trainable numbers of the segmenter, and of the generator if there is one."""
+    scoring: str | None = None
+    """Precision that images were scored in, validation and test alike; None: see `training.evaluate`."""
     test_reads: int = 0
     created: str = ""
     updated: str = ""
@@ -109,6 +117,10 @@ class RunRecord(BaseModel):
     @property
     def finished(self) -> bool:
         return self.state == FINISHED
+
+    def stored_in(self, store: StageStore) -> Callable[[str, int], bool]:
+        """Tells whether a stage store has a phase of this run up to a number of epochs."""
+        return lambda phase, epochs: store.latest(self.stage_keys[phase], epochs) == epochs
 
 
 class RunFolder:
@@ -288,12 +300,13 @@ class RunFolder:
         """Replace the rows of each (part, checkpoint) that occurs in `rows`; others (the test part, say) stay.
 
         Args:
-            rows: part ("val" or "test"), checkpoint ("selected", ...), image_sha, score, definition, value.
+            rows: part ("val" or "test"), checkpoint ("selected", ...), image_sha, score, definition, value, and
+                group where images are crops.
         """
         new = [{**row, "run_id": self.run_id, "value": float(row["value"])} for row in rows]
         table = pa.Table.from_pylist(new, schema=PER_IMAGE_SCHEMA)
         if self.per_image_path.exists():
-            old = pq.read_table(self.per_image_path, schema=PER_IMAGE_SCHEMA)
+            old = self.per_image_table()
             for part, checkpoint in sorted({(row["part"], row["checkpoint"]) for row in new}):
                 same = pc.and_(pc.equal(old["part"], part), pc.equal(old["checkpoint"], checkpoint))
                 old = old.filter(pc.invert(same))
@@ -305,8 +318,37 @@ class RunFolder:
         """Rows of per_image.parquet; none if it does not exist."""
         if not self.per_image_path.exists():
             return []
-        rows: list[dict[str, Any]] = pq.read_table(self.per_image_path, schema=PER_IMAGE_SCHEMA).to_pylist()
+        rows: list[dict[str, Any]] = self.per_image_table().to_pylist()
         return rows
+
+    def per_image_table(self) -> pa.Table:
+        """per_image.parquet, which exists. A file of before `group` gets it from the manifest that lies beside it."""
+        content = self.per_image_path.read_bytes()
+        table = pq.read_table(pa.BufferReader(content), schema=PER_IMAGE_SCHEMA)
+        if "group" in pq.read_schema(pa.BufferReader(content)).names:
+            return table
+        named = self.groups_of_before()
+        groups = [named.get(sha) for sha in table["image_sha"].to_pylist()]
+        place = PER_IMAGE_SCHEMA.get_field_index("group")
+        return table.set_column(place, PER_IMAGE_SCHEMA.field(place), pa.array(groups, pa.string()))
+
+    def groups_of_before(self) -> dict[str, str]:
+        """Micrograph of each image by sha, of config and manifest; empty if its config names none, or one is lost.
+
+        For a per_image.parquet that was written before `group` was.
+        """
+        # Here and not above: what only lists runs must not wait for pandas.
+        from sage_ray.data.manifest import read_manifest
+
+        try:
+            pattern = self.config().data.split.group
+            if pattern is None:
+                return {}
+            rows, _ = read_manifest(self.artifacts / "manifest.parquet")
+            names = group_names(rows["stem"].tolist(), pattern, lenient=True) or []
+        except UserError:
+            return {}
+        return dict(zip(rows["image_sha256"], names, strict=True))
 
     # who is at work
 

@@ -21,7 +21,9 @@ from sage_ray.runtime import provenance
 from sage_ray.runtime.files import replacing, write_json
 from sage_ray.runtime.record import RunFolder, RunRecord, State
 from sage_ray.runtime.results import write_results
-from sage_ray.training.context import Arrays, Report
+from sage_ray.stages.keys import stage_keys
+from sage_ray.training.context import Arrays, Report, RunContext, computed_on, numerics
+from sage_ray.training.evaluate import SCORING_PRECISION
 from sage_ray.training.loop import TrainResult
 
 
@@ -48,12 +50,14 @@ class Recorder:
         self._before = (self._record.seconds, self._record.gpu_seconds)
         self._started = time.monotonic()
 
-    def begin(self, data: PreparedData) -> None:
-        """Start an attempt: state RUNNING, provenance, environment, manifest; earlier scores stay until replaced."""
+    def begin(self, data: PreparedData, config: ExperimentConfig, context: RunContext) -> RunRecord:
+        """Start an attempt: state RUNNING, provenance, stage keys, manifest; earlier scores stay until replaced."""
         commit, dirty = provenance.code_version()
+        places = dict.fromkeys([*self._record.computed_on, computed_on(context.device)])
         write_json(self.folder.artifacts / "environment.json", provenance.environment(), durable=False)
         write_manifest(data, self.folder.artifacts / "manifest.parquet")
-        self._change(
+        numbers = numerics(config.runtime, context.device, context.world_size)
+        return self._change(
             state="RUNNING",
             error=None,
             attempt=self._record.attempt + 1,
@@ -61,6 +65,10 @@ class Recorder:
             dirty=dirty,
             data_fingerprint=data.fingerprint,
             split_id=data.split.split_id,
+            # From the start, so that `sage-ray gc` knows what a run needs that was cut off.
+            stage_keys=stage_keys(config, data.fingerprint, data.split.split_id, numbers),
+            numerics=numbers,
+            computed_on=list(places),
         )
 
     def report(self, report: Report) -> None:
@@ -98,12 +106,14 @@ class Recorder:
             selected_metrics=_numbers(selected),
             stage_keys=result.stage_keys,
             numerics=result.numerics,
+            computed_on=result.computed_on,
             synthetic_steps=result.synthetic_steps,
             generator_updates=result.generator_updates,
             weights_sha=result.weights_sha,
             parameters=_parameters(segmenter=result.segmenter, generator=result.generator),
             lr_drops=result.lr_drops,
             reused_epochs=result.reused_epochs,
+            scoring=SCORING_PRECISION,
         )
 
     def end(self, error: BaseException) -> RunRecord:

@@ -83,19 +83,34 @@ def absolute(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_resources(base: ExperimentConfig, file: StudyFile, source: str) -> ExperimentConfig:
-    """The config with the runtime that the file's `resources` ask for. Raises UserError for CUDA without a GPU."""
+    """The config with the runtime that the file's `resources` ask for. Raises UserError for CUDA without a GPU.
+
+    A number of GPUs decides on the device. With a word the base's device stands, and what `auto` leaves open is settled
+    when the study begins (`search.placement`).
+    """
     resources = file.resources
-    if base.runtime.device == "cuda" and not resources.gpu:
+    device, gpus = base.runtime.device, resources.gpu
+    if isinstance(gpus, str):
+        gpus = 0.0 if device == "cpu" else "auto"
+    elif device == "cuda" and not gpus:
         raise UserError("no GPU for the trials", f"{source}, resources.gpu", "runtime.device is cuda: give gpu above 0")
+    else:
+        device = "cuda" if gpus else "cpu"
     return base.with_values(
         {
             "runtime.workers": resources.workers,
             "runtime.cpus_per_worker": resources.cpu,
-            "runtime.gpus_per_worker": resources.gpu,
-            "runtime.device": "cuda" if resources.gpu else "cpu",
+            "runtime.gpus_per_worker": gpus,
+            "runtime.device": device,
             "runtime.threads": base.runtime.threads or max(1, int(resources.cpu)),
         }
     )
+
+
+def hashed_device(base: ExperimentConfig, file: StudyFile) -> str:
+    """The device in a study's hash: that of a numbered `resources.gpu`. A word is hashed as the CPU, what it came in
+    for, on whatever device the study began; it stays there (`search.placement`)."""
+    return "cpu" if isinstance(file.resources.gpu, str) else base.runtime.device
 
 
 def check_parts(base: ExperimentConfig, file: StudyFile, source: str) -> None:

@@ -1,10 +1,12 @@
-"""The Ray that a sweep runs on, its settings, and whether the trials of a space fit it."""
+"""The Ray that a sweep runs on, its settings, and its machines."""
 
 from __future__ import annotations
 
 import logging
+import math
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import ray
@@ -12,8 +14,9 @@ import torch
 
 from sage_ray.errors import UserError
 from sage_ray.runtime.cluster import connect, disconnect
-from sage_ray.search.schema import ResourcesPart
-from sage_ray.training.context import available_cpus
+from sage_ray.runtime.devices import Machines, Node, ray_machines, ray_nodes, this_machine
+
+LOOK_S = 2.0
 
 ENVIRONMENT = {
     # The older output is the one that verbose=0 silences.
@@ -26,6 +29,8 @@ ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # The searcher holds trials back; without its limiter Tune would keep one of those that may start waiting.
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",
 }
 
 
@@ -63,37 +68,30 @@ def ray_session() -> Iterator[None]:
             disconnect()
 
 
-def check_local_resources(resources: ResourcesPart) -> None:
-    """Raise UserError if a trial wants more than this machine has; a cluster is checked once it is connected."""
-    if not os.environ.get("RAY_ADDRESS") and not ray.is_initialized():
-        _check(resources, available_cpus(), torch.cuda.device_count(), "this machine")
-
-
-def trials_at_once(resources: ResourcesPart, wanted: int | None) -> int:
-    """How many trials to run at a time on the connected Ray.
+@contextmanager
+def seen_machines() -> Iterator[Machines]:
+    """The machines that a study runs on. Those of the cluster of `RAY_ADDRESS`, or of a Ray that is connected, which
+    stays connected for the body; else this machine, without a Ray.
 
     Raises:
-        UserError: not even one fits.
+        UserError: `RAY_ADDRESS` cannot be reached, or is that of a Ray client (ray://).
     """
-    total = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
-    _check(resources, cpus, gpus, "the Ray cluster")
-    if wanted is not None:
-        return wanted
-    fits = int(cpus // (resources.cpu * resources.workers))
-    if resources.gpu:
-        fits = min(fits, int(gpus / (resources.gpu * resources.workers) + 1e-9))
-    return max(fits, 1)
+    if not os.environ.get("RAY_ADDRESS") and not ray.is_initialized():
+        yield this_machine()
+        return
+    with environment(), ray_session():
+        yield ray_machines()
 
 
-def _check(resources: ResourcesPart, cpus: float, gpus: float, where: str) -> None:
-    workers = resources.workers
-    if resources.gpu and not gpus:
-        mend = "set resources.gpu to 0, or use a machine with a GPU"
-        raise UserError("no GPU", f"resources.gpu={resources.gpu:g} on {where}", mend)
-    if resources.gpu * workers > gpus + 1e-9:
-        mend = f"{where} has {gpus:g}: lower resources.gpu or resources.workers"
-        raise UserError("too few GPUs", f"{workers} workers of {resources.gpu:g} GPUs", mend)
-    if resources.cpu * workers > cpus + 1e-9:
-        mend = f"{where} has {cpus:g}: lower resources.cpu or resources.workers"
-        raise UserError("too few CPUs", f"{workers} workers of {resources.cpu:g} CPUs", mend)
+def nodes_now() -> Callable[[], tuple[Node, ...]]:
+    """A look at the machines of the connected Ray, at most every `LOOK_S` seconds: they come and go."""
+    seen: tuple[Node, ...] = ()
+    at = -math.inf
+
+    def look() -> tuple[Node, ...]:
+        nonlocal seen, at
+        if time.monotonic() - at >= LOOK_S:
+            seen, at = ray_nodes(), time.monotonic()
+        return seen
+
+    return look

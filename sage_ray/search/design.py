@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations as pairs_of
 from pathlib import Path
@@ -14,13 +14,24 @@ import yaml
 from sage_ray.config import ExperimentConfig, check_path, flatten, read_yaml, stable_hash
 from sage_ray.errors import UserError
 from sage_ray.identity import identity_tree
-from sage_ray.search.base import Sets, absolute, base_config, check_parts, find_file, located, read_tree, with_resources
+from sage_ray.search.base import (
+    Sets,
+    absolute,
+    base_config,
+    check_parts,
+    find_file,
+    hashed_device,
+    located,
+    read_tree,
+    with_resources,
+)
 from sage_ray.search.design_schema import DEFAULT_REFERENCE, DesignFile
 from sage_ray.search.dimension import Sample
 from sage_ray.search.factors import Combination, Fraction, combinations
 from sage_ray.search.schema import parse_file
 from sage_ray.search.space import Space, load_space
 from sage_ray.search.spec import RunPlace, StudySpec
+from sage_ray.sections import RuntimeConfig
 from sage_ray.stages.keys import stage_keys
 from sage_ray.training.loop import check_scores
 
@@ -83,6 +94,10 @@ class Design(StudySpec):
     arms: tuple[Arm, ...]
     fraction: Fraction | None = None
 
+    def on(self, runtime: RuntimeConfig) -> Design:
+        arms = [replace(a, config=a.config.model_copy(update={"runtime": runtime})) for a in self.arms]
+        return replace(super().on(runtime), arms=tuple(arms))
+
     @property
     def reference(self) -> Arm:
         """The arm that all others are compared with."""
@@ -94,7 +109,9 @@ class Design(StudySpec):
         left_out = {"name", "base", "arms", "factors", "generators", "max_hours", "concurrency", "test"}
         tree = identity_tree(self.file, exclude=left_out)
         arms = [[arm.name, arm.values, arm.not_run] for arm in self.arms]
-        return stable_hash({"base": self.base.identity(), "device": self.base.runtime.device, "arms": arms, **tree})
+        return stable_hash(
+            {"base": self.base.identity(), "device": hashed_device(self.base, self.file), "arms": arms, **tree}
+        )
 
     @cached_property
     def cells(self) -> tuple[tuple[Arm, RunPlace], ...]:

@@ -14,21 +14,27 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from sage_ray.config import dump
-from sage_ray.data.prepare import prepare
+from sage_ray.data.prepare import headline, prepare
 from sage_ray.errors import RunFailed, UserError
+from sage_ray.runtime.disk import check_space, run_need
+from sage_ray.runtime.driver_side import DriverSide
 from sage_ray.runtime.files import write_text
 from sage_ray.runtime.home import Home
 from sage_ray.runtime.mlflow_sink import Mirror, MirrorUnavailable
 from sage_ray.runtime.provenance import code_version
 from sage_ray.runtime.record import RunFolder, State
-from sage_ray.search.cluster import check_local_resources, environment, ray_session, trials_at_once
+from sage_ray.search.budgets import StudyBudgets
+from sage_ray.search.cluster import environment, nodes_now, ray_session, seen_machines
 from sage_ray.search.dimension import Sample
 from sage_ray.search.halt import FAULT, INTERRUPTED, Halt, HaltStopper, signals, terminated_as_interrupted
+from sage_ray.search.placement import Placement, limit, placed, worker_resources
 from sage_ray.search.reconcile import make_scheduler, settle, take_up
 from sage_ray.search.spec import StudySpec
 from sage_ray.search.study import StudyFolder, StudyStatus, new_study_name, status_of
 from sage_ray.search.trainable import TrialRun, TrialTask, run_trial
 from sage_ray.search.tuner import OptunaSearcher, Progress, StudyStorage
+from sage_ray.sections import RuntimeConfig
+from sage_ray.stages.store import StageStore
 
 UPDATE_S = 1.0
 """Least time between two looks at the storage for the live table."""
@@ -67,15 +73,10 @@ def sweep(space: StudySpec, home: Home, name: str | None = None, watch: Watch | 
     name = new_study_name(name or space.name)
     spec = space.renamed(name)
     home.check_writable()
-    check_local_resources(spec.file.resources)
     folder = StudyFolder(home, name)
     _refuse_other(folder, spec)
-    watch = watch or _Silent()
-    fingerprint = prepare(spec.base.data, home.cache, say=watch.line).fingerprint
-    folder.path.mkdir(parents=True, exist_ok=True)
-    with folder.driver_lock(), terminated_as_interrupted():
-        _write_study(folder, spec, fingerprint)
-        return _drive(folder, spec, watch)
+    begun = folder.spec().base.runtime if folder.exists else None
+    return _start(folder, spec, begun, watch or _Silent())
 
 
 def resume(name: str, home: Home, watch: Watch | None = None) -> StudyStatus:
@@ -87,12 +88,25 @@ def resume(name: str, home: Home, watch: Watch | None = None) -> StudyStatus:
     folder = StudyFolder.open(home, name)
     home.check_writable()
     spec = folder.spec()
-    check_local_resources(spec.file.resources)
-    watch = watch or _Silent()
-    fingerprint = prepare(spec.base.data, home.cache, say=watch.line).fingerprint
-    with folder.driver_lock(), terminated_as_interrupted():
-        _write_study(folder, spec, fingerprint)
-        return _drive(folder, spec, watch)
+    return _start(folder, spec, spec.base.runtime, watch or _Silent())
+
+
+def _start(folder: StudyFolder, spec: StudySpec, begun: RuntimeConfig | None, watch: Watch) -> StudyStatus:
+    """One start of a study; `begun` is the runtime of its first."""
+    fingerprint = _look_at_data(spec, folder.home, watch)
+    with seen_machines() as machines:
+        spec, placement = placed(spec, machines, begun=begun)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        with folder.driver_lock(), terminated_as_interrupted():
+            _write_study(folder, spec, fingerprint)
+            return _drive(folder, spec, watch, placement)
+
+
+def _look_at_data(spec: StudySpec, home: Home, watch: Watch) -> str:
+    """Fingerprint of the study's data, after the line that says what they are."""
+    data = prepare(spec.base.data, home.cache, say=watch.line)
+    watch.line(headline(data, spec.base.data))
+    return data.fingerprint
 
 
 def _refuse_other(folder: StudyFolder, spec: StudySpec) -> None:
@@ -133,22 +147,29 @@ def _write_study(folder: StudyFolder, spec: StudySpec, fingerprint: str) -> None
     folder.write_meta({**meta, **spec.facts(), "starts": meta["starts"] + 1, "commit_of_last_start": commit})
 
 
-def _drive(folder: StudyFolder, spec: StudySpec, watch: Watch) -> StudyStatus:
+def _drive(folder: StudyFolder, spec: StudySpec, watch: Watch, placement: Placement) -> StudyStatus:
     folder.stop_path.unlink(missing_ok=True)
     storage = StudyStorage(folder.path, folder.name, spec)
     storage.enqueue(spec.fixed, spec)
     orphans = take_up(storage, folder, spec)
     settle(storage, folder, spec)
     ended = sum(row.state != "RUNNING" for row in storage.rows())
+    budgets = StudyBudgets(folder, spec)
+    if ended < spec.trials:
+        store = StageStore(spec.base.runtime.stage_store or folder.home.stages)
+        check_space(run_need(spec.base, folder.home), folder.home, store, watch.line)
+        budgets.open([row.values for row in storage.rows() if row.values is not None])
     halt = Halt(folder.stop_path, spec.file.max_hours, watch.line)
     watch.update(status_of(folder, spec, storage.rows()))
     parent = _ParentRun(folder, watch)
     parent.say("RUNNING")
     try:
         if ended < spec.trials:
+            for line in placement.lines():
+                watch.line(line)
             if orphans:
                 watch.line(f"going on with {len(orphans)} unfinished trials, {ended} of {spec.trials} have ended")
-            _Sweep(folder, spec, storage, halt, watch).run(orphans, spec.trials - ended)
+            _Sweep(folder, spec, storage, budgets, halt, watch).run(orphans, spec.trials - ended)
     finally:
         ended_runs = settle(storage, folder, spec, patience_s=LEAVE_S)
         for row in storage.rows():
@@ -158,6 +179,8 @@ def _drive(folder: StudyFolder, spec: StudySpec, watch: Watch) -> StudyStatus:
                     storage.forgive(row.number)
         status = status_of(folder, spec, storage.rows())
         finished = status.done + status.pruned + status.failed >= status.target
+        if finished:
+            budgets.close()
         parent.say("COMPLETE" if finished else "INTERRUPTED", status, ended_runs)
         watch.update(status)
     folder.stop_path.unlink(missing_ok=True)
@@ -171,13 +194,21 @@ def _drive(folder: StudyFolder, spec: StudySpec, watch: Watch) -> StudyStatus:
 class _Sweep:
     """One Tune experiment over what is left of a study."""
 
-    def __init__(self, folder: StudyFolder, spec: StudySpec, storage: StudyStorage, halt: Halt, watch: Watch) -> None:
-        self._folder, self._spec, self._storage = folder, spec, storage
+    def __init__(
+        self,
+        folder: StudyFolder,
+        spec: StudySpec,
+        storage: StudyStorage,
+        budgets: StudyBudgets,
+        halt: Halt,
+        watch: Watch,
+    ) -> None:
+        self._folder, self._spec, self._storage, self._budgets = folder, spec, storage, budgets
         self._halt, self._watch = halt, watch
 
     def run(self, orphans: list[int], remaining: int) -> None:
         with environment(), ray_session(), signals(self._halt):
-            at_once = min(trials_at_once(self._spec.file.resources, self._spec.file.concurrency), remaining)
+            look = nodes_now()
             searcher = OptunaSearcher(
                 self._storage,
                 self._spec,
@@ -185,6 +216,7 @@ class _Sweep:
                 payload=self._payload,
                 progress=self._progress,
                 halted=self._halt.check,
+                limit=lambda: limit(self._spec, look),
             )
             tune.run(
                 tune.with_resources(run_trial, self._resources()),
@@ -193,7 +225,6 @@ class _Sweep:
                 search_alg=searcher,
                 scheduler=make_scheduler(self._spec, self._storage.rows()),
                 num_samples=remaining,
-                max_concurrent_trials=at_once,
                 reuse_actors=True,
                 max_failures=self._spec.base.runtime.max_retries,
                 stop=HaltStopper(self._halt),
@@ -205,6 +236,7 @@ class _Sweep:
             )
 
     def _payload(self, number: int, sample: Sample) -> Mapping[str, Any]:
+        self._budgets.note(sample)
         runs = tuple(
             TrialRun(
                 run_id=place.run_id,
@@ -229,15 +261,14 @@ class _Sweep:
         return Progress(sum(record.epoch for record in records), sum(record.attempt for record in records))
 
     def _resources(self) -> Any:
-        part = self._spec.file.resources
-        if part.workers > 1:
+        if self._spec.file.resources.workers > 1:
             # The trial itself only waits for the workers that Ray Train places for it. Tune refuses a trial that asks
             # for nothing, so it takes a grain of the resource that every cluster's head node has.
             return tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
-        return tune.PlacementGroupFactory([{"CPU": part.cpu, **({"GPU": part.gpu} if part.gpu else {})}])
+        return tune.PlacementGroupFactory([worker_resources(self._spec)])
 
 
-class _Teller(tune.Callback):
+class _Teller(DriverSide, tune.Callback):
     """Keeps the live table up to date and notes why a trial crashed."""
 
     def __init__(self, folder: StudyFolder, spec: StudySpec, storage: StudyStorage, halt: Halt, watch: Watch) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 
 from ray import tune
 
+from sage_ray.runtime.driver_side import DriverSide
+
 STOPPED, INTERRUPTED, OUT_OF_TIME, FAULT = "stopped", "interrupted", "out of time", "fault"
 
 
@@ -51,7 +53,7 @@ class Halt:
         return True
 
 
-class HaltStopper(tune.Stopper):
+class HaltStopper(DriverSide, tune.Stopper):
     """Ends the whole Tune experiment when the halt is on; single trials are the scheduler's affair."""
 
     def __init__(self, halt: Halt) -> None:

@@ -1,4 +1,4 @@
-"""What a study will cost before it runs: trials, runs, distinct stages, and epochs with and without reuse."""
+"""What a study will cost before it runs: trials, runs, distinct stages, epochs with and without reuse, and disk."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from typing import Any
 import torch
 
 from sage_ray.config import ExperimentConfig, stable_hash
-from sage_ray.data.prepare import prepare
+from sage_ray.data.prepare import headline, prepare
 from sage_ray.errors import UserError
+from sage_ray.runtime.disk import DATABASE_BYTES, GB, free_bytes, kept_bytes, result_bytes
 from sage_ray.runtime.home import Home
+from sage_ray.search.placement import placed
 from sage_ray.search.spec import Kind, StudySpec
 from sage_ray.sections import DataConfig
 from sage_ray.stages.keys import stage_keys
 from sage_ray.stages.store import StageStore
 from sage_ray.training.context import numerics
+from sage_ray.training.footprint import StageFootprint, footprints
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,15 @@ class Plan:
         kind: sweep, or ablation, whose trials are its runs.
         not_run: arms of an ablation that are declared but not trained, with the reason.
         details: arms, and what a fraction confuses.
+        data: what the data are, how many images, and how they are split.
+        device: cpu or cuda, of the trials.
+        gpu: model of it, if it is known.
+        precision: fp32, tf32 or bf16.
+        trials_at_once: how many run at a time; None if the GPUs are on machines that cannot be seen from here.
+        placement: the same in words, with a warning if a GPU stands idle.
+        disk_gb: what the study will at most hold on disk beside what is stored already, in 10^9 bytes: `disk_parts` has
+            its snapshots, its runs' results, and the decoded data.
+        disk_free_gb: free where the snapshots go; None: an object store, which cannot tell.
     """
 
     study: str
@@ -48,30 +60,53 @@ class Plan:
     kind: Kind = "sweep"
     not_run: dict[str, str] = field(default_factory=dict)
     details: list[str] = field(default_factory=list)
+    data: str = ""
+    device: str = "cpu"
+    gpu: str | None = None
+    precision: str = "fp32"
+    trials_at_once: int | None = None
+    placement: list[str] = field(default_factory=list)
+    disk_gb: float = 0.0
+    disk_parts: dict[str, float] = field(default_factory=dict)
+    disk_free_gb: float | None = None
 
 
 def plan(spec: StudySpec, home: Home) -> Plan:
     """The cost of a search space or of an ablation design under `home`; trains nothing.
 
+    Stage keys are those of the device that the trials will have: `auto` looks at the cluster of `RAY_ADDRESS`, or at
+    this machine; on a login node without either, `resources.gpu` or `runtime.device: cuda` says that it will be a GPU.
+
     Raises:
-        UserError: a problem of the data.
+        UserError: a problem of the data, no room for a trial, or a cluster that does not answer.
     """
+    from sage_ray.search.cluster import seen_machines
     from sage_ray.search.tuner import simulate
 
+    with seen_machines() as machines:
+        spec, placement = placed(spec, machines, elsewhere=True)
     samples = simulate(spec, spec.trials)
-    identity = _Identity(home)
-    longest: dict[str, int] = {}
-    total = runs = 0
+    identity = StudyData(home)
+    ends: dict[str, set[int]] = {}
+    sizes: dict[str, StageFootprint] = {}
+    total = runs = results = 0
     for number, sample in enumerate(samples):
         for place in spec.run_grid(number):
             config = spec.config(sample.values, place.seed, place.fold)
             runs += 1
+            results += result_bytes(config, home)
             for phase, key in identity.keys(config).items():
                 epochs = getattr(config, phase).epochs
                 total += epochs
-                longest[key] = max(longest.get(key, 0), epochs)
+                ends.setdefault(key, set()).add(epochs)
+                if key not in sizes:
+                    sizes[key] = footprints(config)[phase]
+    longest = {key: max(epochs) for key, epochs in ends.items()}
     store = StageStore(spec.base.runtime.stage_store or home.stages)
     stored = sum(store.latest(key, epochs) for key, epochs in longest.items())
+    missing = [key for key, epochs in longest.items() if store.latest(key, epochs) < epochs]
+    snapshots = sum(kept_bytes(sizes[key], longest[key], ends[key]) for key in missing)
+    disk = {"snapshots": snapshots / GB, "results": (results + DATABASE_BYTES) / GB, "cache": identity.cache_bytes / GB}
     exact = len(spec.fixed) >= len(samples)
     return Plan(
         study=spec.name,
@@ -86,6 +121,15 @@ def plan(spec: StudySpec, home: Home) -> Plan:
         kind=spec.kind,
         not_run=spec.not_run(),
         details=spec.details(),
+        data=headline(prepare(spec.base.data, home.cache), spec.base.data),
+        device=placement.device,
+        gpu=placement.gpu,
+        precision=placement.precision,
+        trials_at_once=placement.trials_at_once,
+        placement=placement.lines(),
+        disk_gb=round(sum(disk.values()), 6),
+        disk_parts={part: round(size, 6) for part, size in disk.items()},
+        disk_free_gb=None if store.local_root is None else round(free_bytes(store.local_root) / GB, 3),
     )
 
 
@@ -96,12 +140,14 @@ def trial_numerics(config: ExperimentConfig) -> dict[str, Any]:
     return numbers | ({"threads": runtime.threads} if "threads" in numbers and runtime.device == "cpu" else {})
 
 
-class _Identity:
+class StudyData:
     """Stage keys of configs; the data of each distinct data section are prepared once."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
         self._seen: dict[str, tuple[str, str]] = {}
+        self.cache_bytes = 0
+        """Of the decoded images and masks of all data sections so far."""
 
     def keys(self, config: ExperimentConfig) -> dict[str, str]:
         fingerprint, split_id = self._data(config.data)
@@ -115,6 +161,7 @@ class _Identity:
         name = stable_hash(data.model_dump(mode="json", exclude={"augment"}))
         if name not in self._seen:
             prepared = prepare(data, self._home.cache)
+            self.cache_bytes += prepared.images.nbytes + prepared.masks.nbytes
             self._seen[name] = (prepared.fingerprint, prepared.split.split_id)
         return self._seen[name]
 

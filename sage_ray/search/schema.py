@@ -11,6 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sage_ray.errors import UserError
+from sage_ray.identity import widened
+from sage_ray.sections import word_or_number
 
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 VALIDATION_SCORES = (
@@ -96,12 +98,21 @@ class ResourcesPart(Part):
     """What one worker of a trial gets, and how many workers a trial has."""
 
     cpu: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1
-    gpu: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
+    gpu: Literal["auto", "share"] | Annotated[float, Field(ge=0, allow_inf_nan=False)] = widened(
+        "auto", hashed_as={"auto": 0.0, "share": 0.0}
+    )
+    """auto: one GPU a worker where Ray has any, else the CPU; share: several trials on each GPU, as many as
+    `concurrency` spreads over them, or with `concurrency: auto` as many as the CPUs allow, at most 4. 0 is the CPU."""
     workers: Annotated[int, Field(ge=1)] = 1
+
+    @field_validator("gpu", mode="before")
+    @classmethod
+    def _word_or_number(cls, value: Any) -> Any:
+        return word_or_number(value, ("auto", "share"))
 
     @model_validator(mode="after")
     def _fraction(self) -> ResourcesPart:
-        if self.gpu > 1 and self.gpu != int(self.gpu):
+        if not isinstance(self.gpu, str) and self.gpu > 1 and self.gpu != int(self.gpu):
             raise ValueError(f"gpu {self.gpu} is no share of one GPU and no whole number; use 0 to 1, or 2, 3, ...")
         return self
 
@@ -164,9 +175,17 @@ class StudyFile(Part):
     fold."""
     max_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Wall time of one start or `resume`; running trials are then left resumable."""
-    concurrency: Annotated[int, Field(ge=1)] | None = None
-    """Trials at a time; None: as many as fit the CPUs and GPUs."""
+    concurrency: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Trials at a time; auto: as many as fit the CPUs and GPUs that Ray has by then. On a cluster that grows on demand
+    give a number: auto asks for no more than there is."""
     resources: ResourcesPart = ResourcesPart()
+
+    @field_validator("concurrency", mode="before")
+    @classmethod
+    def _word_or_number(cls, value: Any) -> Any:
+        if isinstance(value, float) and not value.is_integer():
+            raise ValueError("give auto or a whole number of at least 1")
+        return "auto" if value is None else word_or_number(value, ("auto",), least=1)
 
     @model_validator(mode="after")
     def _runs(self) -> StudyFile:

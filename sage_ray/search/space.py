@@ -16,7 +16,15 @@ import yaml
 from sage_ray.config import ExperimentConfig, check_path, stable_hash
 from sage_ray.errors import UserError
 from sage_ray.identity import identity_tree
-from sage_ray.search.base import Sets, base_config, check_parts, find_file, read_tree, with_resources
+from sage_ray.search.base import (
+    Sets,
+    base_config,
+    check_parts,
+    find_file,
+    hashed_device,
+    read_tree,
+    with_resources,
+)
 from sage_ray.search.dimension import Dimension, Sample
 from sage_ray.search.expressions import parse
 from sage_ray.search.schema import DimensionPart, SamplerPart, SchedulerPart, SpaceFile, parse_file
@@ -51,7 +59,7 @@ class Space(StudySpec):
         """16 hex digits over what makes two studies the same search; trials, hours and concurrency may grow."""
         left_out = {"name", "base", "trials", "max_hours", "concurrency"}
         tree = identity_tree(self.file, exclude=left_out, by_alias=True)
-        return stable_hash({"base": self.base.identity(), "device": self.base.runtime.device, **tree})
+        return stable_hash({"base": self.base.identity(), "device": hashed_device(self.base, self.file), **tree})
 
     @cached_property
     def trials(self) -> int:

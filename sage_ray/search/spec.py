@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from sage_ray.config import ExperimentConfig
 from sage_ray.search.dimension import Dimension, Sample
 from sage_ray.search.schema import ObjectivePart, SamplerPart, SchedulerPart, StudyFile
+from sage_ray.sections import RuntimeConfig
 
 Kind = Literal["sweep", "ablation"]
 Spec = TypeVar("Spec", bound="StudySpec")
@@ -57,6 +58,10 @@ class StudySpec(ABC):
     def renamed(self: Spec, name: str) -> Spec:
         """The same study under another name."""
         return replace(self, file=self.file.model_copy(update={"name": name}))
+
+    def on(self: Spec, runtime: RuntimeConfig) -> Spec:
+        """The same study with this runtime for all its runs."""
+        return replace(self, base=self.base.model_copy(update={"runtime": runtime}))
 
     @property
     def objective(self) -> ObjectivePart:
@@ -119,7 +124,7 @@ class StudySpec(ABC):
 
     def facts(self) -> dict[str, Any]:
         """What study.json says of the file, beside its hash."""
-        return {"kind": self.kind}
+        return {"kind": self.kind, "trials": self.trials}
 
     def not_run(self) -> dict[str, str]:
         """Arms that are declared but not trained, with the reason."""

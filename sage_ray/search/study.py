@@ -15,6 +15,7 @@ from sage_ray.config import ExperimentConfig
 from sage_ray.errors import UserError
 from sage_ray.runtime.files import is_locked, locked, read_json, write_json
 from sage_ray.runtime.home import Home
+from sage_ray.runtime.overview import DRIVER_LOCK
 from sage_ray.runtime.record import RunFolder
 from sage_ray.search.design import Design, load_spec
 from sage_ray.search.schema import check_study_name
@@ -67,7 +68,8 @@ class TrialStatus:
 class StudyStatus:
     """A study as a whole. `state`: running (a driver lives), finished, or interrupted (resumable).
 
-    `kind`: sweep, or ablation; `not_run`: its arms that are declared but not trained, with the reason.
+    `kind`: sweep, or ablation; `not_run`: its arms that are declared but not trained, with the reason;
+    `runs_of_trial`: seeds times folds.
     """
 
     study: str
@@ -84,6 +86,7 @@ class StudyStatus:
     path: str
     kind: Kind = "sweep"
     not_run: dict[str, str] = field(default_factory=dict)
+    runs_of_trial: int = 1
 
 
 class StudyFolder:
@@ -116,7 +119,7 @@ class StudyFolder:
     def open(cls, home: Home, name: str) -> StudyFolder:
         """The folder of a study that exists. Raises UserError with the nearest name if there is none."""
         folder = cls(home, name)
-        known = study_names(home)
+        known = home.study_names()
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
             mend = f"did you mean {near[0]}?" if near else f"`sage-ray list` shows the studies under {home.studies}"
@@ -148,22 +151,15 @@ class StudyFolder:
 
     def driver_alive(self) -> bool:
         """Whether a live process runs this study."""
-        return is_locked(self.path / "driver.lock")
+        return is_locked(self.path / DRIVER_LOCK)
 
     @contextmanager
     def driver_lock(self) -> Iterator[None]:
         """Hold the study as its driver; given up when the process dies. Raises UserError if another one holds it."""
-        with locked(self.path / "driver.lock", timeout_s=1.0) as held:
+        with locked(self.path / DRIVER_LOCK, timeout_s=1.0) as held:
             if not held:
                 raise UserError("study is being run", self.name, f"wait, or end it with `sage-ray stop {self.name}`")
             yield
-
-
-def study_names(home: Home) -> list[str]:
-    """Names of the studies of a home, sorted."""
-    if not home.studies.is_dir():
-        return []
-    return sorted(folder.name for folder in home.studies.iterdir() if (folder / "study.json").is_file())
 
 
 def status(name: str, home: Home) -> StudyStatus:
@@ -199,18 +195,8 @@ def status_of(folder: StudyFolder, spec: StudySpec, rows: Sequence[TrialRow]) ->
         path=str(folder.path),
         kind=spec.kind,
         not_run=spec.not_run(),
+        runs_of_trial=len(spec.run_grid(0)) if spec.trials else 1,
     )
-
-
-def list_all(home: Home) -> list[StudyStatus]:
-    """Status of every study of a home, by name; one whose files are damaged is left out."""
-    found = []
-    for name in study_names(home):
-        try:
-            found.append(status(name, home))
-        except UserError:
-            continue
-    return found
 
 
 def stop(name: str, home: Home) -> StudyStatus:

@@ -16,7 +16,7 @@ from ray import tune
 
 from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import prepare
-from sage_ray.errors import SnapshotFailed, UserError
+from sage_ray.errors import NoSpace, SnapshotFailed, UserError
 from sage_ray.runtime import launch
 from sage_ray.runtime.home import Home
 from sage_ray.runtime.record import RunFolder, RunLabels, RunRecord
@@ -137,7 +137,10 @@ def is_study_fault(record: RunRecord) -> bool:
 
 
 def _end_refused(task: TrialTask, run: TrialRun, error: UserError) -> None:
-    """Data that went away end the study, not this trial; anything else that was refused is this trial's own."""
+    """Data that went away and a full disk end the study, not this trial; anything else refused is this trial's own."""
+    if isinstance(error, NoSpace):
+        _end(trial_halted=1, study_fault=str(error))
+        return
     try:
         prepare(run.config.data, Home(task.home).cache)
     except UserError as problem:

@@ -22,10 +22,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from ray.tune.search import Searcher
 
 from sage_ray.errors import UserError
+from sage_ray.runtime.driver_side import DriverSide
+from sage_ray.runtime.overview import STORAGE_FILE
 from sage_ray.search.dimension import Dimension, Sample
 from sage_ray.search.spec import StudySpec
 
-DATABASE = "optuna.db"
 LOCK_TIMEOUT_S = 60
 DEFAULT_STARTUP = 10
 
@@ -69,7 +70,7 @@ class StudyStorage:
 
     def __init__(self, folder: Path, name: str, spec: StudySpec) -> None:
         self._storage = optuna.storages.RDBStorage(
-            f"sqlite:///{folder / DATABASE}", engine_kwargs={"connect_args": {"timeout": LOCK_TIMEOUT_S}}
+            f"sqlite:///{folder / STORAGE_FILE}", engine_kwargs={"connect_args": {"timeout": LOCK_TIMEOUT_S}}
         )
         self.study = optuna.create_study(
             storage=self._storage,
@@ -179,10 +180,10 @@ class StudyStorage:
 
 def read_rows(folder: Path, name: str) -> list[TrialRow]:
     """Trials of a study whose database exists, by number; [] if there is none yet."""
-    if not (folder / DATABASE).is_file():
+    if not (folder / STORAGE_FILE).is_file():
         return []
     storage = optuna.storages.RDBStorage(
-        f"sqlite:///{folder / DATABASE}", engine_kwargs={"connect_args": {"timeout": LOCK_TIMEOUT_S}}
+        f"sqlite:///{folder / STORAGE_FILE}", engine_kwargs={"connect_args": {"timeout": LOCK_TIMEOUT_S}}
     )
     try:
         study = optuna.load_study(study_name=name, storage=storage)
@@ -241,7 +242,7 @@ def simulate(spec: StudySpec, count: int) -> list[Sample]:
     return fixed
 
 
-class OptunaSearcher(Searcher):
+class OptunaSearcher(DriverSide, Searcher):
     """Asks Optuna for Tune and tells it how each trial ended.
 
     Args:
@@ -251,6 +252,8 @@ class OptunaSearcher(Searcher):
         payload: what the trainable gets for (number, sample); merged with `number`.
         progress: what a trial has on disk.
         halted: whether the sweep is being ended on purpose; its trials then stay RUNNING, to be taken up again.
+        limit: how many trials there may be at a time, asked anew for each: machines join and leave. Tune's own limiter
+            is fixed when the sweep starts.
     """
 
     def __init__(
@@ -262,14 +265,19 @@ class OptunaSearcher(Searcher):
         payload: Callable[[int, Sample], Mapping[str, Any]],
         progress: Callable[[int], Progress],
         halted: Callable[[], bool],
+        limit: Callable[[], int],
     ) -> None:
         super().__init__(metric="objective", mode="max" if spec.file.objective.maximize else "min")
         self._storage, self._spec, self._orphans = storage, spec, deque(orphans)
-        self._payload, self._progress, self._halted = payload, progress, halted
+        self._payload, self._progress, self._halted, self._limit = payload, progress, halted, limit
         self._numbers: dict[str, int] = {}
+        self._live: set[str] = set()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         while not self._halted():
+            # With a trial alive, None makes Tune look after that one and ask again; without one it would wait here.
+            if self._live and len(self._live) >= self._limit():
+                return None
             number = self._orphans.popleft() if self._orphans else None
             if number is None and len(self._storage.rows()) >= self._spec.trials:
                 return Searcher.FINISHED  # type: ignore[return-value]
@@ -283,6 +291,7 @@ class OptunaSearcher(Searcher):
                 self._storage.tell_failed(number, f"began to train {stalls} times without getting any further")
                 continue
             self._numbers[trial_id] = number
+            self._live.add(trial_id)
             return {"number": number, **self._payload(number, sample)}
         # Not None: Tune would ask again for minutes before it looked at anything else.
         return Searcher.FINISHED  # type: ignore[return-value]
@@ -292,6 +301,7 @@ class OptunaSearcher(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         number = self._numbers[trial_id]
+        self._live.discard(trial_id)
         if error:
             # The driver's callback comes next, knows the trace, and tells the failure with it.
             return

@@ -14,9 +14,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sage_ray.config import ExperimentConfig, stable_hash
+from sage_ray.sections import AdversarialConfig
 
 PhaseName = Literal["pretrain", "adversarial"]
 Numerics = Mapping[str, Any]
+
+
+def _drops_often(config: ExperimentConfig, phase: PhaseName) -> bool:
+    """Whether a phase is long enough for its plateau schedule to drop a 27th time."""
+    settings = config.pretrain if phase == "pretrain" else config.adversarial
+    return settings.schedule.rule == "plateau" and settings.epochs >= 27 * (settings.schedule.patience + 1)
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,24 @@ FIRST_CODE_VERSION = 2
 2: passes that can train nothing no longer move running statistics of generator and discriminators.
 """
 
-CODE_CHANGES: tuple[CodeChange, ...] = ()
+CODE_CHANGES: tuple[CodeChange, ...] = (
+    CodeChange(
+        3,
+        "averaged weights get batch statistics of their own, not those of the trained weights",
+        # Other norms have no statistics that move, so that nothing is estimated there.
+        lambda config, phase, numerics: config.evaluation.ema_decay > 0 and config.segmenter.norm == "batch",
+    ),
+    CodeChange(
+        4,
+        "validation images are scored in fp32, whatever training computes in",
+        lambda config, phase, numerics: numerics.get("precision") == "bf16",
+    ),
+    CodeChange(
+        5,
+        "Adam is the fused one on a GPU; a plateau schedule goes on after its 26th drop",
+        lambda config, phase, numerics: numerics.get("device") == "cuda" or _drops_often(config, phase),
+    ),
+)
 """In the order of their versions. Stages that a change does not touch keep their keys, so that a release takes up the
 stages of the one before; tests/golden/test_five_steps.py fails when training changes without an entry here."""
 
@@ -95,6 +119,8 @@ def stage_keys(config: ExperimentConfig, data_fingerprint: str, split_id: str, n
         if config.adversarial.perceptual == "none":
             phase["perceptual_normalise"] = None
             phase["weights"] = {k: v for k, v in phase["weights"].items() if not k.endswith("_vgg")}
+        if not _cycle_image_while_frozen_matters(config.adversarial):
+            phase.pop("cycle_image_while_frozen", None)
         keys["adversarial"] = stable_hash(
             {
                 "stage": "adversarial",
@@ -130,6 +156,14 @@ def _loss_that_matters(loss: dict[str, Any]) -> dict[str, Any]:
         if not loss["w_tversky"]:
             unused |= {"alpha", "beta"}
     return {k: v for k, v in loss.items() if k not in unused}
+
+
+def _cycle_image_while_frozen_matters(settings: AdversarialConfig) -> bool:
+    """Whether frozen steps have a cycle-image term that could train the segmenter."""
+    weights = settings.weights
+    perceptual = weights.rec_image_vgg if settings.perceptual != "none" else 0.0
+    scale = settings.lambda_cycle * (weights.rec_image_l1 + perceptual)
+    return bool(settings.freeze_epochs and scale and settings.mask_path != "argmax")
 
 
 def _phase_that_matters(phase: dict[str, Any], drop: tuple[str, ...]) -> dict[str, Any]:

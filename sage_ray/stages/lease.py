@@ -22,6 +22,7 @@ from typing import Any
 from sage_ray.errors import RunStopped
 from sage_ray.stages.store import StageStore
 
+LEASE = "lease.json"
 HEARTBEAT_S = 5.0
 STALE_S = 60.0
 POLL_S = 0.25
@@ -44,7 +45,7 @@ def stage_lease(
     if store.local_root is None or done():
         yield
         return
-    path = store.local_root / key / "lease.json"
+    path = store.local_root / key / LEASE
     path.parent.mkdir(parents=True, exist_ok=True)
     owner = uuid.uuid4().hex
     waited = False
@@ -58,6 +59,33 @@ def stage_lease(
         if done():
             yield
             return
+    with _kept_alive(path, owner):
+        yield
+
+
+@contextlib.contextmanager
+def lease_if_free(store: StageStore, key: str) -> Iterator[bool]:
+    """Hold the lease of `key` for the body if nobody has it; yields whether. True where there are no leases."""
+    if store.local_root is None:
+        yield True
+        return
+    path, owner = store.local_root / key / LEASE, uuid.uuid4().hex
+    # A lease whose owner is dead is taken away at the first try and taken over at the second.
+    if not path.parent.is_dir() or not (_acquire(path, owner) or _acquire(path, owner)):
+        yield False
+        return
+    with _kept_alive(path, owner):
+        yield True
+
+
+def held(store: StageStore, key: str) -> bool:
+    """Whether a live process holds the lease of `key`."""
+    path = None if store.local_root is None else store.local_root / key / LEASE
+    return path is not None and path.exists() and not _stale(path)
+
+
+@contextlib.contextmanager
+def _kept_alive(path: Path, owner: str) -> Iterator[None]:
     stop = threading.Event()
     beat = threading.Thread(target=_heartbeat, args=(path, stop), daemon=True)
     beat.start()

@@ -1,8 +1,11 @@
 """The stage store: snapshots by stage key and epoch on any pyarrow filesystem (local folder, NFS, S3, GCS).
 
-Layout: `KEY/EPOCH/{state.safetensors, meta.json}`. The state is written first, `meta.json` with its sha256 last, both
-under a temporary name that is then renamed: a snapshot exists when its meta.json can be read, and is trusted when the
-checksum holds. A damaged one is set aside, said, and recomputed.
+Layout: `KEY/EPOCH/{state.safetensors, meta.json}` and `KEY/best-SHA.safetensors`. The state is written first,
+`meta.json` with its sha256 last, both under a temporary name that is then renamed: a snapshot exists when its meta.json
+can be read, and is trusted when the checksums hold. A damaged one is set aside, said, and recomputed.
+
+The best weights so far change seldom and are stored once a change: a file named by its content, written before the
+snapshots that refer to it and removed with the last of them. Format 1 (the first release) held them in every state.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,15 +27,22 @@ from safetensors.torch import load, save
 
 from sage_ray.errors import SnapshotFailed
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE = (1, 2)
 STATE, META, KEEP = "state.safetensors", "meta.json", "keep"
+TEMPORARY, DAMAGED = ".tmp-", ".damaged-"
+BEST = "best."
+"""What the names of the best weights begin with, among the tensors of a snapshot."""
+NEWEST = 2
+"""Snapshots that are kept of a stage whatever their epochs: the newest, and one more should that be damaged."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
     """A stage's state after `epoch` epochs of it: tensors by name, and plain data (`meta`).
 
-    `keep` marks the end of some run's stage: `prune` never drops it.
+    `keep` marks an epoch that runs start from: the end of some run's stage, or a budget of an open study. `prune` never
+    drops it.
     """
 
     key: str
@@ -47,11 +57,10 @@ class StageStore:
 
     Args:
         root: folder, or URI that pyarrow knows (s3://bucket/path, gs://...).
-        keep_every: snapshots at multiples of it, and the newest two, survive `prune`.
         say: told about damaged snapshots.
     """
 
-    def __init__(self, root: str | Path, *, keep_every: int = 10, say: Callable[[str], None] | None = None) -> None:
+    def __init__(self, root: str | Path, *, say: Callable[[str], None] | None = None) -> None:
         text = str(root)
         if "://" in text:
             self.fs, self.root = pafs.FileSystem.from_uri(text)
@@ -59,7 +68,6 @@ class StageStore:
         else:
             self.fs, self.root = pafs.LocalFileSystem(), str(Path(text).absolute())
             self.local_root = Path(self.root)
-        self.keep_every = keep_every
         self._say = say or (lambda line: None)
 
     def epochs(self, key: str) -> list[int]:
@@ -81,29 +89,44 @@ class StageStore:
                 return snapshot
         return None
 
-    def save(self, snapshot: Snapshot) -> None:
+    def save(self, snapshot: Snapshot, best_sha: str | None = None) -> str | None:
         """Write a snapshot, all or nothing.
+
+        Args:
+            snapshot: to be written.
+            best_sha: what an earlier `save` returned for the same best weights: while their file is there, they are not
+                looked at again.
+
+        Returns:
+            sha256 of the file of the best weights; None if there are none.
 
         Raises:
             SnapshotFailed: it could not be written (full disk, lost share); older snapshots stay valid.
         """
         folder = f"{self.root}/{snapshot.key}"
-        temporary = f"{folder}/.tmp-{snapshot.epoch}-{uuid.uuid4().hex[:8]}"
-        state = save({name: tensor.contiguous() for name, tensor in snapshot.tensors.items()})
-        meta = {
-            "format_version": FORMAT_VERSION,
-            "key": snapshot.key,
-            "epoch": snapshot.epoch,
-            "sha256": hashlib.sha256(state).hexdigest(),
-            "meta": snapshot.meta,
-        }
+        temporary = f"{folder}/{TEMPORARY}{snapshot.epoch}-{uuid.uuid4().hex[:8]}"
+        best = {name: tensor for name, tensor in snapshot.tensors.items() if name.startswith(BEST)}
+        state = _serialised({name: tensor for name, tensor in snapshot.tensors.items() if name not in best})
         try:
             self.fs.create_dir(temporary, recursive=True)
+            best_sha = self._save_best(snapshot.key, best, best_sha)
+            meta = {
+                "format_version": FORMAT_VERSION,
+                "key": snapshot.key,
+                "epoch": snapshot.epoch,
+                "sha256": hashlib.sha256(state).hexdigest(),
+                "best_sha256": best_sha,
+                "meta": snapshot.meta,
+            }
             self._write(f"{temporary}/{STATE}", state)
             self._write(f"{temporary}/{META}", json.dumps(meta).encode())
             if snapshot.keep:
                 self._write(f"{temporary}/{KEEP}", b"")
             self._put_in_place(temporary, f"{folder}/{snapshot.epoch}")
+            if snapshot.keep:
+                self.keep(snapshot.key, snapshot.epoch)  # also where another worker had stored the epoch unmarked
+            # Another worker of the same stage may have dropped the last snapshot that referred to the file meanwhile.
+            return self._save_best(snapshot.key, best, best_sha)
         except OSError as error:
             with contextlib.suppress(OSError):
                 self.fs.delete_dir(temporary)
@@ -117,37 +140,90 @@ class StageStore:
         with contextlib.suppress(OSError):
             self._write(f"{self.root}/{key}/{epoch}/{KEEP}", b"")
 
+    def kept(self, key: str, epoch: int) -> bool:
+        """Whether a stored snapshot is marked as one that runs start from."""
+        return self._exists(f"{self.root}/{key}/{epoch}/{KEEP}")
+
     def prune(self, key: str) -> None:
-        """Drop snapshots of `key` but multiples of `keep_every`, the newest two, and ends of stages."""
-        for epoch in self.epochs(key)[:-2]:
-            path = f"{self.root}/{key}/{epoch}"
-            if epoch % self.keep_every and not self._exists(f"{path}/{KEEP}"):
-                with contextlib.suppress(OSError):
-                    self.fs.delete_dir(path)
+        """Drop the snapshots of `key` but the newest two and those that are marked."""
+        self.drop(key, [epoch for epoch in self.epochs(key)[:-NEWEST] if not self.kept(key, epoch)])
+
+    def drop(self, key: str, epochs: Collection[int]) -> None:
+        """Remove snapshots of `key`, and the best weights that no other snapshot refers to."""
+        if not epochs:
+            return
+        referred = {epoch: self.best_file(key, epoch) for epoch in self.epochs(key)}
+        for epoch in epochs:
+            with contextlib.suppress(OSError):
+                self.fs.delete_dir(f"{self.root}/{key}/{epoch}")
+        left = {referred[epoch] for epoch in self.epochs(key) if epoch in referred}
+        for name in {referred.get(epoch) for epoch in epochs} - left - {None}:
+            with contextlib.suppress(OSError):
+                self.fs.delete_file(f"{self.root}/{key}/{name}")
+
+    def best_file(self, key: str, epoch: int) -> str | None:
+        """Name, in the stage's folder, of the file with the best weights of a snapshot; None if there is none."""
+        whole = self.meta(key, epoch)
+        return _best_name(whole["best_sha256"]) if whole and whole.get("best_sha256") else None
 
     def meta(self, key: str, epoch: int) -> dict[str, Any] | None:
-        """The plain data of a snapshot without its tensors; None if it cannot be read."""
+        """The plain data of a snapshot, and what the store notes of it; None if it cannot be read."""
         try:
             with self.fs.open_input_stream(f"{self.root}/{key}/{epoch}/{META}") as stream:
-                whole = json.loads(stream.read())
-            return whole if whole["format_version"] == FORMAT_VERSION else None
-        except (OSError, ValueError, KeyError):
+                whole: dict[str, Any] = json.loads(stream.read())
+            return whole if whole["format_version"] in READABLE and "sha256" in whole else None
+        except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def _load(self, key: str, epoch: int) -> Snapshot | None:
         whole = self.meta(key, epoch)
         path = f"{self.root}/{key}/{epoch}"
-        try:
-            with self.fs.open_input_file(f"{path}/{STATE}") as stream:
-                state = stream.read()
-        except OSError:
-            state = b""
-        if whole is not None and hashlib.sha256(state).hexdigest() == whole["sha256"]:
-            return Snapshot(key, epoch, load(state), whole["meta"])
+        state = self._sound(f"{path}/{STATE}", whole["sha256"]) if whole else None
+        best: dict[str, torch.Tensor] | None = {}
+        if whole and state is not None and whole.get("best_sha256"):
+            file = f"{self.root}/{key}/{_best_name(whole['best_sha256'])}"
+            best = self._sound(file, whole["best_sha256"])
+            if best is None:
+                self._set_aside(file, key)
+        if whole is not None and state is not None and best is not None:
+            return Snapshot(key, epoch, state | best, whole["meta"])
         self._say(f"stage {key} epoch {epoch}: damaged snapshot set aside, its epochs are computed again")
-        with contextlib.suppress(OSError):
-            self.fs.move(path, f"{self.root}/{key}/.damaged-{epoch}-{uuid.uuid4().hex[:8]}")
+        self._set_aside(path, key)
         return None
+
+    def _sound(self, path: str, sha256: str) -> dict[str, torch.Tensor] | None:
+        """The tensors of a file if its content has that check sum."""
+        try:
+            with self.fs.open_input_file(path) as stream:
+                content = stream.read()
+        except OSError:
+            return None
+        return load(content) if hashlib.sha256(content).hexdigest() == sha256 else None
+
+    def _set_aside(self, path: str, key: str) -> None:
+        aside = f"{self.root}/{key}/{DAMAGED}{path.rsplit('/', 1)[-1]}-{uuid.uuid4().hex[:8]}"
+        with contextlib.suppress(OSError):
+            self.fs.move(path, aside)
+
+    def _save_best(self, key: str, best: dict[str, torch.Tensor], sha: str | None) -> str | None:
+        """sha256 of the file of the best weights, which is written if it is not there."""
+        if not best:
+            return None
+        folder = f"{self.root}/{key}"
+        if sha is not None and self._exists(f"{folder}/{_best_name(sha)}"):
+            return sha
+        content = _serialised(best)
+        sha = hashlib.sha256(content).hexdigest()
+        if not self._exists(f"{folder}/{_best_name(sha)}"):
+            temporary = f"{folder}/{TEMPORARY}{_best_name(sha)}-{uuid.uuid4().hex[:8]}"
+            try:
+                self._write(temporary, content)
+                self.fs.move(temporary, f"{folder}/{_best_name(sha)}")
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self.fs.delete_file(temporary)
+                raise
+        return sha
 
     def _write(self, path: str, content: bytes) -> None:
         if self.local_root is None:
@@ -181,3 +257,11 @@ class StageStore:
 
     def _exists(self, path: str) -> bool:
         return bool(self.fs.get_file_info(path).type == pafs.FileType.File)
+
+
+def _serialised(tensors: dict[str, torch.Tensor]) -> bytes:
+    return save({name: tensor.contiguous() for name, tensor in tensors.items()})
+
+
+def _best_name(sha: str) -> str:
+    return f"best-{sha[:16]}.safetensors"

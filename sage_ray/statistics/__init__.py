@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sage_ray.statistics.clusters import Clusters, by_group, coarser
 from sage_ray.statistics.paired import (
     Interval,
     Verdict,
@@ -13,4 +14,16 @@ from sage_ray.statistics.paired import (
     verdict,
 )
 
-__all__ = ["Interval", "Verdict", "align", "holm", "holm_verdicts", "mean_interval", "paired_interval", "verdict"]
+__all__ = [
+    "Clusters",
+    "Interval",
+    "Verdict",
+    "align",
+    "by_group",
+    "coarser",
+    "holm",
+    "holm_verdicts",
+    "mean_interval",
+    "paired_interval",
+    "verdict",
+]

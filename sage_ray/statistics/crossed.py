@@ -19,6 +19,9 @@ equal arms lose next to nothing by it; of arms with three times the spread over 
 three seeds fewer than half, and several such arms hide one another, so that up to one in ten A/A studies of such arms
 is called different. `pool=False` is for studies whose arms are known to be that unequal.
 
+Crops of one micrograph are clusters: for "new" images the micrograph takes the place of the image (`clusters`), in all
+of the above. "These" images are no sample, and what they are crops of does not matter then.
+
 All functions take leading axes (...) of independent studies, so that simulations run what users run.
 
 Source: Satterthwaite, Biometrics Bulletin 2, 1946; Scheffe, The Analysis of Variance, 1959, ch. 8 (mixed model).
@@ -32,6 +35,7 @@ from typing import Literal, get_args
 import numpy as np
 from scipy.special import fdtrc
 
+from sage_ray.statistics.clusters import Clusters, by_group
 from sage_ray.statistics.combined import combine, mean_squares, residual_squares, t_quantile, two_sided_p
 
 Images = Literal["new", "these"]
@@ -53,7 +57,8 @@ class Contrasts:
     seed_sd: np.ndarray
     """Of the paired difference of two runs, each averaged over the images."""
     image_sd: np.ndarray
-    """Of the paired difference at one image, averaged over the seeds; NaN with one image."""
+    """Of the paired difference at one image (at one micrograph, where images are its crops), averaged over the seeds;
+    NaN with one."""
 
     def half_width(self, level: float) -> np.ndarray:
         """Half the width of the intervals at `level`."""
@@ -70,7 +75,8 @@ class Components:
 
     `image`, `seed` and `image_seed` are shared by the arms and cancel in every difference. `rest` is the arm x image x
     seed variance. Scores that exist once a run have `num_images` 0, NaN for all that needs images, and their rest in
-    `arm_seed`. With one seed nothing can be told: all NaN. A negative estimate is given as 0.
+    `arm_seed`. Where images are crops, an "image" here is a micrograph. With one seed nothing can be told: all NaN. A
+    negative estimate is given as 0.
     """
 
     image: float
@@ -85,9 +91,19 @@ class Components:
     df_arm_image: float
     df_arm_seed: float
     df_rest: float
+    evenness: float = 1.0
+    """Degrees of freedom over micrographs, relative to their number less one: below 1 if they have unequal numbers of
+    crops."""
 
 
-def contrasts(scores: np.ndarray, reference: int = 0, *, images: Images = "new", pool: bool | None = None) -> Contrasts:
+def contrasts(
+    scores: np.ndarray,
+    reference: int = 0,
+    *,
+    images: Images = "new",
+    pool: bool | None = None,
+    together: Clusters | None = None,
+) -> Contrasts:
     """Differences of all other arms to the reference, each with its error.
 
     Args:
@@ -96,14 +112,17 @@ def contrasts(scores: np.ndarray, reference: int = 0, *, images: Images = "new",
         reference: index of the arm that all are compared with.
         images: what the error speaks of, see the module's docstring.
         pool: pool the seed variance over all arms (True), over none (False), or over those that agree (None).
+        together: which images are crops of one micrograph; None: none are.
 
     Raises:
-        ValueError: fewer than two arms, or one image where new ones are spoken of.
+        ValueError: fewer than two arms, or one image (or micrograph) where new ones are spoken of.
     """
     table = np.asarray(scores, np.float64)
-    num_arms, num_images, num_seeds = table.shape[-3:]
-    if num_arms < 2:
+    if table.shape[-3] < 2:
         raise ValueError("one arm: there is nothing to compare it with")
+    units = together if together is not None and images == "new" else by_group(None, table.shape[-2])
+    table = units.gather(table)
+    num_arms, num_images, num_seeds = table.shape[-3:]
     if images == "new" and num_images < 2:
         raise ValueError('one image says nothing of new ones; use images="these" or score more images')
     others = [arm for arm in range(num_arms) if arm != reference]
@@ -124,7 +143,7 @@ def contrasts(scores: np.ndarray, reference: int = 0, *, images: Images = "new",
         variance, df = seeds, df_seeds.astype(np.float64)
     else:
         rest = np.where(pooled, _pool_rest(table, inside)[..., None], own_rest)
-        variance, df = combine(by_image, seeds, rest, num_images - 1, df_seeds, df_seeds * (num_images - 1))
+        variance, df = combine(by_image, seeds, rest, units.df, df_seeds, df_seeds * units.df)
     return Contrasts(
         difference=difference,
         error=np.sqrt(2 * variance / (num_images * num_seeds)),
@@ -179,16 +198,19 @@ def seed_spread(scores: np.ndarray, inside: np.ndarray) -> np.ndarray:
     return np.stack(ratios, axis=-1)
 
 
-def components(scores: np.ndarray, once_a_run: bool = False) -> Components:
+def components(scores: np.ndarray, once_a_run: bool = False, together: Clusters | None = None) -> Components:
     """Variance components of one study of arms that share their variances.
 
     Args:
         scores: (n_arms, n_images, n_seeds), two arms or more; scores that exist once a run have one "image".
         once_a_run: the scores are of this kind.
+        together: as `contrasts`, where new images are spoken of.
     """
     table = np.asarray(scores, np.float64)
+    units = together if together is not None else by_group(None, table.shape[-2])
+    table = units.gather(table)
     num_arms, num_images, num_seeds = table.shape
-    nan, arms, seeds, images = float("nan"), num_arms - 1, num_seeds - 1, num_images - 1
+    nan, arms, seeds, images = float("nan"), num_arms - 1, num_seeds - 1, units.df
     everything = np.ones(num_arms, bool)
     if num_seeds < 2:
         known = 0 if once_a_run else num_images
@@ -215,6 +237,7 @@ def components(scores: np.ndarray, once_a_run: bool = False) -> Components:
         df_arm_image=float(arms * images),
         df_arm_seed=float(arms * seeds),
         df_rest=float(arms * images * seeds),
+        evenness=images / (num_images - 1),
     )
 
 

@@ -16,6 +16,9 @@ intervals too short when seeds matter. tests/unit/test_statistics.py simulates: 
 every setting tried, two seeds included, with which it is very wide. One seed leaves an interval over images alone,
 which speaks of these trained weights and of no method.
 
+Crops of one micrograph are no independent images: with `groups` the micrograph takes the place of the image
+(`clusters`), and the mean stays the mean over images.
+
 This is the pair alone; `crossed` analyses the arms of a study together, with the same formula, and pools their seeds.
 
 Source: Satterthwaite, Biometrics Bulletin 2, 1946; Burdick and Graybill, Confidence Intervals on Variance Components,
@@ -31,6 +34,7 @@ from typing import Literal
 import numpy as np
 
 from sage_ray.statistics.claims import holm_adjusted
+from sage_ray.statistics.clusters import Clusters, by_group
 from sage_ray.statistics.combined import combine, mean_squares, t_quantile, two_sided_p
 
 MIN_SEEDS = 2
@@ -58,6 +62,8 @@ class Interval:
     num_images: int
     num_seeds: int
     p_value: float
+    num_groups: int
+    """Micrographs that the images are crops of; `num_images` where each is its own."""
 
 
 @dataclass(frozen=True)
@@ -68,34 +74,43 @@ class Verdict:
     rule: str
 
 
-def mean_interval(scores: np.ndarray, level: float = 0.95) -> Interval:
+def mean_interval(scores: np.ndarray, level: float = 0.95, groups: Sequence[Hashable] | None = None) -> Interval:
     """Mean of one arm's scores with its interval over images and, with two seeds or more, over seeds.
 
     Args:
         scores: (n_images, n_seeds) float, complete; one seed: (n_images, 1) or (n_images,).
         level: share of such intervals that hold the true mean, such as 0.95.
+        groups: name of the micrograph that each image is a crop of; None: every image is its own.
 
     Raises:
-        ValueError: fewer than two images, missing or non-finite scores, or a level outside (0, 1).
+        ValueError: fewer than two images or groups, missing or non-finite scores, or a level outside (0, 1).
     """
     table = _checked(scores)
     if not 0 < level < 1:
         raise ValueError(f"level {level} is no share between 0 and 1; use 0.95")
-    error, df = _error(table)
+    together = by_group(groups, len(table))
+    if together.num_groups < 2:
+        raise ValueError("all images are crops of one micrograph: an interval needs two micrographs or more")
+    error, df = _error(table, together)
     mean, half = float(table.mean()), error * float(t_quantile(df, level))
     num_images, num_seeds = table.shape
-    over = f"{num_images} images x {num_seeds} seeds"
+    over = f"{together.text()} x {num_seeds} seeds"
     if num_seeds == 1:
-        over = f"{num_images} images, one seed: speaks of these trained weights only"
+        over = f"{together.text()}, one seed: speaks of these trained weights only"
     p_value = float(two_sided_p(mean, error, df))
-    return Interval(mean, mean - half, mean + half, level, df, over, num_images, num_seeds, p_value)
+    return Interval(
+        mean, mean - half, mean + half, level, df, over, num_images, num_seeds, p_value, together.num_groups
+    )
 
 
-def paired_interval(arm: np.ndarray, reference: np.ndarray, level: float = 0.95) -> Interval:
+def paired_interval(
+    arm: np.ndarray, reference: np.ndarray, level: float = 0.95, groups: Sequence[Hashable] | None = None
+) -> Interval:
     """Mean of `arm - reference` over the same images and seeds, with its interval.
 
     Args:
         arm, reference: (n_images, n_seeds) float; row i is the same image and column s the same seed in both (`align`).
+        level, groups: as `mean_interval`.
 
     Raises:
         ValueError: shapes differ, or as `mean_interval`.
@@ -104,7 +119,7 @@ def paired_interval(arm: np.ndarray, reference: np.ndarray, level: float = 0.95)
         raise ValueError(
             f"arm {np.shape(arm)} and reference {np.shape(reference)} differ in images or seeds; pair them with `align`"
         )
-    return mean_interval(np.asarray(arm, np.float64) - np.asarray(reference, np.float64), level)
+    return mean_interval(np.asarray(arm, np.float64) - np.asarray(reference, np.float64), level, groups)
 
 
 def align(
@@ -181,12 +196,12 @@ def _checked(scores: np.ndarray) -> np.ndarray:
     return table
 
 
-def _error(table: np.ndarray) -> tuple[float, float]:
+def _error(table: np.ndarray, together: Clusters) -> tuple[float, float]:
     """Standard error of the mean of a table (n_images, n_seeds), and its degrees of freedom."""
-    num_images, num_seeds = table.shape
+    table = together.gather(table)
     images, seeds, rest = mean_squares(table)
-    if num_seeds == 1:
-        return float(np.sqrt(images / table.size)), float(num_images - 1)
-    df_images, df_seeds = num_images - 1, num_seeds - 1
+    df_images, df_seeds = together.df, table.shape[1] - 1
+    if not df_seeds:
+        return float(np.sqrt(images / table.size)), df_images
     variance, df = combine(images, seeds, rest, df_images, df_seeds, df_images * df_seeds)
     return float(np.sqrt(variance / table.size)), float(df)

@@ -24,7 +24,8 @@ ENDLESS = 10**9
 
 @dataclass(frozen=True)
 class Design:
-    """A planned study; `comparisons` are corrected together."""
+    """A planned study; `comparisons` are corrected together. Where images are crops, `num_images` counts micrographs,
+    with as unequal numbers of crops as in the pilot."""
 
     num_seeds: int
     num_images: int
@@ -76,7 +77,7 @@ def error_of(components: Components, plan: Design) -> tuple[float, float]:
     if plan.images == "these":
         return math.sqrt(2 * seeds / cells), float(freedom)
     images = rest + plan.num_seeds * components.arm_image
-    one_less = plan.num_images - 1
+    one_less = (plan.num_images - 1) * components.evenness
     variance, df = combine(images, seeds, rest, one_less, freedom, freedom * one_less)
     return math.sqrt(2 * float(variance) / cells), float(df)
 

@@ -29,9 +29,10 @@ from sage_ray.models.dropout import keyed_dropout
 from sage_ray.models.norm import hold_statistics
 from sage_ray.models.style_unet import mix_latents
 from sage_ray.models.unet_plus_plus import mean_logits
+from sage_ray.sections import AdversarialConfig
 from sage_ray.training.batches import Batch
 from sage_ray.training.draws import Draws
-from sage_ray.training.objective import PERCEPTUAL_TERMS, StepPlan, plan_step, term_weights
+from sage_ray.training.objective import CYCLE_IMAGE_TERMS, PERCEPTUAL_TERMS, StepPlan, plan_step, term_weights
 from sage_ray.training.recipe import Recipe
 from sage_ray.training.state import TrainState
 from sage_ray.training.supervision import head_logits, supervised_loss
@@ -58,7 +59,7 @@ def adversarial_step(state: TrainState, batch: Batch, draws: Draws, recipe: Reci
     """
     epoch = state.phase_epoch
     frozen = epoch < recipe.adversarial.freeze_epochs
-    synthetic = draws.batch_uniform("mix", 1)[0] < recipe.adversarial.mix_probability(epoch)
+    synthetic = mixes(draws, recipe.adversarial, epoch)
     plan = plan_step(
         recipe.adversarial,
         frozen=frozen,
@@ -102,7 +103,7 @@ def forward_terms(state: TrainState, batch: Batch, draws: Draws, recipe: Recipe,
     with recipe.autocast():
         # Where no term's gradient returns through it, the fake image is made without a graph.
         with nullcontext() if plan.fake_trains_generator else without_gradient(generator):
-            fake_image = _generate(generator, real_mask, draws, recipe, "fake", extra_entry=True)
+            fake_image = generate(generator, real_mask, draws, recipe, "fake", extra_entry=True)
         if plan.computes("rec_mask"):
             with _synthetic_pass(segmenter, recipe, learns=plan.synthetic), keyed_dropout(draws, "synthetic"):
                 rec_logits = segmenter(fake_image)
@@ -129,13 +130,29 @@ def forward_terms(state: TrainState, batch: Batch, draws: Draws, recipe: Recipe,
         if recipe.perceptual is not None and plan.computes(*PERCEPTUAL_TERMS):
             real_features = recipe.perceptual.features(real_image)
         rec_image = None
-        rec_terms = ("rec_image_l1", "rec_image_vgg")
-        if plan.computes(*rec_terms):
-            with _pass_for(plan, rec_terms, generator):
-                rec_image = _generate(generator, pred_mask, draws, recipe, "rec", extra_entry=False)
+        if plan.computes(*CYCLE_IMAGE_TERMS):
+            shown_mask = pred_mask if plan.cycle_image_trains_segmenter else pred_mask.detach()
+            with _pass_for(plan, CYCLE_IMAGE_TERMS, generator):
+                rec_image = generate(generator, shown_mask, draws, recipe, "rec", extra_entry=False)
             terms |= _image_terms("rec_image", rec_image, real_image, real_features, weights, plan, recipe)
         terms |= _image_terms("id_image", fake_image, real_image, real_features, weights, plan, recipe)
     return Forward(terms, fake_image, rec_image, pred_mask)
+
+
+def mixes(draws: Draws, settings: AdversarialConfig, epoch: int) -> bool:
+    """Whether the segmenter also learns from generated images in the step of these draws, of phase-2 epoch `epoch`."""
+    return draws.batch_uniform("mix", 1)[0] < settings.mix_probability(epoch)
+
+
+def generate(
+    generator: nn.Module, mask: Tensor, draws: Draws, recipe: Recipe, name: str, *, extra_entry: bool
+) -> Tensor:
+    """Images (B,1,H,W) in [-1,1] of masks (B,1,H,W), with the latents and the noise of pass `name` of the step."""
+    levels = int(generator.levels)  # type: ignore[arg-type]
+    latents = draw_latents(draws, recipe, levels, len(mask), name, extra_entry=extra_entry)
+    noise = draws.uniform(f"{name}/noise", (1, *mask.shape[-2:]))
+    image: Tensor = generator(mask, latents.to(mask.device), noise.to(mask.device))
+    return image
 
 
 def mask_of(logits: Tensor, path: str) -> Tensor:
@@ -195,16 +212,6 @@ def without_gradient(*networks: nn.Module) -> Iterator[None]:
     finally:
         for parameter in switched:
             parameter.requires_grad_(True)
-
-
-def _generate(
-    generator: nn.Module, mask: Tensor, draws: Draws, recipe: Recipe, name: str, *, extra_entry: bool
-) -> Tensor:
-    levels = int(generator.levels)  # type: ignore[arg-type]
-    latents = draw_latents(draws, recipe, levels, len(mask), name, extra_entry=extra_entry)
-    noise = draws.uniform(f"{name}/noise", (1, *mask.shape[-2:]))
-    image: Tensor = generator(mask, latents.to(mask.device), noise.to(mask.device))
-    return image
 
 
 def _synthetic_pass(segmenter: nn.Module, recipe: Recipe, *, learns: bool) -> AbstractContextManager[object]:

@@ -155,3 +155,9 @@ def numerics(runtime: RuntimeConfig, device: torch.device, world_size: int) -> d
     if device.type == "cuda":
         numbers |= {"tf32": precision == "tf32", "deterministic": runtime.deterministic}
     return numbers
+
+
+def computed_on(device: torch.device) -> str:
+    """What numbers may depend on beside `numerics`: model of the GPU (a CPU is just that) and version of torch."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    return f"{name}, torch {torch.__version__}"

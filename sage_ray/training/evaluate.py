@@ -1,7 +1,9 @@
-"""Scores of a segmenter on one part of the data; images are shared out over workers."""
+"""Scores of images: the one loop that makes them, for validation, the locked test and baselines alike, in fp32."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,64 @@ from sage_ray.metrics import COUNTS, IMAGE_SCORES, definition, score_image, summ
 from sage_ray.sections import EvaluationConfig
 from sage_ray.training.batches import Pictures
 from sage_ray.training.context import RunContext
+from sage_ray.training.precision import Precision, computing_in
 from sage_ray.training.recipe import Recipe
 
 COLUMNS = (*IMAGE_SCORES, *COUNTS)
+SCORING_PRECISION: Precision = "fp32"
+"""Of every score of an image; stands as `scoring` in record.json and in what `evaluate` says. Runs of the first release
+have none there: it scored validation images in the precision of training, and test images in fp32 (with TF32 in
+convolutions on a GPU)."""
+Predict = Callable[[Tensor, Tensor], np.ndarray]
+"""From image (B,1,H,W) float32 in [0,1] and true mask (B,1,H,W) in {0,1} to the predicted masks (B,H,W) bool; the truth
+is for a loss beside the scores, no prediction may look at it."""
+
+
+def score_pictures(
+    predict: Predict, pictures: Pictures, settings: EvaluationConfig, *, rank: int = 0, world_size: int = 1
+) -> np.ndarray:
+    """Scores (N, len(COLUMNS)) float64 of all pictures, in their order; every score of an image comes from here.
+
+    Args:
+        predict: called with whole batches, without gradients, in full precision.
+        pictures: that are scored.
+        settings: batch size, and what the scores are.
+        rank, world_size: whole batches are shared out over workers; the rows of other workers are 0.
+    """
+    table = np.zeros((len(pictures), len(COLUMNS)))
+    batches = torch.arange(len(pictures)).split(settings.batch_size)
+    with torch.no_grad(), full_precision(pictures.device):
+        for rows in batches[rank::world_size]:
+            image, mask = pictures.take(rows)
+            pred, true = predict(image, mask), mask[:, 0].bool().cpu().numpy()
+            for row, p, t in zip(rows.tolist(), pred, true, strict=True):
+                scores = score_image(
+                    p, t, min_object_pixels=settings.min_object_pixels, boundary_tolerance=settings.boundary_tolerance
+                )
+                table[row] = [scores[name] for name in COLUMNS]
+    return table
+
+
+def rows_of(table: np.ndarray) -> list[dict[str, float]]:
+    """The scores of each picture by name, of `score_pictures`."""
+    return [dict(zip(COLUMNS, map(float, row), strict=True)) for row in table]
+
+
+def segmentation(segmenter: nn.Module, also: Callable[[Tensor, Tensor], None] | None = None) -> Predict:
+    """`Predict` of a segmenter in eval mode: the arg-max of its class logits.
+
+    Args:
+        segmenter: on the device of the pictures.
+        also: given the logits (B,2,H,W) and the true masks (B,1,H,W) of each batch.
+    """
+
+    def predict(image: Tensor, mask: Tensor) -> np.ndarray:
+        logits = segmenter(2 * image - 1)
+        if also is not None:
+            also(logits, mask)
+        return np.asarray(logits.argmax(1).bool().cpu().numpy())
+
+    return predict
 
 
 def evaluate(
@@ -23,44 +80,54 @@ def evaluate(
 ) -> tuple[dict[str, float], list[dict[str, float]]]:
     """Summary scores (`dice`, `f1_object_50`, ..., `loss`) and the scores of each image, in the order of `pictures`.
 
-    The prediction is the arg-max of the class logits; the segmenter runs in eval mode and is left in train mode.
-    `loss` is the mean over batches of L_seg.
+    The segmenter runs in eval mode and is left in train mode. `loss` is the mean over batches of L_seg, which are whole
+    on every worker, so that it is the same however many workers there are.
     """
-    table = np.zeros((len(pictures), len(COLUMNS)))
     losses: list[Tensor] = []
+
+    def keep_loss(logits: Tensor, mask: Tensor) -> None:
+        losses.append(recipe.local_segmentation_loss(logits, mask))
+
     segmenter.eval()
-    with torch.no_grad():
-        # Whole batches are shared out, so that `loss` is the same however many workers there are.
-        batches = torch.arange(len(pictures)).split(settings.batch_size)
-        for rows in batches[ctx.rank :: ctx.world_size]:
-            image, mask = pictures.take(rows)
-            with recipe.autocast():
-                logits = segmenter(2 * image - 1)
-            losses.append(recipe.local_segmentation_loss(logits, mask))
-            pred = logits.argmax(1).bool().cpu().numpy()
-            true = mask[:, 0].bool().cpu().numpy()
-            for row, p, t in zip(rows.tolist(), pred, true, strict=True):
-                scores = score_image(
-                    p, t, min_object_pixels=settings.min_object_pixels, boundary_tolerance=settings.boundary_tolerance
-                )
-                table[row] = [scores[name] for name in COLUMNS]
+    predict = segmentation(segmenter, keep_loss)
+    table = score_pictures(predict, pictures, settings, rank=ctx.rank, world_size=ctx.world_size)
     segmenter.train()
     if ctx.world_size > 1:
         # Each worker filled its own rows, the others are 0: the sum is the whole table.
         table = ctx.all_reduce(torch.from_numpy(table).to(ctx.device)).cpu().numpy()
-    rows_of_scores = [dict(zip(COLUMNS, map(float, row), strict=True)) for row in table]
-    summary: dict[str, float] = dict(summarise(rows_of_scores))
+    rows = rows_of(table)
+    summary: dict[str, float] = dict(summarise(rows))
     summary["loss"] = _mean_loss(losses, ctx)
-    return summary, rows_of_scores
+    return summary, rows
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """No autocast within the body, and on a GPU no TF32, whatever training uses; afterwards all is as it was."""
+    with torch.autocast(device.type, enabled=False), computing_in(SCORING_PRECISION, device):
+        yield
 
 
 def per_image_rows(
-    rows: list[dict[str, float]], shas: list[str], config: ExperimentConfig, **labels: Any
+    rows: Sequence[dict[str, float]],
+    shas: Sequence[str],
+    config: ExperimentConfig,
+    groups: Sequence[str | None] | None = None,
+    **labels: Any,
 ) -> list[dict[str, Any]]:
-    """Long form: one row an image and score with its definition, and `labels` (part, checkpoint, ...) on each."""
+    """Long form: one row an image and score with its definition and micrograph, and `labels` (part, checkpoint, ...).
+
+    Args:
+        rows: scores of each image.
+        shas: of the images.
+        config: of the run.
+        groups: micrograph that each image is a crop of (`PreparedData.groups`); None: each is its own.
+        labels: on every row.
+    """
+    micrographs = groups or [None] * len(shas)
     return [
-        {**labels, "image_sha": sha, "score": score, "definition": define(score, config), "value": value}
-        for sha, scores in zip(shas, rows, strict=True)
+        labels | {"image_sha": sha, "group": group, "score": score, "definition": define(score, config), "value": value}
+        for sha, group, scores in zip(shas, micrographs, rows, strict=True)
         for score, value in scores.items()
     ]
 

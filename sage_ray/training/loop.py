@@ -1,14 +1,15 @@
 """run_training: the whole two-phase training as one linear page; all machinery is behind the context and the store.
 
 A run is a chain of stages. It starts from the longest stored prefix of its own chain, whoever computed it, replays
-the stored reports, and goes on. An epoch's snapshot is begun before the epoch is reported: a kill costs at most the
-epochs since the last snapshot that reached the disk.
+the stored reports, and goes on. Snapshots go by time (`training.snapshots`): an orderly stop loses no finished epoch, a
+kill costs at most the epochs since the last snapshot that reached the disk.
 """
 
 from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,22 +20,24 @@ from torch import Tensor, nn
 
 from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import PreparedData
-from sage_ray.errors import NonFiniteLoss, RunStopped, UserError
+from sage_ray.errors import NonFiniteLoss, RunStopped, SnapshotFailed, UserError
 from sage_ray.metrics import IMAGE_SCORES
 from sage_ray.models import GENERATORS, SEGMENTERS
 from sage_ray.stages.keys import stage_keys
 from sage_ray.stages.lease import stage_lease
 from sage_ray.stages.store import Snapshot, StageStore
-from sage_ray.stages.writer import SnapshotWriter
 from sage_ray.training import build
 from sage_ray.training.adversarial import adversarial_step
 from sage_ray.training.attention_share import watch_attention
+from sage_ray.training.averaging import estimate_statistics
 from sage_ray.training.batches import Pictures, steps_per_epoch, training_batches
-from sage_ray.training.context import Report, RunContext, numerics
+from sage_ray.training.context import Report, RunContext, computed_on, numerics
 from sage_ray.training.evaluate import evaluate, per_image_rows
+from sage_ray.training.interrupts import Interrupts
 from sage_ray.training.precision import resolve_precision, use_precision
 from sage_ray.training.pretrain import pretrain_step
 from sage_ray.training.recipe import Recipe, build_recipe
+from sage_ray.training.snapshots import Snapshots
 from sage_ray.training.state import TrainState, weights_sha
 
 STEPS = {"pretrain": pretrain_step, "adversarial": adversarial_step}
@@ -58,7 +61,8 @@ class TrainResult:
 
     `segmenter` and `generator` are on the CPU in eval mode with the selected weights; `history` holds one report an
     epoch; `per_image` the selected weights' validation scores, one row an image and score; `lr_drops` the phase
-    epochs after which a learning rate dropped; `reused_epochs` how many epochs came from the stage store.
+    epochs after which a learning rate dropped; `reused_epochs` how many epochs came from the stage store;
+    `computed_on` where the epochs were computed, stored ones too.
     """
 
     epoch: int
@@ -76,6 +80,7 @@ class TrainResult:
     per_image: list[dict[str, Any]]
     lr_drops: dict[str, list[int]]
     reused_epochs: int
+    computed_on: list[str]
 
 
 @dataclass
@@ -83,18 +88,26 @@ class _Session:
     config: ExperimentConfig
     ctx: RunContext
     store: StageStore
-    writer: SnapshotWriter
+    snapshots: Snapshots
+    interrupts: Interrupts
     recipe: Recipe
     train: Pictures
     validation: Pictures
     shas: list[str]
+    groups: list[str] | None
     reported: int = 0
     reused: int = 0
     keys: dict[str, str] = field(default_factory=dict)
 
 
 def run_training(
-    config: ExperimentConfig, data: PreparedData, ctx: RunContext, store: StageStore, *, cache_dir: Path
+    config: ExperimentConfig,
+    data: PreparedData,
+    ctx: RunContext,
+    store: StageStore,
+    *,
+    cache_dir: Path,
+    named: Mapping[str, Collection[int]] | None = None,
 ) -> TrainResult:
     """Train a config on prepared data under a context; every worker calls it with the same arguments.
 
@@ -104,6 +117,7 @@ def run_training(
         ctx: place among workers, reductions, reports, wish to stop.
         store: where stage snapshots are found and kept.
         cache_dir: where downloaded VGG19 weights are kept.
+        named: epochs of each phase, beside its end, that other trials start from: they are kept on the way.
 
     Raises:
         UserError: something the config asks for cannot be had; nothing was trained.
@@ -121,11 +135,13 @@ def run_training(
         config=config,
         ctx=ctx,
         store=store,
-        writer=SnapshotWriter(store),
+        snapshots=Snapshots(store, ctx, config.runtime.snapshot_seconds, named or {}),
+        interrupts=Interrupts(ctx.say),
         recipe=build_recipe(config, ctx, cache_dir),
         train=Pictures(data, data.split.train, ctx.device),
         validation=Pictures(data, data.split.validation, ctx.device),
         shas=[data.shas[i] for i in data.split.validation],
+        groups=[data.groups[i] for i in data.split.validation] if data.groups else None,
         keys=keys,
     )
     for phase in phases:
@@ -135,11 +151,10 @@ def run_training(
         for phase in phases[_first_phase(session, phases) :]:
             with _lease(session, phase):
                 state = _run_phase(session, phase, state)
-        session.writer.flush()
         assert state is not None
         return _result(session, state, phases[-1], numbers)
     finally:
-        session.writer.close()
+        session.snapshots.close()
 
 
 def chain(config: ExperimentConfig, keys: dict[str, str]) -> list[Phase]:
@@ -196,17 +211,39 @@ def _run_phase(session: _Session, phase: Phase, earlier: TrainState | None) -> T
         state.load(snapshot.tensors, snapshot.meta)
         skipped = phase.offset if earlier is None else 0
         session.reused += skipped + snapshot.epoch
+        _say_crossing(session, state, phase, snapshot.epoch)
         if snapshot.epoch == phase.epochs and session.ctx.rank == 0:
             session.store.keep(phase.key, snapshot.epoch)
     _replay(session, state)
+    here = computed_on(session.ctx.device)
+    session.snapshots.enter(phase.key, phase.epochs, state)
     while state.phase_epoch < phase.epochs:
-        report = _train_epoch(session, state, phase)
-        _snapshot(session, state, phase)
-        session.ctx.report(report)
-        session.reported += 1
-        if session.ctx.should_stop():
-            raise RunStopped(f"stopped at epoch {report['epoch']}")
+        if here not in state.computed_on:
+            state.computed_on.append(here)
+        with session.interrupts.held(session.snapshots.unsaved(state)):
+            report = _train_epoch(session, state, phase)
+        try:
+            session.snapshots.after_epoch(state)
+            session.ctx.report(report)
+            session.reported += 1
+            session.interrupts.check()
+            if session.ctx.should_stop():
+                raise RunStopped(f"stopped at epoch {report['epoch']}")
+        except SnapshotFailed:
+            raise
+        except BaseException:  # Tune stops a trial by SystemExit, a user by KeyboardInterrupt
+            session.snapshots.at_stop(state)
+            raise
     return state
+
+
+def _say_crossing(session: _Session, state: TrainState, phase: Phase, epochs: int) -> None:
+    here = computed_on(session.ctx.device)
+    elsewhere = [place for place in state.computed_on if place != here]
+    if elsewhere:
+        session.ctx.say(
+            f"{phase.name}: {epochs} stored epochs were computed on {' and '.join(elsewhere)}, and are used on {here}"
+        )
 
 
 def _newest_snapshot(session: _Session, phase: Phase) -> Snapshot | None:
@@ -242,6 +279,7 @@ def _enter(session: _Session, phase: Phase, earlier: TrainState | None, *, fresh
     )
     if earlier is not None:
         state.history = earlier.history
+        state.computed_on = list(earlier.computed_on)
         state.earlier_drops = {**earlier.earlier_drops, earlier.phase: earlier.learning_rate.drops}
     return state
 
@@ -270,6 +308,8 @@ def _train_epoch(session: _Session, state: TrainState, phase: Phase) -> Report:
             counts[name] = counts.get(name, 0) + 1
         bad = ~torch.isfinite(torch.stack(list(scalars.values())).sum())
         first_bad = torch.where((first_bad < 0) & bad, step, first_bad)
+    again = training_batches(session.train, session.config, session.ctx, phase.name, state.phase_epoch)
+    estimate_statistics(state, again, session.recipe)
     state.phase_epoch += 1
     means = _read_epoch(session, phase, state, totals, counts, first_bad)
     report: Report = {
@@ -320,16 +360,6 @@ def _read_epoch(
     return {f"train/{n}": v / session.ctx.world_size for n, v in zip(names, values, strict=False)}
 
 
-def _snapshot(session: _Session, state: TrainState, phase: Phase) -> None:
-    ends = state.phase_epoch == phase.epochs
-    if session.ctx.rank == 0 and (ends or state.phase_epoch % session.config.runtime.snapshot_every == 0):
-        session.writer.put(Snapshot(phase.key, state.phase_epoch, state.tensors(), state.scalars(), keep=ends))
-        if ends:
-            session.writer.flush()
-    if ends:
-        session.ctx.barrier()
-
-
 def _result(session: _Session, state: TrainState, last: Phase, numbers: dict[str, Any]) -> TrainResult:
     config, ctx = session.config, session.ctx
     choice = "best" if config.evaluation.select == "best" else "last"
@@ -359,6 +389,7 @@ def _result(session: _Session, state: TrainState, last: Phase, numbers: dict[str
         per_image=_validation_rows(session, ctx.prepare(copy.deepcopy(segmenter))),
         lr_drops={**state.earlier_drops, state.phase: state.learning_rate.drops},
         reused_epochs=session.reused,
+        computed_on=state.computed_on,
     )
 
 
@@ -367,7 +398,7 @@ def _validation_rows(session: _Session, segmenter: nn.Module) -> list[dict[str, 
         return []
     config = session.config
     _, rows = evaluate(segmenter, session.validation, config.evaluation, session.recipe, session.ctx)
-    return per_image_rows(rows, session.shas, config, part="val", checkpoint=config.evaluation.select)
+    return per_image_rows(rows, session.shas, config, session.groups, part="val", checkpoint=config.evaluation.select)
 
 
 def _from_rank_0(ctx: RunContext, value: int) -> int:

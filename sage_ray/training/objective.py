@@ -33,7 +33,10 @@ PERCEPTUAL_TERMS = ("rec_image_vgg", "id_image_vgg")
 FAKE_TERMS = ("rec_mask", "adv_image", "id_image_l1", "id_image_vgg")
 """The terms that see fake_image = G(m, z)."""
 
-MASK_PATH_TERMS = ("adv_mask", "rec_image_l1", "rec_image_vgg")
+CYCLE_IMAGE_TERMS = ("rec_image_l1", "rec_image_vgg")
+"""The terms that see rec_image = G(S(x), z')."""
+
+MASK_PATH_TERMS = ("adv_mask", *CYCLE_IMAGE_TERMS)
 """The terms that see the segmenter's prediction as a mask, through `mask_path`."""
 
 
@@ -76,6 +79,8 @@ def why_untrained(term: str, network: str, settings: AdversarialConfig, *, froze
         return f"the generator is frozen up to epoch {settings.freeze_epochs} of phase 2"
     if network == "segmenter" and term in MASK_PATH_TERMS and settings.mask_path == "argmax":
         return "a hard arg-max cuts the mask path (adversarial.mask_path=argmax)"
+    if network == "segmenter" and term in CYCLE_IMAGE_TERMS and frozen and not settings.cycle_image_while_frozen:
+        return "it waits until the generator learns (adversarial.cycle_image_while_frozen=false)"
     if network == "segmenter" and term == "rec_mask" and not synthetic:
         return "on steps without synthetic images this term is feedback for the generator alone"
     return None
@@ -114,6 +119,11 @@ class StepPlan:
     def fake_trains_generator(self) -> bool:
         """Whether a gradient returns to the generator through fake_image."""
         return any("generator" in self.trains.get(term, ()) for term in FAKE_TERMS)
+
+    @property
+    def cycle_image_trains_segmenter(self) -> bool:
+        """Whether a gradient returns to the segmenter through rec_image."""
+        return any("segmenter" in self.trains.get(term, ()) for term in CYCLE_IMAGE_TERMS)
 
 
 def plan_step(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sage_ray.models.norm import copy_network
 from sage_ray.training.build import LearningRate
 
 
@@ -42,10 +42,12 @@ class TrainState:
     best: Best = field(default_factory=Best)
     history: list[dict[str, Any]] = field(default_factory=list)
     earlier_drops: dict[str, list[int]] = field(default_factory=dict)
+    computed_on: list[str] = field(default_factory=list)
+    """Where epochs of the run so far were computed, in order (`training.context.computed_on`)."""
 
     def __post_init__(self) -> None:
         if self.ema_decay and self.ema is None:
-            self.ema = copy.deepcopy(self.networks["segmenter"])
+            self.ema = copy_network(self.networks["segmenter"])
             self.ema.requires_grad_(False)
 
     @property
@@ -54,14 +56,16 @@ class TrainState:
         return self.networks["segmenter"] if self.ema is None else self.ema
 
     def update_ema(self) -> None:
-        """Move the average a step towards the segmenter; buffers (batch statistics) are copied."""
+        """Move the averaged weights a step towards the segmenter's.
+
+        Batch statistics stay as they are: those of the trained weights are wrong for the averaged ones, which get their
+        own at the end of the epoch (`averaging.estimate_statistics`).
+        """
         if self.ema is None:
             return
         segmenter = self.networks["segmenter"]
         with torch.no_grad():
             torch._foreach_lerp_(list(self.ema.parameters()), list(segmenter.parameters()), 1 - self.ema_decay)
-            for average, current in zip(self.ema.buffers(), segmenter.buffers(), strict=True):
-                average.copy_(current)
 
     def remember_best(self, score: float) -> None:
         """Keep copies of the product's weights if `score` is the phase's highest so far."""
@@ -105,6 +109,7 @@ class TrainState:
             "learning_rate": self.learning_rate.state(),
             "earlier_drops": self.earlier_drops,
             "history": self.history,
+            "computed_on": self.computed_on,
         }
 
     def load(self, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
@@ -125,6 +130,7 @@ class TrainState:
         self.generator_updates = scalars["generator_updates"]
         self.earlier_drops = scalars["earlier_drops"]
         self.history = list(scalars["history"])
+        self.computed_on = list(scalars.get("computed_on", []))
         self.learning_rate.load(scalars["learning_rate"])
 
 
@@ -151,8 +157,13 @@ def _strip(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
 
 
 def _load_moments(optimizer: torch.optim.Adam, moments: dict[str, Tensor]) -> None:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in moments.items():
         index, kind = key.split(".", 1)
+        parameter = parameters[int(index)]
+        # Stored moments are contiguous; a fused optimizer walks through them in the parameter's order of memory.
+        if kind != "step":
+            tensor = torch.empty_like(parameter, requires_grad=False).copy_(tensor)
         state.setdefault(int(index), {})[kind] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

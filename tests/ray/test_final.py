@@ -22,7 +22,6 @@ from sage_ray.registry.compare import compare
 from sage_ray.registry.evaluate import evaluate
 from sage_ray.registry.final import final, is_final, resume_final
 from sage_ray.registry.models import resolve_model
-from sage_ray.registry.plan_final import list_finals
 from sage_ray.registry.promote import promote
 from sage_ray.registry.versions import download, get_version, list_versions
 from sage_ray.runtime.home import Home
@@ -144,7 +143,7 @@ def test_killed_final_goes_on_and_doubles_nothing(home: Home, tmp_path: Path) ->
             [sys.executable, str(script), str(home.path), moment], capture_output=True, text=True, timeout=240
         )
         assert done.returncode == -signal.SIGKILL, (moment, done.stderr[-2000:])
-    (final_id,) = list_finals(home)
+    (final_id,) = home.final_ids()
     assert is_final(final_id, home)
     result = resume_final(final_id, home)
     assert result.seeds == (4, 2) and result.registered_seed == 4 and result.version == 1

@@ -34,7 +34,7 @@ from sage_ray.training.loop import run_training
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
-TINY = as_sets(SMALLEST | {"pretrain.epochs": 2, "adversarial.epochs": 2, "runtime.keep_every": 1})
+TINY = as_sets(SMALLEST | {"pretrain.epochs": 2, "adversarial.epochs": 2, "runtime.snapshot_seconds": 0})
 # One step of phase 2 with every term at work, so that the first moments of Adam are the gradients, scaled.
 ONE_STEP = (
     "pretrain.epochs=0",

@@ -14,11 +14,13 @@ from sweep_cases import TOO_MUCH, record, start, write_space
 
 from sage_ray.errors import UserError
 from sage_ray.runtime.home import Home
+from sage_ray.runtime.overview import Overview, overview
 from sage_ray.runtime.record import RunFolder
 from sage_ray.search.driver import resume, sweep
 from sage_ray.search.objective import reduce_reports
 from sage_ray.search.space import load_space
-from sage_ray.search.study import list_all, status, stop, trial_config
+from sage_ray.search.study import status, stop, trial_config
+from sage_ray.shell import plain
 
 pytestmark = pytest.mark.ray
 
@@ -135,7 +137,9 @@ def test_name_taken_by_another_space_is_refused(swept: tuple[Home, Path, Seen], 
         resume("tinny", home)
     with pytest.raises(UserError, match="not running"):
         stop("tiny", home)
-    assert [s.study for s in list_all(home)] == ["tiny"] and list_all(Home(tmp_path)) == []
+    seen, now = overview(home).studies, status("tiny", home)
+    assert [plain(line) for line in seen] == [{name: getattr(now, name) for name in plain(seen[0])}]
+    assert overview(Home(tmp_path)) == Overview((), (), ())
 
 
 def test_study_and_its_runs_are_in_mlflow(swept: tuple[Home, Path, Seen]) -> None:

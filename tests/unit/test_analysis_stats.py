@@ -292,3 +292,36 @@ def test_importing_it_needs_neither_torch_nor_ray(repo: Path) -> None:
         [sys.executable, "-c", code], cwd=repo, capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def crops(scores: pd.DataFrame, sizes: tuple[int, ...]) -> pd.DataFrame:
+    """The frame with its images as crops of as many micrographs as sizes."""
+    names = [f"m{group}" for group, size in enumerate(sizes) for _ in range(size)]
+    return scores.assign(group=scores["image"].map(dict(zip(sorted(scores["image"].unique()), names, strict=True))))
+
+
+def test_crops_are_compared_over_micrographs() -> None:
+    scores = frame((0.0, 0.01))
+    grouped = crops(scores, (1, 2, 4, 5))
+    comparison = compare_arms(grouped, "hybrid")
+    row, plain = comparison.rows[0], compare_arms(scores, "hybrid").rows[0]
+    assert row.difference == pytest.approx(plain.difference) and (row.num_images, row.num_groups) == (12, 4)
+    groups = grouped[grouped["arm"] == "dice"].drop_duplicates("image").sort_values("image")["group"].tolist()
+    interval = paired_interval(cube(scores, "dice"), cube(scores, "hybrid"), groups=groups)
+    assert (row.low, row.high, row.p_value) == pytest.approx((interval.low, interval.high, interval.p_value))
+    assert "new micrographs from the source of these 4 micrographs (12 images)" in comparison.speaks_of
+    assert comparison.images == "4 micrographs (12 images)"
+    mean = arm_means(grouped)[1]
+    assert mean.high == pytest.approx(mean_interval(cube(scores, "dice"), groups=groups).high)
+    these = compare_arms(grouped, "hybrid", images="these").rows[0]
+    assert these.low == pytest.approx(compare_arms(scores, "hybrid", images="these").rows[0].low)
+
+
+def test_crops_of_one_micrograph_say_nothing_of_new_ones() -> None:
+    grouped = crops(frame((0.0, 0.01)), (12,))
+    with pytest.raises(UserError, match="crops of one micrograph say nothing of new ones"):
+        compare_arms(grouped, "hybrid")
+    assert math.isfinite(compare_arms(grouped, "hybrid", images="these").rows[0].low)
+    twice = pd.concat([grouped.iloc[:1].assign(group="other"), grouped.iloc[1:]])
+    with pytest.raises(UserError, match="image is in two groups"):
+        compare_arms(twice, "hybrid")

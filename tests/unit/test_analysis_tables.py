@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -396,3 +397,51 @@ def test_a_shared_phase_is_audited_once(script: Callable[..., int], home: Home, 
     rows = rows_of((tmp_path / "selection_audit.md").read_text())
     assert rows["pretrain: all runs"][0] == "2" and not {"pretrain: full", "pretrain: plain"} & set(rows)
     assert rows["adversarial: all runs"][0] == "4" and rows["adversarial: plain"][0] == "2"
+
+
+def make_crops(home: Home, study: str, size: int) -> None:
+    """Write micrographs into a study's scores: image k of a part is a crop of micrograph k // size."""
+    for path in sorted(home.runs.glob(f"{study}-*")):
+        run = RunFolder(path)
+        rows = run.per_image()
+        run.write_per_image({**row, "group": f"m{int(row['image_sha'][1:], 16) // size}"} for row in rows)
+
+
+def test_tables_of_crops_speak_of_micrographs(studies: Home, script: Callable[..., int], tmp_path: Path) -> None:
+    plain, home = tmp_path / "plain", copy_of(studies, tmp_path / "home")
+    make_crops(home, "parts", 2)
+    for place, folder in ((studies, plain), (home, tmp_path)):
+        folder.mkdir(exist_ok=True)
+        assert script(component_ablation, "--home", place.path, "--study", "parts", "--out", folder) == 0
+    text = (tmp_path / "component_ablation.md").read_text()
+    assert "new micrographs from the source of these 3 micrographs (6 images)" in text
+    assert "2 seeds and 3 micrographs (6 images) find" in text
+    before, after = rows_of((plain / "component_ablation.md").read_text()), rows_of(text)
+    # Means over images stay; three micrographs say less than six images.
+    assert before["no_gates"][1].split(" [")[0] == after["no_gates"][1].split(" [")[0]
+    assert before["full (reference)"][1] != after["full (reference)"][1]
+
+
+def test_main_effects_of_crops(script: Callable[..., int], tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    levels = {"both": 0.8, "left": 0.75, "right": 0.7, "none": 0.6}
+    write_ablation(home, "grid", levels, "both")
+    meta = home.studies / "grid" / "study.json"
+    facts = json.loads(meta.read_text())
+    for arm in facts["arms"]:
+        arm["levels"] = {"a": str(arm["name"] in ("both", "left")), "b": str(arm["name"] in ("both", "right"))}
+    meta.write_text(json.dumps(facts | {"design": "factorial"}))
+    make_crops(home, "grid", 2)
+    assert script(component_ablation, "--home", home.path, "--study", "grid", "--out", tmp_path) == 0
+    effects = rows_of((tmp_path / "component_ablation.md").read_text())
+    assert len(effects) == 2
+
+
+def test_one_test_image_is_tabulated_over_seeds_alone(script: Callable[..., int], tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    write_ablation(home, "single", {"full": 0.8, "bare": 0.6}, "full", images=1)
+    assert script(component_ablation, "--home", home.path, "--study", "single", "--out", tmp_path) == 0
+    text = (tmp_path / "component_ablation.md").read_text()
+    assert "this one image and further training runs" in text
+    assert "One image only: nothing can be said of new images, and intervals are over seeds alone." in text
+    assert rows_of(text)["bare"][2].startswith("-0.2")

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import http.server
-import io
 import json
 import os
 import subprocess
 import sys
-import threading
 import time
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +54,7 @@ OPTIONS = {
     "promote": {"--force", "--model-name"},
     "data.synth": {"--num", "--size", "--seed"},
     "data.check": {"--crop-bottom"},
-    "data.fetch": {"--sha256"},
+    "data.fetch": {"--sha256", "--from"},
     "generate": {"-o", "--seed", "--count"},
     "predict": {"-o", "--nm-per-pixel"},
 }
@@ -140,7 +134,14 @@ def test_config_show_is_a_config_file_that_tells_origins(capsys: pytest.CaptureF
         (["best", "nothing"], "no such study"),
         (["report", "nothing"], "no such study"),
         (["data", "check", "nowhere"], "nowhere"),
-        (["data", "fetch", "http://127.0.0.1:9/x.zip", "out", "--sha256", "0" * 64], "127.0.0.1:9"),
+        (["data", "fetch", "http://127.0.0.1:9/x.zip", "out"], "no check sum"),
+        (["data", "fetch", "http://127.0.0.1:9/x.zip"], "no folder"),
+        (["data", "fetch", "http://127.0.0.1:9/x.zip", "out", "--from", "x.zip"], "two addresses"),
+        (["data", "fetch", "ftp://127.0.0.1/x.zip", "out", "--sha256", "0" * 64], "unsupported address"),
+        (["data", "fetch", "emsp"], "did you mean emps?"),
+        (["data", "fetch", "my.zip"], "known are emps, emps-140"),
+        (["data", "fetch", "emps", "--sha256", "0" * 64], "needs no check sum"),
+        (["data", "fetch", "emps", "--from", "no.zip"], "no such file"),
         (["evaluate", "no_such_model", "test"], "no_such_model"),
         (["predict", "no_such_model", "nowhere", "-o", "out"], "no such"),
         (["generate", "no_such_model", "nowhere", "-o", "out"], "no such"),
@@ -196,6 +197,10 @@ def test_an_error_that_a_worker_raised_is_told_as_its_cause(tmp_path: Path) -> N
 
 
 def test_an_interruption_says_how_to_go_on(tmp_path: Path) -> None:
+    answer = in_session(KeyboardInterrupt(), tmp_path, resumable="first")
+    assert (answer.error, answer.next) == ("interrupted; nothing was begun", []), "there is nothing to resume yet"
+    (tmp_path / "home" / "runs" / "first").mkdir(parents=True)
+    (tmp_path / "home" / "runs" / "first" / "record.json").write_text("{}")
     answer = in_session(KeyboardInterrupt(), tmp_path, resumable="first")
     assert answer.error is not None and "sage-ray resume first --home" in answer.error
     assert answer.next == [f"sage-ray resume first --home {tmp_path / 'home'}"]
@@ -268,84 +273,6 @@ def test_synth_then_check_end_by_naming_folder_and_next_step(tmp_path: Path) -> 
     assert "image without mask" in done.stdout.lower() or "no mask" in done.stdout.lower(), done.stdout
 
 
-@pytest.fixture
-def archive(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Address of a loopback server, and check sums of the archives that it serves."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-    contents = {
-        "good.zip": {"emps-main/images/a.png": b"image", "emps-main/segmaps/a.png": b"mask"},
-        "flat.zip": {"images/a.png": b"image", "masks/a.png": b"mask"},
-        "evil.zip": {"images/a.png": b"image", "../outside.txt": b"evil"},
-    }
-    for name, members in contents.items():
-        with zipfile.ZipFile(folder / name, "w") as package:
-            for member, data in members.items():
-                package.writestr(member, data)
-    (folder / "text.zip").write_text("no archive")
-    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, directory=str(folder), **kwargs)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Quiet."""
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}", sums
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.mark.parametrize(("name", "second"), [("good.zip", "segmaps"), ("flat.zip", "masks")])
-def test_fetch_unpacks_once_and_drops_the_top_folder(
-    name: str, second: str, archive: tuple[str, dict[str, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    address, sums = archive
-    args = ["data", "fetch", f"{address}/{name}", str(tmp_path / "out"), "--sha256", sums[name].upper()]
-    for _ in range(2):
-        assert call(args) == 0
-        assert (tmp_path / "out" / "images" / "a.png").read_bytes() == b"image"
-        assert (tmp_path / "out" / second / "a.png").read_bytes() == b"mask"
-    assert "holds this archive already" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("name", "sha", "said"),
-    [
-        ("good.zip", "0" * 64, "wrong check sum"),
-        ("good.zip", "xyz", "not a sha256"),
-        ("absent.zip", "0" * 64, "cannot be fetched"),
-        ("text.zip", None, "not a zip archive"),
-        ("evil.zip", None, "unsafe name"),
-    ],
-)
-def test_fetch_refuses_and_leaves_nothing_behind(
-    name: str, sha: str | None, said: str, archive: tuple[str, dict[str, str]], tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    address, sums = archive
-    out = tmp_path / "deep" / "out"
-    assert call(["data", "fetch", f"{address}/{name}", str(out), "--sha256", sha or sums[name]]) == 2
-    assert said in capsys.readouterr().err
-    assert not out.exists() and not (tmp_path / "outside.txt").exists()
-    assert not out.parent.exists() or not list(out.parent.iterdir())
-
-
-def test_fetch_never_mixes_with_other_files(
-    archive: tuple[str, dict[str, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    address, sums = archive
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "notes.txt").write_text("keep")
-    assert call(["data", "fetch", f"{address}/good.zip", str(tmp_path / "mine"), "--sha256", sums["good.zip"]]) == 2
-    assert "not empty" in capsys.readouterr().err
-    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
-
-
 def test_a_quiet_verb_prints_its_result_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     session = Session("verb", tmp_path, quiet=True)
 
@@ -359,20 +286,3 @@ def test_a_quiet_verb_prints_its_result_and_nothing_else(tmp_path: Path, capsys:
     loud = Session("verb", tmp_path, quiet=False)
     loud.watch.line("progress")
     assert capsys.readouterr().out == "progress\n"
-
-
-def test_the_full_archive_is_never_held_in_memory(tmp_path: Path) -> None:
-    from sage_ray.data import fetch
-
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as package:
-        package.writestr("images/a.png", b"x" * 100)
-    path = tmp_path / "big.zip"
-    path.write_bytes(buffer.getvalue())
-    limit, fetch.MAX_UNPACKED_BYTES = fetch.MAX_UNPACKED_BYTES, 50
-    try:
-        with pytest.raises(UserError, match="too large"):
-            fetch._unpack(path, tmp_path / "out", "http://x/big.zip")
-    finally:
-        fetch.MAX_UNPACKED_BYTES = limit
-    assert not (tmp_path / "out").exists()

@@ -68,7 +68,7 @@ def test_train_reports_each_epoch_and_repeats_itself_for_free(
 
 
 def test_a_diverged_run_ends_with_1_and_names_its_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    args = words(pretrain__lr=1e30, runtime__snapshot_every=1)
+    args = words(pretrain__lr=1e30, runtime__snapshot_seconds=0)
     assert call([*args, "--home", str(tmp_path / "home"), "--json", "--quiet"]) == 1
     out, err = capsys.readouterr()
     answer = last_json(out)

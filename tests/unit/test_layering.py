@@ -17,7 +17,7 @@ DATA = BASE | {"identity", "sections", "config"}
 MATHS = {"models", "losses", "metrics"}
 TRAINING = DATA | MATHS | {"data", "stages", "statistics"}
 IMAGING = BASE | {"models", "metrics", "statistics"}
-RUNTIME = TRAINING | {"training", "imaging", "console"}
+RUNTIME = TRAINING | {"training", "imaging", "console", "display"}
 SEARCH = RUNTIME | {"runtime"}
 REGISTRY = SEARCH | {"search"}
 
@@ -25,7 +25,8 @@ REGISTRY = SEARCH | {"search"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     # What progress is told to; it knows nothing of ours, so that any layer from runtime on may name its type.
-    "console": set(),
+    "console": {"display"},
+    "display": set(),
     "identity": set(),
     "sections": BASE | {"identity"},
     "config": BASE | {"identity", "sections"},
@@ -68,7 +69,9 @@ LIGHT_PARTIES = {"torch", "numpy", "safetensors", "yaml", "pydantic"}
 
 # `sage-ray --help` must not wait for these: the terminal imports them inside its verbs only.
 HEAVY = {"torch", "ray", "mlflow", "optuna", "numpy", "pandas", "pyarrow", "matplotlib", "scipy", "skimage", "kornia"}
-TERMINAL_MODULES = ("cli", "shell", "console", "doctor", "report", "show_config", "verb_answers")
+TERMINAL_MODULES = (
+    "cli", "shell", "console", "display", "doctor", "report", "show_config", "verb_answers", "disk_answers",
+)  # fmt: skip
 
 
 def matches(module: str, patterns: tuple[str, ...]) -> bool:

@@ -21,9 +21,10 @@ from sage_ray.registry.plan_final import make_plan
 from sage_ray.report import write_report
 from sage_ray.runtime.home import Home
 from sage_ray.runtime.launch import run
+from sage_ray.runtime.overview import overview
 from sage_ray.runtime.record import RunFolder, RunLabels
 from sage_ray.search.design import Design, load_design
-from sage_ray.search.study import StudyFolder, list_all, status
+from sage_ray.search.study import StudyFolder, status
 from sage_ray.search.tuner import StudyStorage
 from sage_ray.shell import Session
 from sage_ray.verb_answers import ablated, resumed, status_of
@@ -162,7 +163,7 @@ def test_the_verbs_tell_arms_reasons_and_failures(ended: Home) -> None:
     assert "another definition" not in text
     assert {"study", "arms", "runs", "states", "trials", "not_run", "reference", "kind"} <= set(answer.fields)
     assert answer.next[0].endswith("make tables") and is_ablation("ab", ended) and not is_ablation("no", ended)
-    assert [s.kind for s in list_all(ended)] == ["ablation"]
+    assert [line.kind for line in overview(ended).studies] == ["ablation"]
     page = write_report("ab", ended).read_text()
     assert "# Ablation ab" in page and "| full (reference) | 2 of 2 | 0 |" in page and "not run: no weights" in page
 

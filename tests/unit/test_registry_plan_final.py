@@ -9,7 +9,7 @@ from tiny_cases import SMALLEST
 
 from sage_ray.config import resolve
 from sage_ray.errors import UserError
-from sage_ray.registry.plan_final import declare, final_config, list_finals, make_plan, plan_path, read_plan
+from sage_ray.registry.plan_final import declare, final_config, make_plan, plan_path, read_plan
 from sage_ray.runtime.home import Home
 from sage_ray.runtime.launch import run
 
@@ -67,7 +67,7 @@ def test_plan_is_declared_once_and_seeds_make_another(home: Home) -> None:
     assert first.created.endswith("Z") and "@" in first.by
     other = make_plan(config, home, trial="best", seeds=(1, 0), model_name="sage-gan")
     assert other.final_id != plan.final_id
-    assert list_finals(home) == [plan.final_id]
+    assert home.final_ids() == [plan.final_id]
     alike = config.with_values({"seed": 9, "runtime.threads": 2})
     same = make_plan(alike, home, trial="best", seeds=(0, 1), model_name="sage-gan")
     assert same.final_id == plan.final_id
@@ -97,4 +97,11 @@ def test_bad_requests_are_refused_before_training(changes: dict, what: str, home
     with pytest.raises(UserError, match=what) as caught:
         make_plan(source, home, **settings)
     assert "\n" not in str(caught.value)
-    assert list_finals(home) == [] and home.run_ids() == []
+    assert home.final_ids() == [] and home.run_ids() == []
+
+
+def test_a_final_training_shares_its_gpu_with_nobody() -> None:
+    trial = resolve("tiny_unet").config
+    for given, held in ((0.25, 1.0), (2.0, 2.0), (0.0, 0.0), ("auto", "auto")):
+        config = trial.with_values({"runtime.gpus_per_worker": given})
+        assert final_config(config, {}, "x").runtime.gpus_per_worker == held

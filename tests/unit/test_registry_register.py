@@ -6,6 +6,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from tiny_cases import SMALLEST
 
 from sage_ray.config import resolve
@@ -56,7 +57,9 @@ def test_registered_once_with_all_that_is_known(trained: Trained, monkeypatch: p
     assert version.tags["sage.declared"] == plan.created
     ref = resolve_model("models:/toy-gan@challenger", home)
     assert ref.run_id == first and ref.provenance is not None
-    assert ref.config(home) == plan.run_config(5)
+    known = ref.config(home)
+    assert known is not None and known.identity() == plan.run_config(5).identity()
+    assert version.tags["sage.computed_on"] == f"CPU, torch {torch.__version__}"
     assert len(ref.provenance["seen_shas"]) == 13 and len(ref.provenance["test_shas"]) == 3
     stored = pd.read_parquet(ref.folder.parent / "test_scores.parquet")
     pd.testing.assert_frame_equal(stored, scores)

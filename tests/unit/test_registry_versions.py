@@ -212,3 +212,57 @@ def test_registry_that_is_away_is_one_line(home: Home, monkeypatch: pytest.Monke
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", "http://127.0.0.1:9")
     with pytest.raises(UserError, match="MLflow registry cannot be reached: http://127.0.0.1:9"):
         list_versions(home)
+
+
+def test_one_test_image_has_no_interval_and_no_verdict(home: Home) -> None:
+    add_version(home, scored(0.15, (0, 1), images=1), choice="base")
+    add_version(home, scored(0.02, (0, 1), images=1))
+    comparison = compare(home)
+    winner = comparison.versions[1]
+    assert winner.differences is not None and winner.verdict == "undecided" and winner.p_value is None
+    gain = winner.differences["dice"]
+    assert gain.mean > 0 and gain.low is None and gain.over == "one image: no interval"
+    assert "undecided, as there is no interval" in comparison.rule
+    assert "one image: no interval" in (comparison.report or Path()).read_text()
+    outcome = promote(home)
+    assert not outcome.promoted and outcome.verdict == "undecided"
+    assert outcome.difference == f"{gain.mean:+.4f}, one image: no interval"
+
+
+def grouped(frame: pd.DataFrame, size: int) -> pd.DataFrame:
+    """The frame with its images as crops, `size` of each micrograph."""
+    places = {sha: place for place, sha in enumerate(sorted(set(frame["image_sha"])))}
+    return frame.assign(group=[f"m{places[sha] // size}" for sha in frame["image_sha"]])
+
+
+def test_versions_are_compared_over_micrographs(home: Home) -> None:
+    base, better = scored(0.15, (0, 1, 2)), scored(0.10, (0, 1, 2))
+    add_version(home, grouped(base, 3), choice="base")
+    add_version(home, grouped(better, 3))
+    plain = summary(better, "x")["dice"]
+    comparison = compare(home)
+    winner = comparison.versions[1]
+    assert winner.differences is not None and comparison.notes == []
+    assert winner.differences["dice"].over == "4 micrographs (12 images) x 3 seeds"
+    mine = winner.scores["dice"]
+    assert mine.mean == pytest.approx(plain.mean) and (mine.images, mine.micrographs) == (12, 4)
+    assert "4 micrographs (12 images)" in (comparison.report or Path()).read_text()
+
+
+def test_what_one_version_knows_of_micrographs_holds_for_all(home: Home) -> None:
+    # As a version of the first release, which stored none, beside one of now.
+    add_version(home, scored(0.15, (0, 1, 2)).drop(columns="group"), choice="base")
+    add_version(home, grouped(scored(0.10, (0, 1, 2)), 3))
+    comparison = compare(home)
+    assert [row.scores["dice"].micrographs for row in comparison.versions] == [4, 4]
+    assert comparison.versions[1].differences is not None
+    assert "4 micrographs" in comparison.versions[1].differences["dice"].over
+    assert comparison.notes and "all are judged over 4" in comparison.notes[0]
+
+
+def test_crops_of_one_micrograph_have_no_interval(home: Home) -> None:
+    add_version(home, grouped(scored(0.15, (0, 1)), 12), choice="base")
+    add_version(home, grouped(scored(0.02, (0, 1)), 12))
+    winner = compare(home).versions[1]
+    assert winner.verdict == "undecided" and winner.differences is not None
+    assert winner.differences["dice"].over == "12 crops of one micrograph: no interval"

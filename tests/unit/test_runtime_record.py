@@ -268,7 +268,7 @@ def test_per_image_rows_replace_their_own_part_only(home: Home) -> None:
     kept = folder.per_image()
     assert sorted((row["part"], row["value"]) for row in kept) == [("test", 0.2)] * 3 + [("val", 0.3)] * 3
     assert {row["run_id"] for row in kept} == {"run-1"}
-    assert list(kept[0]) == ["run_id", "part", "checkpoint", "image_sha", "score", "definition", "value"]
+    assert list(kept[0]) == ["run_id", "part", "checkpoint", "image_sha", "score", "definition", "value", "group"]
 
 
 # locks and provenance

@@ -90,7 +90,7 @@ def test_hash_ignores_what_may_change_and_sees_the_rest(tmp_path: Path) -> None:
 def test_an_arm_may_take_another_preset_and_the_bases_set_stays_on_top(tmp_path: Path) -> None:
     tree = changed(
         ARMS,
-        base__set={"segmenter.width": 6, "runtime.keep_every": 3},
+        base__set={"segmenter.width": 6, "runtime.max_retries": 3},
         arms__unet={"preset": "tiny_unet", "set": {"adversarial.epochs": 0}},
     )
     design = load(tree, tmp_path, sets=["pretrain.epochs=5", "adversarial.epochs=7"])

@@ -99,7 +99,8 @@ BAD = [
     bad("long run id", long_names(30), long_names(20), "too long"),
     bad("base value", based({"pretrain.lr": -1}), based({"pretrain.lr": 1}), "pretrain.lr"),
     bad("score", changed(ARMS, objective={"metric": "val/dise"}), ARMS, "val/dice"),
-    bad("cuda without gpu", based({"runtime.device": "cuda"}), based({"runtime.device": "cpu"}), "resources.gpu"),
+    bad("cuda without gpu", {**based({"runtime.device": "cuda"}), "resources": {"gpu": 0}},
+        based({"runtime.device": "cuda"}), "resources.gpu"),
     bad("arm that is no mapping", changed(ARMS, arms__dice=3), ARMS, "arms.dice"),
 ]  # fmt: skip
 

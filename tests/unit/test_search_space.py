@@ -206,7 +206,7 @@ BAD = [
     bad("base value", changed(base__set={"pretrain.lr": -1}), "pretrain.lr"),
     bad("no validation", changed(base__set={"data.split.validation": 0, "evaluation.select": "last",
                                             "pretrain.handoff": "last"}), "validation"),
-    bad("cuda without gpu", changed(base__set={"runtime.device": "cuda"}), "resources.gpu"),
+    bad("cuda without gpu", changed(base__set={"runtime.device": "cuda"}, resources={"gpu": 0}), "resources.gpu"),
     bad("batch and workers", changed(resources={"workers": 3}), "batch_size"),
     bad("grid of floats", changed(sampler={"name": "grid"}), "step"),
     bad("gp with condition", changed(sampler={"name": "gp"}), "conditional"),

@@ -7,53 +7,21 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
+from study_cases import Study, tiny_space
 from sweep_cases import TOO_MUCH, write_space
 
-from sage_ray.config import dump
 from sage_ray.errors import UserError
 from sage_ray.runtime.home import Home
-from sage_ray.runtime.launch import run
-from sage_ray.runtime.record import RunFolder, RunLabels, State
+from sage_ray.runtime.overview import StudyLine, overview
+from sage_ray.runtime.record import State
 from sage_ray.search.halt import INTERRUPTED, OUT_OF_TIME, STOPPED, Halt, HaltStopper, signals
 from sage_ray.search.objective import reduce_reports
 from sage_ray.search.plan import plan
 from sage_ray.search.reconcile import settle, take_up
-from sage_ray.search.space import Space, load_space
-from sage_ray.search.study import StudyFolder, list_all, status, trial_config
-from sage_ray.search.tuner import StudyStorage
-
-
-class Study:
-    """A study's folder and storage as a driver makes them, with trials that were asked for but never told."""
-
-    def __init__(self, home: Home, space: Space, running: int) -> None:
-        home.check_writable()
-        self.home, self.space, self.folder = home, space, StudyFolder(home, space.name)
-        self.folder.path.mkdir(parents=True)
-        self.folder.base_path.write_text(dump(space.base))
-        self.folder.spec_path.write_text(space.to_yaml("base.yaml"))
-        self.folder.write_meta({"name": space.name, "space_hash": space.hash})
-        self.storage = StudyStorage(self.folder.path, space.name, space)
-        self.storage.enqueue(space.fixed, space)
-        self.samples = [self.storage.draw(None, space)[1] for _ in range(running)]
-
-    def train(self, number: int, seed: int = 0, **kwargs: Any) -> RunFolder:
-        """Run one seed of a trial in this process."""
-        run_id = next(place.run_id for place in self.space.run_grid(number) if place.seed == seed)
-        config = self.space.config(self.samples[number].values, seed)
-        labels = RunLabels(study=self.space.name, trial=number)
-        run(config, self.home, run_id, labels=labels, mirror=False, **kwargs)
-        return RunFolder.open(self.home.runs, run_id)
-
-    def states(self) -> list[str]:
-        return [row.state for row in self.storage.rows()]
-
-
-def tiny_space(folder: Path, **changes: Any) -> Space:
-    return load_space(write_space(folder, base={"adversarial.epochs": 1, "pretrain.epochs": 1}, **changes))
+from sage_ray.search.space import load_space
+from sage_ray.search.study import StudyFolder, status, trial_config
 
 
 def test_runs_that_ended_untold_are_told_from_their_records(home: Home, tmp_path: Path) -> None:
@@ -131,7 +99,9 @@ def test_status_joins_storage_and_records(home: Home, tmp_path: Path) -> None:
     first = state.trials[0]
     assert (first.state, first.epoch, first.weights_sha) == ("COMPLETE", 2, folder.read().weights_sha)
     assert first.params == {"adversarial.lambda_cycle": 1.0, "adversarial.lr": 0.001}
-    assert trial_config("tiny", home, 0) == space.config({}, 0) and list_all(home) == [state]
+    assert trial_config("tiny", home, 0) == space.config({}, 0)
+    (line,) = overview(home).studies
+    assert all(getattr(line, name) == getattr(state, name) for name in StudyLine.__dataclass_fields__)
     with study.folder.driver_lock():
         assert status("tiny", home).state == "running"
         with pytest.raises(UserError, match="study is being run"), StudyFolder(home, "tiny").driver_lock():

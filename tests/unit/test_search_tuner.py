@@ -44,7 +44,7 @@ class Study:
     """A storage and a searcher over it, as one start of a driver has them."""
 
     def __init__(self, folder: Path, space: Space, on_disk: dict[int, Progress] | None = None) -> None:
-        self.space, self.halted = space, False
+        self.space, self.halted, self.limit = space, False, 100
         self.storage = StudyStorage(folder, "unit", space)
         self.storage.enqueue(space.fixed, space)
         orphans = [row.number for row in self.storage.rows() if row.state == "RUNNING"]
@@ -55,6 +55,7 @@ class Study:
             payload=lambda number, sample: {"values": sample.values},
             progress=lambda number: (on_disk or {}).get(number, Progress()),
             halted=lambda: self.halted,
+            limit=lambda: self.limit,
         )
 
     def states(self) -> dict[int, str]:
@@ -73,6 +74,25 @@ def test_points_come_first_then_draws_until_the_target(tmp_path: Path) -> None:
     for k in range(6):
         config = study.space.config(given[k]["values"])
         assert config.adversarial.betas in ((0.9, 0.999), (0.5, 0.999))
+
+
+def test_no_more_trials_live_than_the_limit_allows_by_then(tmp_path: Path) -> None:
+    study = Study(tmp_path, make_space(tmp_path))
+    study.limit = 1
+    assert study.searcher.suggest("a") is not None
+    assert study.searcher.suggest("b") is None and study.states() == {0: "RUNNING"}, "nothing is drawn before its time"
+    study.limit = 3  # two machines join
+    assert study.searcher.suggest("b") is not None and study.searcher.suggest("c") is not None
+    assert study.searcher.suggest("d") is None
+    study.limit = 2  # one leaves
+    study.finish("a", 0.5)
+    assert study.searcher.suggest("d") is None
+    study.finish("b", 0.5)
+    assert study.searcher.suggest("d") is not None
+    study.limit = 0
+    for trial_id in ("c", "d"):
+        study.finish(trial_id, 0.5)
+    assert study.searcher.suggest("e") is not None, "with no trial alive Tune would wait for an answer"
 
 
 def test_each_end_is_told_as_what_it_is(tmp_path: Path) -> None:

@@ -104,6 +104,15 @@ def assert_equal_to_the_bit(ours: TrainState, theirs: TrainState) -> None:
             False,
             {"id_mask": S} | {term: NONE for term in OBJECTIVE if term not in ("id_mask", "rec_mask")},
         ),
+        # Row 4: the segmenter does not learn from images that a frozen generator reconstructs; later all is as ever.
+        (
+            {"cycle_image_while_frozen": False},
+            True,
+            True,
+            {"rec_mask": S, "id_mask": S, "adv_mask": S}
+            | {term: NONE for term in OBJECTIVE if term not in ("rec_mask", "id_mask", "adv_mask")},
+        ),
+        ({"cycle_image_while_frozen": False}, False, True, {term: frozenset(n) for term, n in OBJECTIVE.items()}),
         # Row 3: no feedback on real-only steps; and what has weight 0 is no term of the step.
         (
             {"generator_feedback": "synthetic_steps", "lambda_cycle": 0, "weights": {"adv_image": 0}},
@@ -159,13 +168,22 @@ def measured(seen: list[dict[str, frozenset[str]]]) -> Observer:
     return observe
 
 
-@pytest.mark.parametrize("mask_path", ["argmax", "soft", "straight_through"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        ["adversarial.mask_path=argmax"],
+        ["adversarial.mask_path=soft"],
+        ["adversarial.mask_path=straight_through"],
+        ["adversarial.cycle_image_while_frozen=false"],
+    ],
+    ids=["argmax", "soft", "straight_through", "no_cycle_image"],
+)
 @pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "unfrozen"])
 @pytest.mark.parametrize("synthetic", [True, False], ids=["synthetic", "real"])
 def test_skipping_changes_no_weight_moment_or_statistic(
-    tmp_path: Path, perceptual: VGG19Loss, mask_path: str, frozen: bool, synthetic: bool
+    tmp_path: Path, perceptual: VGG19Loss, path: list[str], frozen: bool, synthetic: bool
 ) -> None:
-    sets = [f"adversarial.mask_path={mask_path}", *(SYNTHETIC if synthetic else REAL_ONLY)]
+    sets = [*path, *(SYNTHETIC if synthetic else REAL_ONLY)]
     epoch = 0 if frozen else 2
     seen: list[dict[str, frozenset[str]]] = []
     whole, recipe = make(tmp_path, *sets, epoch=epoch, observe=measured(seen))
@@ -215,6 +233,48 @@ def test_skipping_changes_nothing_over_the_end_of_the_freeze(tmp_path: Path, set
     curves = train(often, replace(recipe, log_dead_every=1), epochs=4)
     assert_equal_to_the_bit(often, whole)
     assert len({frozenset(scalars) for scalars in curves[:4]}) == 1
+
+
+OFF = "adversarial.cycle_image_while_frozen=false"
+NO_CYCLE_IMAGE = ["adversarial.weights.rec_image_l1=0", "adversarial.weights.rec_image_vgg=0"]
+
+
+@pytest.mark.parametrize("kind", [SYNTHETIC, REAL_ONLY], ids=["synthetic", "real"])
+def test_without_the_cycle_image_a_frozen_step_is_that_of_an_objective_without_it(
+    tmp_path: Path, perceptual: VGG19Loss, kind: list[str]
+) -> None:
+    def two_frozen_epochs(*sets: str) -> TrainState:
+        state, recipe = make(tmp_path, *kind, *sets, epoch=0)
+        train(state, replace(recipe, perceptual=perceptual))
+        assert state.generator_updates == 0
+        return state
+
+    off = two_frozen_epochs(OFF)
+    assert_equal_to_the_bit(off, two_frozen_epochs(*NO_CYCLE_IMAGE))
+    on = two_frozen_epochs()
+    weights = [name for name, _ in off.networks["segmenter"].named_parameters(prefix="network.segmenter")]
+    assert any(not torch.equal(off.tensors()[name], on.tensors()[name]) for name in weights)
+
+
+def test_once_the_generator_learns_the_cycle_image_trains_as_ever(tmp_path: Path) -> None:
+    for sets, epoch in (([], 2), (["adversarial.freeze_epochs=0"], 0)):
+        on, recipe = make(tmp_path, *SYNTHETIC, *sets, epoch=epoch)
+        train(on, recipe)
+        off, recipe = make(tmp_path, *SYNTHETIC, *sets, OFF, epoch=epoch)
+        train(off, recipe)
+        assert on.generator_updates == 4
+        assert_equal_to_the_bit(off, on)
+
+
+def test_mixing_can_wait_until_the_generator_learns(tmp_path: Path) -> None:
+    waiting, recipe = make(tmp_path, *SYNTHETIC, "adversarial.mix_while_frozen=false", epoch=0)
+    train(waiting, recipe)
+    real, real_recipe = make(tmp_path, *REAL_ONLY, epoch=0)
+    train(real, real_recipe)
+    assert waiting.synthetic_steps == 0
+    assert_equal_to_the_bit(waiting, real)
+    train(waiting, recipe)
+    assert waiting.synthetic_steps == waiting.generator_updates == 4
 
 
 def test_skipped_passes_are_not_made(tmp_path: Path) -> None:

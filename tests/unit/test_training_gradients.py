@@ -97,6 +97,20 @@ def test_what_only_some_kinds_of_step_train_is_on_purpose(tmp_path: Path) -> Non
     assert step_kinds(resolve("tiny_sage_gan", sets=["adversarial.freeze_epochs=99"]).config.adversarial) == KINDS[2:]
 
 
+def test_a_cycle_image_that_waits_for_the_generator_is_on_purpose_or_dead(tmp_path: Path) -> None:
+    off = "adversarial.cycle_image_while_frozen=false"
+    report = measure(tmp_path, "tiny_sage_gan", off)
+    why = {(pair.term, pair.network): pair.why for pair in report.on_purpose}
+    assert "waits until the generator learns" in why["rec_image_l1", "segmenter"] and not report.dead
+    for step in report.steps[1:]:
+        assert ("rec_image_l1" in step.skipped) == bool(step.frozen)
+        assert (step.norms["rec_image_l1"]["segmenter"] == 0.0) == bool(step.frozen)
+    # Where the generator never learns, the term trains nothing in the whole run.
+    assert pairs(measure(tmp_path, "tiny_sage_gan", off, "adversarial.freeze_epochs=99").dead) >= {
+        ("rec_image_l1", "segmenter")
+    }
+
+
 class BlindGAN(PatchGAN):
     def forward(self, image: Tensor) -> Tensor:
         """Scores through which nothing flows back."""

@@ -15,8 +15,14 @@ from sage_ray.config import ExperimentConfig, resolve
 from sage_ray.data.prepare import PreparedData, prepare
 from sage_ray.errors import NonFiniteLoss, RunStopped, UserError
 from sage_ray.stages.store import StageStore
+from sage_ray.training import build
+from sage_ray.training.averaging import estimate_statistics
+from sage_ray.training.batches import Pictures, training_batches
 from sage_ray.training.context import LocalContext
+from sage_ray.training.evaluate import evaluate
 from sage_ray.training.loop import TrainResult, run_training
+from sage_ray.training.recipe import build_recipe
+from sage_ray.training.state import TrainState
 
 SETS = [
     "data.path=synthetic://ordered?num=16&size=32&seed=0",
@@ -165,29 +171,91 @@ def test_a_diverging_run_names_phase_epoch_and_step(data: PreparedData, tmp_path
         train(tiny("pretrain.lr=1e30"), data, tmp_path)
 
 
-def test_ema_last_and_schedules_resume_to_the_bit(data: PreparedData, tmp_path: Path) -> None:
-    sets = ["evaluation.ema_decay=0.9", "evaluation.select=ema", "pretrain.handoff=last"]
-    sets += ["adversarial.schedule={rule: plateau, patience: 0, mode: min, factor: 0.5}"]
-    sets = sets[:-1] + ["adversarial.schedule.rule=plateau", "adversarial.schedule.patience=0"]
-    sets += ["adversarial.schedule.mode=min", "pretrain.schedule.rule=drops", "pretrain.schedule.drops=[1, 2]"]
-    expected, _ = train(tiny(*sets), data, tmp_path / "a")
-    for after in (2, 5):
-        with pytest.raises(RunStopped):
-            train(tiny(*sets), data, tmp_path / str(after), Stop(after))
-        result, _ = train(tiny(*sets), data, tmp_path / str(after))
-        assert result.weights_sha == expected.weights_sha and result.lr_drops == expected.lr_drops
+EMA_SETS = ["evaluation.ema_decay=0.9", "evaluation.select=ema", "pretrain.handoff=last"]
+EMA_SETS += ["adversarial.synthetic_statistics=update", "segmenter.dropout=0.3", "data.augment.probability=0.5"]
+EMA_SETS += ["adversarial.schedule.rule=plateau", "adversarial.schedule.patience=0", "adversarial.schedule.mode=min"]
+EMA_SETS += ["pretrain.schedule.rule=drops", "pretrain.schedule.drops=[1, 2]"]
+
+
+@pytest.fixture(scope="module")
+def averaged(data: PreparedData, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainResult, list[dict[str, Any]]]:
+    return train(tiny(*EMA_SETS), data, tmp_path_factory.mktemp("averaged"))
+
+
+@pytest.mark.parametrize("after", [1, 2, 3, 4, 5, 6])
+def test_ema_last_and_schedules_resume_to_the_bit(
+    data: PreparedData, averaged: tuple[TrainResult, list[dict[str, Any]]], tmp_path: Path, after: int
+) -> None:
+    expected, expected_reports = averaged
+    with pytest.raises(RunStopped):
+        train(tiny(*EMA_SETS), data, tmp_path, Stop(after))
+    result, reports = train(tiny(*EMA_SETS), data, tmp_path)
+    assert result.weights_sha == expected.weights_sha and result.lr_drops == expected.lr_drops
+    assert curve(reports) == curve(expected_reports) and result.reused_epochs == after
     assert expected.lr_drops["pretrain"] == [1, 2] and expected.selected_epoch == 7
 
 
-def test_phase_2_starts_from_a_given_segmenter(data: PreparedData, tmp_path: Path) -> None:
+@pytest.mark.parametrize("validated", [True, False], ids=["validated", "final"])
+def test_an_average_is_scored_and_kept_with_statistics_of_its_own(
+    data: PreparedData, tmp_path: Path, validated: bool
+) -> None:
+    sets = ["evaluation.ema_decay=0.9", "adversarial.epochs=0"]
+    sets += [] if validated else ["data.split.validation=0", "evaluation.select=ema"]
+    config = tiny(*sets)
+    data = data if validated else prepare(config.data, tmp_path)
+    ctx = LocalContext(config.runtime)
+    recipe = build_recipe(config, ctx, tmp_path)
+    pictures, validation = (Pictures(data, part, ctx.device) for part in (data.split.train, data.split.validation))
+    assert bool(len(validation)) == validated
+    averages = []
+    for epoch in (1, 2, 3):
+        # The end of a phase is kept, and a longer run goes on from there.
+        result, _ = train(tiny(*sets, f"pretrain.epochs={epoch}"), data, tmp_path)
+        snapshot = StageStore(tmp_path / "stages").load_latest(result.stage_keys["pretrain"], epoch)
+        assert snapshot is not None and snapshot.epoch == epoch
+        kept = {name[4:]: tensor for name, tensor in snapshot.tensors.items() if name.startswith("ema.")}
+        averages.append(kept)
+        segmenter = build.build_segmenter(config, ctx)
+        segmenter.load_state_dict(kept)
+        # Passes over the epoch's own batches under these weights find these statistics again.
+        state = TrainState("pretrain", {"segmenter": segmenter}, {}, None, ema_decay=0.9)  # type: ignore[arg-type]
+        estimate_statistics(state, training_batches(pictures, config, ctx, "pretrain", epoch - 1), recipe)
+        assert all(torch.equal(tensor, kept[name]) for name, tensor in state.evaluated.state_dict().items())
+        assert any(not torch.equal(kept[k], snapshot.tensors[f"network.segmenter.{k}"]) for k in kept if "_var" in k)
+        if validated:
+            scores, _ = evaluate(segmenter, validation, config.evaluation, recipe, ctx)
+            assert scores["dice"] == result.history[epoch - 1]["val/dice"]
+        selected = averages[result.selected_epoch - 1]
+        assert all(torch.equal(tensor, selected[name]) for name, tensor in result.segmenter.state_dict().items())
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_an_average_scores_about_as_the_segmenter_that_it_averages(tmp_path: Path, seed: int) -> None:
+    """Under the statistics of the trained weights it scored .16 Dice below, on either seed; now it is .03 and .01."""
+    sets = ["data.path=synthetic://ordered?num=40&size=32&seed=0", "adversarial.epochs=0", "pretrain.epochs=16"]
+    sets += ["pretrain.lr=1e-2", "evaluation.select=last", "data.augment.probability=0", "segmenter.dropout=0.3"]
+    sets += [f"seed={seed}"]
+    drawn = prepare(tiny(*sets).data, tmp_path)
+
+    def late_dice(*more: str) -> float:
+        result, _ = train(tiny(*sets, *more), drawn, tmp_path)
+        return sum(report["val/dice"] for report in result.history[-3:]) / 3
+
+    plain = late_dice()
+    assert plain > 0.65
+    assert late_dice("evaluation.ema_decay=0.98") > plain - 0.1
+
+
+@pytest.mark.parametrize("average", [[], ["evaluation.ema_decay=0.9"]], ids=["plain", "averaged"])
+def test_phase_2_starts_from_a_given_segmenter(data: PreparedData, tmp_path: Path, average: list[str]) -> None:
     from safetensors.torch import save_file
 
-    first, _ = train(tiny("adversarial.epochs=0"), data, tmp_path / "a")
+    first, _ = train(tiny("adversarial.epochs=0", *average), data, tmp_path / "a")
     path = tmp_path / "segmenter.safetensors"
     save_file(first.segmenter.state_dict(), path)
-    given = [f"pretrain.checkpoint={path}", "pretrain.epochs=0"]
+    given = [f"pretrain.checkpoint={path}", "pretrain.epochs=0", *average]
     result, reports = train(tiny(*given), data, tmp_path / "b")
-    chained, _ = train(tiny(), data, tmp_path / "a")
+    chained, _ = train(tiny(*average), data, tmp_path / "a")
     assert len(reports) == 4 and result.weights_sha == chained.weights_sha
     (tmp_path / "weights.pt").write_bytes(b"\x80\x04pickle")
     with pytest.raises(UserError, match="not a safetensors file"):

@@ -1,0 +1,75 @@
+"""What a stage store holds, and how large each part of it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pyarrow import fs as pafs
+
+from sage_ray.stages.lease import LEASE, held
+from sage_ray.stages.store import DAMAGED, KEEP, META, TEMPORARY, StageStore
+
+
+@dataclass
+class StageFolder:
+    """One stage of a store: sizes are bytes.
+
+    Attributes:
+        key: of the stage.
+        snapshots: size of each stored epoch, without best weights.
+        marked: epochs that runs start from.
+        best: size of each file of best weights, by name.
+        refers: the file of best weights of each epoch.
+        leftovers: size of what was set aside as damaged or left half-written, by name.
+        in_use: whether a live process computes the stage.
+    """
+
+    key: str
+    snapshots: dict[int, int] = field(default_factory=dict)
+    marked: set[int] = field(default_factory=set)
+    best: dict[str, int] = field(default_factory=dict)
+    refers: dict[int, str | None] = field(default_factory=dict)
+    leftovers: dict[str, int] = field(default_factory=dict)
+    in_use: bool = False
+
+    def bytes_without(self, epochs: set[int]) -> int:
+        """What removing these epochs frees, best weights that nothing else refers to included."""
+        return sum(self.snapshots[epoch] for epoch in epochs) + sum(self.best[name] for name in self.orphans(epochs))
+
+    def orphans(self, epochs: set[int]) -> set[str]:
+        """Files of best weights that no snapshot would refer to without these epochs."""
+        return set(self.best) - {self.refers.get(epoch) for epoch in self.snapshots if epoch not in epochs}
+
+
+def inventory(store: StageStore) -> list[StageFolder]:
+    """The stages of a store by key; reads names and sizes, and of each snapshot its meta.json."""
+    root = store.root.rstrip("/")
+    found: dict[str, StageFolder] = {}
+    parts: dict[tuple[str, str], dict[str, int]] = {}
+    for info in store.fs.get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True)):
+        names = info.path.removeprefix(root).strip("/").split("/")
+        stage = found.setdefault(names[0], StageFolder(names[0]))
+        is_file = info.type == pafs.FileType.File
+        if len(names) == 2 and is_file:
+            _place_file(stage, names[1], info.size)
+        elif len(names) >= 2:
+            inner = parts.setdefault((names[0], names[1]), {})
+            if is_file:
+                inner["/".join(names[2:])] = info.size
+    for (key, name), files in parts.items():
+        if name.isdigit() and META in files:
+            found[key].snapshots[int(name)] = sum(files.values())
+            found[key].refers[int(name)] = store.best_file(key, int(name))
+            found[key].marked |= {int(name)} if KEEP in files else set()
+        elif name.isdigit() or name.startswith((DAMAGED, TEMPORARY)):
+            found[key].leftovers[name] = sum(files.values())
+    for stage in found.values():
+        stage.in_use = held(store, stage.key)
+    return sorted(found.values(), key=lambda stage: stage.key)
+
+
+def _place_file(stage: StageFolder, name: str, size: int) -> None:
+    if name.startswith("best-"):
+        stage.best[name] = size
+    elif name != LEASE:
+        stage.leftovers[name] = size
