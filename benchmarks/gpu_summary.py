@@ -105,6 +105,8 @@ def _step_lines(record: Mapping[str, Any]) -> Iterator[str]:
             yield f"{row['kind']:26} {how:14} {spread} {row['steps_per_s']:8.2f} {row['first_step_s']:5.1f} s " + (
                 f"{peak:>8} {'' if ratio is None else f'{ratio:.2f}':>6}"
             )
+    if record.get("backend", "inductor") != "inductor":
+        yield f"Compiled is backend {record['backend']} here, not inductor: its times say nothing of compiled kernels."
     for name, section in record["sections"].items():
         if section["state"] == "not applicable":
             yield f"{name}: not applicable ({section['error']})"

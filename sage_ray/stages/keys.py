@@ -65,6 +65,11 @@ CODE_CHANGES: tuple[CodeChange, ...] = (
         "Adam is the fused one on a GPU; a plateau schedule goes on after its 26th drop",
         lambda config, phase, numerics: numerics.get("device") == "cuda" or _drops_often(config, phase),
     ),
+    CodeChange(
+        6,
+        "a compiled segmenter with dropout is one graph, which rounds otherwise than the many of before",
+        lambda config, phase, numerics: bool(numerics.get("compile")) and config.segmenter.dropout > 0,
+    ),
 )
 """In the order of their versions. Stages that a change does not touch keep their keys, so that a release takes up the
 stages of the one before; tests/golden/test_five_steps.py fails when training changes without an entry here."""
