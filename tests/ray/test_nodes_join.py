@@ -74,7 +74,7 @@ def test_a_node_that_joins_gets_a_trial(cluster: Any, tmp_path: Path) -> None:
     watch = Watch()
     status = sweep(load_space(path), Home(tmp_path / "home"), watch=watch)
     assert status.done == 3 and status.state == "finished"
-    assert watch.lines[0] == "trials on CPU, 1 thread, fp32; 1 trial at once"
+    assert watch.lines[1] == "trials on CPU, 1 thread, fp32; 1 trial at once"
     assert (watch.before, watch.after) == (1, 2)
 
 
