@@ -188,10 +188,11 @@ def _images(folder: RunFolder, record: RunRecord, meanings: Mapping[str, str], l
     texts = ["part", "checkpoint", "image_sha", "score", "definition"]
     try:
         # A file is small: reading its columns in threads costs more than it saves.
-        buffer = pa.BufferReader(folder.per_image_path.read_bytes())
-        file = pq.ParquetFile(buffer, read_dictionary=[*texts, "group"])
-        there = [name for name in (*texts, "value", "group") if name != "group" or name in file.schema_arrow.names]
-        rows = file.read(columns=there, use_threads=False)
+        content = folder.per_image_path.read_bytes()
+        # Files of the first release have no column `group`.
+        texts += ["group"] if "group" in pq.read_schema(pa.BufferReader(content)).names else []
+        file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=texts)
+        rows = file.read(columns=[*texts, "value"], use_threads=False)
     except (OSError, pa.ArrowException):
         if record.finished:
             lost.append("per_image.parquet")
@@ -202,7 +203,7 @@ def _images(folder: RunFolder, record: RunRecord, meanings: Mapping[str, str], l
         part=_whole(rows["part"]),
         checkpoint=_whole(rows["checkpoint"]),
         image=_whole(rows["image_sha"]),
-        group=_whole(rows["group"]) if "group" in there else _groups_of_before(folder, _whole(rows["image_sha"])),
+        group=_whole(rows["group"]) if "group" in texts else _groups_of_before(folder, _whole(rows["image_sha"])),
         score=_whole(rows["score"]),
         definition=_meanings(_whole(rows["score"]), _whole(rows["definition"]), meanings),
         value=_whole(rows["value"]),

@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from analysis import component_ablation
 from sage_ray.cli import call
 from sage_ray.data.synth import write_dataset
 from sage_ray.registry.versions import list_versions
@@ -126,6 +127,13 @@ def test_a_finished_ablation_is_returned_without_training_or_reading_the_test(ol
 @pytest.mark.parametrize("study", ["old-search", "old-ablation", "old-paused"])
 def test_studies_are_reported(study: str, sage: Sage) -> None:
     assert Path(sage("report", study)["paths"]["report"]).stat().st_size > 500
+
+
+def test_tables_are_made_of_its_runs(old: Unpacked, script: Callable[..., int], tmp_path: Path) -> None:
+    words = ("--study", "old-ablation", "--home", old.untouched.path, "--out", tmp_path)
+    assert script(component_ablation, *words) == 0
+    table = (tmp_path / "component_ablation.md").read_text()
+    assert "| full (reference) | 2 |" in table and "| no_mixing | 2 |" in table and "Locked test images" in table
 
 
 def test_its_champion_predicts_and_is_evaluated(old: Unpacked, sage: Sage, tmp_path: Path) -> None:
