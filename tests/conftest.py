@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -40,14 +41,19 @@ for _name in SURROUNDINGS:
 
 
 @pytest.fixture(autouse=True)
-def _clean_surroundings() -> Iterator[None]:
+def _clean_surroundings(request: pytest.FixtureRequest) -> Iterator[None]:
     """What one test leaves in the process never reaches the next, nor the fixtures of the next module.
 
     MLflow writes `set_tracking_uri` into the environment, and puts a loaded model's own copy of the package in front of
-    `sys.path`; spawned processes inherit both.
+    `sys.path`; spawned processes inherit both. A TorchTrainer called in the main thread, as in some tests, leaves
+    its handler of SIGINT and a connected Ray, by which later tests would count CPUs.
     """
-    path = list(sys.path)
+    path, on_interrupt = list(sys.path), signal.getsignal(signal.SIGINT)
+    ray = sys.modules.get("ray")
+    if ray is not None and request.node.get_closest_marker("ray") is None and ray.is_initialized():
+        ray.shutdown()
     yield
+    signal.signal(signal.SIGINT, on_interrupt)
     sys.path[:] = path
     for name in SURROUNDINGS:
         os.environ.pop(name, None)

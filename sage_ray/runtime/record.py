@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,7 +25,9 @@ from sage_ray.config import ExperimentConfig
 from sage_ray.data.splits import group_names
 from sage_ray.errors import UserError
 from sage_ray.runtime.files import is_locked, locked, read_json, replacing, write_json, write_text
-from sage_ray.stages.store import StageStore
+
+if TYPE_CHECKING:  # the analysis reads records without torch
+    from sage_ray.stages.store import StageStore
 
 FORMAT_VERSION = 1
 State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL", "INTERRUPTED"]

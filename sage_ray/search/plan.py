@@ -17,7 +17,7 @@ from sage_ray.search.spec import Kind, StudySpec
 from sage_ray.sections import DataConfig
 from sage_ray.stages.keys import stage_keys
 from sage_ray.stages.store import StageStore
-from sage_ray.training.context import numerics
+from sage_ray.training.context import choose_device, numerics
 from sage_ray.training.footprint import StageFootprint, footprints
 
 
@@ -136,8 +136,10 @@ def plan(spec: StudySpec, home: Home) -> Plan:
 def trial_numerics(config: ExperimentConfig) -> dict[str, Any]:
     """The numerics that a worker of a trial will have, computed on a machine that need not have its GPU."""
     runtime = config.runtime
-    numbers = numerics(runtime, torch.device(runtime.device), runtime.workers)
-    return numbers | ({"threads": runtime.threads} if "threads" in numbers and runtime.device == "cpu" else {})
+    # A study that was never begun, or not by a driver, has not settled its device: then it is that of this machine.
+    device = choose_device("auto") if runtime.device == "auto" else torch.device(runtime.device)
+    numbers = numerics(runtime, device, runtime.workers)
+    return numbers | ({"threads": runtime.threads} if "threads" in numbers and device.type == "cpu" else {})
 
 
 class StudyData:

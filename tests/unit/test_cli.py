@@ -21,7 +21,7 @@ from sage_ray.shell import Answer, Session, answer_to, perform, plain
 COMMAND: Any = typer.main.get_command(app)
 VERBS = (
     *("doctor", "config.show", "data.synth", "data.check", "data.fetch", "train", "plan", "sweep", "ablate", "resume"),
-    *("stop", "list", "status", "sync", "best", "final", "compare", "promote", "evaluate", "generate"),
+    *("stop", "gc", "list", "status", "sync", "best", "final", "compare", "promote", "evaluate", "generate"),
     *("predict", "report"),
 )
 

@@ -86,7 +86,9 @@ def test_a_step_is_live_in_a_terminal_and_plain_in_a_pipe(
     monkeypatch.setattr(demo, "HOME", tmp_path / "home")
     assert demo.Demo().sage("resume r")["epoch"] == 8
     out = capfd.readouterr().out
-    assert out.startswith("[1/14] sage-ray resume r\n  r COMPLETE: 8 epochs") and "next:" not in out
+    first, data, ended = out.splitlines()[:3]
+    assert first == "[1/14] sage-ray resume r" and data.startswith("  data: drawn particles") and "next:" not in out
+    assert ended.startswith("  r COMPLETE: 8 epochs")
     assert "\x1b" not in out and "\r" not in out
 
 
