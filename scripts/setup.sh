@@ -26,7 +26,8 @@ if [[ ! -x .venv/bin/python ]] || ! new_enough .venv/bin/python; then
     "$python" -m venv --clear .venv
 fi
 
-pip=(.venv/bin/python -m pip install --disable-pip-version-check --quiet)
+# Twice quiet: what pip warns of is how this machine is set up; errors are still told.
+pip=(.venv/bin/python -m pip install --disable-pip-version-check --quiet --quiet)
 # torch first and by its exact version: a range would pull a newer build than the one tested.
 "${pip[@]}" -c constraints.txt "$(grep '^torch==' constraints.txt)"
 "${pip[@]}" -c constraints.txt -e '.[dev]'
