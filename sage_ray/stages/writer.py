@@ -43,7 +43,11 @@ class SnapshotWriter:
         self._best, known = best, self._best_sha if same else None
         # Training goes on and adds to its history while the thread writes.
         held = replace(snapshot, tensors={}, meta=copy.deepcopy(snapshot.meta))
-        self._pending = self._pool.submit(self._write, held, whole, known)
+        try:
+            self._pending = self._pool.submit(self._write, held, whole, known)
+        except RuntimeError:
+            # The process is ending (Tune dropped the actor whose thread this is), and no thread takes work any more.
+            self._best_sha = self._write(held, whole, known)
 
     def flush(self) -> None:
         """Return when all that was put is on disk. Raises SnapshotFailed if it is not."""

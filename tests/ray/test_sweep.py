@@ -73,7 +73,8 @@ def test_states_are_exact_and_agree_everywhere(swept: tuple[Home, Path, Seen]) -
     assert "diverged" in (state.trials[1].error or "") and "epoch" in (state.trials[1].error or "")
     assert "RUNNING" in seen.states
     for trial in state.trials:
-        assert record(home, f"tiny-t{trial.number:04d}-s0")["state"] == trial.state
+        found = record(home, f"tiny-t{trial.number:04d}-s0")
+        assert found["state"] == trial.state, found["error"]
     assert (home.runs / "tiny-t0001-s0" / "error.txt").read_text().strip()
 
 

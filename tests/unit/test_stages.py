@@ -8,6 +8,8 @@ import json
 import multiprocessing
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -317,6 +319,33 @@ def test_a_snapshot_holds_what_was_put_while_training_goes_on(tmp_path: Path, mo
     writer.close()
     found = store.load_latest("k", 9)
     assert found is not None and not found.tensors["network.a"].any() and found.meta["history"] == [{"epoch": 1}]
+
+
+AT_THE_END = """
+import concurrent.futures.thread as pool, sys, threading, time
+import torch
+from sage_ray.stages.store import Snapshot, StageStore
+from sage_ray.stages.writer import SnapshotWriter
+
+writer = SnapshotWriter(StageStore(sys.argv[1]))
+
+def leave():
+    while not pool._shutdown:
+        time.sleep(0.01)
+    writer.put(Snapshot("k" * 16, 3, {"network.a": torch.ones(2)}, {"best_epoch": 3}))
+    writer.close()
+
+threading.Thread(target=leave).start()
+"""
+
+
+def test_a_thread_that_outlives_its_process_still_stores_its_epoch(tmp_path: Path) -> None:
+    """As the thread of a trial does that Tune stops while the actor is going."""
+    done = subprocess.run(
+        [sys.executable, "-c", AT_THE_END, str(tmp_path)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert StageStore(tmp_path).epochs("k" * 16) == [3]
 
 
 def test_host_buffers_are_used_again_and_let_go() -> None:
