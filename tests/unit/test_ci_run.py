@@ -45,6 +45,12 @@ def checkout(tmp_path: Path) -> Path:
     return folder
 
 
+def _heed_signals() -> None:
+    """Under nohup, or in the background of a shell, they are ignored, and a shell cannot trap what it inherits so."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     """Start .ci/run of a checkout, without a git identity and with a temporary folder of its own."""
@@ -63,6 +69,7 @@ def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            preexec_fn=_heed_signals,
         )
 
     return run
