@@ -48,12 +48,13 @@ def _clean_surroundings(request: pytest.FixtureRequest) -> Iterator[None]:
     `sys.path`; spawned processes inherit both. A TorchTrainer called in the main thread, as in some tests, leaves
     its handler of SIGINT and a connected Ray, by which later tests would count CPUs.
     """
-    path, on_interrupt = list(sys.path), signal.getsignal(signal.SIGINT)
+    path = list(sys.path)
     ray = sys.modules.get("ray")
     if ray is not None and request.node.get_closest_marker("ray") is None and ray.is_initialized():
         ray.shutdown()
+    # Also what fixtures of a module left, and where the tests run in the background of a shell.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGINT, on_interrupt)
     sys.path[:] = path
     for name in SURROUNDINGS:
         os.environ.pop(name, None)
