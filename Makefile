@@ -35,7 +35,7 @@ bench: setup
 	@$(BIN)/python benchmarks/run_all.py
 
 tables: setup
-	@$(BIN)/python scripts/tables.py
+	@$(BIN)/python scripts/make_tables.py
 
 lint: setup
 	$(BIN)/ruff check .

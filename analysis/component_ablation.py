@@ -1,65 +1,6 @@
-"""What each component of a method carries: every arm of an ablation against its reference, with intervals and verdicts.
+"""What each component of a method carries: every arm of an ablation against its reference, with verdicts."""
 
-For any ablation study; without --study for all but those that another script is for. A study that crosses factors also
-gets their main effects.
-
-    python analysis/component_ablation.py [--study NAME ...] [--score dice ...] [--part test|val]
-"""
-
-from __future__ import annotations
-
-import argparse
-from collections.abc import Sequence
-from pathlib import Path
-
-from analysis import baseline_table, evaluation_ablation, loss_ablation
-from analysis.ablation import HEADLINE, add_options, forest, judge_study, numbers, score_table
-from analysis.collect import Tidy
-from analysis.command import chosen_scores, command, each_study, run
-from analysis.effects import effect_table, has_effects
-from analysis.studies import StudyFacts
-from analysis.tables import provenance, write_tables
-
-
-def applies(facts: StudyFacts) -> str | None:
-    """None if the study can be tabulated here, else why not."""
-    return None if facts.kind == "ablation" else "not an ablation study"
-
-
-def is_anothers(tidy: Tidy, facts: StudyFacts) -> bool:
-    """Whether a script of its own tabulates the study."""
-    reasons = (
-        baseline_table.applies(facts), loss_ablation.applies(tidy, facts), evaluation_ablation.applies(tidy, facts)
-    )  # fmt: skip
-    return None in reasons
-
-
-def make(tidy: Tidy, facts: StudyFacts, out: Path, options: argparse.Namespace) -> Sequence[Path]:
-    """Write component_ablation.{md,tex,csv,png} of a study."""
-    judged = judge_study(tidy, facts, options, chosen_scores(options))
-    source = provenance(facts.name, judged.runs.runs)
-    tables = [score_table(judged, score, f"Arms of {facts.name}") for score in judged.results]
-    if has_effects(judged):
-        tables = [effect_table(judged, score, options) for score in judged.results] + tables
-    paths = write_tables(out, "component_ablation", tables, numbers(judged), source)
-    return [*paths, forest(judged, out / "component_ablation.png", source, f"Arms of {facts.name}")]
-
-
-def main() -> int:
-    parser = command("component_ablation", __doc__, part=True, scores=HEADLINE)
-    add_options(parser)
-
-    def work(options: argparse.Namespace) -> int:
-        def fits(tidy: Tidy, facts: StudyFacts) -> str | None:
-            reason = applies(facts)
-            if reason is None and not options.study and is_anothers(tidy, facts):
-                return "another script is for it"
-            return reason
-
-        return each_study(options, fits, lambda tidy, facts, out: make(tidy, facts, out, options))
-
-    return run(parser, work)
-
+from sage_ray.analysis.components import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -29,8 +29,8 @@ from sage_ray.training.adversarial import adversarial_step
 from sage_ray.training.batches import Batch, Pictures, training_batches
 from sage_ray.training.context import LocalContext
 from sage_ray.training.draws import KeyedDraws
-from sage_ray.training.objective import plan_step
 from sage_ray.training.recipe import build_recipe
+from sage_ray.training.terms import plan_step
 
 
 def main() -> None:

@@ -14,9 +14,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.record import save
 
 CASES = {
-    "sage-ray --help": ["-m", "sage_ray.cli", "--help"],
-    "sage-ray config show": ["-m", "sage_ray.cli", "config", "show"],
-    "bad command line": ["-m", "sage_ray.cli", "trian"],
+    "sage-ray --help": ["-m", "sage_ray.terminal.cli", "--help"],
+    "sage-ray config show": ["-m", "sage_ray.terminal.cli", "config", "show"],
+    "bad command line": ["-m", "sage_ray.terminal.cli", "trian"],
     "import sage_ray": ["-c", "import sage_ray"],
     "import torch": ["-c", "import torch"],
     "import ray.tune": ["-c", "import ray.tune"],

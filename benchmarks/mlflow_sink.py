@@ -18,11 +18,12 @@ import numpy as np
 from PIL import Image
 
 from sage_ray.config import ExperimentConfig
-from sage_ray.runtime import provenance
-from sage_ray.runtime.files import write_json
-from sage_ray.runtime.home import Home
-from sage_ray.runtime.mlflow_sink import Mirror
-from sage_ray.runtime.record import RunFolder, RunLabels
+from sage_ray.files import write_json
+from sage_ray.record import provenance
+from sage_ray.record.home import Home
+from sage_ray.record.mlflow_mirror import Mirror
+from sage_ray.record.run_folder import RunFolder
+from sage_ray.record.run_record import RunLabels
 
 LIMIT_S = 0.3
 EPOCHS, METRICS, IMAGES, SCORES = 24, 20, 20, 12

@@ -31,9 +31,9 @@ from sage_ray.losses import perceptual
 from sage_ray.training.adversarial import adversarial_step
 from sage_ray.training.batches import Pictures
 from sage_ray.training.context import LocalContext
-from sage_ray.training.evaluate import evaluate
 from sage_ray.training.pretrain import pretrain_step
 from sage_ray.training.recipe import Recipe, build_recipe
+from sage_ray.training.scoring import evaluate
 
 
 def main() -> None:

@@ -19,10 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from sage_ray.config import ExperimentConfig, dump
+from sage_ray.files import write_json, write_text
 from sage_ray.metrics import COUNTS, IMAGE_SCORES
-from sage_ray.runtime.files import write_json, write_text
-from sage_ray.runtime.home import Home
-from sage_ray.runtime.record import RunFolder, RunRecord
+from sage_ray.record.home import Home
+from sage_ray.record.run_folder import RunFolder
+from sage_ray.record.run_record import RunRecord
 
 LIMIT_S, LIMIT_MB = 10.0, 1000.0
 EPOCHS, PRETRAIN, IMAGES, SEEDS, ARMS = 60, 24, 28, 5, 10
@@ -91,7 +92,7 @@ def _image_rows(draws: np.random.Generator) -> list[dict[str, object]]:
 def measure(folder: str) -> dict[str, float]:
     """Seconds of `collect`, imports included, and the peak memory of this process, which must be a fresh one."""
     started, busy = time.perf_counter(), time.process_time()
-    from analysis.collect import collect
+    from sage_ray.analysis.tidy import collect
 
     tidy = collect(folder)
     seconds, cpu = time.perf_counter() - started, time.process_time() - busy

@@ -16,6 +16,7 @@ from sage_ray.training.batches import Batch, Pictures, training_batches
 from sage_ray.training.context import LocalContext
 from sage_ray.training.draws import Draws
 from sage_ray.training.state import TrainState
+from sage_ray.training.learning_rate import LearningRate
 
 
 def make_state(config: ExperimentConfig, phase: str, context: LocalContext) -> TrainState:
@@ -26,7 +27,7 @@ def make_state(config: ExperimentConfig, phase: str, context: LocalContext) -> T
     settings = getattr(config, phase)
     betas = config.adversarial.betas if phase == "adversarial" else (0.9, 0.999)
     optimizers = {name: build.build_optimizer(network, settings.lr, betas) for name, network in networks.items()}
-    rate = build.LearningRate(settings.schedule, optimizers, settings.lr)
+    rate = LearningRate(settings.schedule, optimizers, settings.lr)
     return TrainState(phase, networks, optimizers, rate, config.evaluation.ema_decay)
 
 

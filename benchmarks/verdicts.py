@@ -20,7 +20,7 @@ from sage_ray.statistics.claims import SUPPORTED, holm_adjusted, judge
 from sage_ray.statistics.clusters import by_group
 from sage_ray.statistics.combined import t_quantile
 from sage_ray.statistics.crossed import Components, Images, contrasts, in_pool
-from sage_ray.statistics.power import Design, design, minimum_detectable
+from sage_ray.statistics.power import PlannedStudy, design, minimum_detectable
 
 NUM_IMAGES = 28
 LEVEL = 0.95
@@ -68,7 +68,7 @@ class Rates:
 
 def rates(
     true: Components,
-    plan: Design,
+    plan: PlannedStudy,
     *,
     studies: int = 10_000,
     effect: float = 0.0,
@@ -111,7 +111,7 @@ def rates(
 
 
 def _studies(
-    true: Components, plan: Design, studies: int, seed_scale: tuple[float, ...], heavy: bool, key: int
+    true: Components, plan: PlannedStudy, studies: int, seed_scale: tuple[float, ...], heavy: bool, key: int
 ) -> Iterator[np.ndarray]:
     """Scores (n, n_arms, n_images, n_seeds) of equal arms, a chunk at a time."""
     rng = np.random.default_rng([key, plan.num_arms, plan.num_images, plan.num_seeds])
@@ -138,7 +138,7 @@ def _studies(
         yield shared + arm_image + arm_seed + draw(true.rest, n, arms, images, seeds)
 
 
-def planned(true: Components, num_arms: int, num_seeds: int, images: Images) -> Design:
+def planned(true: Components, num_arms: int, num_seeds: int, images: Images) -> PlannedStudy:
     """A study of these arms and seeds over NUM_IMAGES images, corrected for all its comparisons."""
     return design(true, num_seeds, NUM_IMAGES, num_arms, None, images, LEVEL)
 

@@ -17,14 +17,14 @@ _PUBLIC = {
     "plan": "sage_ray.search.plan",
     "sweep": "sage_ray.search.driver",
     "resume": "sage_ray.search.driver",
-    "ablate": "sage_ray.registry.ablate",
-    "best": "sage_ray.registry.best",
+    "ablate": "sage_ray.search.ablate",
+    "best": "sage_ray.search.best",
     "final": "sage_ray.registry.final",
     "compare": "sage_ray.registry.compare",
     "promote": "sage_ray.registry.promote",
-    "evaluate": "sage_ray.registry.evaluate",
-    "predict": "sage_ray.registry.predict",
-    "generate": "sage_ray.registry.generate",
+    "evaluate": "sage_ray.evaluation.locked_test",
+    "predict": "sage_ray.apply.predict",
+    "generate": "sage_ray.apply.generate",
 }
 
 __all__ = ["__version__", *_PUBLIC]

@@ -226,7 +226,7 @@ def run_in(window: Window, words: list[str], sieve: Sieve) -> int:
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "RAY_ADDRESS", "COLUMNS", "LINES"):
         environment.pop(name, None)
     main, side = pty.openpty()
-    command = [sys.executable, "-m", "sage_ray.cli", *words, "--json"]
+    command = [sys.executable, "-m", "sage_ray", *words, "--json"]
     deadline, late = time.monotonic() + STEP_TIMEOUT_S, False
     # The command stays in the demo's process group, so that Ctrl-C reaches both.
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=side, stderr=side, env=environment) as process:

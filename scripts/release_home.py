@@ -124,7 +124,7 @@ def sets(values: dict[str, Any]) -> list[str]:
 
 def start(home: Path, *words: str) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "SAGE_HOME": str(home), "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    return subprocess.Popen([sys.executable, "-m", "sage_ray.cli", *words], env=environment, cwd=home.parent)
+    return subprocess.Popen([sys.executable, "-m", "sage_ray", *words], env=environment, cwd=home.parent)
 
 
 def sage(home: Path, *words: str) -> None:

@@ -13,12 +13,13 @@ import optuna
 import yaml
 
 from sage_ray.config import ExperimentConfig
+from sage_ray.evaluation.score_tables import definitions, long_rows
+from sage_ray.files import write_json
 from sage_ray.metrics import COUNTS, IMAGE_SCORES
-from sage_ray.registry.scores import definitions, long_rows
-from sage_ray.runtime.files import write_json
-from sage_ray.runtime.home import Home
-from sage_ray.runtime.record import RunFolder, RunLabels
-from sage_ray.training.evaluate import per_image_rows
+from sage_ray.record.home import Home
+from sage_ray.record.run_folder import RunFolder
+from sage_ray.record.run_record import RunLabels
+from sage_ray.training.scoring import per_image_rows
 
 REPO = Path(__file__).resolve().parents[1]
 FINGERPRINT, SPLIT = "371c403c839736f4", "9fe1ad6e31b0c9aa"

@@ -23,7 +23,7 @@ import pytest
 if TYPE_CHECKING:
     from emps_cases import EmpsFacts
 
-    from sage_ray.runtime.home import Home
+    from sage_ray.record.home import Home
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -63,7 +63,7 @@ def _clean_surroundings(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     """A fresh, writable home of this test alone."""
-    from sage_ray.runtime.home import Home
+    from sage_ray.record.home import Home
 
     return Home(tmp_path / "home")
 
@@ -73,8 +73,9 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Run a script's main in this process with a command line."""
 
     def call(module: object, *words: str | Path) -> int:
-        name = str(getattr(module, "__name__", "")).rsplit(".", 1)[-1]
-        monkeypatch.setattr(sys, "argv", [str(REPO / "analysis" / f"{name}.py"), *map(str, words)])
+        start = f"from {getattr(module, '__name__', '')} import main\n"
+        path = next(path for path in (REPO / "analysis").glob("*.py") if start in path.read_text(encoding="utf-8"))
+        monkeypatch.setattr(sys, "argv", [str(path), *map(str, words)])
         code: int = module.main()  # type: ignore[attr-defined]
         return code
 

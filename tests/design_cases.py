@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from sage_ray.search.design import Design, load_design
+from sage_ray.study.design import Design, load_design
 
 NO_MIXING = {"adversarial.mix_start": 0, "adversarial.mix_step": 0, "adversarial.mix_max": 0}
 DICE = {"segmentation_loss.w_ce": 0, "segmentation_loss.w_focal_tversky": 0, "segmentation_loss.w_dice": 1}

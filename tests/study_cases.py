@@ -8,12 +8,13 @@ from typing import Any
 from sweep_cases import write_space
 
 from sage_ray.config import dump
-from sage_ray.runtime.home import Home
+from sage_ray.record.home import Home
+from sage_ray.record.run_folder import RunFolder
+from sage_ray.record.run_record import RunLabels
 from sage_ray.runtime.launch import run
-from sage_ray.runtime.record import RunFolder, RunLabels
-from sage_ray.search.space import Space, load_space
-from sage_ray.search.study import StudyFolder
-from sage_ray.search.tuner import StudyStorage
+from sage_ray.search.storage import StudyStorage
+from sage_ray.search.study_folder import StudyFolder
+from sage_ray.study.space import Space, load_space
 
 
 class Study:

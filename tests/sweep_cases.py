@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from tiny_cases import SMALLEST
 
-from sage_ray.runtime.home import Home
+from sage_ray.record.home import Home
 
 BASE = SMALLEST | {
     "pretrain.epochs": 2,
@@ -48,7 +48,7 @@ def write_space(folder: Path, base: dict[str, Any] | None = None, **changes: Any
 
 def start(*arguments: str) -> subprocess.Popen[str]:
     """A `sage-ray` command in a session of its own, output captured."""
-    command = [sys.executable, "-m", "sage_ray.cli", *arguments]
+    command = [sys.executable, "-m", "sage_ray", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True

@@ -52,7 +52,7 @@ class PreparedData:
     fingerprint: str
     """16 hex digits over all (image sha, mask sha), whatever their order or names."""
     split: Split
-    """Only `registry/evaluate.py` reads `split.test`."""
+    """Only `evaluation/locked_test.py` reads `split.test`."""
     facts: tuple[Facts, ...]
     files: tuple[tuple[str, str], ...]
     """(image file name, mask file name) of each row; empty names if drawn."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sage_ray.config import ExperimentConfig
-from sage_ray.registry.scores import PRIMARY, ScoreLine
+from sage_ray.evaluation.score_tables import PRIMARY, ScoreLine
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from pathlib import Path
 import pandas as pd
 
 from sage_ray.errors import UserError
+from sage_ray.evaluation.locked_test import reads_of_test_set
+from sage_ray.evaluation.score_tables import PRIMARY, ScoreLine, alone, summary, table
+from sage_ray.files import write_text
 from sage_ray.metrics import IMAGE_SCORES
-from sage_ray.registry.card import score_text
-from sage_ray.registry.evaluate import reads_of_test_set
-from sage_ray.registry.package import SCORES_FILE
-from sage_ray.registry.scores import PRIMARY, ScoreLine, alone, summary, table
-from sage_ray.registry.versions import (
+from sage_ray.record.home import Home
+from sage_ray.record.model_versions import (
     COMPUTED_ON_SEPARATOR,
     MODEL_NAME,
     TAG_COMPUTED_ON,
@@ -24,9 +24,9 @@ from sage_ray.registry.versions import (
     get_version,
     list_versions,
 )
+from sage_ray.registry.card import score_text
+from sage_ray.registry.package import SCORES_FILE
 from sage_ray.runtime.devices import crossing
-from sage_ray.runtime.files import write_text
-from sage_ray.runtime.home import Home
 from sage_ray.statistics import Interval, coarser, holm_verdicts, paired_interval
 
 CHAMPION = "champion"

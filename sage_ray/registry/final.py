@@ -11,20 +11,21 @@ import pandas as pd
 from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import headline, prepare
 from sage_ray.errors import RunFailed, UserError
+from sage_ray.evaluation.locked_test import score_locked_test
+from sage_ray.evaluation.score_tables import ScoreLine, summary
+from sage_ray.locks import locked
+from sage_ray.record.home import Home
+from sage_ray.record.model_versions import MODEL_NAME, Version
+from sage_ray.record.run_folder import RunFolder
+from sage_ray.record.run_record import RunLabels, RunRecord
 from sage_ray.registry.compare import VersionScores, compare_with_reference
-from sage_ray.registry.evaluate import score_locked_test
-from sage_ray.registry.plan_final import FinalPlan, declare, make_plan, read_plan
+from sage_ray.registry.final_plan import FinalPlan, declare, make_plan, read_plan
 from sage_ray.registry.register import register
-from sage_ray.registry.scores import ScoreLine, summary
-from sage_ray.registry.versions import MODEL_NAME, Version
-from sage_ray.runtime.files import locked
-from sage_ray.runtime.home import Home
 from sage_ray.runtime.launch import run
-from sage_ray.runtime.record import RunFolder, RunLabels, RunRecord
-from sage_ray.search.design_schema import FINAL_ARM
+from sage_ray.study.design_schema import FINAL_ARM
 
 if TYPE_CHECKING:
-    from sage_ray.console import Watch
+    from sage_ray.watch import Watch
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ import pandas as pd
 from mlflow.models import ModelSignature
 from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
-from sage_ray.registry.models import PROVENANCE_FILE
-from sage_ray.runtime.files import write_json
+from sage_ray.files import write_json
+from sage_ray.record.model_reference import PROVENANCE_FILE
 
-ENTRY_MODULES = ("sage_ray.registry.predictor",)
+ENTRY_MODULES = ("sage_ray.imaging.model",)
 """What `pyfunc_model.py` imports of ours; all that these import travels with the model."""
 ALWAYS_REQUIRED = ("mlflow", "numpy", "safetensors", "torch")
 SCORES_FILE = "test_scores.parquet"
@@ -30,7 +30,7 @@ EXAMPLE_PIXELS = 64
 
 
 @dataclass(frozen=True)
-class Needs:
+class CodeClosure:
     """Closure of the imports of some modules."""
 
     modules: dict[str, Path]
@@ -39,7 +39,7 @@ class Needs:
     """Top-level names of everything that is neither ours nor of the standard library."""
 
 
-def needs(entries: tuple[str, ...] = ENTRY_MODULES) -> Needs:
+def code_closure(entries: tuple[str, ...] = ENTRY_MODULES) -> CodeClosure:
     """Our modules and third-party packages that `entries` import, lazily or not, at any distance."""
     root = Path(str(files("sage_ray")))
     modules: dict[str, Path] = {}
@@ -58,7 +58,7 @@ def needs(entries: tuple[str, ...] = ENTRY_MODULES) -> Needs:
                 waiting.append(imported)
             else:
                 outside.add(imported.split(".")[0])
-    return Needs(modules, {name for name in outside if name not in sys.stdlib_module_names})
+    return CodeClosure(modules, {name for name in outside if name not in sys.stdlib_module_names})
 
 
 def _module_file(root: Path, name: str) -> Path | None:
@@ -116,7 +116,7 @@ def save_package(target: Path, model_folder: Path, scores: pd.DataFrame, provena
         provenance: what made the model; kept as provenance.json.
         card: the model card in Markdown.
     """
-    needed = needs()
+    needed = code_closure()
     with tempfile.TemporaryDirectory() as scratch_name:
         scratch = Path(scratch_name)
         code = scratch / "sage_ray"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sage_ray.errors import UserError
-from sage_ray.registry import ledger
+from sage_ray.evaluation import ledger
+from sage_ray.record.home import Home
+from sage_ray.record.model_versions import MODEL_NAME, Version, get_version, list_versions, registry
 from sage_ray.registry.compare import CHAMPION, FIRST, compare_versions, difference_text, reference_of
 from sage_ray.registry.register import CHALLENGER
-from sage_ray.registry.versions import MODEL_NAME, Version, get_version, list_versions, registry
-from sage_ray.runtime.home import Home
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ class SegmenterAndGenerator:
 
     def load_context(self, context: Any) -> None:
         """Load the networks from the model folder among the artifacts. Raises if a weight file is damaged."""
-        from sage_ray.registry.predictor import load_model_folder
+        from sage_ray.imaging.model import load_model_folder
 
         self.model = load_model_folder(Path(context.artifacts["model"]))
 

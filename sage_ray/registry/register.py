@@ -7,12 +7,13 @@ import pandas as pd
 from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import prepare
 from sage_ray.errors import RunFailed
-from sage_ray.registry.card import CardFacts, description, model_card, provenance
-from sage_ray.registry.evaluate import seen_and_tested
-from sage_ray.registry.package import save_package
-from sage_ray.registry.plan_final import FinalPlan
-from sage_ray.registry.scores import PRIMARY, ScoreLine, name_test_set, summary
-from sage_ray.registry.versions import (
+from sage_ray.evaluation.locked_test import seen_and_tested
+from sage_ray.evaluation.score_tables import PRIMARY, ScoreLine, name_test_set, summary
+from sage_ray.files import read_json
+from sage_ray.record.home import Home
+from sage_ray.record.mlflow_client import MirrorUnavailable
+from sage_ray.record.mlflow_mirror import Mirror
+from sage_ray.record.model_versions import (
     COMPUTED_ON_SEPARATOR,
     PACKAGE_PATH,
     TAG_COMPUTED_ON,
@@ -21,10 +22,10 @@ from sage_ray.registry.versions import (
     list_versions,
     registry,
 )
-from sage_ray.runtime.files import read_json
-from sage_ray.runtime.home import Home
-from sage_ray.runtime.mlflow_sink import Mirror, MirrorUnavailable
-from sage_ray.runtime.record import RunFolder
+from sage_ray.record.run_folder import RunFolder
+from sage_ray.registry.card import CardFacts, description, model_card, provenance
+from sage_ray.registry.final_plan import FinalPlan
+from sage_ray.registry.package import save_package
 
 CHALLENGER = "challenger"
 TAG_FINAL = "sage.final"

@@ -5,7 +5,7 @@ What the driver works with reaches a terminal, locks, threads and a database, no
 not even by cloudpickle, which takes what stdout is otherwise: a fault that only a person at a terminal meets). So an
 object that Ray calls in the driver is a `DriverSide`: what is pickled of it is a name. In the process that made it the
 name is exchanged for the object itself; anywhere else it is a `Gone`, which does nothing.
-tests/unit/test_driver_side.py pickles all that is handed to Ray while the watch holds a terminal.
+tests/integration/runtime/test_driver_side.py pickles all that is handed to Ray while the watch holds a terminal.
 """
 
 from __future__ import annotations

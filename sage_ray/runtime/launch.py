@@ -17,8 +17,12 @@ import torch
 from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import PreparedData, headline, prepare
 from sage_ray.errors import RunFailed, RunStopped, UserError
-from sage_ray.runtime.budgets import named_epochs
-from sage_ray.runtime.cluster import connect
+from sage_ray.record.home import Home
+from sage_ray.record.mlflow_client import fetch_registered
+from sage_ray.record.mlflow_mirror import Follower, Mirror
+from sage_ray.record.run_folder import RunFolder
+from sage_ray.record.run_record import RunLabels, RunRecord
+from sage_ray.runtime.attempt import Recorder
 from sage_ray.runtime.devices import (
     Machines,
     describe_device,
@@ -30,11 +34,9 @@ from sage_ray.runtime.devices import (
     take_up_runtime,
     this_machine,
 )
-from sage_ray.runtime.disk import check_space, run_need
-from sage_ray.runtime.home import Home
-from sage_ray.runtime.mlflow_sink import Follower, Mirror, fetch_registered
-from sage_ray.runtime.record import RunFolder, RunLabels, RunRecord
-from sage_ray.runtime.recorder import Recorder
+from sage_ray.runtime.disk_space import check_space, run_need
+from sage_ray.runtime.named_epochs import named_epochs
+from sage_ray.runtime.ray_cluster import connect
 from sage_ray.sections import RuntimeConfig
 from sage_ray.stages.store import StageStore
 from sage_ray.training.context import LocalContext, Report, choose_device

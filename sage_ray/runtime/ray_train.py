@@ -15,15 +15,16 @@ from typing import Any
 from sage_ray.config import ExperimentConfig, build_config
 from sage_ray.data.prepare import prepare
 from sage_ray.errors import NonFiniteLoss, RunFailed, RunStopped, UserError
-from sage_ray.runtime.budgets import named_epochs
-from sage_ray.runtime.cluster import check_resources, connect, disconnect
+from sage_ray.files import read_json, write_json
+from sage_ray.record.home import Home
+from sage_ray.record.run_folder import RunFolder
+from sage_ray.record.run_record import RunRecord
+from sage_ray.runtime.attempt import Recorder, state_of
 from sage_ray.runtime.devices import gpus_held
-from sage_ray.runtime.disk import check_space, run_need
-from sage_ray.runtime.files import read_json, write_json
-from sage_ray.runtime.home import Home
+from sage_ray.runtime.disk_space import check_space, run_need
+from sage_ray.runtime.named_epochs import named_epochs
+from sage_ray.runtime.ray_cluster import check_resources, connect, disconnect
 from sage_ray.runtime.ray_context import RayContext
-from sage_ray.runtime.record import RunFolder, RunRecord
-from sage_ray.runtime.recorder import Recorder, state_of
 from sage_ray.stages.store import StageStore
 from sage_ray.training.context import Report
 from sage_ray.training.loop import run_training

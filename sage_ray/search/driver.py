@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
@@ -16,44 +16,34 @@ from ray.tune.experiment import Trial
 from sage_ray.config import dump
 from sage_ray.data.prepare import headline, prepare
 from sage_ray.errors import RunFailed, UserError
-from sage_ray.runtime.disk import check_space, run_need
+from sage_ray.files import write_text
+from sage_ray.record.home import Home
+from sage_ray.record.mlflow_client import MirrorUnavailable
+from sage_ray.record.mlflow_mirror import Mirror
+from sage_ray.record.provenance import code_version
+from sage_ray.record.run_folder import RunFolder
+from sage_ray.record.run_record import State
+from sage_ray.runtime.disk_space import check_space, run_need
 from sage_ray.runtime.driver_side import DriverSide
-from sage_ray.runtime.files import write_text
-from sage_ray.runtime.home import Home
-from sage_ray.runtime.mlflow_sink import Mirror, MirrorUnavailable
-from sage_ray.runtime.provenance import code_version
-from sage_ray.runtime.record import RunFolder, State
-from sage_ray.search.budgets import StudyBudgets
-from sage_ray.search.cluster import environment, nodes_now, ray_session, seen_machines
-from sage_ray.search.dimension import Sample
 from sage_ray.search.halt import FAULT, INTERRUPTED, Halt, HaltStopper, signals, terminated_as_interrupted
 from sage_ray.search.placement import Placement, limit, placed, worker_resources
+from sage_ray.search.ray_session import environment, nodes_now, ray_session, seen_machines
 from sage_ray.search.reconcile import make_scheduler, settle, take_up
-from sage_ray.search.spec import StudySpec
-from sage_ray.search.study import StudyFolder, StudyStatus, new_study_name, status_of
+from sage_ray.search.searcher import OptunaSearcher
+from sage_ray.search.storage import Progress, StudyStorage
+from sage_ray.search.study_budgets import StudyBudgets
+from sage_ray.search.study_folder import StudyFolder, StudyStatus, new_study_name, status_of
 from sage_ray.search.trainable import TrialRun, TrialTask, run_trial
-from sage_ray.search.tuner import OptunaSearcher, Progress, StudyStorage
 from sage_ray.sections import RuntimeConfig
 from sage_ray.stages.store import StageStore
+from sage_ray.study.dimension import Sample
+from sage_ray.study.spec import StudySpec
+from sage_ray.watch import SilentWatch, Watch
 
 UPDATE_S = 1.0
 """Least time between two looks at the storage for the live table."""
 LEAVE_S = 20.0
 """Time that trials get, once Ray has ended, to be gone."""
-
-
-class Watch(Protocol):
-    """What a study tells its progress to; `sage_ray.console` has one for terminals."""
-
-    def update(self, status: Any) -> None: ...
-
-    def line(self, text: str) -> None: ...
-
-
-class _Silent:
-    def update(self, status: Any) -> None: ...
-
-    def line(self, text: str) -> None: ...
 
 
 def sweep(space: StudySpec, home: Home, name: str | None = None, watch: Watch | None = None) -> StudyStatus:
@@ -76,7 +66,7 @@ def sweep(space: StudySpec, home: Home, name: str | None = None, watch: Watch | 
     folder = StudyFolder(home, name)
     _refuse_other(folder, spec)
     begun = folder.spec().base.runtime if folder.exists else None
-    return _start(folder, spec, begun, watch or _Silent())
+    return _start(folder, spec, begun, watch or SilentWatch())
 
 
 def resume(name: str, home: Home, watch: Watch | None = None) -> StudyStatus:
@@ -88,7 +78,7 @@ def resume(name: str, home: Home, watch: Watch | None = None) -> StudyStatus:
     folder = StudyFolder.open(home, name)
     home.check_writable()
     spec = folder.spec()
-    return _start(folder, spec, spec.base.runtime, watch or _Silent())
+    return _start(folder, spec, spec.base.runtime, watch or SilentWatch())
 
 
 def _start(folder: StudyFolder, spec: StudySpec, begun: RuntimeConfig | None, watch: Watch) -> StudyStatus:

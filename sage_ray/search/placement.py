@@ -18,9 +18,9 @@ from sage_ray.runtime.devices import (
     resolve_runtime,
     take_up_runtime,
 )
-from sage_ray.search.schema import ResourcesPart
-from sage_ray.search.spec import StudySpec
 from sage_ray.sections import RuntimeConfig
+from sage_ray.study.file_schema import ResourcesPart
+from sage_ray.study.spec import StudySpec
 
 Spec = TypeVar("Spec", bound=StudySpec)
 

@@ -10,13 +10,13 @@ import torch
 from sage_ray.config import ExperimentConfig, stable_hash
 from sage_ray.data.prepare import headline, prepare
 from sage_ray.errors import UserError
-from sage_ray.runtime.disk import DATABASE_BYTES, GB, free_bytes, kept_bytes, result_bytes
-from sage_ray.runtime.home import Home
+from sage_ray.record.home import Home
+from sage_ray.runtime.disk_space import DATABASE_BYTES, GB, free_bytes, kept_bytes, result_bytes
 from sage_ray.search.placement import placed
-from sage_ray.search.spec import Kind, StudySpec
 from sage_ray.sections import DataConfig
 from sage_ray.stages.keys import stage_keys
 from sage_ray.stages.store import StageStore
+from sage_ray.study.spec import Kind, StudySpec
 from sage_ray.training.context import choose_device, numerics
 from sage_ray.training.footprint import StageFootprint, footprints
 
@@ -80,8 +80,8 @@ def plan(spec: StudySpec, home: Home) -> Plan:
     Raises:
         UserError: a problem of the data, no room for a trial, or a cluster that does not answer.
     """
-    from sage_ray.search.cluster import seen_machines
-    from sage_ray.search.tuner import simulate
+    from sage_ray.search.ray_session import seen_machines
+    from sage_ray.search.sampling import simulate
 
     with seen_machines() as machines:
         spec, placement = placed(spec, machines, elsewhere=True)

@@ -9,12 +9,13 @@ from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
-from sage_ray.runtime.record import RunFolder, State
-from sage_ray.search.objective import reduce_reports
-from sage_ray.search.spec import StudySpec
-from sage_ray.search.study import StudyFolder
+from sage_ray.record.run_folder import RunFolder
+from sage_ray.record.run_record import State
+from sage_ray.search.storage import StudyStorage, TrialRow
+from sage_ray.search.study_folder import StudyFolder
 from sage_ray.search.trainable import is_study_fault
-from sage_ray.search.tuner import StudyStorage, TrialRow
+from sage_ray.study.objective import reduce_reports
+from sage_ray.study.spec import StudySpec
 
 LOOK_S = 0.05
 _STATE_OF_RUN: dict[str, State] = {"PRUNED": "PRUNED", "FAIL": "FAIL", "RUNNING": "INTERRUPTED"}

@@ -17,11 +17,12 @@ from ray import tune
 from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import prepare
 from sage_ray.errors import NoSpace, SnapshotFailed, UserError
+from sage_ray.record.home import Home
+from sage_ray.record.run_folder import RunFolder
+from sage_ray.record.run_record import RunLabels, RunRecord
 from sage_ray.runtime import launch
-from sage_ray.runtime.home import Home
-from sage_ray.runtime.record import RunFolder, RunLabels, RunRecord
-from sage_ray.search.objective import reduce_reports
-from sage_ray.search.schema import ObjectivePart
+from sage_ray.study.file_schema import ObjectivePart
+from sage_ray.study.objective import reduce_reports
 
 
 class TrialRun(BaseModel):

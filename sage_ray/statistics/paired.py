@@ -12,7 +12,7 @@ squares with expectations
 
 so that (MS_I + MS_S - MS_R) / (n_I n_S) is an unbiased estimate of it; `sage_ray/statistics/combined.py` says how the
 half width follows. Taking all n_I n_S cells for independent, or averaging the seeds first and ignoring v_S, makes
-intervals too short when seeds matter. tests/unit/test_statistics.py simulates: a 95 % interval covers at least 93 % in
+intervals too short when seeds matter. A simulation in its test finds that a 95 % interval covers at least 93 % in
 every setting tried, two seeds included, with which it is very wide. One seed leaves an interval over images alone,
 which speaks of these trained weights and of no method.
 

@@ -23,7 +23,7 @@ ENDLESS = 10**9
 
 
 @dataclass(frozen=True)
-class Design:
+class PlannedStudy:
     """A planned study; `comparisons` are corrected together. Where images are crops, `num_images` counts micrographs,
     with as unequal numbers of crops as in the pilot."""
 
@@ -51,10 +51,10 @@ def design(
     comparisons: int | None = None,
     images: Images = "new",
     level: float = 0.95,
-) -> Design:
+) -> PlannedStudy:
     """A plan that is the pilot again but for what is given; all arms but one are compared unless said otherwise."""
     arms = num_arms or components.num_arms
-    return Design(
+    return PlannedStudy(
         components.num_seeds if num_seeds is None else num_seeds,
         components.num_images if num_images is None else num_images,
         arms,
@@ -64,7 +64,7 @@ def design(
     )
 
 
-def error_of(components: Components, plan: Design) -> tuple[float, float]:
+def error_of(components: Components, plan: PlannedStudy) -> tuple[float, float]:
     """Standard error of a difference between two arms of the plan, and its degrees of freedom; NaN with one seed."""
     if plan.num_seeds < 2 or not math.isfinite(components.arm_seed):
         return math.nan, math.nan
@@ -82,7 +82,7 @@ def error_of(components: Components, plan: Design) -> tuple[float, float]:
     return math.sqrt(2 * float(variance) / cells), float(df)
 
 
-def power_of(difference: float, components: Components, plan: Design) -> float:
+def power_of(difference: float, components: Components, plan: PlannedStudy) -> float:
     """Chance that the plan finds a true difference of this size beyond the margin of its claim; NaN if not known.
 
     Args:
@@ -103,7 +103,7 @@ def power_of(difference: float, components: Components, plan: Design) -> float:
     return 1.0 if math.isnan(found) else found
 
 
-def minimum_detectable(components: Components, plan: Design, power: float = 0.8) -> float:
+def minimum_detectable(components: Components, plan: PlannedStudy, power: float = 0.8) -> float:
     """Smallest true difference beyond the claim's margin that the plan finds with that chance; NaN if not known."""
     error, _ = error_of(components, plan)
     if not math.isfinite(error) or error == 0:
@@ -114,7 +114,7 @@ def minimum_detectable(components: Components, plan: Design, power: float = 0.8)
     return error * float(brentq(lambda size: power_of(size * error, components, plan) - power, 0.0, high, xtol=1e-6))
 
 
-def seeds_needed(difference: float, components: Components, plan: Design, power: float = 0.8) -> SeedsNeeded:
+def seeds_needed(difference: float, components: Components, plan: PlannedStudy, power: float = 0.8) -> SeedsNeeded:
     """Fewest seeds of each arm with which the plan, its own number of seeds aside, finds that difference.
 
     Args:
@@ -145,5 +145,5 @@ def seeds_needed(difference: float, components: Components, plan: Design, power:
     )
 
 
-def _with_seeds(plan: Design, num_seeds: int) -> Design:
-    return Design(num_seeds, plan.num_images, plan.num_arms, plan.comparisons, plan.images, plan.level)
+def _with_seeds(plan: PlannedStudy, num_seeds: int) -> PlannedStudy:
+    return PlannedStudy(num_seeds, plan.num_images, plan.num_arms, plan.comparisons, plan.images, plan.level)

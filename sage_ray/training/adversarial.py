@@ -23,8 +23,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sage_ray.losses.adversarial import lsgan_loss
 from sage_ray.losses.diff_augment import diff_augment
+from sage_ray.losses.lsgan import lsgan_loss
 from sage_ray.models.dropout import keyed_dropout
 from sage_ray.models.norm import hold_statistics
 from sage_ray.models.style_unet import mix_latents
@@ -32,10 +32,10 @@ from sage_ray.models.unet_plus_plus import mean_logits
 from sage_ray.sections import AdversarialConfig
 from sage_ray.training.batches import Batch
 from sage_ray.training.draws import Draws
-from sage_ray.training.objective import CYCLE_IMAGE_TERMS, PERCEPTUAL_TERMS, StepPlan, plan_step, term_weights
 from sage_ray.training.recipe import Recipe
 from sage_ray.training.state import TrainState
 from sage_ray.training.supervision import head_logits, supervised_loss
+from sage_ray.training.terms import CYCLE_IMAGE_TERMS, PERCEPTUAL_TERMS, StepPlan, plan_step, term_weights
 
 
 @dataclass(frozen=True)

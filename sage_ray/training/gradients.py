@@ -29,11 +29,12 @@ from sage_ray.training.adversarial import adversarial_step, forward_terms
 from sage_ray.training.batches import Batch
 from sage_ray.training.context import LocalContext
 from sage_ray.training.draws import KeyedDraws
-from sage_ray.training.objective import OBJECTIVE, PERCEPTUAL_TERMS, StepPlan, plan_step, term_weights, why_untrained
+from sage_ray.training.learning_rate import LearningRate
 from sage_ray.training.precision import use_precision
 from sage_ray.training.pretrain import pretrain_step
 from sage_ray.training.recipe import Recipe, build_recipe
 from sage_ray.training.state import TrainState
+from sage_ray.training.terms import OBJECTIVE, PERCEPTUAL_TERMS, StepPlan, plan_step, term_weights, why_untrained
 
 IMAGE_SIZE = (64, 96)
 """Rows and columns in pixels."""
@@ -314,7 +315,7 @@ def _make_state(config: ExperimentConfig, phase: str, context: LocalContext) -> 
     if phase == "adversarial":
         networks |= build.build_gan(config, context)
     optimizers = {name: build.build_optimizer(network, 0.0, (0.9, 0.999)) for name, network in networks.items()}
-    rate = build.LearningRate(getattr(config, phase).schedule, optimizers, 0.0)
+    rate = LearningRate(getattr(config, phase).schedule, optimizers, 0.0)
     return TrainState(phase, networks, optimizers, rate, ema_decay=0.0)
 
 

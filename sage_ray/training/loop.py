@@ -32,11 +32,12 @@ from sage_ray.training.attention_share import watch_attention
 from sage_ray.training.averaging import estimate_statistics
 from sage_ray.training.batches import Pictures, steps_per_epoch, training_batches
 from sage_ray.training.context import Report, RunContext, computed_on, numerics
-from sage_ray.training.evaluate import evaluate, per_image_rows
 from sage_ray.training.interrupts import Interrupts
+from sage_ray.training.learning_rate import LearningRate
 from sage_ray.training.precision import resolve_precision, use_precision
 from sage_ray.training.pretrain import pretrain_step
 from sage_ray.training.recipe import Recipe, build_recipe
+from sage_ray.training.scoring import evaluate, per_image_rows
 from sage_ray.training.snapshots import Snapshots
 from sage_ray.training.state import TrainState, weights_sha
 
@@ -274,7 +275,7 @@ def _enter(session: _Session, phase: Phase, earlier: TrainState | None, *, fresh
         phase=phase.name,
         networks=networks,
         optimizers=optimizers,
-        learning_rate=build.LearningRate(settings.schedule, optimizers, settings.lr),
+        learning_rate=LearningRate(settings.schedule, optimizers, settings.lr),
         ema_decay=config.evaluation.ema_decay,
     )
     if earlier is not None:

@@ -28,7 +28,7 @@ class Recipe:
     `observe`, if given, sees the weighted loss terms of each update and the networks just before its backward pass; it
     may take gradients of single terms with `retain_graph=True`.
 
-    `skip_dead` leaves terms that can train nothing out of the update (`training/objective.py`); what is trained is the
+    `skip_dead` leaves terms that can train nothing out of the update (`training/terms.py`); what is trained is the
     same either way, to the bit, so that false is for tests, benchmarks and the doctor alone. Skipped terms are computed
     for the curves in the first step of every epoch, and in every `log_dead_every`-th from there on if that is not 0.
     """

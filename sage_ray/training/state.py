@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sage_ray.models.norm import copy_network
-from sage_ray.training.build import LearningRate
+from sage_ray.training.learning_rate import LearningRate
 
 
 @dataclass

@@ -14,8 +14,8 @@ from two_workers import run_two_workers
 
 from sage_ray.losses import diff_augment as augment
 from sage_ray.losses import functional
-from sage_ray.losses.adversarial import lsgan_loss
 from sage_ray.losses.diff_augment import diff_augment
+from sage_ray.losses.lsgan import lsgan_loss
 from sage_ray.losses.segmentation import segmentation_loss
 from sage_ray.training.draws import KeyedDraws
 

@@ -21,7 +21,7 @@ from parity import Case, Parity
 from placing import Place, assert_relative, to_numpy
 from torch import Tensor
 
-from sage_ray.losses.adversarial import lsgan_loss
+from sage_ray.losses.lsgan import lsgan_loss
 from sage_ray.models.attention import AttentionGate, LinearAttention
 from sage_ray.models.dropout import keyed_dropout
 from sage_ray.models.style_unet import StyleMapper, StyleUNet, mix_latents, modulated_conv

@@ -30,6 +30,7 @@ from sage_ray.training import build
 from sage_ray.training.adversarial import adversarial_step
 from sage_ray.training.batches import Batch
 from sage_ray.training.context import LocalContext
+from sage_ray.training.learning_rate import LearningRate
 from sage_ray.training.pretrain import pretrain_step
 from sage_ray.training.recipe import Observer, build_recipe
 from sage_ray.training.state import TrainState
@@ -118,7 +119,7 @@ class StepCase:
         settings = getattr(self.config, phase)
         betas = self.config.adversarial.betas
         optimizers = {name: build.build_optimizer(network, settings.lr, betas) for name, network in networks.items()}
-        rate = build.LearningRate(settings.schedule, optimizers, settings.lr)
+        rate = LearningRate(settings.schedule, optimizers, settings.lr)
         state = TrainState(phase, networks, optimizers, rate, 0.0)
         state.phase_epoch = 0 if frozen else self.config.adversarial.freeze_epochs
         return state

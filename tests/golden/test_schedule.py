@@ -10,7 +10,7 @@ import torch
 from parity import Parity
 
 from sage_ray.config import resolve
-from sage_ray.training.build import LearningRate
+from sage_ray.training.learning_rate import LearningRate
 
 
 @pytest.mark.parametrize("phase", ["pretrain", "adversarial"])

@@ -14,7 +14,7 @@ from tiny_cases import SMALLEST, as_sets
 from sage_ray.config import ExperimentConfig, resolve
 
 if TYPE_CHECKING:
-    from sage_ray.runtime.home import Home
+    from sage_ray.record.home import Home
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_collectives_of_one_worker(group: torch.device) -> None:
 @pytest.mark.timeout(600)
 def test_a_worker_of_ray_train_trains_what_this_process_trains(device: torch.device, tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    from sage_ray.runtime.home import Home
+    from sage_ray.record.home import Home
     from sage_ray.runtime.launch import run
 
     config = tiny(device)

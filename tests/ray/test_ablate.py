@@ -12,7 +12,7 @@ import pytest
 import yaml
 from sweep_cases import BASE, epochs_on_disk, record, start, wait_until
 
-from sage_ray.runtime.home import Home
+from sage_ray.record.home import Home
 
 pytestmark = pytest.mark.ray
 

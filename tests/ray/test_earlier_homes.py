@@ -17,12 +17,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis import component_ablation
-from sage_ray.cli import call
+from sage_ray.analysis import components
 from sage_ray.data.synth import write_dataset
-from sage_ray.registry.versions import list_versions
-from sage_ray.runtime.home import Home
-from sage_ray.runtime.record import RunFolder
+from sage_ray.record.home import Home
+from sage_ray.record.model_versions import list_versions
+from sage_ray.record.run_folder import RunFolder
+from sage_ray.terminal.cli import call
 
 pytestmark = pytest.mark.ray
 
@@ -131,7 +131,7 @@ def test_studies_are_reported(study: str, sage: Sage) -> None:
 
 def test_tables_are_made_of_its_runs(old: Unpacked, script: Callable[..., int], tmp_path: Path) -> None:
     words = ("--study", "old-ablation", "--home", old.untouched.path, "--out", tmp_path)
-    assert script(component_ablation, *words) == 0
+    assert script(components, *words) == 0
     table = (tmp_path / "component_ablation.md").read_text()
     assert "| full (reference) | 2 |" in table and "| no_mixing | 2 |" in table and "Locked test images" in table
 

@@ -16,16 +16,16 @@ from tiny_cases import SMALLEST
 
 from sage_ray.config import resolve
 from sage_ray.errors import UserError
-from sage_ray.registry import ledger
-from sage_ray.registry.best import best
+from sage_ray.evaluation import ledger
+from sage_ray.evaluation.locked_test import evaluate
+from sage_ray.record.home import Home
+from sage_ray.record.model_reference import resolve_model
+from sage_ray.record.model_versions import download, get_version, list_versions
+from sage_ray.record.run_folder import RunFolder
 from sage_ray.registry.compare import compare
-from sage_ray.registry.evaluate import evaluate
 from sage_ray.registry.final import final, is_final, resume_final
-from sage_ray.registry.models import resolve_model
 from sage_ray.registry.promote import promote
-from sage_ray.registry.versions import download, get_version, list_versions
-from sage_ray.runtime.home import Home
-from sage_ray.runtime.record import RunFolder
+from sage_ray.search.best import best
 
 pytestmark = pytest.mark.ray
 
@@ -55,7 +55,7 @@ KILLED = """
 import os, signal, sys
 from sage_ray.config import resolve
 from sage_ray.registry.final import final
-from sage_ray.runtime.home import Home
+from sage_ray.record.home import Home
 
 home, moment = sys.argv[1], sys.argv[2]
 sets = {sets!r}
@@ -85,7 +85,7 @@ def _ray_ends() -> Iterator[None]:
 
 def test_study_to_champion(home: Home, tmp_path: Path) -> None:
     from sage_ray.search.driver import sweep
-    from sage_ray.search.space import load_space
+    from sage_ray.study.space import load_space
 
     (tmp_path / "toy.yaml").write_text(SPACE.format(sets=TINY))
     study = sweep(load_space(tmp_path / "toy.yaml"), home)

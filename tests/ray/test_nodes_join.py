@@ -13,9 +13,9 @@ import pytest
 from sweep_cases import write_space
 
 from sage_ray.errors import UserError
-from sage_ray.runtime.home import Home
+from sage_ray.record.home import Home
 from sage_ray.search.driver import sweep
-from sage_ray.search.space import load_space
+from sage_ray.study.space import load_space
 
 pytestmark = pytest.mark.ray
 
@@ -26,7 +26,7 @@ def cluster() -> Iterator[Any]:
     import ray
     from ray.cluster_utils import Cluster
 
-    from sage_ray.search.cluster import environment
+    from sage_ray.search.ray_session import environment
 
     with environment():
         made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
@@ -83,8 +83,8 @@ def test_gpus_that_torch_cannot_use_leave_trials_on_the_cpu(tmp_path: Path) -> N
     import ray
 
     from sage_ray.runtime.devices import ray_machines
-    from sage_ray.search.cluster import environment
     from sage_ray.search.placement import placed
+    from sage_ray.search.ray_session import environment
 
     if os.path.exists("/dev/nvidiactl"):
         pytest.skip("this machine has GPUs")

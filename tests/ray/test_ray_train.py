@@ -23,11 +23,11 @@ from sage_ray.config import ExperimentConfig, resolve
 from sage_ray.data.prepare import prepare
 from sage_ray.errors import RunStopped, UserError
 from sage_ray.models.norm import BatchNorm
-from sage_ray.runtime import cluster
-from sage_ray.runtime.home import Home
+from sage_ray.record.home import Home
+from sage_ray.record.run_folder import RunFolder
+from sage_ray.runtime import ray_cluster
 from sage_ray.runtime.launch import run
 from sage_ray.runtime.ray_context import RayContext, buckets
-from sage_ray.runtime.record import RunFolder
 from sage_ray.stages.store import Snapshot, StageStore
 from sage_ray.training.context import LocalContext, RunContext
 from sage_ray.training.loop import run_training
@@ -168,9 +168,9 @@ def ray_here() -> Iterator[None]:
     # The workers import this module by its name.
     here = Path(__file__).parent
     patch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")]))
-    cluster.connect(num_cpus=4)
+    ray_cluster.connect(num_cpus=4)
     yield
-    cluster.disconnect()
+    ray_cluster.disconnect()
     patch.undo()
 
 
@@ -407,7 +407,7 @@ def test_ctrl_c_leaves_a_run_that_can_go_on(home: Home, tmp_path: Path) -> None:
 
 def test_an_unreachable_cluster_is_named_in_time(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
-        "import sys; from sage_ray.runtime.cluster import connect; from sage_ray.errors import UserError\n"
+        "import sys; from sage_ray.runtime.ray_cluster import connect; from sage_ray.errors import UserError\n"
         "try:\n    connect()\nexcept UserError as e:\n    print(e); sys.exit(2)"
     )
     with socket.socket() as sock:

@@ -13,14 +13,14 @@ import ray
 from sweep_cases import TOO_MUCH, record, start, write_space
 
 from sage_ray.errors import UserError
-from sage_ray.runtime.home import Home
-from sage_ray.runtime.overview import Overview, overview
-from sage_ray.runtime.record import RunFolder
+from sage_ray.record.home import Home
+from sage_ray.record.overview import Overview, overview
+from sage_ray.record.run_folder import RunFolder
 from sage_ray.search.driver import resume, sweep
-from sage_ray.search.objective import reduce_reports
-from sage_ray.search.space import load_space
-from sage_ray.search.study import status, stop, trial_config
-from sage_ray.shell import plain
+from sage_ray.search.study_folder import status, stop, trial_config
+from sage_ray.study.objective import reduce_reports
+from sage_ray.study.space import load_space
+from sage_ray.terminal.shell import plain
 
 pytestmark = pytest.mark.ray
 

@@ -18,9 +18,9 @@ import pytest
 from sweep_cases import epochs_on_disk, record, start, wait_until, write_space
 
 from sage_ray.errors import UserError
-from sage_ray.runtime.home import Home
+from sage_ray.record.home import Home
 from sage_ray.search.driver import resume
-from sage_ray.search.study import StudyFolder, status, stop
+from sage_ray.search.study_folder import StudyFolder, status, stop
 
 pytestmark = pytest.mark.ray
 

@@ -25,7 +25,7 @@ from sage_ray.config import (
     stable_hash,
 )
 from sage_ray.errors import UserError
-from sage_ray.show_config import annotated_yaml
+from sage_ray.terminal.show_config import annotated_yaml
 
 PRESETS = sorted(shipped("preset"))
 

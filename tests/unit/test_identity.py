@@ -13,11 +13,11 @@ from pydantic import BaseModel
 import sage_ray.config as config_module
 from sage_ray.config import ExperimentConfig, build_config, known_paths, resolve, set_path
 from sage_ray.identity import identity_tree, introduction_values, later, widened
-from sage_ray.search import design_schema, schema
-from sage_ray.search.design import Design, load_spec
 from sage_ray.sections import Section
 from sage_ray.stages import keys as keys_module
 from sage_ray.stages.keys import LATER_NUMERICS, CodeChange, stage_keys
+from sage_ray.study import design_schema, file_schema
+from sage_ray.study.design import Design, load_spec
 from sage_ray.training.context import LocalContext, numerics
 
 FACTS: dict[str, Any] = json.loads((Path(__file__).parent.parent / "data" / "release-e34d834.json").read_text())
@@ -50,7 +50,7 @@ def test_every_setting_of_a_later_release_declares_its_introduction_value() -> N
 
 def test_every_key_of_a_study_file_of_a_later_release_declares_its_introduction_value() -> None:
     for name, first in FACTS["study_fields"].items():
-        model = getattr(schema, name, None) or getattr(design_schema, name)
+        model = getattr(file_schema, name, None) or getattr(design_schema, name)
         missing = undeclared(set(model.model_fields), set(first), set(introduction_values(model)))
         assert not missing, f"{name}: {sorted(missing)}: {MEND}"
 

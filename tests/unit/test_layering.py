@@ -1,78 +1,99 @@
-"""The layers of docs/ARCHITECTURE.md: every import of the package, lazy ones too, points up only."""
+"""The rooms of docs/ARCHITECTURE.md: every import points up, no circle, no name twice, and files that can be read."""
 
 from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 REPO = Path(__file__).resolve().parents[2]
 PACKAGE = REPO / "sage_ray"
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 
-BASE = {"errors"}
-DATA = BASE | {"identity", "sections", "config"}
-MATHS = {"models", "losses", "metrics"}
-TRAINING = DATA | MATHS | {"data", "stages", "statistics"}
-IMAGING = BASE | {"models", "metrics", "statistics"}
-RUNTIME = TRAINING | {"training", "imaging", "console", "display"}
-SEARCH = RUNTIME | {"runtime"}
-REGISTRY = SEARCH | {"search"}
+# From top to bottom. A module imports its own room and rooms above it, also for types and inside functions.
+ROOMS = (
+    *("errors", "files", "locks", "watch"),
+    *("identity", "sections", "config"),
+    "data",
+    *("models", "losses", "metrics", "statistics"),
+    "imaging",
+    "stages",
+    "training",
+    "record",
+    "runtime",
+    "evaluation",
+    "study",
+    "search",
+    "registry",
+    "apply",
+    "upkeep",
+    "analysis",
+    "terminal",
+    "package",
+)
 
-# What each layer may import of ours, beside itself.
-ALLOWED: dict[str, set[str]] = {
+GROUND = {"errors", "files", "locks", "watch"}
+RECORDED = GROUND | {"identity", "sections", "config", "data"}
+# Rooms that see less than all that is above them.
+SEES: dict[str, set[str]] = {
     "errors": set(),
-    # What progress is told to; it knows nothing of ours, so that any layer from runtime on may name its type.
-    "console": {"display"},
-    "display": set(),
+    "files": {"errors"},
+    "locks": {"errors"},
+    "watch": set(),
     "identity": set(),
-    "sections": BASE | {"identity"},
-    "config": BASE | {"identity", "sections"},
-    "data": DATA,
-    "models": BASE,
-    "losses": BASE,
-    "metrics": BASE,
-    "statistics": BASE,
-    "stages": DATA,
-    "training": TRAINING,
-    "imaging": IMAGING,
-    "runtime": RUNTIME,
-    "search": SEARCH,
-    "registry": REGISTRY,
-    "terminal": REGISTRY | {"registry", "package"},
-    "package": REGISTRY | {"registry"},
+    # Formulas: plain keyword arguments, never a config.
+    "models": GROUND,
+    "losses": GROUND,
+    "metrics": GROUND,
+    "statistics": GROUND,
+    "imaging": GROUND | {"data", "models", "metrics"},
+    "stages": RECORDED,
+    "study": RECORDED | {"metrics", "stages", "training"},
+    "apply": RECORDED | {"metrics", "models", "imaging", "training", "record"},
+    "analysis": RECORDED | {"metrics", "statistics", "imaging", "record", "study"},
 }
-
-# These travel inside a registered model or draw its pictures: they are below runtime, though they lie in registry/.
-IMAGING_MODULES = {"registry", "registry.predictor", "registry.particles", "registry.pictures", "registry.tiles"}
 
 # Third parties, and the only modules that may import them ("*" ends a prefix).
 ONLY: dict[str, tuple[str, ...]] = {
     "ray": ("sage_ray.runtime.*", "sage_ray.search.*"),
-    "optuna": ("sage_ray.search.tuner", "analysis.importance"),
-    "mlflow": ("sage_ray.runtime.mlflow_sink", "sage_ray.registry.*", "analysis.collect"),
+    "optuna": (
+        *("sage_ray.search.sampling", "sage_ray.search.searcher", "sage_ray.search.storage"),
+        "sage_ray.analysis.setting_importance",
+    ),
+    "mlflow": (
+        *("sage_ray.record.mlflow_client", "sage_ray.record.mlflow_mirror", "sage_ray.record.model_versions"),
+        *("sage_ray.registry.*", "sage_ray.analysis.tidy"),
+    ),
+    "torch": (
+        *("sage_ray.data.augment", "sage_ray.models", "sage_ray.models.*", "sage_ray.losses.*"),
+        *("sage_ray.imaging.model", "sage_ray.record.provenance", "sage_ray.upkeep.stage_needs"),
+        *("sage_ray.stages.*", "sage_ray.training.*", "sage_ray.runtime.*", "sage_ray.evaluation.*"),
+        *("sage_ray.search.*", "sage_ray.registry.*", "sage_ray.apply.*", "sage_ray.terminal.*"),
+    ),
     "torchvision": (),
 }
 
 # Modules that travel inside a registered model, and the third parties that they may need.
-LIGHT = (
-    "sage_ray.identity",
-    "sage_ray.sections",
-    "sage_ray.config",
-    "sage_ray.models.*",
-    "sage_ray.losses.*",
-    "sage_ray.registry.predictor",
-)
+LIGHT = ("sage_ray.identity", "sage_ray.sections", "sage_ray.config", "sage_ray.models.*", "sage_ray.losses.*")
 LIGHT_PARTIES = {"torch", "numpy", "safetensors", "yaml", "pydantic"}
+LIGHT += ("sage_ray.imaging.model", "sage_ray.imaging.tiles", "sage_ray.files", "sage_ray.errors")
 
 # `sage-ray --help` must not wait for these: the terminal imports them inside its verbs only.
 HEAVY = {"torch", "ray", "mlflow", "optuna", "numpy", "pandas", "pyarrow", "matplotlib", "scipy", "skimage", "kornia"}
-TERMINAL_MODULES = (
-    *("cli", "shell", "console", "display", "doctor", "report", "show_config"),
-    *("verb_answers", "model_answers", "disk_answers"),
-)
+
+
+def module_name(path: Path) -> str:
+    """Dotted name of a file of the package."""
+    return ".".join(path.relative_to(REPO).with_suffix("").parts).removesuffix(".__init__")
+
+
+SOURCES = {module_name(path): path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))}
+SOURCES |= {module_name(path): path.read_text(encoding="utf-8") for path in sorted((REPO / "analysis").glob("*.py"))}
+TREES = {name: ast.parse(source) for name, source in SOURCES.items()}
 
 
 def matches(module: str, patterns: tuple[str, ...]) -> bool:
@@ -88,9 +109,12 @@ def imports_of(tree: ast.AST, module: str, is_package: bool) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             base = here[: len(here) - node.level + 1] if node.level else []
             origin = ".".join([*base, *([node.module] if node.module else [])])
-            yield origin
-            # `from sage_ray import runtime` names a layer in its second half.
-            yield from (f"{origin}.{alias.name}" for alias in node.names if origin == "sage_ray")
+            # `from sage_ray import runtime` and `from sage_ray.runtime import launch` name modules at their end.
+            inner = [f"{origin}.{alias.name}" for alias in node.names]
+            inner = [name for name in inner if origin == "sage_ray" or name in SOURCES]
+            yield from inner
+            if len(inner) < len(node.names):
+                yield origin
         elif isinstance(node, ast.Call) and _is_import_call(node.func) and node.args:
             name = node.args[0]
             if isinstance(name, ast.Constant) and isinstance(name.value, str):
@@ -102,43 +126,44 @@ def _is_import_call(function: ast.expr) -> bool:
     return name in ("import_module", "__import__", "importorskip", "try_import")
 
 
-def layer_of(module: str) -> str | None:
-    """Layer of a module of ours; None for a name that is no module, such as `sage_ray.__version__`."""
+def room_of(module: str) -> str | None:
+    """Room of a module of ours; None for a name that is no module, such as `sage_ray.__version__`."""
     inner = module.removeprefix("sage_ray").removeprefix(".")
-    if not inner:
-        return "package"
-    if inner in IMAGING_MODULES:
-        return "imaging"
     first = inner.split(".")[0]
-    if first in ALLOWED:
-        return first
-    return "terminal" if first in TERMINAL_MODULES else None
+    if first in ("", "__main__"):
+        return "package"
+    return first if first in ROOMS else None
+
+
+def may_import(room: str, other: str) -> bool:
+    """Whether a module in `room` may import one in `other`."""
+    if room == other:
+        return True
+    return other in SEES.get(room, set(ROOMS[: ROOMS.index(room)]))
 
 
 def violations(source: str, module: str, is_package: bool = False) -> list[str]:
     """One line for each import of `source` that breaks a rule."""
     found = []
-    layer = layer_of(module) if module.startswith("sage_ray") else None
-    if module.startswith("sage_ray.") and layer is None:
-        found.append(f"{module} belongs to no layer: name it in tests/unit/test_layering.py and docs/ARCHITECTURE.md")
+    room = room_of(module) if module.startswith("sage_ray") else "scripts"
+    if room is None:
+        found.append(f"{module} is in no room: name it in tests/unit/test_layering.py and docs/ARCHITECTURE.md")
     for name in sorted(set(imports_of(ast.parse(source), module, is_package))):
         party = name.split(".")[0]
         if party == "sage_ray":
-            other = layer_of(name)
-            if layer and other and other != layer and other not in ALLOWED[layer] and name != "sage_ray":
-                found.append(f"{module} ({layer}) imports {name} ({other})")
+            other = room_of(name)
+            # The package itself holds the version, which provenance and the terminal name.
+            if name == "sage_ray" or other is None or room is None:
+                continue
+            if room == "scripts":
+                found += [f"{module} imports {name}; scripts import the analysis alone"] * (other != "analysis")
+            elif not may_import(room, other):
+                found.append(f"{module} ({room}) imports {name} ({other})")
             continue
         if party in ONLY and not matches(module, ONLY[party]):
             found.append(f"{module} imports {name}; only {ONLY[party] or 'nothing'} may")
-        third = party not in sys.stdlib_module_names
-        if third and matches(module, LIGHT) and party not in LIGHT_PARTIES:
+        if party not in sys.stdlib_module_names and matches(module, LIGHT) and party not in LIGHT_PARTIES:
             found.append(f"{module} imports {name}; it travels inside a registered model")
-    if module.startswith("analysis."):
-        found += [
-            f"{module} imports {n}"
-            for n in imports_of(ast.parse(source), module, is_package)
-            if n.split(".")[0] in ("torch", "ray")
-        ]
     return found
 
 
@@ -152,28 +177,102 @@ def heavy_at_import(source: str) -> list[str]:
             continue
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             continue
-        names += imports_of(node, "sage_ray.cli", False) if isinstance(node, ast.Import | ast.ImportFrom) else []
+        names += (
+            imports_of(node, "sage_ray.terminal.cli", False) if isinstance(node, ast.Import | ast.ImportFrom) else []
+        )
         waiting += list(ast.iter_child_nodes(node))
     return [name for name in names if name.split(".")[0] in HEAVY]
 
 
-def sources() -> list[tuple[Path, str]]:
-    files = sorted(PACKAGE.rglob("*.py")) + sorted((REPO / "analysis").glob("*.py"))
-    return [(path, ".".join(path.relative_to(REPO).with_suffix("").parts).removesuffix(".__init__")) for path in files]
+def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that import one another, directly or through others."""
+    reach: dict[str, set[str]] = {}
+    for start in graph:
+        seen: set[str] = set()
+        waiting = [start]
+        while waiting:
+            for other in graph[waiting.pop()] - seen:
+                seen.add(other)
+                waiting.append(other)
+        reach[start] = seen
+    found = {tuple(sorted(m for m in reach[n] if n in reach.get(m, ()))) for n in graph if n in reach[n]}
+    return [list(group) for group in sorted(found)]
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Which modules of the package each of them imports, for types and inside functions too."""
+    graph: dict[str, set[str]] = {}
+    for name, tree in TREES.items():
+        is_package = f"{name.replace('.', '/')}/__init__.py"
+        found = set(imports_of(tree, name, (REPO / is_package).is_file()))
+        # What a name of the package itself comes from is looked up when it is used: no import.
+        graph[name] = {other for other in found if other in TREES and other not in (name, "sage_ray")}
+    return graph
+
+
+def twice(names: Iterator[tuple[str, str]]) -> list[str]:
+    """Names that stand for more than one thing, each with where they are."""
+    places: dict[str, list[str]] = {}
+    for name, where in names:
+        places.setdefault(name, []).append(where)
+    return [f"{name}: {', '.join(where)}" for name, where in sorted(places.items()) if len(where) > 1]
 
 
 def test_every_import_of_the_package_points_up() -> None:
     found = [
         line
-        for path, name in sources()
-        for line in violations(path.read_text(encoding="utf-8"), name, path.name == "__init__.py")
+        for name, source in SOURCES.items()
+        for line in violations(source, name, (REPO / name.replace(".", "/") / "__init__.py").is_file())
     ]
     assert not found, "\n".join(found)
 
 
+def test_no_modules_import_one_another() -> None:
+    assert not circles(import_graph())
+
+
+def test_no_two_modules_and_no_two_classes_share_a_name() -> None:
+    modules = ((name.rsplit(".", 1)[-1], name) for name in SOURCES if not _is_folder(name))
+    classes = (
+        (node.name, name) for name, tree in TREES.items() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)
+    )
+    assert not (twice(modules) + twice(classes))
+
+
+def _is_folder(name: str) -> bool:
+    return (REPO / name.replace(".", "/")).is_dir()
+
+
+def test_files_and_functions_can_be_read() -> None:
+    long = [
+        f"{name}: {lines} lines" for name, source in SOURCES.items() if (lines := source.count("\n")) > MAX_FILE_LINES
+    ]
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and (lines := (node.end_lineno or 0) - node.lineno + 1):
+                long += [f"{name}.{node.name}: {lines} lines"] * (lines > MAX_FUNCTION_LINES)
+    assert not long, "\n".join(long)
+
+
+def code_lines(source: str) -> int:
+    """Lines of a source without imports and blank ones."""
+    skipped: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            skipped |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return sum(1 for number, line in enumerate(source.splitlines(), 1) if line.strip() and number not in skipped)
+
+
+def test_three_files_explain_the_training() -> None:
+    counts = {
+        name: code_lines(SOURCES[f"sage_ray.{name}"]) for name in ("sections", "training.loop", "training.adversarial")
+    }
+    assert sum(counts.values()) <= 750, counts
+
+
 def test_the_terminal_imports_nothing_heavy_before_a_verb_runs() -> None:
-    found = {name: heavy_at_import((PACKAGE / f"{name}.py").read_text(encoding="utf-8")) for name in TERMINAL_MODULES}
-    assert not any(found.values()), found
+    found = {name: heavy_at_import(source) for name, source in SOURCES.items() if room_of(name) == "terminal"}
+    assert len(found) > 5 and not any(found.values()), {name: names for name, names in found.items() if names}
 
 
 @pytest.mark.parametrize(
@@ -181,25 +280,30 @@ def test_the_terminal_imports_nothing_heavy_before_a_verb_runs() -> None:
     [
         ("sage_ray.training.loop", "import ray"),
         ("sage_ray.training.loop", "def f():\n    from mlflow import MlflowClient"),
-        ("sage_ray.training.loop", "from sage_ray.runtime.home import Home"),
-        ("sage_ray.training.loop", "from ..runtime import home"),
+        ("sage_ray.training.loop", "from sage_ray.record.home import Home"),
+        ("sage_ray.training.loop", "from ..runtime import launch"),
         ("sage_ray.models.unet", "from sage_ray.config import SegmenterConfig"),
         ("sage_ray.models.unet", "from sage_ray import config"),
         ("sage_ray.models.unet", "import scipy"),
         ("sage_ray.losses.perceptual", "import torchvision"),
         ("sage_ray.losses.perceptual", "m = __import__('torchvision.models')"),
         ("sage_ray.data.prepare", "if TYPE_CHECKING:\n    from sage_ray.training.draws import KeyedDraws"),
+        ("sage_ray.metrics.definitions", "import torch"),
         ("sage_ray.search.driver", "import optuna"),
         ("sage_ray.search.driver", "import importlib\nimportlib.import_module('optuna.storages')"),
-        ("sage_ray.search.driver", "from sage_ray.registry.best import best"),
-        ("sage_ray.runtime.launch", "from sage_ray.registry.models import resolve_model"),
-        ("sage_ray.registry.predictor", "import pandas"),
-        ("sage_ray.cli", "import optuna"),
+        ("sage_ray.search.driver", "from sage_ray.registry.final import final"),
+        ("sage_ray.study.space", "from sage_ray.search.sampling import simulate"),
+        ("sage_ray.study.space", "import ray"),
+        ("sage_ray.runtime.launch", "from sage_ray.evaluation.locked_test import evaluate"),
+        ("sage_ray.imaging.model", "import pandas"),
+        ("sage_ray.terminal.cli", "import optuna"),
         ("sage_ray.helpers", "import json"),
-        ("sage_ray.console", "from sage_ray.search.study import StudyStatus"),
-        ("sage_ray.registry.final", "from sage_ray.shell import Answer"),
-        ("analysis.tables", "import torch"),
-        ("analysis.tables", "import mlflow"),
+        ("sage_ray.watch", "from sage_ray.search.study_folder import StudyStatus"),
+        ("sage_ray.registry.final", "from sage_ray.terminal.shell import Answer"),
+        ("sage_ray.analysis.tables", "import torch"),
+        ("sage_ray.analysis.tables", "import mlflow"),
+        ("sage_ray.analysis.tables", "from sage_ray.search.best import best"),
+        ("analysis.baseline_table", "from sage_ray.record.home import Home"),
     ],
 )
 def test_a_violation_is_seen(module: str, source: str) -> None:
@@ -213,12 +317,13 @@ def test_a_violation_is_seen(module: str, source: str) -> None:
             "sage_ray.training.loop",
             "import torch\nfrom sage_ray.stages.store import StageStore\nfrom .state import TrainState",
         ),
-        ("sage_ray.runtime.launch", "import ray\nfrom sage_ray.registry.predictor import save_model_folder"),
-        ("sage_ray.search.tuner", "import optuna"),
-        ("sage_ray.registry.best", "import mlflow\nfrom sage_ray.search.study import status"),
+        ("sage_ray.runtime.launch", "import ray\nfrom sage_ray.imaging.model import save_model_folder"),
+        ("sage_ray.search.searcher", "import optuna"),
+        ("sage_ray.registry.package", "import mlflow\nfrom sage_ray.search.study_folder import status"),
         ("sage_ray.models.unet", "import torch\nimport math\nfrom sage_ray.errors import UserError"),
-        ("sage_ray.cli", "def f():\n    from sage_ray.registry.best import best"),
-        ("analysis.collect", "import mlflow\nimport pandas"),
+        ("sage_ray.terminal.cli", "def f():\n    from sage_ray.search.best import best"),
+        ("sage_ray.analysis.tidy", "import mlflow\nimport pandas"),
+        ("analysis.baseline_table", "from sage_ray.analysis.baselines import main"),
     ],
 )
 def test_a_good_twin_passes(module: str, source: str) -> None:
@@ -230,3 +335,17 @@ def test_a_heavy_import_is_seen_at_the_top_but_not_inside_a_verb() -> None:
     assert heavy_at_import("try:\n    import ray.tune\nexcept ImportError:\n    pass") == ["ray.tune"]
     assert not heavy_at_import("def verb():\n    import torch")
     assert not heavy_at_import("if TYPE_CHECKING:\n    import torch")
+
+
+def test_a_circle_is_seen_also_through_a_third_module() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+    assert not circles({"a": {"b"}, "b": set(), "c": {"a", "b"}})
+
+
+def test_a_name_that_stands_for_two_things_is_seen() -> None:
+    assert twice(iter([("Watch", "a"), ("Watch", "b"), ("Home", "a")])) == ["Watch: a, b"]
+
+
+def test_lines_of_code_leave_out_imports_and_blank_lines() -> None:
+    assert code_lines("import a\nfrom b import (\n    c,\n)\n\nx = 1\n# why\n") == 2
+    assert Counter(code_lines(source) > 0 for source in SOURCES.values())[True] > 100

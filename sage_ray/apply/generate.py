@@ -1,0 +1,118 @@
+"""Synthetic image/mask pairs drawn by a model's generator: more training data from masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sage_ray.apply.input_pictures import find_pictures, make_folder, result_names
+from sage_ray.config import stable_hash
+from sage_ray.data.images import BadFile, read_mask
+from sage_ray.errors import UserError
+from sage_ray.files import write_json
+from sage_ray.imaging import drawing
+from sage_ray.record.home import Home
+from sage_ray.record.model_reference import resolve_model
+from sage_ray.record.provenance import now
+from sage_ray.training.context import choose_device
+from sage_ray.training.precision import use_precision
+
+SHEET_PAIRS = 6
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What `generate` wrote."""
+
+    model: dict[str, Any]
+    out: Path
+    masks: int
+    pairs: int
+    seed: int
+    files: dict[str, str]
+    """What lies where in `out`."""
+
+
+def generate(
+    model: str | Path, masks: str | Path, out: str | Path, *, home: Home, seed: int = 0, count: int = 1
+) -> Generation:
+    """Draw `count` images for each mask; the result is a data set that `data.path` takes.
+
+    Writes under `out`: images/NAME.png with masks/NAME.png (0 and 255), pairs.png, generation.json. A picture depends
+    on the seed, its mask and the mask's name, not on the other masks.
+
+    Args:
+        model: run id, folder or `models:/` URI.
+        masks: a folder of masks (or a data set with masks/ or segmaps/), or one file.
+        out: made if missing; it must hold no other pictures.
+        home: where models are looked up.
+        seed: same seed, same pictures.
+        count: images drawn for each mask.
+
+    Raises:
+        UserError: no such model, a model without generator, no masks or a bad one, a folder with other pictures.
+    """
+    if seed < 0 or count < 1:
+        raise UserError("bad number", f"seed={seed}, count={count}", "seed is at least 0, count at least 1")
+    ref = resolve_model(model, home)
+    device = choose_device("auto")
+    use_precision("fp32", device)
+    loaded = ref.load().to(device)
+    if loaded.generator is None:
+        raise UserError(
+            "model without generator", ref.text, "name one that was trained with adversarial.epochs above 0"
+        )
+    paths = find_pictures(masks, "masks", ("masks", "segmaps"))
+    foregrounds = [_foreground(path) for path in paths]
+    names = {
+        (n, copy): name if count == 1 else f"{name}-{copy:03d}"
+        for n, name in enumerate(result_names(paths))
+        for copy in range(count)
+    }
+    folder = make_folder(Path(out).expanduser())
+    _refuse_others(folder, {f"{name}.png" for name in names.values()})
+    shown: list[tuple[np.ndarray, np.ndarray]] = []
+    for (n, copy), name in names.items():
+        foreground = foregrounds[n]
+        image = loaded.generate(foreground, int(stable_hash([seed, paths[n].stem, copy]), 16))
+        drawing.save(image, folder / "images" / f"{name}.png")
+        drawing.save(foreground, folder / "masks" / f"{name}.png")
+        if len(shown) < SHEET_PAIRS:
+            shown.append((foreground, image))
+    sheet = drawing.generated_pairs([mask for mask, _ in shown], [image for _, image in shown])
+    drawing.save(sheet, folder / "pairs.png")
+    identity = ref.identity()
+    write_json(
+        folder / "generation.json",
+        {
+            "format_version": 1,
+            "model": identity,
+            "masks": str(Path(masks).expanduser().absolute()),
+            "number_of_masks": len(paths),
+            "pairs": len(names),
+            "seed": seed,
+            "count": count,
+            "made": now(),
+        },
+    )
+    files = {"images": "images/", "masks": "masks/", "sheet": "pairs.png"}
+    return Generation(identity, folder, len(paths), len(names), seed, files)
+
+
+def _foreground(path: Path) -> np.ndarray:
+    try:
+        return read_mask(path).foreground
+    except BadFile as bad:
+        raise bad.problem.error() from None
+
+
+def _refuse_others(folder: Path, ours: set[str]) -> None:
+    # Left-overs of another call would silently become part of the data set.
+    for name in ("images", "masks"):
+        make_folder(folder / name)
+        others = sorted(path.name for path in (folder / name).iterdir() if path.name not in ours)
+        if others:
+            raise UserError("folder holds other files", folder / name / others[0], "choose an empty folder with -o")

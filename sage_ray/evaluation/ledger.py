@@ -1,0 +1,42 @@
+"""Append-only ledgers under the home: each read of a locked test set, and each promotion, with who and when."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from sage_ray.locks import locked
+from sage_ray.record.provenance import now, who
+
+TEST_READS = "test_reads.jsonl"
+PROMOTIONS = "promotions.jsonl"
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All whole lines of a ledger, oldest first; a line cut short by a crash is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows
+
+
+def append_once(path: Path, row: dict[str, Any], key: tuple[str, ...] = ()) -> bool:
+    """Append `row` with who and when, unless a row with equal values of all `key` fields is there. True if appended."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path.with_name(path.name + ".lock"), timeout_s=60):
+        if key and any(all(old.get(name) == row[name] for name in key) for old in read(path)):
+            return False
+        cut_short = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+        line = json.dumps({"when": now(), "who": who(), **row}, sort_keys=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(("\n" if cut_short else "") + line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    return True

@@ -1,0 +1,377 @@
+"""A trained model as a folder of safetensors weights, and what it does: masks from images, images from masks.
+
+The folder holds segmenter.safetensors, generator.safetensors (if the run trained one) and model.json. This module
+travels inside registered models: it imports torch, numpy, safetensors and the networks, and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from sage_ray.errors import UserError
+from sage_ray.imaging import tiles
+from sage_ray.imaging.tiles import ArraySource, RowSource, Tiling
+from sage_ray.models import GENERATORS, SEGMENTERS
+
+FORMAT_VERSION = 1
+SEGMENTER_FILE = "segmenter.safetensors"
+GENERATOR_FILE = "generator.safetensors"
+SPEC_FILE = "model.json"
+PICKLED_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".joblib")
+TILED_BEYOND = 4
+"""An image is tiled when one of its sides is more than this many times that of the training images."""
+MAX_WHOLE_PIXELS = 64_000_000
+"""Largest image that is predicted in one piece, in pixels."""
+
+
+def model_spec(
+    segmenter: tuple[str, Mapping[str, Any]],
+    generator: tuple[str, Mapping[str, Any]] | None,
+    *,
+    image_size: Sequence[int],
+    crop_bottom: int = 0,
+    native_size: Sequence[int] | None = None,
+    **facts: Any,
+) -> dict[str, Any]:
+    """What `save_model_folder` writes beside the weights, as plain data.
+
+    Args:
+        segmenter: name in SEGMENTERS and its constructor keywords.
+        generator: name in GENERATORS and its constructor keywords; None without one.
+        image_size: (rows, columns) that training images were resized to.
+        crop_bottom: rows of information bar that training cut off each original.
+        native_size: median (rows, columns) of the original training images before resizing (`crop_bottom` taken
+            off): the
+            scale at which images much larger than these are tiled. None: unknown, they are then tiled unscaled.
+        facts: anything else worth keeping, such as run_id or fingerprint; plain JSON data.
+    """
+    return {
+        **facts,
+        "segmenter": {"name": segmenter[0], "kwargs": dict(segmenter[1])},
+        "generator": None if generator is None else {"name": generator[0], "kwargs": dict(generator[1])},
+        "image_size": [int(side) for side in image_size],
+        "native_size": None if native_size is None else [int(side) for side in native_size],
+        "preprocessing": {"crop_bottom": int(crop_bottom), "stretch": "min-max to 0..255", "resize": "Pillow bilinear"},
+        "normalisation": "2 * grey / 255 - 1",
+        "mask_values": [0, 1],
+    }
+
+
+def save_model_folder(folder: Path, segmenter: nn.Module, generator: nn.Module | None, spec: Mapping[str, Any]) -> Path:
+    """Write weights and model.json into `folder` (made if missing) and return it.
+
+    Args:
+        folder: a model that it holds already is replaced; model.json is written last.
+        segmenter: the selected weights, on any device.
+        generator: the same, or None.
+        spec: from `model_spec`.
+
+    Raises:
+        ValueError: spec and networks disagree about the generator.
+    """
+    if (generator is None) != (spec["generator"] is None):
+        raise ValueError("spec and networks disagree: give both a generator and its entry in model_spec, or neither")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SPEC_FILE).unlink(missing_ok=True)
+    networks = {SEGMENTER_FILE: segmenter} | ({GENERATOR_FILE: generator} if generator is not None else {})
+    checksums = {}
+    for name, network in networks.items():
+        weights = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
+        _replace(folder / name, partial(save_file, weights))
+        checksums[name] = _sha256(folder / name)
+    if generator is None:
+        (folder / GENERATOR_FILE).unlink(missing_ok=True)
+    text = json.dumps({**spec, "format_version": FORMAT_VERSION, "sha256": checksums}, indent=2) + "\n"
+    _replace(folder / SPEC_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+    return folder
+
+
+def load_model_folder(folder: str | Path) -> Model:
+    """The model in `folder`, on the CPU, in eval mode.
+
+    Raises:
+        UserError: no such folder, no model in it, pickled or damaged weights, or a model.json that this version
+        cannot read.
+    """
+    folder = Path(folder)
+    if folder.is_file():
+        _refuse_pickle(folder)
+        raise UserError("not a model folder", folder, f"give the folder that holds {SEGMENTER_FILE} and {SPEC_FILE}")
+    if not folder.is_dir():
+        raise UserError("no such model", folder, "give a folder with a model, such as runs/ID/artifacts/model")
+    if not (folder / SEGMENTER_FILE).is_file() or not (folder / SPEC_FILE).is_file():
+        for path in sorted(folder.iterdir()):
+            _refuse_pickle(path)
+        raise UserError("no model in folder", folder, f"it needs {SEGMENTER_FILE} and {SPEC_FILE}")
+    spec = _read_spec(folder / SPEC_FILE)
+    try:
+        segmenter = _load_network(folder / SEGMENTER_FILE, SEGMENTERS, spec["segmenter"], spec)
+        generator = None
+        if spec["generator"] is not None:
+            generator = _load_network(folder / GENERATOR_FILE, GENERATORS, spec["generator"], spec)
+        return Model(segmenter, generator, spec, folder)
+    except KeyError as error:
+        raise UserError(
+            "incomplete model.json", folder / SPEC_FILE, f"entry {error} is missing; save it again"
+        ) from None
+
+
+@dataclass(eq=False)
+class Model:
+    """A segmenter, and a generator if there is one, with what is needed to use them on images of any size."""
+
+    segmenter: nn.Module
+    generator: nn.Module | None
+    spec: dict[str, Any]
+    folder: Path | None = None
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(rows, columns) of the network's input in training."""
+        rows, columns = self.spec["image_size"]
+        return int(rows), int(columns)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.segmenter.parameters()).device
+
+    def to(self, device: str | torch.device) -> Model:
+        """The same model, its networks moved to `device`."""
+        for network in (self.segmenter, self.generator):
+            if network is not None:
+                network.to(device)
+        return self
+
+    @torch.no_grad()
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Foreground probability (N,H,W) float32 in [0,1] of prepared images (N,H,W) uint8, at the size given.
+
+        Prepared means stretched and resized already, as `PreparedData.images` are.
+        """
+        grey = torch.tensor(np.asarray(images), device=self.device)[:, None].float() / 255
+        logits = self.segmenter(2 * grey - 1).float()
+        return torch.softmax(logits, dim=1)[:, 1].cpu().numpy()
+
+    def predict_mask(
+        self, image: np.ndarray, *, tiled: bool | None = None, crop_bottom: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Foreground probability (H,W) float32 in [0,1] and mask (H,W) bool, probability > 0.5, at the image's size.
+
+        Like training images, the whole image is min-max stretched and resized to the training size; the probability is
+        resized back. An image with a side more than 4 times that of the training images is taken for a larger field of
+        view and cut into overlapping tiles at their scale.
+
+        Args:
+            image: grey (H,W), any real dtype.
+            tiled: True or False to choose by hand.
+            crop_bottom: rows of an information bar at the bottom, in which the probability is 0; None: as in training.
+
+        Raises:
+            UserError: not two-dimensional, empty, not real numbers, or not finite.
+        """
+        image = _checked(image)
+        bar = self._bar(image.shape[0], crop_bottom)
+        kept = image[: image.shape[0] - bar]
+        if self.is_tiled(kept.shape) if tiled is None else tiled:
+            probability = np.concatenate(list(self._tiled_bands(ArraySource(kept))))
+        else:
+            probability = self._whole(kept)
+        if bar:
+            probability = np.concatenate([probability, np.zeros((bar, image.shape[1]), np.float32)])
+        return probability, probability > 0.5
+
+    def predict_stream(self, source: RowSource, *, crop_bottom: int | None = None) -> Iterator[np.ndarray]:
+        """Foreground probability of an image of any size, tiled, as bands (n, columns) float32 in [0,1] from the top.
+
+        Memory stays at a few times (rows of a tile x columns of the image). The source is read twice: once for its
+        grey range, as the whole image is stretched alike, and once for its pixels.
+
+        Raises:
+            UserError: a value that is not finite.
+        """
+        rows, columns = source.shape
+        bar = self._bar(rows, crop_bottom)
+        yield from self._tiled_bands(_Cropped(source, rows - bar) if bar else source)
+        for start in range(0, bar, 256):
+            yield np.zeros((min(256, bar - start), columns), np.float32)
+
+    def is_tiled(self, shape: tuple[int, ...]) -> bool:
+        """Whether `predict_mask` cuts an image of this shape (rows, columns) into tiles."""
+        if shape[0] * shape[1] > MAX_WHOLE_PIXELS:
+            return True
+        native = self.spec.get("native_size")
+        return native is not None and any(
+            side > TILED_BEYOND * usual for side, usual in zip(shape, native, strict=True)
+        )
+
+    @torch.no_grad()
+    def generate(self, mask: np.ndarray, seed: int) -> np.ndarray:
+        """A synthetic micrograph (H,W) uint8 for a mask, at the mask's size; the same for equal masks and seeds.
+
+        Args:
+            mask: (H,W), non-zero is particle; resized to the training size for the generator.
+            seed: of the style and of the noise.
+
+        Raises:
+            UserError: the model has no generator, the seed is negative, or the mask is not two-dimensional.
+        """
+        generator: Any = self.generator
+        if generator is None:
+            where = self.folder or "model"
+            raise UserError("model without generator", where, "train with adversarial.epochs above 0 to have one")
+        if seed < 0:
+            raise UserError("negative seed", f"seed={seed}", "use 0 or more")
+        foreground = _checked(mask) != 0
+        rng = np.random.default_rng([int(seed), 0])
+        code = rng.standard_normal(generator.style_dim).astype(np.float32)
+        noise = rng.random(self.image_size, dtype=np.float32)
+        # One style for the whole image, as in the passes of training that do not mix two.
+        latents = torch.from_numpy(code).expand(1, generator.levels, -1)
+        given = torch.from_numpy(tiles.resize_nearest(foreground, self.image_size).astype(np.float32))
+        fake = generator(
+            given[None, None].to(self.device),
+            latents.to(self.device),
+            torch.from_numpy(noise)[None, None].to(self.device),
+        )
+        grey = ((fake[0, 0].float() + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy()
+        return tiles.resize_image(grey, (foreground.shape[0], foreground.shape[1]))
+
+    def _whole(self, image: np.ndarray) -> np.ndarray:
+        low, high = float(image.min()), float(image.max())
+        small = tiles.resize_image(tiles.stretch(image, low, high), self.image_size)
+        probability = self.probabilities(small[None])[0]
+        return tiles.resize_probability(probability, (image.shape[0], image.shape[1]))
+
+    def _tiled_bands(self, source: RowSource) -> Iterator[np.ndarray]:
+        try:
+            values = tiles.value_range(source.bands())
+        except ValueError as error:
+            raise UserError(str(error), "image", "save it as 8 or 16 bit grey") from None
+        native = self.spec.get("native_size") or self.spec["image_size"]
+        tiling = Tiling((int(native[0]), int(native[1])), self.image_size)
+        return tiles.predict_bands(source, tiling, values, self.probabilities)
+
+    def _bar(self, rows: int, crop_bottom: int | None) -> int:
+        bar = int(self.spec["preprocessing"]["crop_bottom"]) if crop_bottom is None else crop_bottom
+        if not 0 <= bar < rows:
+            raise UserError("image lower than its information bar", f"{rows} rows, bar {bar}", "set crop_bottom to 0")
+        return bar
+
+
+@dataclass(frozen=True)
+class _Cropped:
+    """The upper `rows` rows of a source."""
+
+    source: RowSource
+    rows: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.rows, self.source.shape[1]
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.source.dtype
+
+    def bands(self) -> Iterator[np.ndarray]:
+        left = self.rows
+        for band in self.source.bands():
+            yield band[:left]
+            left -= len(band)
+            if left <= 0:
+                return
+
+
+def _checked(image: np.ndarray) -> np.ndarray:
+    image = np.asarray(image)
+    if image.ndim != 2 or image.size == 0:
+        raise UserError("not a grey image", f"array of shape {image.shape}", "give one (rows, columns) array an image")
+    if image.dtype == bool:
+        return image.astype(np.uint8)
+    if image.dtype.kind not in "uif":
+        raise UserError("not an image", f"array of {image.dtype}", "give real numbers")
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        raise UserError("image with values that are not finite", "image", "save it as 8 or 16 bit grey")
+    return image
+
+
+def _read_spec(path: Path) -> dict[str, Any]:
+    try:
+        spec = json.loads(path.read_text(encoding="utf-8"))
+        version = spec["format_version"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError("unreadable model.json", path, f"save the model again ({error})") from None
+    if version != FORMAT_VERSION:
+        raise UserError(
+            "model of another format", path, f"it has format {version}, this sage_ray reads {FORMAT_VERSION}"
+        )
+    return dict(spec)
+
+
+def _load_network(
+    path: Path, table: Mapping[str, Callable[..., nn.Module]], entry: Mapping[str, Any], spec: Mapping[str, Any]
+) -> nn.Module:
+    if entry["name"] not in table:
+        raise UserError(
+            "unknown network", f"{entry['name']} in {path.parent}", "choose one of " + ", ".join(sorted(table))
+        )
+    if not path.is_file():
+        raise UserError("no such file", path, "the model folder is incomplete; save or download it again")
+    _refuse_pickle(path)
+    if _sha256(path) != spec["sha256"][path.name]:
+        raise UserError(
+            "damaged weights", path, f"its checksum is not the one in {SPEC_FILE}; save or download it again"
+        )
+    try:
+        network = table[entry["name"]](**entry["kwargs"])
+        network.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
+        detail = " ".join(str(error).split())[:160]
+        raise UserError("weights do not fit the network", path, f"save the model again ({detail})") from None
+    return network.eval()
+
+
+def _refuse_pickle(path: Path) -> None:
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        head = file.read(2)
+    # torch.save writes a zip, or a bare pickle, which begins with its protocol; safetensors with a length and a brace.
+    pickled = path.suffix.lower() in PICKLED_SUFFIXES or head == b"PK" or (head[:1] == b"\x80" and head[1:] < b"\x06")
+    if pickled and not _is_safetensors(path):
+        raise UserError(
+            "pickled weights are not loaded", path, "a pickle can run code: give safetensors weights, such as runs/ID"
+        )
+
+
+def _is_safetensors(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(9)
+    return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size - 8
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _replace(path: Path, write: Callable[[Path], Any]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

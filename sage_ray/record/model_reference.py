@@ -1,0 +1,149 @@
+"""From what a user calls a model (run id, folder, `models:/` URI) to a folder of safetensors weights and its origin."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from sage_ray.config import ExperimentConfig, build_config, read_yaml
+from sage_ray.errors import UserError
+from sage_ray.files import read_json
+from sage_ray.record.home import Home
+from sage_ray.record.model_versions import Version, download, get_version, parse_uri
+
+if TYPE_CHECKING:
+    from sage_ray.imaging.model import Model
+
+SEGMENTER_FILE = "segmenter.safetensors"
+PICKLED_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib")
+PROVENANCE_FILE = "provenance.json"
+MODEL_IN_RUN = Path("artifacts/model")
+MODEL_IN_PACKAGE = Path("artifacts/model")
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model that exists: its folder and, as far as known, the run or the registry version that it came from."""
+
+    text: str
+    folder: Path
+    kind: Literal["run", "folder", "registry"]
+    run_id: str | None = None
+    version: Version | None = None
+    provenance: dict[str, Any] | None = None
+    """Contents of provenance.json of a registered model."""
+
+    def load(self) -> Model:
+        """The networks, on the CPU. Raises UserError on pickled or damaged weights."""
+        from sage_ray.imaging.model import load_model_folder
+
+        return load_model_folder(self.folder)
+
+    def config(self, home: Home) -> ExperimentConfig | None:
+        """The config that the model was trained with; None for a folder that came from elsewhere."""
+        if self.provenance is not None:
+            return build_config(self.provenance["config"], f"{self.text}, {PROVENANCE_FILE}")
+        path = self.folder.parent.parent / "config.yaml"
+        if self.kind == "run" or path.is_file():
+            return build_config(read_yaml(path), str(path))
+        return None
+
+    def identity(self) -> dict[str, Any]:
+        """What a result made with this model records about it."""
+        facts: dict[str, Any] = {"model": self.text, "kind": self.kind, "run_id": self.run_id}
+        if self.version is not None:
+            facts |= {"uri": self.version.uri, "name": self.version.name, "version": self.version.version}
+        facts["weights_sha"] = weights_sha(self)
+        return facts
+
+
+def weights_sha(ref: ModelRef) -> str | None:
+    """The run's `weights_sha` (sha256 over the selected weights in name order), if the origin tells it."""
+    known = (ref.provenance or {}).get("weights_sha")
+    if known is None:
+        try:
+            known = read_json(ref.folder / "model.json").get("weights_sha")
+        except (OSError, ValueError, AttributeError):  # `load` tells what is wrong with it
+            return None
+    return None if known is None else str(known)
+
+
+def resolve_model(text: str | Path, home: Home) -> ModelRef:
+    """The model that `text` names: a run id of this home, a folder, or a `models:/` URI.
+
+    A folder may be a model folder, a run folder or a downloaded package.
+
+    Raises:
+        UserError: there is no such model (the nearest name is given), it has no weights, or they are pickled.
+    """
+    name = str(text).strip()
+    if not name:
+        raise UserError("no model named", "MODEL", "give a run id, a folder or models:/NAME@ALIAS")
+    if name.startswith("models:"):
+        return _from_registry(name, home)
+    if "/" not in name and (home.runs / name).is_dir():
+        return _from_run(name, home)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _from_folder(name, path.absolute())
+    if path.is_file():
+        _refuse_pickle(path)
+        raise UserError("not a model folder", path, f"give the folder that holds {SEGMENTER_FILE} and model.json")
+    raise UserError("no such model", name, _nearest_run(name, home))
+
+
+def _from_registry(name: str, home: Home) -> ModelRef:
+    version = get_version(home, *parse_uri(name))
+    package = download(home, version)
+    return _from_package(name, package, version)
+
+
+def _from_package(name: str, package: Path, version: Version | None) -> ModelRef:
+    folder = package / MODEL_IN_PACKAGE
+    if not (folder / SEGMENTER_FILE).is_file():
+        raise UserError("not a sage_ray model", name, "name a version that `sage-ray final` registered")
+    path = package / "artifacts" / PROVENANCE_FILE
+    provenance = read_json(path) if path.is_file() else None
+    run_id = provenance.get("run_id") if provenance else None
+    return ModelRef(name, folder, "registry" if version else "folder", run_id, version, provenance)
+
+
+def _from_run(run_id: str, home: Home) -> ModelRef:
+    folder = home.runs / run_id / MODEL_IN_RUN
+    if not (folder / SEGMENTER_FILE).is_file():
+        raise UserError("run has no model", run_id, f"it has not finished; `sage-ray resume {run_id}` continues it")
+    return ModelRef(run_id, folder, "run", run_id)
+
+
+def _from_folder(name: str, path: Path) -> ModelRef:
+    if (path / "MLmodel").is_file():
+        return _from_package(name, path, None)
+    folder = path / MODEL_IN_RUN if (path / "record.json").is_file() else path
+    if (folder / SEGMENTER_FILE).is_file():
+        record = folder.parent.parent / "record.json"
+        run_id = str(read_json(record)["run_id"]) if record.is_file() else None
+        return ModelRef(name, folder, "folder", run_id)
+    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+        _refuse_pickle(file)
+    mend = f"it needs {SEGMENTER_FILE} and model.json, as in runs/ID/{MODEL_IN_RUN}"
+    raise UserError("no model in folder", path, mend)
+
+
+def _refuse_pickle(path: Path) -> None:
+    pickled = path.suffix.lower() in PICKLED_SUFFIXES
+    if not pickled and path.is_file():
+        with path.open("rb") as file:
+            head = file.read(4)
+        # A zip (torch.save) or a pickle protocol 2 to 5, under any name.
+        pickled = head[:4] == b"PK\x03\x04" or (len(head) > 1 and head[0] == 0x80 and head[1] in (2, 3, 4, 5))
+    if pickled:
+        raise UserError(
+            "pickled weights are not loaded", path, "a pickle can run code: give safetensors weights, such as runs/ID"
+        )
+
+
+def _nearest_run(name: str, home: Home) -> str:
+    near = difflib.get_close_matches(name, home.run_ids(), n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else "give a run id (`sage-ray list`), a folder or models:/NAME@ALIAS"

@@ -1,0 +1,173 @@
+"""The versions of a registered model: reading and writing the MLflow registry, always through one explicit client."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sage_ray.errors import UserError
+from sage_ray.record.home import Home
+from sage_ray.record.mlflow_client import MirrorUnavailable, connect
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+MODEL_NAME = "sage-gan"
+TAG_COMPUTED_ON, COMPUTED_ON_SEPARATOR = "sage.computed_on", " | "
+"""Tag of a version: where the runs of all its seeds were computed (`RunRecord.computed_on`)."""
+PACKAGE_PATH = "model"
+"""Artifact path of the package in the MLflow run of its first seed."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a registered model, as the registry tells it."""
+
+    name: str
+    version: int
+    source: str
+    run_id: str | None
+    """MLflow run, not our run id: that is tag `sage.run_id`."""
+    created_ms: int
+    aliases: tuple[str, ...] = ()
+    tags: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def uri(self) -> str:
+        return f"models:/{self.name}/{self.version}"
+
+
+@contextmanager
+def registry(home: Home) -> Iterator[MlflowClient]:
+    """A client of the home's registry; a server that is away becomes one line.
+
+    Raises:
+        UserError: the tracking or registry server cannot be reached.
+    """
+    # MLflow reads it from the environment only; a bar for every file of a model would bury our own output.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield connect(home)
+    except MirrorUnavailable as error:
+        raise _unreachable(str(error)) from None
+    except MlflowException as error:
+        if "API request to" not in str(error) and "Max retries" not in str(error):
+            raise
+        raise _unreachable(home.registry_uri) from None
+
+
+def _unreachable(where: str) -> UserError:
+    return UserError(
+        "MLflow registry cannot be reached", where, "start the server or mend MLFLOW_TRACKING_URI (MLFLOW_REGISTRY_URI)"
+    )
+
+
+def list_versions(home: Home, name: str = MODEL_NAME) -> list[Version]:
+    """All versions of a model, oldest first; empty if the model does not exist."""
+    with registry(home) as client:
+        aliases: dict[str, list[str]] = {}
+        for model in client.search_registered_models(f"name = '{_quoted(name)}'"):
+            for alias, number in model.aliases.items():
+                aliases.setdefault(str(number), []).append(alias)
+        found: list[ModelVersion] = []
+        token = None
+        for _ in range(1000):  # pages
+            page = client.search_model_versions(f"name = '{_quoted(name)}'", max_results=200, page_token=token)
+            found += page
+            token = page.token
+            if not token:
+                break
+    versions = [
+        Version(
+            v.name, int(v.version), v.source or "", v.run_id, int(v.creation_timestamp or 0),
+            tuple(sorted(aliases.get(str(v.version), []))), dict(v.tags or {}),
+        )
+        for v in found
+    ]  # fmt: skip
+    return sorted(versions, key=lambda v: v.version)
+
+
+def get_version(home: Home, name: str, version: str | int) -> Version:
+    """One version by its number or alias.
+
+    Raises:
+        UserError: the model, version or alias does not exist; the nearest is named.
+    """
+    versions = list_versions(home, name)
+    if not versions:
+        raise UserError("no such model", f"models:/{name}", _nearest_model(home, name))
+    wanted = str(version).removeprefix("@")
+    if wanted == "latest":
+        return versions[-1]
+    for entry in versions:
+        if wanted == str(entry.version) or wanted in entry.aliases:
+            return entry
+    known = [str(v.version) for v in versions] + sorted({f"@{a}" for v in versions for a in v.aliases})
+    raise UserError("no such version", f"models:/{name}, {version}", "it has " + ", ".join(known))
+
+
+def _nearest_model(home: Home, name: str) -> str:
+    with registry(home) as client:
+        names = [model.name for model in client.search_registered_models(max_results=200)]
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    if near:
+        return f"did you mean {near[0]}?"
+    return "registered are " + ", ".join(names) if names else "nothing is registered yet: `sage-ray final STUDY` does"
+
+
+def _quoted(name: str) -> str:
+    return name.replace("'", "")
+
+
+def parse_uri(text: str) -> tuple[str, str]:
+    """("NAME", "VERSION" or "@ALIAS") of a `models:/` URI; without either, "latest".
+
+    Raises:
+        UserError: not of the form models:/NAME/VERSION or models:/NAME@ALIAS.
+    """
+    rest = text.removeprefix("models:").lstrip("/")
+    for mark in ("@", "/"):
+        name, found, version = rest.partition(mark)
+        if found and name and version and "/" not in version and "@" not in version:
+            return name, ("@" if mark == "@" else "") + version
+    if rest and "/" not in rest and "@" not in rest:
+        return rest, "latest"
+    raise UserError("bad model URI", text, "write models:/NAME/VERSION or models:/NAME@ALIAS")
+
+
+def download(home: Home, version: Version, path: str = "") -> Path:
+    """Local copy, under the home's cache, of a version's package or of one `path` inside it."""
+    mark = hashlib.sha256(f"{home.registry_uri} {version.source} {version.created_ms}".encode()).hexdigest()[:12]
+    folder = home.cache / "models" / f"{version.name}-{version.version}-{mark}"
+    target = folder / path if path else folder / "package"
+    if target.exists():
+        return target
+    import mlflow
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = folder / f".part-{uuid.uuid4().hex[:8]}"
+    part.mkdir(parents=True)
+    try:
+        with registry(home) as client:
+            uri = client.get_model_version_download_uri(version.name, str(version.version))
+            uri = f"{uri.rstrip('/')}/{path}" if path else uri
+            got = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(part), tracking_uri=home.mlflow_uri))
+        if not target.exists():
+            got.rename(target)
+    except OSError as error:
+        mend = f"{error}; restore them or name another version"
+        raise UserError("model files are missing", version.uri, mend) from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return target

@@ -1,0 +1,113 @@
+"""What a home holds, at a glance: read from its small files, without torch, Ray or Optuna, so that it is quick."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sage_ray.files import read_json
+from sage_ray.locks import is_locked
+from sage_ray.record.home import Home
+
+ENDED = ("COMPLETE", "PRUNED", "FAIL")
+STORAGE_FILE = "optuna.db"
+DRIVER_LOCK = "driver.lock"
+
+
+@dataclass(frozen=True)
+class StudyLine:
+    """One study: how many of its trials ended in which way. `state`: running, finished or interrupted (resumable)."""
+
+    study: str
+    kind: str
+    state: str
+    done: int
+    pruned: int
+    failed: int
+    running: int
+    target: int
+
+
+@dataclass(frozen=True)
+class RunLine:
+    """One run that belongs to no study and to no final training."""
+
+    run_id: str
+    state: str
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Overview:
+    """Studies, final trainings and single runs of a home, each by name."""
+
+    studies: tuple[StudyLine, ...]
+    finals: tuple[str, ...]
+    runs: tuple[RunLine, ...]
+
+
+def overview(home: Home) -> Overview:
+    """What the home holds; a study or run whose files are damaged is left out (`status NAME` says what is wrong)."""
+    studies = (_study(home.studies / name) for name in home.study_names())
+    runs = (_run(home.runs / run_id) for run_id in home.run_ids())
+    return Overview(
+        tuple(study for study in studies if study is not None),
+        tuple(home.final_ids()),
+        tuple(run for run in runs if run is not None),
+    )
+
+
+def _study(folder: Path) -> StudyLine | None:
+    try:
+        facts = dict(read_json(folder / "study.json"))
+        count = _trials_by_state(folder / STORAGE_FILE)
+        target = int(facts["trials"]) if "trials" in facts else _target_of_files(folder, facts, count)
+    except (OSError, ValueError, TypeError, KeyError, sqlite3.Error):
+        return None
+    unfinished = "running" if is_locked(folder / DRIVER_LOCK) else "interrupted"
+    return StudyLine(
+        study=folder.name,
+        kind=str(facts.get("kind", "sweep")),
+        state="finished" if sum(count[state] for state in ENDED) >= target else unfinished,
+        done=count["COMPLETE"],
+        pruned=count["PRUNED"],
+        failed=count["FAIL"],
+        running=count["RUNNING"],
+        target=target,
+    )
+
+
+def _trials_by_state(database: Path) -> Counter[str]:
+    """Trials of a study's storage by state. Reads Optuna's own table: tests hold it against Optuna's own answer."""
+    if not database.is_file():
+        return Counter()
+    with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
+        return Counter(dict(connection.execute("SELECT state, COUNT(*) FROM trials GROUP BY state").fetchall()))
+
+
+def _target_of_files(folder: Path, facts: Mapping[str, Any], count: Counter[str]) -> int:
+    """Trials of a study of the first release, whose study.json does not say how many they are."""
+    import yaml
+
+    ablation = facts.get("kind") == "ablation"
+    tree = yaml.safe_load((folder / ("design.yaml" if ablation else "space.yaml")).read_text(encoding="utf-8"))
+    if not ablation:  # a grid, which may leave out how many, is queued whole when it starts
+        return int(tree.get("trials") or count.total())
+    trained = [arm for arm in facts["arms"] if arm["not_run"] is None]
+    return len(trained) * len(tree.get("seeds", (0,))) * max(1, len(tree.get("folds", ())))
+
+
+def _run(folder: Path) -> RunLine | None:
+    try:
+        record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+        if record.get("study") is not None or record.get("parent") is not None:
+            return None
+        return RunLine(folder.name, str(record["state"]), int(record.get("epoch", 0)))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None

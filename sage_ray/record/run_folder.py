@@ -1,0 +1,338 @@
+"""The record of a run on disk: written first, believed always; MLflow is a projection of it.
+
+`runs/ID/{config.yaml, record.json, metrics.jsonl, per_image.parquet, error.txt, artifacts/}`. Every file is replaced in
+one step, except metrics.jsonl, which grows by a line an epoch; a last line cut short by a crash is dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from sage_ray import config as config_module
+from sage_ray.config import ExperimentConfig
+from sage_ray.data.splits import group_names
+from sage_ray.errors import UserError
+from sage_ray.files import read_json, replacing, write_json, write_text
+from sage_ray.locks import is_locked, locked
+from sage_ray.record.run_record import FORMAT_VERSION, RunLabels, RunRecord, State
+
+if TYPE_CHECKING:  # the analysis reads records without torch
+    pass
+
+
+PER_IMAGE_SCHEMA = pa.schema(
+    [
+        ("run_id", pa.string()),
+        ("part", pa.string()),
+        ("checkpoint", pa.string()),
+        ("image_sha", pa.string()),
+        ("score", pa.string()),
+        ("definition", pa.string()),
+        ("value", pa.float64()),
+        ("group", pa.string()),
+    ]
+)
+"""`group` names the micrograph that the image is a crop of; null where every image is its own."""
+
+# They tell when and how an epoch came about, not what it scored.
+_CIRCUMSTANCES = frozenset({"time_ms", "seconds", "replayed"})
+_RUN_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._+=-]{0,199}$")
+
+
+class RunFolder:
+    """One run's folder. Only one process at a time may write (`lock`); anybody may read at any moment."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._last_epoch: int | None = None
+
+    @property
+    def run_id(self) -> str:
+        return self.path.name
+
+    @property
+    def artifacts(self) -> Path:
+        return self.path / "artifacts"
+
+    @property
+    def model(self) -> Path:
+        """artifacts/model: the selected weights, see `registry.predictor`."""
+        return self.artifacts / "model"
+
+    @property
+    def per_image_path(self) -> Path:
+        return self.path / "per_image.parquet"
+
+    @property
+    def stop_path(self) -> Path:
+        """Its presence asks the run to end after the epoch."""
+        return self.path / "stop"
+
+    @classmethod
+    def open(cls, runs: Path, run_id: str) -> RunFolder:
+        """The folder of a run that exists.
+
+        Raises:
+            UserError: there is no such run.
+        """
+        folder = cls(runs / run_id)
+        if not (folder.path / "record.json").is_file():
+            raise UserError("no such run", run_id, f"`sage-ray list` shows the runs under {runs.parent}")
+        return folder
+
+    @classmethod
+    def create(cls, runs: Path, run_id: str, config: ExperimentConfig, labels: RunLabels) -> RunFolder:
+        """The folder with config.yaml and record.json; an existing one of the same config is taken up as it is.
+
+        Raises:
+            UserError: the name is no good file name, or holds a run of another config.
+        """
+        if not _RUN_ID.match(run_id):
+            raise UserError("bad run id", repr(run_id), "use letters, digits and . _ + = - (at most 200)")
+        folder = cls(runs / run_id)
+        folder.artifacts.mkdir(parents=True, exist_ok=True)
+        record = folder.read() if (folder.path / "record.json").is_file() else None
+        if record is not None and record.config_hash != config.config_hash():
+            raise UserError(
+                "run exists with another config", run_id, "choose another run id, or remove its folder under runs/"
+            )
+        write_text(folder.path / "config.yaml", config_module.dump(config))
+        if record is None:
+            split = config.data.split
+            own_fold = split.fold if split.folds else None
+            named = labels.model_dump() | {"fold": labels.fold if labels.fold is not None else own_fold}
+            identity = {"run_id": run_id, "seed": config.seed, "config_hash": config.config_hash()}
+            folder.write(RunRecord.model_validate({**identity, **named, "created": _now()}))
+        return folder
+
+    def read(self) -> RunRecord:
+        """The record.
+
+        Raises:
+            UserError: missing, damaged, or of a newer format.
+        """
+        path = self.path / "record.json"
+        try:
+            value = read_json(path)
+            if value.get("format_version", 0) > FORMAT_VERSION:
+                raise UserError("record of a newer format", path, "read it with the sage_ray that wrote it, or upgrade")
+            return RunRecord.model_validate(value)
+        except FileNotFoundError:
+            raise UserError("no such run", self.run_id, "`sage-ray list` shows the runs") from None
+        except (ValidationError, json.JSONDecodeError, AttributeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError("damaged record", path, f"remove the run's folder and run it again ({reason})") from None
+
+    def write(self, record: RunRecord, *, durable: bool = True) -> None:
+        """Replace record.json, with a new `updated` time."""
+        record.updated = _now()
+        value = _finite(record.model_dump(mode="json"))
+        write_json(self.path / "record.json", value, durable=durable)
+
+    def update(self, *, durable: bool = True, **changes: Any) -> RunRecord:
+        """Read the record, change fields, write it back."""
+        record = self.read()
+        for name, value in changes.items():
+            setattr(record, name, value)
+        self.write(record, durable=durable)
+        return record
+
+    def set_state(self, state: State, *, error: str | None = None, **changes: Any) -> RunRecord:
+        """Change the state; `error` is cut to one line (None clears it)."""
+        line = " ".join(error.split())[:500] if error else None
+        return self.update(state=state, error=line, **changes)
+
+    def write_error(self, trace: str) -> Path:
+        """Write error.txt, the full trace; returns its path."""
+        path = self.path / "error.txt"
+        write_text(path, trace.rstrip() + "\n")
+        return path
+
+    def config(self) -> ExperimentConfig:
+        """The run's config, from its config.yaml."""
+        return config_module.resolve(file=self.path / "config.yaml").config
+
+    def request_stop(self) -> None:
+        """Ask the run to end after its epoch, from any process."""
+        self.stop_path.touch()
+
+    def stop_requested(self) -> bool:
+        return self.stop_path.exists()
+
+    # metrics.jsonl
+
+    def append_metrics(self, report: Mapping[str, Any]) -> bool:
+        """Add an epoch's report as one line with the time (`time_ms`); returns whether the file changed.
+
+        An epoch that is there already with the same scores (a replay) is left alone, its time too. One with other
+        scores replaces the old line and everything after it. Non-finite numbers are written as null.
+        """
+        epoch = int(report["epoch"])
+        if self._last_epoch is None:
+            self._repair()
+        if epoch > (self._last_epoch or 0):
+            line = {**_finite(dict(report)), "time_ms": int(time.time() * 1000)}
+            with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(line) + "\n")
+            self._last_epoch = epoch
+            return True
+        return self._replace_from(epoch, report)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All complete lines of metrics.jsonl, in epoch order."""
+        return _parse_lines(self._metrics_bytes())
+
+    def _metrics_bytes(self) -> bytes:
+        path = self.path / "metrics.jsonl"
+        return path.read_bytes() if path.exists() else b""
+
+    def _repair(self) -> None:
+        content = self._metrics_bytes()
+        lines = _parse_lines(content)
+        whole = _dump_lines(lines)
+        if content != whole:
+            self._write_lines(lines)
+        self._last_epoch = int(lines[-1]["epoch"]) if lines else 0
+
+    def _replace_from(self, epoch: int, report: Mapping[str, Any]) -> bool:
+        lines = self.metrics()
+        new = _finite(dict(report))
+        old = next((line for line in lines if line["epoch"] == epoch), None)
+        if old is not None and _scores(old) == _scores(new):
+            return False
+        # The time of the line it replaces: MLflow then sees the same (key, step, time) with the new value.
+        stamp = old["time_ms"] if old is not None else int(time.time() * 1000)
+        self._write_lines([*(line for line in lines if line["epoch"] < epoch), {**new, "time_ms": stamp}])
+        self._last_epoch = epoch
+        return True
+
+    def _write_lines(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        with replacing(self.path / "metrics.jsonl") as temporary:
+            temporary.write_bytes(_dump_lines(lines))
+
+    # per_image.parquet
+
+    def write_per_image(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Replace the rows of each (part, checkpoint) that occurs in `rows`; others (the test part, say) stay.
+
+        Args:
+            rows: part ("val" or "test"), checkpoint ("selected", ...), image_sha, score, definition, value, and
+                group where images are crops.
+        """
+        new = [{**row, "run_id": self.run_id, "value": float(row["value"])} for row in rows]
+        table = pa.Table.from_pylist(new, schema=PER_IMAGE_SCHEMA)
+        if self.per_image_path.exists():
+            old = self.per_image_table()
+            for part, checkpoint in sorted({(row["part"], row["checkpoint"]) for row in new}):
+                same = pc.and_(pc.equal(old["part"], part), pc.equal(old["checkpoint"], checkpoint))
+                old = old.filter(pc.invert(same))
+            table = pa.concat_tables([old, table])
+        with replacing(self.per_image_path) as temporary:
+            pq.write_table(table, temporary)
+
+    def per_image(self) -> list[dict[str, Any]]:
+        """Rows of per_image.parquet; none if it does not exist."""
+        if not self.per_image_path.exists():
+            return []
+        rows: list[dict[str, Any]] = self.per_image_table().to_pylist()
+        return rows
+
+    def per_image_table(self) -> pa.Table:
+        """per_image.parquet, which exists. A file of before `group` gets it from the manifest that lies beside it."""
+        content = self.per_image_path.read_bytes()
+        table = pq.read_table(pa.BufferReader(content), schema=PER_IMAGE_SCHEMA)
+        if "group" in pq.read_schema(pa.BufferReader(content)).names:
+            return table
+        named = self.groups_of_before()
+        groups = [named.get(sha) for sha in table["image_sha"].to_pylist()]
+        place = PER_IMAGE_SCHEMA.get_field_index("group")
+        return table.set_column(place, PER_IMAGE_SCHEMA.field(place), pa.array(groups, pa.string()))
+
+    def groups_of_before(self) -> dict[str, str]:
+        """Micrograph of each image by sha, of config and manifest; empty if its config names none, or one is lost.
+
+        For a per_image.parquet that was written before `group` was.
+        """
+        # Here and not above: what only lists runs must not wait for pandas.
+        from sage_ray.data.manifest import read_manifest
+
+        try:
+            pattern = self.config().data.split.group
+            if pattern is None:
+                return {}
+            rows, _ = read_manifest(self.artifacts / "manifest.parquet")
+            names = group_names(rows["stem"].tolist(), pattern, lenient=True) or []
+        except UserError:
+            return {}
+        return dict(zip(rows["image_sha256"], names, strict=True))
+
+    # who is at work
+
+    @contextmanager
+    def lock(self, role: Literal["driver", "writer"], timeout_s: float) -> Iterator[None]:
+        """Hold the run as its `driver` (who starts it) or `writer` (who trains it); given up when the process dies.
+
+        Raises:
+            UserError: another live process kept it for `timeout_s`.
+        """
+        with locked(self.path / f".{role}.lock", timeout_s) as held:
+            if not held:
+                raise UserError("run is being computed", self.run_id, "wait for the other process, or stop it first")
+            yield
+
+    def alive(self) -> bool:
+        """Whether a live process is at work on the run."""
+        return any(is_locked(self.path / f".{role}.lock") for role in ("driver", "writer"))
+
+
+def _scores(line: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in line.items() if key not in _CIRCUMSTANCES}
+
+
+def _parse_lines(content: bytes) -> list[dict[str, Any]]:
+    lines: list[dict[str, Any]] = []
+    for raw in content.split(b"\n")[:-1]:  # what follows the last newline is not complete
+        try:
+            line = json.loads(raw)
+            epoch = line["epoch"]
+        except (ValueError, KeyError, TypeError):
+            break
+        if lines and epoch <= lines[-1]["epoch"]:
+            break
+        lines.append(line)
+    return lines
+
+
+def _dump_lines(lines: Sequence[Mapping[str, Any]]) -> bytes:
+    return "".join(json.dumps(line) + "\n" for line in lines).encode()
+
+
+def _finite(value: Any) -> Any:
+    # JSON has no inf and nan; a reader in another language would choke on them.
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, bool) or value is None or isinstance(value, str | int):
+        return value
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,169 @@
+"""Recorder: the pen of the worker that trains a run; keeps record, metrics and results on disk true at every moment."""
+
+from __future__ import annotations
+
+import math
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from sage_ray.config import ExperimentConfig
+from sage_ray.data.manifest import write_manifest
+from sage_ray.data.prepare import PreparedData
+from sage_ray.errors import RunFailed, RunStopped, UserError
+from sage_ray.files import replacing, write_json
+from sage_ray.record import provenance
+from sage_ray.record.run_folder import RunFolder
+from sage_ray.record.run_record import RunRecord, State
+from sage_ray.runtime.products import write_results
+from sage_ray.stages.keys import stage_keys
+from sage_ray.training.context import Arrays, Report, RunContext, computed_on, numerics
+from sage_ray.training.loop import TrainResult
+from sage_ray.training.scoring import SCORING_PRECISION
+
+
+class Recorder:
+    """Writes one attempt of a run. Only the holder of the folder's `writer` lock may have one.
+
+    Args:
+        folder: the run.
+        gpus: GPUs that the attempt holds, for `gpu_seconds`.
+        on_report: called with each report after it is on disk.
+        pause_path: a file that, while it is there, asks the run to end and makes its early end a pause.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        *,
+        gpus: float,
+        on_report: Callable[[Report], None] | None = None,
+        pause_path: Path | None = None,
+    ) -> None:
+        self.folder, self._gpus, self._on_report, self._pause_path = folder, gpus, on_report, pause_path
+        self._record = folder.read()
+        self._before = (self._record.seconds, self._record.gpu_seconds)
+        self._started = time.monotonic()
+
+    def begin(self, data: PreparedData, config: ExperimentConfig, context: RunContext) -> RunRecord:
+        """Start an attempt: state RUNNING, provenance, stage keys, manifest; earlier scores stay until replaced."""
+        commit, dirty = provenance.code_version()
+        places = dict.fromkeys([*self._record.computed_on, computed_on(context.device)])
+        write_json(self.folder.artifacts / "environment.json", provenance.environment(), durable=False)
+        write_manifest(data, self.folder.artifacts / "manifest.parquet")
+        numbers = numerics(config.runtime, context.device, context.world_size)
+        return self._change(
+            state="RUNNING",
+            error=None,
+            attempt=self._record.attempt + 1,
+            commit=commit,
+            dirty=dirty,
+            data_fingerprint=data.fingerprint,
+            split_id=data.split.split_id,
+            # From the start, so that `sage-ray gc` knows what a run needs that was cut off.
+            stage_keys=stage_keys(config, data.fingerprint, data.split.split_id, numbers),
+            numerics=numbers,
+            computed_on=list(places),
+        )
+
+    def report(self, report: Report) -> None:
+        """Keep one epoch; the file first, then the record, then whoever else listens."""
+        self.folder.append_metrics(report)
+        self._change(
+            durable=False,
+            epoch=int(report["epoch"]),
+            metrics=_numbers(report),
+            synthetic_steps=int(report.get("synthetic_steps", 0)),
+            generator_updates=int(report.get("generator_updates", 0)),
+        )
+        if self._on_report is not None:
+            self._on_report(report)
+
+    def keep(self, name: str, arrays: Arrays) -> None:
+        """Write arrays as artifacts/NAME.npz; of an epoch that is trained again the later ones stay."""
+        path = self.folder.artifacts / f"{name}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path, durable=False) as temporary, temporary.open("wb") as stream:
+            np.savez_compressed(stream, allow_pickle=False, **arrays)
+
+    def complete(
+        self, result: TrainResult, config: ExperimentConfig, data: PreparedData, device: torch.device
+    ) -> RunRecord:
+        """Write the results and the record of a finished training."""
+        write_results(self.folder, config, data, result, device)
+        selected = next((r for r in result.history if r["epoch"] == result.selected_epoch), result.metrics)
+        return self._change(
+            state="COMPLETE",
+            error=None,
+            epoch=result.epoch,
+            selected_epoch=result.selected_epoch,
+            metrics=_numbers(result.metrics),
+            selected_metrics=_numbers(selected),
+            stage_keys=result.stage_keys,
+            numerics=result.numerics,
+            computed_on=result.computed_on,
+            synthetic_steps=result.synthetic_steps,
+            generator_updates=result.generator_updates,
+            weights_sha=result.weights_sha,
+            parameters=_parameters(segmenter=result.segmenter, generator=result.generator),
+            lr_drops=result.lr_drops,
+            reused_epochs=result.reused_epochs,
+            scoring=SCORING_PRECISION,
+        )
+
+    def end(self, error: BaseException) -> RunRecord:
+        """Record how an attempt ended early: the state that the error stands for, its line, and its trace."""
+        state, line = state_of(error)
+        if state == "PRUNED" and self._pausing():
+            state = "INTERRUPTED"
+        if state == "FAIL":
+            self.folder.write_error("".join(traceback.format_exception(error)))
+        return self._change(state=state, error=line)
+
+    def asked_to_end(self) -> bool:
+        """Whether a file asks the run to end after its epoch: its own stop file, or `pause_path`."""
+        return self.folder.stop_requested() or self._pausing()
+
+    def _pausing(self) -> bool:
+        return self._pause_path is not None and self._pause_path.exists()
+
+    def _change(self, *, durable: bool = True, **changes: Any) -> RunRecord:
+        elapsed = time.monotonic() - self._started
+        self._record = self.folder.update(
+            durable=durable,
+            seconds=round(self._before[0] + elapsed, 3),
+            gpu_seconds=round(self._before[1] + elapsed * self._gpus, 3),
+            **changes,
+        )
+        return self._record
+
+
+def state_of(error: BaseException) -> tuple[State, str | None]:
+    """The state and the one line that an exception ends a run with."""
+    line = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, RunStopped):
+        return "PRUNED", None
+    if isinstance(error, SystemExit):  # Tune stops a trial by raising it from tune.report
+        return "PRUNED", None
+    if isinstance(error, KeyboardInterrupt):
+        return "INTERRUPTED", "interrupted; the same command goes on from the last snapshot"
+    if isinstance(error, RunFailed):
+        return "FAIL", f"{error.state}: {line}"
+    if isinstance(error, UserError):
+        return "FAIL", line
+    return "FAIL", f"{type(error).__name__}: {line}"
+
+
+def _parameters(**networks: nn.Module | None) -> dict[str, int]:
+    return {name: sum(p.numel() for p in net.parameters()) for name, net in networks.items() if net is not None}
+
+
+def _numbers(report: Mapping[str, Any]) -> dict[str, float | None]:
+    numbers = {k: v for k, v in report.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    return {k: float(v) if math.isfinite(v) else None for k, v in numbers.items() if k not in ("epoch", "phase_epoch")}

@@ -1,0 +1,106 @@
+"""What runs need on disk: a forecast from the shapes of their networks, and the check that it is there."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sage_ray.config import ExperimentConfig
+from sage_ray.errors import NoSpace
+from sage_ray.record.home import Home
+from sage_ray.stages.store import NEWEST, StageStore
+from sage_ray.training.footprint import StageFootprint, footprints, product_bytes
+
+PICTURES_BYTES = 2_500_000
+"""Curves, predictions, attention and generated images of one run; they hardly depend on the size of the images."""
+RECORD_BYTES, EPOCH_BYTES = 40_000, 1_300
+"""Of a run's record, config, environment and manifest, and of each of its epochs in metrics.jsonl."""
+DATABASE_BYTES, EPOCH_ROWS_BYTES = 1_000_000, 5_000
+"""Of MLflow's database of an empty home, and of the metrics of one epoch in it."""
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that a run adds: `stages` to the stage store at its end, `writing` beside them while it writes a snapshot,
+    `results` to the home."""
+
+    stages: int
+    writing: int
+    results: int
+
+
+def kept_bytes(footprint: StageFootprint, epochs: int, starts: Collection[int] = ()) -> int:
+    """Bytes that a stage of `epochs` epochs keeps at most: the newest snapshots and those at `starts`, each with best
+    weights of its own."""
+    newest = {epoch for epoch in range(epochs - NEWEST + 1, epochs + 1) if epoch > 0}
+    kept = newest | {epoch for epoch in starts if 0 < epoch < epochs}
+    return len(kept) * (footprint.state + footprint.best + epochs * EPOCH_BYTES)
+
+
+def result_bytes(config: ExperimentConfig, home: Home) -> int:
+    """Bytes of a finished run in the home: selected weights, record, pictures, and their mirror in MLflow's sqlite."""
+    epochs = config.pretrain.epochs + config.adversarial.epochs
+    small = RECORD_BYTES + epochs * EPOCH_BYTES + (PICTURES_BYTES if config.runtime.pictures else 0)
+    mirrored = small + epochs * EPOCH_ROWS_BYTES if home.mlflow_uri.startswith("sqlite") else 0
+    return product_bytes(config) + small + mirrored
+
+
+def run_need(
+    config: ExperimentConfig,
+    home: Home,
+    done: Callable[[str, int], bool] = lambda phase, epochs: False,
+    named: Mapping[str, Collection[int]] | None = None,
+) -> Need:
+    """What a run adds.
+
+    Args:
+        config: of the run.
+        home: where its results go.
+        done: whether a phase has been stored up to that many epochs.
+        named: epochs of each phase that are kept on the way.
+    """
+    stages = writing = 0
+    for phase, footprint in footprints(config).items():
+        epochs = getattr(config, phase).epochs
+        if not done(phase, epochs):
+            stages += kept_bytes(footprint, epochs, (named or {}).get(phase, ()))
+            writing = max(writing, footprint.state + footprint.best)
+    return Need(stages, writing, result_bytes(config, home))
+
+
+def check_space(need: Need, home: Home, store: StageStore, say: Callable[[str], None] = lambda line: None) -> None:
+    """Refuse to begin what the disk cannot hold. Object stores have no free space to ask for: that is said.
+
+    Raises:
+        NoSpace: naming the folder, how much is free and how much is needed.
+    """
+    snapshots = need.stages + need.writing
+    if store.local_root is None:
+        say(f"{store.root} is no folder: whether it has room for {snapshots / GB:.2f} GB of snapshots is not checked")
+        places = {home.path: need.results}
+    elif _device(store.local_root) == _device(home.path):
+        places = {store.local_root: snapshots + need.results}
+    else:
+        places = {store.local_root: snapshots, home.path: need.results}
+    for folder, needed in places.items():
+        free = free_bytes(folder)
+        if free < needed:
+            where = f"{folder} ({free / GB:.2f} GB free, {needed / GB:.2f} GB needed)"
+            mend = "free some (`sage-ray gc` shows what can go), or give another --home or runtime.stage_store"
+            raise NoSpace("not enough disk space", where, mend)
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes that may be written at a folder, which need not exist yet."""
+    return shutil.disk_usage(_existing(folder)).free
+
+
+def _device(folder: Path) -> int:
+    return _existing(folder).stat().st_dev
+
+
+def _existing(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.parents) if path.exists())

@@ -1,0 +1,268 @@
+"""Ablation: the runs of a design through the driver, then the locked test, read once for every finished run."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sage_ray.errors import UserError
+from sage_ray.evaluation import ledger
+from sage_ray.evaluation.locked_test import score_locked_test, stored_test_rows
+from sage_ray.evaluation.score_tables import PRIMARY, meaning
+from sage_ray.losses.perceptual import load_vgg19
+from sage_ray.metrics import IMAGE_SCORES
+from sage_ray.record.home import Home
+from sage_ray.record.mlflow_client import MirrorUnavailable
+from sage_ray.record.mlflow_mirror import Mirror
+from sage_ray.record.run_folder import RunFolder
+from sage_ray.runtime.devices import crossing
+from sage_ray.search.driver import resume, sweep
+from sage_ray.search.halt import terminated_as_interrupted
+from sage_ray.search.study_folder import RunStatus, StudyFolder, StudyStatus, TrialStatus, new_study_name, status
+from sage_ray.study.design import Arm, Design
+from sage_ray.study.spec import RunPlace
+from sage_ray.training.build import needs_perceptual
+
+if TYPE_CHECKING:
+    from sage_ray.watch import Watch
+
+
+@dataclass(frozen=True)
+class ArmRun:
+    """One run of an ablation that was started: `value` is its objective, `test` its mean score on the locked test."""
+
+    run_id: str
+    arm: str
+    seed: int
+    fold: int | None
+    trial: int
+    state: str
+    value: float | None
+    test: float | None
+    test_reads: int
+    error: str | None
+
+
+@dataclass(frozen=True)
+class ArmSummary:
+    """One arm: how far it is, and means over its finished runs; no interval, which is what the analysis is for."""
+
+    arm: str
+    is_reference: bool
+    levels: dict[str, str]
+    not_run: str | None
+    wanted: int
+    done: int
+    failed: int
+    value: float | None
+    """Of the study's objective."""
+    test: float | None
+    """Of `test_score` on the locked test at the selected epoch, over images and runs."""
+    tested: int
+    """Runs that have been scored on the locked test."""
+    definitions: dict[str, str]
+    """Of the objective's score and of the test score; only arms with equal ones may be compared."""
+
+
+@dataclass(frozen=True)
+class AblationResult:
+    """An ablation as it stands."""
+
+    status: StudyStatus
+    design: str
+    """Kind of the design."""
+    reference: str
+    reduce: str
+    test_score: str
+    test_wanted: bool
+    arms: list[ArmSummary]
+    runs: list[ArmRun]
+    states: dict[str, int]
+    """Runs by state; those not begun count as WAITING."""
+    details: list[str]
+    notes: list[str]
+    """What to keep in mind: arms that were computed on different models of GPU or versions of torch."""
+
+
+def ablate(design: Design, home: Home, name: str | None = None, watch: Watch | None = None) -> AblationResult:
+    """Train every arm of `design` with every seed and fold, then score each finished run once on the locked test.
+
+    A repeated call goes on where the one before ended, and doubles nothing.
+
+    Args:
+        design: arms, seeds and folds.
+        home: where study, runs and stages are kept.
+        name: of the study; default: the design's.
+        watch: shown the status as it changes and lines for the user.
+
+    Raises:
+        UserError: bad input; nothing was trained. Or a finished run that cannot be scored; the others are.
+        RunFailed: a fault that would end every run stopped the study; it can be resumed.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the study can be resumed.
+    """
+    study = new_study_name(name or design.name)
+    home.check_writable()
+    if not StudyFolder(home, study).exists:
+        _check_perceptual(design, home)
+    return _conclude(sweep(design, home, study, watch), home, watch)
+
+
+def resume_ablation(name: str, home: Home, watch: Watch | None = None) -> AblationResult:
+    """Go on with an ablation after any kind of end. Raises as `ablate`."""
+    return _conclude(resume(name, home, watch), home, watch)
+
+
+def read_ablation(name: str, home: Home) -> AblationResult:
+    """An ablation as it stands; changes nothing.
+
+    Raises:
+        UserError: no such study, or it is a search.
+    """
+    return _result(status(name, home), home)
+
+
+def is_ablation(name: str, home: Home) -> bool:
+    """Whether a study of that name exists and is an ablation."""
+    folder = StudyFolder(home, name)
+    return folder.exists and folder.meta().get("kind") == Design.kind
+
+
+def _check_perceptual(design: Design, home: Home) -> None:
+    """Raise UserError before any training if an arm needs VGG19 weights that cannot be had; fetch them if they can."""
+    seen: set[str | None] = set()
+    for arm in design.arms:
+        path = arm.config.adversarial.perceptual_weights
+        if arm.not_run is not None or path in seen or not needs_perceptual(arm.config):
+            continue
+        seen.add(path)
+        try:
+            load_vgg19(path, home.cache)
+        except UserError as error:
+            mend = f"{error.mend}; or say why the arm is not run: --set 'arms.{arm.name}.not_run=REASON'"
+            raise UserError(error.what, f"arm {arm.name}, {error.where}", mend) from None
+
+
+def _conclude(found: StudyStatus, home: Home, watch: Watch | None) -> AblationResult:
+    design = _design(found.study, home)
+    if found.state == "finished" and design.file.test:
+        _read_tests(found, home, watch)
+        found = status(found.study, home)
+    return _result(found, home)
+
+
+def _read_tests(found: StudyStatus, home: Home, watch: Watch | None) -> None:
+    """Score the finished runs that have not been; a run that cannot be scored does not keep the others from it."""
+    counted = {row["reader"] for row in ledger.read(home.path / ledger.TEST_READS)}
+    finished = [run for trial in found.trials for run in trial.runs if run.state == "COMPLETE"]
+    # A kill between the record and the ledger is mended by reading back what is stored; it is no second read.
+    waiting = [run for run in finished if not run.test_reads or run.run_id not in counted]
+    problems: list[UserError] = []
+    with terminated_as_interrupted():
+        for number, run in enumerate(waiting, start=1):
+            try:
+                score_locked_test(run.run_id, home, purpose=f"ablation {found.study}")
+            except UserError as error:
+                problems.append(error)
+            if watch is not None:
+                watch.line(f"locked test read by {run.run_id} ({number} of {len(waiting)} runs)")
+        _mirror(waiting, home)
+    if problems:
+        raise problems[0]
+
+
+def _mirror(runs: Sequence[RunStatus], home: Home) -> None:
+    mirror = Mirror(home)
+    # The driver has said that MLflow is away, if it is; `sync` sends what is missing.
+    with contextlib.suppress(MirrorUnavailable):
+        for run in runs:
+            mirror.push(RunFolder(home.runs / run.run_id))
+
+
+def _design(name: str, home: Home) -> Design:
+    spec = StudyFolder.open(home, name).spec()
+    if not isinstance(spec, Design):
+        raise UserError("study is a search, no ablation", name, f"`sage-ray status {name}` shows it")
+    return spec
+
+
+def _result(found: StudyStatus, home: Home) -> AblationResult:
+    design = _design(found.study, home)
+    metric = design.objective.metric
+    named = metric.rsplit("/", 1)[-1]
+    score = named if named in IMAGE_SCORES else PRIMARY
+    runs = [_run(trial, design.run_grid(trial.number)[0], home, score) for trial in found.trials]
+    states = Counter(trial.state for trial in found.trials)
+    states["WAITING"] = found.target - len(found.trials)
+    return AblationResult(
+        status=found,
+        design=design.file.kind,
+        reference=design.reference.name,
+        reduce=design.objective.reduce,
+        test_score=score,
+        test_wanted=design.file.test,
+        arms=[_summary(arm, design, runs, score) for arm in design.arms],
+        runs=runs,
+        states={state: count for state, count in states.items() if count},
+        details=design.details(),
+        notes=crossing(_places(runs, home)),
+    )
+
+
+def _places(runs: Sequence[ArmRun], home: Home) -> dict[str, tuple[str, ...]]:
+    """Where the finished runs of each arm were computed, each place once."""
+    places: dict[str, tuple[str, ...]] = {}
+    for run in runs:
+        if run.state == "COMPLETE":
+            computed = RunFolder(home.runs / run.run_id).read().computed_on
+            places[run.arm] = tuple(dict.fromkeys((*places.get(run.arm, ()), *computed)))
+    return places
+
+
+def _run(trial: TrialStatus, place: RunPlace, home: Home, score: str) -> ArmRun:
+    reads = sum(run.test_reads for run in trial.runs)
+    return ArmRun(
+        run_id=place.run_id,
+        arm=str(place.arm),
+        seed=place.seed,
+        fold=place.fold,
+        trial=trial.number,
+        state=trial.state,
+        value=trial.value if trial.state == "COMPLETE" else None,
+        test=_test_mean(RunFolder(home.runs / place.run_id), score) if reads else None,
+        test_reads=reads,
+        error=trial.error,
+    )
+
+
+def _summary(arm: Arm, design: Design, runs: Sequence[ArmRun], score: str) -> ArmSummary:
+    mine = [run for run in runs if run.arm == arm.name]
+    tests = [run.test for run in mine if run.test is not None]
+    return ArmSummary(
+        arm=arm.name,
+        is_reference=arm.name == design.reference.name,
+        levels=dict(arm.levels),
+        not_run=arm.not_run,
+        wanted=0 if arm.not_run else len(design.seeds_and_folds()),
+        done=sum(run.state == "COMPLETE" for run in mine),
+        failed=sum(run.state == "FAIL" for run in mine),
+        value=_mean([run.value for run in mine if run.value is not None]),
+        test=_mean(tests),
+        tested=len(tests),
+        definitions={name: meaning(name, arm.config) for name in (design.objective.metric, f"test/{score}")},
+    )
+
+
+def _test_mean(run: RunFolder, score: str) -> float | None:
+    rows = stored_test_rows(run)
+    return None if rows.empty else _mean(rows.loc[rows["score"] == score, "value"].tolist())
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    mean = float(np.mean(values)) if values else math.nan
+    return mean if math.isfinite(mean) else None

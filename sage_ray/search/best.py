@@ -1,0 +1,296 @@
+"""Which trial of a study is best: plateau score, mean over seeds, one standard error, ties to the cheaper."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from sage_ray.config import ExperimentConfig
+from sage_ray.errors import UserError
+from sage_ray.evaluation.score_tables import meaning
+from sage_ray.record.home import Home
+from sage_ray.record.run_folder import RunFolder
+from sage_ray.statistics import by_group
+from sage_ray.study.file_schema import ObjectivePart
+from sage_ray.study.objective import reduce_reports
+
+if TYPE_CHECKING:
+    from sage_ray.search.study_folder import StudyStatus, TrialStatus
+    from sage_ray.study.spec import StudySpec
+
+RUN_PARAMS = ("seed", "fold")
+"""What tells the runs of one arm apart."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A complete trial with what the choice looks at."""
+
+    trial: int
+    params: dict[str, Any]
+    value: float
+    """The study's objective, mean over seeds."""
+    seed_values: dict[int, float]
+    epochs: int
+    """Of both phases: the first measure of cost."""
+    network_flops: int
+    """Of one forward pass of each trained network: the second."""
+    per_image: dict[str, float] = field(default_factory=dict)
+    """Validation score of each image (by sha) at the selected epoch, mean over seeds; empty if the metric has none."""
+    groups: dict[str, str] = field(default_factory=dict)
+    """Micrograph of each of these images that is a crop."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a trial stands behind the top one."""
+
+    trial: int
+    value: float
+    behind: float
+    """Distance to the top value, >= 0 whichever the direction."""
+    standard_error: float
+    within: bool
+    """Whether `behind` is at most `standard_error`."""
+    epochs: int
+    network_flops: int
+    params: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class BestChoice:
+    """The chosen trial of a study and how it was chosen."""
+
+    study: str
+    trial: int
+    params: dict[str, Any]
+    config: ExperimentConfig
+    value: float
+    seed_values: dict[int, float]
+    top_trial: int
+    """The trial with the best value; another than `trial` when a cheaper one is within one standard error."""
+    standard_error: float
+    rule: str
+    """How the choice was made, in words."""
+    runner_ups: list[Standing]
+    run_ids: list[str]
+    lr_drops: dict[str, list[int]]
+    """Epochs of each phase after which the learning rate dropped in the trial's first run."""
+    weights_sha: str | None
+
+
+def best(name: str, home: Home) -> BestChoice:
+    """The best trial of study `name`; of an ablation the best arm, its value a mean over seeds and folds.
+
+    Raises:
+        UserError: no such study, no trial of it is complete, or arms are scored by different definitions.
+    """
+    study = read_trials(name, home)
+    if not study.candidates:
+        raise UserError("no finished trial", f"study {name}", f"`sage-ray resume {name}` goes on with it")
+    _refuse_mixed(name, study)
+    chosen, top, standings, rule = choose(study.candidates, maximize=study.maximize, metric=study.metric)
+    runs = study.runs[chosen.trial]
+    error = next((s.standard_error for s in standings if s.trial == chosen.trial), 0.0)
+    return BestChoice(
+        study=name,
+        trial=chosen.trial,
+        params=chosen.params,
+        config=runs[0].config(),
+        value=chosen.value,
+        seed_values=chosen.seed_values,
+        top_trial=top.trial,
+        standard_error=error,
+        rule=rule,
+        runner_ups=[s for s in standings if s.trial != chosen.trial],
+        run_ids=[run.run_id for run in runs],
+        lr_drops=runs[0].read().lr_drops,
+        weights_sha=runs[0].read().weights_sha,
+    )
+
+
+def choose(
+    candidates: Sequence[Candidate], *, maximize: bool, metric: str
+) -> tuple[Candidate, Candidate, list[Standing], str]:
+    """(chosen, top, standings best first, rule in words) of at least one candidate."""
+    sign = 1.0 if maximize else -1.0
+    order = sorted(candidates, key=lambda c: (-sign * c.value, cost(c)))
+    top = order[0]
+    errors, basis = standard_errors(top, order, metric)
+    standings = []
+    for candidate in order:
+        behind = sign * (top.value - candidate.value)
+        error = errors[candidate.trial]
+        # Equal up to rounding counts as equal.
+        within = behind <= error or math.isclose(top.value, candidate.value, rel_tol=1e-12, abs_tol=1e-15)
+        standings.append(
+            Standing(
+                candidate.trial, candidate.value, behind, error, within,
+                candidate.epochs, candidate.network_flops, candidate.params,
+            )
+        )  # fmt: skip
+    within_trials = {s.trial for s in standings if s.within}
+    chosen = min((c for c in candidates if c.trial in within_trials), key=cost)
+    seeds = f"{len(top.seed_values)} seed{'s' if len(top.seed_values) != 1 else ''}"
+    rule = (
+        f"objective on {metric}, mean over {seeds}; complete trials within one standard error of the top ({basis}); "
+        "of these the cheapest: fewest epochs, then least network FLOPs, then lowest trial number. "
+        f"{len(within_trials)} of {len(order)} complete trials are within."
+    )
+    return chosen, top, standings, rule
+
+
+def cost(candidate: Candidate) -> tuple[int, int, int]:
+    """Sort key: cheaper first."""
+    return candidate.epochs, candidate.network_flops, candidate.trial
+
+
+def standard_errors(top: Candidate, candidates: Sequence[Candidate], metric: str) -> tuple[dict[int, float], str]:
+    """Standard error to judge each trial by, and what it is over.
+
+    With two or more seeds: of the top trial's mean over seeds. With one: of the mean of paired per-image differences
+    between the top trial and each other one, on the validation images at the selected epoch, crops of one micrograph
+    being one cluster; it does not speak of other seeds.
+    """
+    values = list(top.seed_values.values())
+    if len(values) >= 2:
+        error = float(np.std(values, ddof=1) / math.sqrt(len(values)))
+        return {c.trial: error for c in candidates}, f"{error:.4g}, over {len(values)} seeds of the top trial"
+    errors: dict[int, float] = {}
+    images, micrographs = 0, 0
+    for candidate in candidates:
+        common = sorted(set(top.per_image) & set(candidate.per_image))
+        together = by_group([top.groups.get(sha, sha) for sha in common], len(common))
+        if candidate.trial == top.trial or together.num_groups < 2:
+            errors[candidate.trial] = 0.0
+            continue
+        difference = np.array([[top.per_image[sha] - candidate.per_image[sha]] for sha in common])
+        spread = np.std(together.gather(difference), ddof=1)
+        errors[candidate.trial] = float(spread / math.sqrt(together.num_groups))
+        images, micrographs = max(images, len(common)), max(micrographs, together.num_groups)
+    if images:
+        units = f"{images} validation images"
+        units = units if micrographs == images else f"{micrographs} micrographs ({units})"
+        return errors, f"over the differences on {units} at the selected epoch: one seed only"
+    return errors, f"0: one seed, and {metric} has no value an image, so only equal values tie"
+
+
+@dataclass(frozen=True)
+class StudyTrials:
+    """Complete trials of a study with the run folders of each, in order of seeds.
+
+    An arm of an ablation counts as one trial, under the lowest number of its runs, once all of them are complete.
+    """
+
+    metric: str
+    maximize: bool
+    candidates: list[Candidate]
+    runs: dict[int, list[RunFolder]]
+    meanings: dict[int, str]
+    """What the metric of each trial is; a search has one meaning, the arms of an ablation may differ in it."""
+
+
+def read_trials(name: str, home: Home) -> StudyTrials:
+    """Candidates of study `name`: trials (or arms) that the study calls COMPLETE and whose runs are all on disk.
+
+    Raises:
+        UserError: no such study.
+    """
+    from sage_ray.search.study_folder import StudyFolder, status
+
+    spec = StudyFolder.open(home, name).spec()
+    objective = spec.objective
+    candidates, runs, meanings = [], {}, {}
+    for group in _groups(status(name, home), spec):
+        number = group[0].number
+        mine = [RunFolder.open(home.runs, run.run_id) for trial in group for run in trial.runs]
+        values = [trial.value for trial in group if trial.state == "COMPLETE" and trial.value is not None]
+        if len(values) < len(group) or not mine:
+            continue
+        runs[number] = mine
+        config = mine[0].config()
+        candidates.append(
+            Candidate(
+                trial=number,
+                params={name: value for name, value in group[0].params.items() if name not in RUN_PARAMS},
+                value=float(np.mean(values)),
+                seed_values=seed_values(mine, objective),
+                epochs=config.pretrain.epochs + config.adversarial.epochs,
+                network_flops=network_flops(config),
+                per_image=image_values(mine, objective.metric),
+                groups=image_groups(mine),
+            )
+        )
+        meanings[number] = meaning(objective.metric, config)
+    return StudyTrials(objective.metric, objective.maximize, candidates, runs, meanings)
+
+
+def _groups(state: StudyStatus, spec: StudySpec) -> list[list[TrialStatus]]:
+    """Trials that are one candidate together: each one of a search; of an ablation all runs of an arm, if all began."""
+    if spec.kind == "sweep":
+        return [[trial] for trial in state.trials]
+    arms: dict[str, list[TrialStatus]] = {}
+    for trial in state.trials:
+        arms.setdefault(trial.params["arm"], []).append(trial)
+    return [trials for trials in arms.values() if len(trials) == len(spec.seeds_and_folds())]
+
+
+def _refuse_mixed(name: str, study: StudyTrials) -> None:
+    by_meaning = {text: number for number, text in study.meanings.items()}
+    if len(by_meaning) > 1:
+        first, second = list(by_meaning.values())[:2]
+        what = f"trials {first} and {second} are scored by different definitions of {study.metric}"
+        raise UserError(what, f"study {name}", "there is no best one among them; name one: `sage-ray final --trial N`")
+
+
+def image_values(runs: Sequence[RunFolder], metric: str) -> dict[str, float]:
+    """Validation score of each image at the selected epoch, mean over runs."""
+    score = metric.rsplit("/", 1)[-1]
+    values: dict[str, list[float]] = {}
+    for run in runs:
+        for row in run.per_image():
+            if row["part"] == "val" and row["score"] == score:
+                values.setdefault(row["image_sha"], []).append(row["value"])
+    return {sha: float(np.mean(each)) for sha, each in values.items()}
+
+
+def image_groups(runs: Sequence[RunFolder]) -> dict[str, str]:
+    """Micrograph of each validation image that is a crop."""
+    rows = (row for run in runs for row in run.per_image() if row["part"] == "val" and row["group"] is not None)
+    return {row["image_sha"]: row["group"] for row in rows}
+
+
+def network_flops(config: ExperimentConfig) -> int:
+    """FLOPs of one forward pass, one image, of every network that the config trains; counted on shapes alone."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from sage_ray.models import DISCRIMINATORS, GENERATORS, SEGMENTERS
+    from sage_ray.training.build import network_kwargs
+
+    kwargs = network_kwargs(config)
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        image = torch.zeros(1, 1, *config.data.image_size)
+        SEGMENTERS[config.segmenter.name](**kwargs["segmenter"]).eval()(image)
+        if config.adversarial.epochs:
+            generator = GENERATORS[config.generator.name](**kwargs["generator"]).eval()
+            levels = cast(int, generator.levels)
+            generator(image, torch.zeros(1, levels, config.generator.style_dim), image)
+            discriminator = DISCRIMINATORS[config.discriminators.name](**kwargs["discriminators"]).eval()
+            for _ in ("disc_image", "disc_mask"):
+                discriminator(image)
+    return int(counter.get_total_flops())
+
+
+def seed_values(runs: Sequence[RunFolder], objective: ObjectivePart) -> dict[int, float]:
+    """Objective of each seed, mean over its folds; seeds without a finite value are left out."""
+    values: dict[int, list[float]] = {}
+    for run in runs:
+        value = reduce_reports(run.metrics(), objective)
+        if math.isfinite(value):
+            values.setdefault(run.read().seed, []).append(value)
+    return {seed: float(np.mean(each)) for seed, each in sorted(values.items())}

@@ -1,0 +1,111 @@
+"""The searcher through which Ray Tune asks Optuna for trials and tells it how they ended.
+
+The storage is the truth about what was tried. A trial that was running when its driver died is taken up again under its
+own number; it fails only if it took the driver down several times without getting any further.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from sage_ray.errors import UserError
+from sage_ray.runtime.driver_side import DriverSide
+from sage_ray.search.storage import Progress, StudyStorage
+from sage_ray.study.dimension import Sample
+from sage_ray.study.spec import StudySpec
+
+logger = logging.getLogger(__name__)
+
+MAX_STALLS = 5
+"""Starts in a row that began to train, got no epoch further and ended with the driver, after which a trial fails."""
+
+
+class OptunaSearcher(DriverSide, Searcher):
+    """Asks Optuna for Tune and tells it how each trial ended.
+
+    Args:
+        storage: the study.
+        spec: what is searched or compared.
+        orphans: numbers of trials to take up again, first.
+        payload: what the trainable gets for (number, sample); merged with `number`.
+        progress: what a trial has on disk.
+        halted: whether the sweep is being ended on purpose; its trials then stay RUNNING, to be taken up again.
+        limit: how many trials there may be at a time, asked anew for each: machines join and leave. Tune's own limiter
+            is fixed when the sweep starts.
+    """
+
+    def __init__(
+        self,
+        storage: StudyStorage,
+        spec: StudySpec,
+        *,
+        orphans: list[int],
+        payload: Callable[[int, Sample], Mapping[str, Any]],
+        progress: Callable[[int], Progress],
+        halted: Callable[[], bool],
+        limit: Callable[[], int],
+    ) -> None:
+        super().__init__(metric="objective", mode="max" if spec.file.objective.maximize else "min")
+        self._storage, self._spec, self._orphans = storage, spec, deque(orphans)
+        self._payload, self._progress, self._halted, self._limit = payload, progress, halted, limit
+        self._numbers: dict[str, int] = {}
+        self._live: set[str] = set()
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        while not self._halted():
+            # With a trial alive, None makes Tune look after that one and ask again; without one it would wait here.
+            if self._live and len(self._live) >= self._limit():
+                return None
+            number = self._orphans.popleft() if self._orphans else None
+            if number is None and len(self._storage.rows()) >= self._spec.trials:
+                return Searcher.FINISHED  # type: ignore[return-value]
+            try:
+                number, sample = self._storage.draw(number, self._spec)
+            except UserError as error:
+                logger.warning("%s", error)
+                continue
+            stalls = self._storage.note_attempt(number, self._progress(number))
+            if stalls >= MAX_STALLS:
+                self._storage.tell_failed(number, f"began to train {stalls} times without getting any further")
+                continue
+            self._numbers[trial_id] = number
+            self._live.add(trial_id)
+            return {"number": number, **self._payload(number, sample)}
+        # Not None: Tune would ask again for minutes before it looked at anything else.
+        return Searcher.FINISHED  # type: ignore[return-value]
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self._note(self._numbers[trial_id], result)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        number = self._numbers[trial_id]
+        self._live.discard(trial_id)
+        if error:
+            # The driver's callback comes next, knows the trace, and tells the failure with it.
+            return
+        if result and result.get("trial_failed"):
+            self._storage.tell_failed(number, str(result["trial_failed"]))
+        elif result and result.get("trial_complete"):
+            self._storage.tell_complete(number, float(result["objective"]))
+        elif self._halted() or not result or result.get("trial_halted"):
+            self._storage.forgive(number)
+        else:
+            self._note(number, result)
+            self._storage.tell_pruned(number)
+
+    def _note(self, number: int, result: Mapping[str, Any]) -> None:
+        if "step" in result:
+            self._storage.report(number, int(result["step"]), float(result["objective"]))
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing of it is worth keeping: the storage has all. Tune insists on a file."""
+        Path(checkpoint_path).write_text("the study's storage is the truth\n")
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Never used: a resumed sweep starts anew from the storage."""

@@ -1,0 +1,200 @@
+"""What Optuna's storage holds of a study, the only truth about its trials."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from sage_ray.errors import UserError
+from sage_ray.record.overview import STORAGE_FILE
+from sage_ray.search.sampling import draw_sample, make_sampler
+from sage_ray.study.dimension import Sample
+from sage_ray.study.spec import StudySpec
+
+LOCK_TIMEOUT_S = 60
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a trial has on disk: epochs over all its runs, and how often one of them began to train."""
+
+    epochs: int = 0
+    begun: int = 0
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One trial as the storage has it: `reports` by epoch, `attempts` starts, `stalls` as MAX_STALLS counts them, and
+    `seen`, what was on disk when it was started last (None: it does not count)."""
+
+    number: int
+    state: str
+    params: dict[str, Any]
+    values: dict[str, Any] | None
+    value: float | None
+    reports: dict[int, float]
+    error: str | None
+    attempts: int
+    stalls: int
+    seen: Progress | None
+    seconds: float | None
+
+
+class StudyStorage:
+    """The trials of one study in `folder`/optuna.db. One driver writes (it holds the study's lock), anybody reads."""
+
+    def __init__(self, folder: Path, name: str, spec: StudySpec) -> None:
+        self._storage = optuna.storages.RDBStorage(
+            f"sqlite:///{folder / STORAGE_FILE}", engine_kwargs={"connect_args": {"timeout": LOCK_TIMEOUT_S}}
+        )
+        self.study = optuna.create_study(
+            storage=self._storage,
+            study_name=name,
+            pruner=optuna.pruners.NopPruner(),
+            direction="maximize" if spec.objective.maximize else "minimize",
+            load_if_exists=True,
+        )
+        self.study.sampler = make_sampler(spec, done=len(self.rows()))
+        self._ids: dict[int, int] = {}
+
+    def rows(self) -> list[TrialRow]:
+        """All trials that were started, by number."""
+        waiting = TrialState.WAITING
+        return [_row(trial) for trial in self.study.get_trials(deepcopy=False) if trial.state != waiting]
+
+    def row(self, number: int) -> TrialRow:
+        return _row(self._storage.get_trial(self._id(number)))
+
+    def enqueue(self, samples: tuple[Sample, ...], spec: StudySpec) -> None:
+        """Queue the fixed configurations that are not there yet, in order."""
+        there = {trial.user_attrs.get("point") for trial in self.study.get_trials(deepcopy=False)}
+        by_path = {dimension.path: dimension for dimension in spec.dimensions}
+        for index, sample in enumerate(samples):
+            if index not in there:
+                stored = {path: by_path[path].encode(value) for path, value in sample.drawn.items()}
+                self.study.enqueue_trial(stored, user_attrs={"point": index})
+
+    def draw(self, number: int | None, spec: StudySpec) -> tuple[int, Sample]:
+        """(number, sample) of a new trial, or of the running trial `number` that is taken up again.
+
+        Raises:
+            UserError: the values cannot be combined; the trial is told as failed.
+        """
+        trial = self.study.ask() if number is None else Trial(self.study, self._id(number))
+        stored = trial.user_attrs
+        if "sample" in stored:
+            known = json.loads(stored["sample"])
+            return trial.number, Sample(known["params"], known["values"], {})
+        try:
+            sample = draw_sample(trial, spec)
+            spec.config(sample.values)
+        except UserError as error:
+            self.tell_failed(trial.number, f"values cannot be combined: {error}")
+            raise
+        trial.set_user_attr("sample", json.dumps({"params": sample.params, "values": sample.values}))
+        return trial.number, sample
+
+    def note_attempt(self, number: int, now: Progress) -> int:
+        """Count a start of a trial that has `now` on disk; returns how many starts before it were stalls."""
+        before = self.row(number)
+        stalls = before.stalls
+        if before.seen is not None and now.epochs > before.seen.epochs:
+            stalls = 0
+        elif before.seen is not None and now.begun > before.seen.begun:
+            stalls += 1
+        self._note_starts(number, before.attempts + 1, stalls, now)
+        return stalls
+
+    def forgive(self, number: int) -> None:
+        """Do not count the current attempt as a stall: it was ended on purpose, not by a crash."""
+        row = self.row(number)
+        self._note_starts(number, row.attempts, row.stalls, None)
+
+    def _note_starts(self, number: int, attempts: int, stalls: int, seen: Progress | None) -> None:
+        starts = {"attempts": attempts, "stalls": stalls, "seen": seen and [seen.epochs, seen.begun]}
+        self._storage.set_trial_user_attr(self._id(number), "starts", starts)
+
+    def report(self, number: int, epoch: int, value: float) -> None:
+        """Note the running objective after `epoch` epochs; non-finite values are left out."""
+        if not math.isfinite(value):
+            return
+        # A trial that was told already takes no more reports, and must not end the sweep by one.
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+            self._storage.set_trial_intermediate_value(self._id(number), epoch, value)
+
+    def tell_complete(self, number: int, value: float) -> None:
+        """COMPLETE with its objective, or FAIL if that is not finite."""
+        if math.isfinite(value):
+            self._tell(number, TrialState.COMPLETE, value)
+        else:
+            self.tell_failed(number, f"the objective is not finite ({value})")
+
+    def tell_pruned(self, number: int) -> None:
+        """PRUNED at the last reported epoch."""
+        self._tell(number, TrialState.PRUNED, None)
+
+    def tell_failed(self, number: int, error: str) -> None:
+        """FAIL with one line that says why."""
+        if self.row(number).state == "RUNNING":
+            self._storage.set_trial_user_attr(self._id(number), "error", " ".join(error.split())[:500])
+            self._tell(number, TrialState.FAIL, None)
+
+    def _tell(self, number: int, state: TrialState, value: float | None) -> None:
+        # A second telling (Tune may repeat a completion) must never end the sweep.
+        if self.row(number).state != "RUNNING":
+            logger.info("trial %d was told before", number)
+            return
+        self.study.tell(number, value, state=state)
+
+    def _id(self, number: int) -> int:
+        if number not in self._ids:
+            study_id = self._storage.get_study_id_from_name(self.study.study_name)
+            self._ids[number] = self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        return self._ids[number]
+
+
+def read_rows(folder: Path, name: str) -> list[TrialRow]:
+    """Trials of a study whose database exists, by number; [] if there is none yet."""
+    if not (folder / STORAGE_FILE).is_file():
+        return []
+    storage = optuna.storages.RDBStorage(
+        f"sqlite:///{folder / STORAGE_FILE}", engine_kwargs={"connect_args": {"timeout": LOCK_TIMEOUT_S}}
+    )
+    try:
+        study = optuna.load_study(study_name=name, storage=storage)
+    except KeyError:
+        return []
+    trials = study.get_trials(deepcopy=False, states=None)
+    return [_row(trial) for trial in trials if trial.state != TrialState.WAITING]
+
+
+def _row(trial: FrozenTrial) -> TrialRow:
+    attrs = trial.user_attrs
+    sample = json.loads(attrs["sample"]) if "sample" in attrs else None
+    starts: Mapping[str, Any] = attrs.get("starts", {})
+    ended = trial.datetime_complete
+    started = trial.datetime_start
+    return TrialRow(
+        number=trial.number,
+        state=trial.state.name,
+        params=sample["params"] if sample else dict(trial.params),
+        values=sample["values"] if sample else None,
+        value=trial.value if trial.state == TrialState.COMPLETE else None,
+        reports=dict(trial.intermediate_values),
+        error=attrs.get("error"),
+        attempts=starts.get("attempts", 0),
+        stalls=starts.get("stalls", 0),
+        seen=Progress(*starts["seen"]) if starts.get("seen") else None,
+        seconds=(ended - started).total_seconds() if ended and started else None,
+    )

@@ -1,0 +1,1 @@
+"""What a study asks: search spaces, ablation designs, their dimensions and objective; no Ray, no Optuna."""

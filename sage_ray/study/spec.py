@@ -1,0 +1,140 @@
+"""What one driver runs, be it the space of a search or the design of an ablation: trials, their configs and runs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, TypeVar
+
+from sage_ray.config import ExperimentConfig
+from sage_ray.sections import RuntimeConfig
+from sage_ray.study.dimension import Dimension, Sample
+from sage_ray.study.file_schema import ObjectivePart, SamplerPart, SchedulerPart, StudyFile
+
+Kind = Literal["sweep", "ablation"]
+Spec = TypeVar("Spec", bound="StudySpec")
+
+
+@dataclass(frozen=True)
+class RunPlace:
+    """One run of a trial: its name, and where it stands in the study; `fold` is None where the study has one split."""
+
+    run_id: str
+    seed: int
+    fold: int | None = None
+    arm: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySpec(ABC):
+    """A checked study file.
+
+    Attributes:
+        file: the file as it was written.
+        base: the config that its trials start from, resources filled in.
+        source: names the file in errors.
+        dimensions: what a sampler draws; () if every configuration is known beforehand.
+    """
+
+    kind: ClassVar[Kind]
+    noun: ClassVar[str]
+    """What the file is called in a message."""
+    file_name: ClassVar[str]
+    """Of the file inside the study's folder."""
+    verb: ClassVar[str]
+    may_change: ClassVar[str]
+    """What a later start of the same study may have otherwise, in words."""
+
+    file: StudyFile
+    base: ExperimentConfig
+    source: str
+    dimensions: tuple[Dimension, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.file.name
+
+    def renamed(self: Spec, name: str) -> Spec:
+        """The same study under another name."""
+        return replace(self, file=self.file.model_copy(update={"name": name}))
+
+    def on(self: Spec, runtime: RuntimeConfig) -> Spec:
+        """The same study with this runtime for all its runs."""
+        return replace(self, base=self.base.model_copy(update={"runtime": runtime}))
+
+    @property
+    def objective(self) -> ObjectivePart:
+        """What a trial is judged by, the direction filled in."""
+        part = self.file.objective
+        return part.model_copy(update={"direction": "maximize" if part.maximize else "minimize"})
+
+    @property
+    @abstractmethod
+    def hash(self) -> str:
+        """16 hex digits over what makes two studies the same; hours and concurrency may change."""
+
+    @property
+    @abstractmethod
+    def trials(self) -> int:
+        """Number of trials of the whole study."""
+
+    @property
+    @abstractmethod
+    def fixed(self) -> tuple[Sample, ...]:
+        """Configurations known beforehand, in the order of their trials."""
+
+    @property
+    @abstractmethod
+    def untuned(self) -> ExperimentConfig:
+        """The config that `final --trial base` takes."""
+
+    @property
+    def sampler(self) -> SamplerPart:
+        return SamplerPart(name="grid")
+
+    @property
+    def scheduler(self) -> SchedulerPart:
+        return SchedulerPart(name="fifo")
+
+    def sample(self, choose: Callable[[Dimension], Any]) -> Sample:
+        """A configuration that is not known beforehand: `choose` gives the value of each active dimension."""
+        raise AssertionError(f"every configuration of {self.noun} {self.name} is known beforehand")
+
+    def config(self, values: Mapping[str, Any], seed: int | None = None, fold: int | None = None) -> ExperimentConfig:
+        """The config of `values` (a Sample's), with the run's seed and fold. Raises UserError if it is refused."""
+        changed: dict[str, Any] = dict(values)
+        if seed is not None:
+            changed["seed"] = seed
+        if fold is not None:
+            changed["data.split.fold"] = fold
+        return self.base.with_values(changed)
+
+    @abstractmethod
+    def run_grid(self, number: int) -> list[RunPlace]:
+        """The runs of trial `number`, the first being the one that a scheduler judges."""
+
+    @abstractmethod
+    def max_epochs(self, number: int | None = None) -> int:
+        """Largest number of epochs, both phases together, of trial `number`, or of any (an upper bound)."""
+
+    @abstractmethod
+    def to_yaml(self, base_file: str) -> str:
+        """The file as YAML with `base_file` as its base, so that a study does not depend on a preset that changes."""
+
+    def facts(self) -> dict[str, Any]:
+        """What study.json says of the file, beside its hash."""
+        return {"kind": self.kind, "trials": self.trials}
+
+    def not_run(self) -> dict[str, str]:
+        """Arms that are declared but not trained, with the reason."""
+        return {}
+
+    def details(self) -> list[str]:
+        """Lines for `plan`, beside the numbers."""
+        return []
+
+    def seeds_and_folds(self) -> list[tuple[int, int | None]]:
+        """What every configuration is trained with; a fold of None is the base's one split."""
+        folds: Sequence[int | None] = self.file.folds or (None,)
+        return [(seed, fold) for seed in self.file.seeds for fold in folds]

@@ -1,0 +1,121 @@
+"""What the verbs of trained models say about their outcome: final, compare, promote, evaluate, predict, generate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sage_ray.terminal.display import score_lines, score_pairs
+from sage_ray.terminal.shell import Answer, Session, plain
+
+if TYPE_CHECKING:
+    from sage_ray.apply.generate import Generation
+    from sage_ray.apply.predict import Prediction
+    from sage_ray.evaluation.locked_test import Evaluation, Gain
+    from sage_ray.evaluation.score_tables import ScoreLine
+    from sage_ray.registry.compare import Comparison, Difference, VersionScores
+    from sage_ray.registry.final import FinalResult
+    from sage_ray.registry.promote import Promotion
+
+CHAMPION = "models:/{}@champion"
+
+
+def finished(result: FinalResult, session: Session) -> Answer:
+    """Of `final`: scores on the locked test, and the version that was registered."""
+    lines = [f"{result.final_id}: {result.rule}"]
+    for run in result.runs:
+        updates = f"generator updates {run.generator_updates}, synthetic steps {run.synthetic_steps}"
+        lines.append(f"  seed {run.seed}: {run.state}, test dice {run.scores['dice'].mean:.4f}; {updates}")
+    one = result.scores["dice"]
+    lines.append(f"locked test ({_images(one.images)}, {one.seeds} seeds; {_basis(one)}):")
+    lines += score_pairs(result.scores)
+    lines.append("definitions: in the report of `compare`, and with --json")
+    lines.append(f"registered {result.uri} (seed {result.registered_seed}); verdict: {result.verdict}")
+    follow = [named_model(verb, result.model_name, session) for verb in ("compare", "promote")]
+    paths = {"runs": session.home.runs, "model": result.uri}
+    return Answer(lines, plain(result), paths, follow)
+
+
+def named_model(verb: str, model_name: str, session: Session) -> str:
+    """The command `sage-ray VERB` for a model of the registry."""
+    return session.command(verb if model_name == "sage-gan" else f"{verb} --model-name {model_name}")
+
+
+def version_line(row: VersionScores) -> str:
+    """One version of a comparison: Dice with its interval, the difference to the reference, and the verdict."""
+    dice = row.scores["dice"]
+    label = f"version {row.version}" + (f" ({', '.join(row.aliases)})" if row.aliases else "")
+    choice = f"trial {row.choice}" if row.choice and row.choice.isdigit() else row.choice or ""
+    text = f"  {label}: {choice} test dice {dice.mean:.4f}"
+    if dice.low is not None and dice.high is not None:
+        text += f" [{dice.low:.4f}, {dice.high:.4f}]"
+    if row.differences is None:
+        return f"{text}, the reference"
+    gain = row.differences["dice"]
+    return f"{text}, difference {_with_interval(gain)} ({gain.over}): {row.verdict}"
+
+
+def _with_interval(gain: Difference | Gain) -> str:
+    interval = "" if gain.low is None or gain.high is None else f" [{gain.low:+.4f}, {gain.high:+.4f}]"
+    return f"{gain.mean:+.4f}{interval}"
+
+
+def _images(count: int, noun: str = "image") -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _basis(line: ScoreLine) -> str:
+    """What intervals are over, or why there are none."""
+    return line.over if line.level is None else f"{line.level:.0%} intervals over {line.over}"
+
+
+def compared(comparison: Comparison, session: Session) -> Answer:
+    """Of `compare`: versions side by side."""
+    lines = [
+        f"{comparison.model_name} on {_images(comparison.images, 'locked test image')}, "
+        f"reference version {comparison.reference} ({comparison.reference_is})",
+        *(version_line(row) for row in comparison.versions),
+        comparison.rule,
+        *comparison.notes,
+        f"this test set has been read {comparison.test_reads} times in this home",
+    ]
+    paths = {"report": comparison.report} if comparison.report else {}
+    return Answer(lines, plain(comparison), paths, [named_model("promote", comparison.model_name, session)])
+
+
+def promoted(outcome: Promotion, session: Session) -> Answer:
+    """Of `promote`: who is champion now, and why."""
+    lines = [f"version {outcome.version} is {outcome.alias}: {outcome.reason}"]
+    if outcome.difference:
+        lines.append(f"Dice against the champion before: {outcome.difference}")
+    if str(outcome.champion) != str(outcome.version):
+        lines.append(f"champion: version {outcome.champion}")
+    uri = CHAMPION.format(outcome.model_name)
+    follow = [session.command(f"predict {uri} IMAGES -o OUT"), session.command(f"generate {uri} MASKS -o OUT")]
+    return Answer(lines, plain(outcome), {"champion": uri}, follow)
+
+
+def evaluated(result: Evaluation, model: str, session: Session) -> Answer:
+    """Of `evaluate`: scores with definitions, beside Otsu thresholding of the same images."""
+    against = ", beside Otsu thresholding" if result.baseline else ""
+    lines = [f"{model} on {_images(result.images)} ({result.part} of {result.data}){against}:"]
+    lines += score_lines(result.scores, result.baseline or None)
+    if result.gain is not None:
+        lines.append(f"Dice, model minus Otsu: {_with_interval(result.gain)}")
+    lines.append(f"{_basis(result.scores['dice'])}; scored in {result.scoring}")
+    if result.test_reads:
+        lines.append(
+            f"this model has read this test set {result.test_reads} times, all models {result.test_reads_of_home}"
+        )
+    lines += result.notes
+    follow = [session.command(f"predict {model} IMAGES -o OUT")]
+    return Answer(lines, plain(result), {"per_image": result.per_image}, follow)
+
+
+def wrote(outcome: Prediction | Generation, out: Path, follow: list[str]) -> Answer:
+    """Of `predict` and `generate`: how much was made, and what lies where in the folder."""
+    fields = plain(outcome)
+    counts = {name: value for name, value in fields.items() if isinstance(value, int | float)}
+    lines = [", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in counts.items())]
+    lines.append(f"  {', '.join(outcome.files.values())}")
+    return Answer(lines, fields, {"out": out}, follow)

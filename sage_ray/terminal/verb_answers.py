@@ -1,0 +1,348 @@
+"""What each verb says about its outcome: text for a person, fields for a script, where things lie, what to run next."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sage_ray.errors import UserError
+from sage_ray.terminal.disk_answers import disk_line
+from sage_ray.terminal.display import params_text, score_text, tally, trial_table
+from sage_ray.terminal.model_answers import finished, named_model
+from sage_ray.terminal.progress import width_of
+from sage_ray.terminal.shell import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, Answer, Session, plain
+
+if TYPE_CHECKING:
+    from sage_ray.config import ExperimentConfig
+    from sage_ray.data.check import CheckReport
+    from sage_ray.record.mlflow_mirror import SyncReport
+    from sage_ray.record.run_record import RunRecord
+    from sage_ray.search.ablate import AblationResult, ArmSummary
+    from sage_ray.search.best import BestChoice
+    from sage_ray.search.plan import Plan
+    from sage_ray.search.study_folder import StudyStatus
+
+
+def checked(report: CheckReport, path: str, session: Session) -> Answer:
+    """Of `data check`: every problem, one a line."""
+    fields = {**plain(report.as_dict()), "path": path}
+    if not report.ok:
+        error = f"{len(report.problems)} problem(s): {path}: each is named on stdout"
+        return Answer(report.lines(), fields, exit_code=EXIT_BAD_INPUT, error=error)
+    follow = [session.command(f"train --preset tiny_sage_gan --set data.path={path}")]
+    follow.append(session.command(f"plan search_full --set data.path={path}"))
+    return Answer(report.lines(), fields, next=follow)
+
+
+def fetched(source: str, out: Path | None, sha256: str | None, origin: str | None, session: Session) -> Answer:
+    """Fetch a public set by name, or an archive by address, and tell what is there now."""
+    from sage_ray.data.fetch import fetch_archive, fetch_public
+    from sage_ray.data.public import public_set
+
+    if "://" in source:
+        if origin is not None:
+            raise UserError("two addresses", f"--from {origin}", "--from goes with the name of a public set")
+        if out is None or sha256 is None:
+            lacking = "folder" if out is None else "check sum"
+            raise UserError(f"no {lacking}", source, "give `sage-ray data fetch URL OUT --sha256 SUM`")
+        files = fetch_archive(source, out, sha256, say=session.watch.line)
+        return Answer([f"{files} files"], {"files": files}, {"data": out}, [session.command(f"data check {out}")])
+    entry = public_set(source)
+    if sha256 is not None:
+        mend = "leave --sha256 out; its contents are checked by their fingerprint"
+        raise UserError("a public set needs no check sum", source, mend)
+    place = out or Path(entry.name)
+    fetch_public(entry, place, origin=origin, say=session.watch.line)
+    lines = [
+        f"{entry.title}: {entry.pairs} pairs, data fingerprint {entry.fingerprint}, as published",
+        f"licence {entry.licence}; please cite {entry.citation}",
+    ]
+    follow = [f"data check {place}", f"train --preset tiny_sage_gan --set data.path={place}"]
+    follow.append(f"plan search_full --set data.path={place}")
+    fields = {name: value for name, value in plain(entry).items() if name not in ("stems", "limit_bytes")}
+    return Answer(lines, fields, {"data": place}, [session.command(text) for text in follow])
+
+
+def train_and_watch(config: ExperimentConfig, session: Session, run_id: str | None, name: str | None = None) -> Answer:
+    """Train one config, showing each epoch, and tell how it ended; `name` begins a run id that is made from it."""
+    from sage_ray.runtime.launch import default_run_id, train
+
+    session.resumable = run_id or default_run_id(config, name)
+    total = config.pretrain.epochs + config.adversarial.epochs
+    watch = session.watch
+    record = train(
+        config,
+        session.home,
+        session.resumable,
+        on_report=lambda report: watch.epoch(report, total),
+        say=watch.line,
+    )
+    return trained(record, session)
+
+
+def trained(record: RunRecord, session: Session) -> Answer:
+    """Of a run: its state, and its scores at the selected epoch."""
+    folder = session.home.runs / record.run_id
+    scores = record.selected_metrics or record.metrics
+    shown = {name: value for name, value in scores.items() if name.startswith("val/")}
+    fields = {
+        "run_id": record.run_id,
+        "state": record.state,
+        "epoch": record.epoch,
+        "selected_epoch": record.selected_epoch,
+        "metrics": plain(record.metrics),
+        "selected_metrics": plain(record.selected_metrics),
+        "synthetic_steps": record.synthetic_steps,
+        "generator_updates": record.generator_updates,
+        "reused_epochs": record.reused_epochs,
+        "weights_sha": record.weights_sha,
+    }
+    paths: dict[str, Any] = {"run": folder}
+    again = session.command(f"resume {record.run_id}")
+    if record.state == "INTERRUPTED":
+        error = f"interrupted at epoch {record.epoch}; go on with: {again}"
+        return Answer([], fields, paths, [again], EXIT_INTERRUPTED, error)
+    if record.state == "FAIL":
+        trace = folder / "error.txt"
+        error = f"run {record.run_id} failed: {record.error} (trace: {trace})"
+        return Answer([], fields, paths | {"trace": trace}, [], EXIT_FAILED, error)
+    at = f", selected epoch {record.selected_epoch}" if record.selected_epoch else ""
+    lines = [
+        f"{record.run_id} {record.state}: {record.epoch} epochs ({record.reused_epochs} from the stage store){at}, "
+        f"{record.seconds:.1f} s",
+        "  ".join(f"{name} {value:.4f}" for name, value in shown.items()),
+        f"generator updates {record.generator_updates}, synthetic steps {record.synthetic_steps}",
+    ]
+    model = folder / "artifacts" / "model"
+    if record.state != "COMPLETE" or not model.is_dir():
+        return Answer(lines, fields, paths, [again])
+    follow = [session.command(f"predict {record.run_id} IMAGES -o OUT"), session.command(f"final {record.run_id}")]
+    return Answer(lines, fields, paths | {"model": model}, follow)
+
+
+def planned(plan: Plan, space: str, sets: list[str], name: str | None, session: Session) -> Answer:
+    """Of `plan`: the cost of a study."""
+    saved = 1 - plan.epochs_with_reuse / max(plan.epochs_without_reuse, 1)
+    counted = f"{plan.trials} trials, {plan.runs} runs" if plan.kind == "sweep" else f"{plan.runs} runs"
+    lines = [
+        plan.data,
+        f"{name or plan.study}: {counted}, {plan.stages} distinct stages",
+        *plan.details,
+        *plan.placement,
+        f"epochs: {plan.epochs_without_reuse} without reuse, {plan.epochs_with_reuse} with reuse ({saved:.0%} saved), "
+        f"{plan.epochs_stored} of them stored already",
+        disk_line(plan),
+        plan.note,
+    ]
+    tail = f" --name {name}" if name else ""
+    tail += "".join(f" --set '{text}'" for text in sets)
+    verb = "sweep" if plan.kind == "sweep" else "ablate"
+    return Answer(lines, {**plain(plan), "study": name or plan.study}, next=[session.command(f"{verb} {space}{tail}")])
+
+
+def study_lines(status: StudyStatus) -> list[str]:
+    """A study as a plain table, cut at the width of a terminal, and why trials failed."""
+    lines = [f"{status.study} {status.state}: {tally(status)}; {status.metric}, {status.direction}"]
+    if status.trials:
+        table = trial_table(status, status.trials, width_of())
+        lines += [table.header, *table.rows]
+    return lines + [f"trial {trial.number} failed: {trial.error}" for trial in status.trials if trial.error]
+
+
+def swept(status: StudyStatus, session: Session) -> Answer:
+    """Of `sweep`, `resume` and `status`: the study as it stands."""
+    paths: dict[str, Any] = {"study": Path(status.path)}
+    if status.state == "finished":
+        verbs = ("best", "report") if status.done else ("report",)
+    elif status.state == "running":
+        verbs = ("status", "stop")
+    else:
+        verbs = ("resume",)
+    follow = [session.command(f"{v} {status.study}") for v in verbs]
+    return Answer(study_lines(status), plain(status), paths, follow, replaces_picture=True)
+
+
+def ablated(result: AblationResult, session: Session) -> Answer:
+    """Of `ablate`, and of `resume` and `status` of an ablation: one line an arm, failures, and what to run next."""
+    found = result.status
+    fields = {**plain(found), **{name: value for name, value in plain(result).items() if name != "status"}}
+    paths: dict[str, Any] = {"study": Path(found.path), "runs": session.home.runs}
+    if found.state == "finished":
+        follow = [session.make("tables"), session.command(f"report {found.study}")]
+    else:
+        verbs = ("status", "stop") if found.state == "running" else ("resume",)
+        follow = [session.command(f"{verb} {found.study}") for verb in verbs]
+    return Answer(arm_lines(result), fields, paths, follow)
+
+
+def arm_lines(result: AblationResult) -> list[str]:
+    """An ablation as a plain table: means over finished runs of the objective and of the locked test's score."""
+    found = result.status
+    wide = max(len(arm.arm) for arm in result.arms) + 2
+    score, test = f"{found.metric} ({result.reduce})", f"test {result.test_score}"
+    lines = [f"{found.study} {found.state}: {tally(found)}; means over seeds, * the reference"]
+    lines.append(f"{'arm':<{wide}}  {'done':>6}  {'failed':>6}  {score}  {test}")
+    lines += [_arm_line(arm, wide, len(score), len(test)) for arm in result.arms]
+    lines += [f"{run.run_id} failed: {run.error}" for run in result.runs if run.state == "FAIL"]
+    common = next(arm.definitions for arm in result.arms if arm.is_reference)
+    others = [arm.arm for arm in result.arms if arm.definitions != common and arm.not_run is None]
+    if others:
+        lines.append(f"scored by another definition than the reference, not to be compared: {', '.join(others)}")
+    return lines + result.notes
+
+
+def _arm_line(arm: ArmSummary, wide: int, score: int, test: int) -> str:
+    name = f"{arm.arm}{' *' if arm.is_reference else ''}"
+    if arm.not_run is not None:
+        return f"{name:<{wide}}  not run: {arm.not_run}"
+    done = f"{arm.done}/{arm.wanted}"
+    return (
+        f"{name:<{wide}}  {done:>6}  {arm.failed:>6}  {score_text(arm.value):>{score}}  {score_text(arm.test):>{test}}"
+    )
+
+
+def resumed(name: str, session: Session) -> Answer:
+    """Go on with whatever `name` is: a study, a final training, or a run."""
+    from sage_ray.registry.final import is_final, resume_final
+    from sage_ray.search.ablate import is_ablation, resume_ablation
+
+    if is_ablation(name, session.home):
+        return ablated(resume_ablation(name, session.home, watch=session.watch), session)
+    if (session.home.studies / name / "study.json").is_file():
+        from sage_ray.search.driver import resume
+
+        return swept(resume(name, session.home, watch=session.watch), session)
+    if is_final(name, session.home):
+        return finished(resume_final(name, session.home, watch=session.watch), session)
+    if name in session.home.run_ids():
+        return _resume_run(name, session)
+    raise _unknown(name, session)
+
+
+def _resume_run(name: str, session: Session) -> Answer:
+    from sage_ray.record.run_folder import RunFolder
+
+    folder = RunFolder.open(session.home.runs, name)
+    record = folder.read()
+    if record.parent or record.study:
+        owner = record.parent or record.study
+        raise UserError("run of a study", name, f"go on with the whole of it: `{session.command(f'resume {owner}')}`")
+    return train_and_watch(folder.config(), session, name)
+
+
+def _unknown(name: str, session: Session) -> UserError:
+    home = session.home
+    near = difflib.get_close_matches(name, [*home.study_names(), *home.final_ids(), *home.run_ids()], n=1, cutoff=0.4)
+    mend = f"did you mean {near[0]}?" if near else f"`{session.command('list')}` shows what there is"
+    return UserError("no such study, run or final training", name, mend)
+
+
+def status_of(name: str, session: Session) -> Answer:
+    """Of `status`: a study, a final training, or one run's record."""
+    if name in session.home.study_names():
+        from sage_ray.search.ablate import is_ablation, read_ablation
+        from sage_ray.search.study_folder import status
+
+        if is_ablation(name, session.home):
+            return ablated(read_ablation(name, session.home), session)
+        return swept(status(name, session.home), session)
+    if name in session.home.final_ids():
+        return _status_of_final(name, session)
+    if name in session.home.run_ids():
+        return _status_of_run(name, session)
+    raise _unknown(name, session)
+
+
+def _status_of_final(name: str, session: Session) -> Answer:
+    from sage_ray.record.run_folder import RunFolder
+    from sage_ray.registry.final_plan import read_plan
+
+    plan = read_plan(session.home, name)
+    records = {seed: RunFolder(session.home.runs / plan.run_id(seed)) for seed in plan.seeds}
+    states = {seed: run.read().state if run.path.is_dir() else "not begun" for seed, run in records.items()}
+    lines = [f"{name} of {plan.source}: {plan.rule}"]
+    lines += [f"  seed {seed}: {state}" for seed, state in states.items()]
+    # Registration may still be due when all seeds are complete; `resume` then does that alone.
+    registered = (session.home.finals / name / "package").is_dir()
+    follow = [named_model("compare", plan.model_name, session) if registered else session.command(f"resume {name}")]
+    fields = {"final_id": name, "source": plan.source, "seeds": plan.seeds, "states": states}
+    return Answer(lines, plain(fields), {"runs": session.home.runs}, follow)
+
+
+def _status_of_run(name: str, session: Session) -> Answer:
+    from sage_ray.record.run_folder import RunFolder
+
+    folder = RunFolder.open(session.home.runs, name)
+    record = folder.read()
+    scores = "  ".join(f"{key} {value:.4f}" for key, value in record.metrics.items() if key.startswith("val/"))
+    lines = [f"{name} {record.state}: epoch {record.epoch}, attempt {record.attempt}, {record.seconds:.1f} s"]
+    lines += [line for line in (scores, record.error) if line]
+    owner = record.parent or record.study
+    if record.finished:
+        verbs = [f"predict {name} IMAGES -o OUT"]
+        verbs += [f"evaluate {name}"] if folder.config().data.split.test else []
+    elif owner:  # it goes on with the whole of its study
+        verbs = [f"status {owner}"]
+    else:
+        verbs = [f"status {name}" if folder.alive() else f"resume {name}"]
+    return Answer(lines, plain(record), {"run": session.home.runs / name}, [session.command(verb) for verb in verbs])
+
+
+def listed(session: Session) -> Answer:
+    """Of `list`: studies, final trainings, and runs that belong to neither."""
+    from sage_ray.record.overview import overview
+
+    found = overview(session.home)
+    lines = [f"{'study' if s.kind == 'sweep' else s.kind} {s.study}: {s.state}, {tally(s)}" for s in found.studies]
+    lines += [f"final {name}" for name in found.finals]
+    lines += [f"run   {run.run_id}: {run.state}, epoch {run.epoch}" for run in found.runs]
+    named = [*(study.study for study in found.studies), *found.finals, *(run.run_id for run in found.runs)]
+    follow = [session.command(f"status {named[0]}" if named else "sweep search_tiny")]
+    return Answer(lines or ["nothing yet"], plain(found), {"home": session.home_path}, follow)
+
+
+def synced(report: SyncReport, session: Session) -> Answer:
+    """Of `sync`: what was sent."""
+    text = f"{len(report.sent)} runs sent, {len(report.up_to_date)} up to date, {len(report.orphans)} orphans closed"
+    uri = session.home.mlflow_uri
+    show = f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite") else f"open {uri}"
+    return Answer([text], plain(report), {"mlflow": uri}, [show])
+
+
+def chosen(choice: BestChoice, session: Session) -> Answer:
+    """Of `best`: the chosen trial, why, and who came next."""
+    lines = [
+        f"trial {choice.trial}: {score_text(choice.value)}  {params_text(choice.params)}",
+        f"rule: {choice.rule}",
+    ]
+    for row in choice.runner_ups[:5]:
+        near = "within" if row.within else "beyond"
+        lines.append(
+            f"  trial {row.trial}: {score_text(row.value)} ({near} one standard error {row.standard_error:.4f})  "
+            f"{params_text(row.params)}"
+        )
+    fields = plain(choice)
+    return Answer(
+        lines, fields, {"study": session.home.studies / choice.study}, [session.command(f"final {choice.study}")]
+    )
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Seeds of "0,1,2". Raises UserError if that is what it is not."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(
+            "no list of seeds", f"--seeds {text}", "give whole numbers with commas, such as 0,1,2"
+        ) from None
+
+
+def parse_trial(text: str) -> str | int:
+    """best, base, or a trial's number. Raises UserError for anything else."""
+    if text in ("best", "base"):
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError("no such choice", f"--trial {text}", "give best, base, or a trial's number") from None

@@ -1,0 +1,1 @@
+"""What of a home is still needed, and what can go."""

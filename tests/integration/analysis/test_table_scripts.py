@@ -1,0 +1,440 @@
+"""Ablation tables by hand: means, differences, verdicts, cost; what is missing is named; bad input is one line."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from analysis_cases import run_script, write_ablation, write_design, write_run
+from PIL import Image
+
+from sage_ray.analysis import baselines, components, curve_panels, loss_arms, scorings, selection
+from sage_ray.analysis.arms import arm_runs, curve_scores, image_scores
+from sage_ray.analysis.loss_arms import dice_only
+from sage_ray.analysis.study_facts import study_facts
+from sage_ray.analysis.tables import Provenance, Table, escape, interval, latex, markdown, p_value
+from sage_ray.analysis.tidy import collect
+from sage_ray.errors import UserError
+from sage_ray.record.home import Home
+from sage_ray.record.run_folder import RunFolder
+
+ONLY_DICE = {"segmentation_loss.w_ce": 0, "segmentation_loss.w_focal_tversky": 0, "segmentation_loss.w_dice": 1}
+SYSTEMS = {"unet": 0.68, "attention_unet": 0.74, "sage_gan": 0.76}
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A baseline study, a loss study and one of components, the latter with an arm that was not run."""
+    home = Home(tmp_path_factory.mktemp("studies") / "home")
+    write_ablation(home, "systems", SYSTEMS, "sage_gan")
+    losses = {"hybrid": {}, "dice": ONLY_DICE, "ce": {"segmentation_loss.w_focal_tversky": 0}}
+    write_ablation(home, "losses", {"hybrid": 0.75, "dice": 0.7, "ce": 0.74}, "hybrid", values=losses)
+    arms = ["full", "no_gates", "no_ema", "perceptual"]
+    write_design(home, "parts", arms, "full", not_run={"perceptual": "no VGG19 weights"}, seeds=(0, 1))
+    for arm, level in (("full", 0.75), ("no_gates", 0.72), ("no_ema", 0.78)):
+        for seed in (0, 1):
+            values = {"segmenter.attention": False} if arm == "no_gates" else {}
+            write_run(home, "parts", arm, seed, level=level + 0.01 * seed, values=values)
+    return home
+
+
+def copy_of(home: Home, place: Path) -> Home:
+    shutil.copytree(home.path, place)
+    shutil.rmtree(place / "tables", ignore_errors=True)
+    return Home(place)
+
+
+def rows_of(text: str, number: int = 0) -> dict[str, list[str]]:
+    """Cells of the markdown table `number` by its first column."""
+    tables = re.findall(r"(?:^\|.*\n)+", text, re.M)
+    lines = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in tables[number].splitlines()]
+    return {cells[0]: cells[1:] for cells in lines[2:]}
+
+
+def test_means_and_differences_by_hand(studies: Home, script: Callable[..., int], tmp_path: Path) -> None:
+    assert script(components, "--home", studies.path, "--study", "parts", "--out", tmp_path) == 0
+    rows = rows_of((tmp_path / "component_ablation.md").read_text())
+    # Image i of a run of level L scores L + .01 i for i = 0..5; seed 1 lies .01 above seed 0: mean L + .025 + .005.
+    assert rows["full (reference)"][:2] == ["2", rows["full (reference)"][1]]
+    assert rows["full (reference)"][1].startswith("0.780 [")
+    assert rows["no_gates"][2].startswith("-0.030") and rows["no_gates"][3] == "-3.8"
+    assert rows["no_ema"][2].startswith("+0.030") and rows["no_ema"][5] == "refuted"
+    assert rows["perceptual"] == ["-", "not run", "-", "-", "-", "-"]
+    text = (tmp_path / "component_ablation.md").read_text()
+    assert "perceptual was not run: no VGG19 weights." in text and "PARTIAL" not in text
+    numbers = pd.read_csv(tmp_path / "component_ablation.csv", comment="#").set_index(["score", "arm"])
+    assert numbers.loc[("dice", "no_gates"), "difference"] == pytest.approx(-0.03)
+    assert numbers.loc[("dice", "full"), "mean"] == pytest.approx(0.78)
+
+
+def test_every_file_carries_what_it_was_made_from(studies: Home, script: Callable[..., int], tmp_path: Path) -> None:
+    assert script(components, "--home", studies.path, "--study", "parts", "--out", tmp_path) == 0
+    facts = ["Study parts: 6 runs, seeds 0, 1", "371c403c839736f4", "9fe1ad6e31b0c9aa", "c0ffee0000", "--study parts"]
+    for ending in ("md", "csv"):
+        text = (tmp_path / f"component_ablation.{ending}").read_text()
+        assert all(fact in text for fact in facts), ending
+    tex = (tmp_path / "component_ablation.tex").read_text()
+    assert all(fact in tex for fact in facts)
+    with Image.open(tmp_path / "component_ablation.png") as picture:
+        assert all(fact in picture.info["Description"] for fact in facts)
+        grey = np.asarray(picture.convert("L"))
+    assert grey.min() < 60 and grey.max() == 255 and (grey < 128).mean() > 0.002
+
+
+def test_latex_is_balanced_and_escaped(studies: Home, script: Callable[..., int], tmp_path: Path) -> None:
+    assert script(components, "--home", studies.path, "--study", "parts", "--out", tmp_path) == 0
+    code = "\n".join(
+        line for line in (tmp_path / "component_ablation.tex").read_text().splitlines() if not line.startswith("%")
+    )
+    bare = re.sub(r"\\[\\&%$#_{}]", "", code)
+    assert bare.count("{") == bare.count("}") and bare.count("$") % 2 == 0
+    assert not re.search(r"(?<!\\)[_#%^]", bare.replace("\\_", ""))
+    begun, ended = (re.findall(rf"\\{word}{{(\w+)}}", code) for word in ("begin", "end"))
+    assert sorted(begun) == sorted(ended) and begun.count("tabular") == 3
+    widths = {line.count("&") for line in code.splitlines() if line.endswith(r"\\")}
+    assert widths == {6}
+    assert escape("a_b & 5 % {x} <y>") == r"a\_b \& 5 \% \{x\} $<$y$>$"
+    opened = latex([Table("t", ["a", "b"], [["[1]", "2"]])], Provenance("s"))
+    assert "{[}1] & 2" in opened  # a bracket after a line break would be an option of it
+
+
+def test_texts_of_numbers() -> None:
+    assert interval(0.12345, 0.1, 0.2) == "0.123 [0.100, 0.200]"
+    assert interval(-0.5, -0.6, float("nan"), signed=True) == "-0.500" and interval(None, 1, 2) == "-"
+    assert (p_value(0.0004), p_value(0.04), p_value(float("nan"))) == ("< .001", "0.040", "-")
+    text = markdown([Table("t", ["a"], [["x|y"]], ["n"], ["gone"])], Provenance("s"))
+    assert "x\\|y" in text and "# PARTIAL: t" in text and "- PARTIAL: gone" in text
+
+
+def test_the_baseline_table_has_all_seven_rows_beside_the_published(
+    studies: Home, script: Callable[..., int], tmp_path: Path
+) -> None:
+    assert script(baselines, "--home", studies.path, "--out", tmp_path) == 0
+    text = (tmp_path / "baseline_table.md").read_text()
+    dice, objects, cost = rows_of(text), rows_of(text, 1), rows_of(text, 3)
+    assert len(dice) == 7 and dice["U-Net"][0] == "0.681" and objects["SAGE-GAN (reference)"][0] == "0.956"
+    assert dice["Half U-Net"][:3] == ["0.595", "-", "not in this study"]
+    # The curve rises to the level from below, so its best epoch is its last.
+    assert dice["U-Net"][1] == "3" and dice["U-Net"][2].startswith("0.68")
+    assert dice["U-Net"][5].startswith("-0.0") and dice["U-Net"][7] == "supported"
+    assert cost["U-Net"] == ["123,456", "30", "3"]  # 15 epochs of 2 s
+    assert "f1_object_50" in text and "CPU seconds" in text and "Smallest true difference" in text
+    assert (tmp_path / "baseline_table.png").stat().st_size > 10_000
+
+
+def test_the_loss_table_shows_the_claim_beside_ours(studies: Home, script: Callable[..., int], tmp_path: Path) -> None:
+    assert script(loss_arms, "--home", studies.path, "--out", tmp_path) == 0
+    text = (tmp_path / "loss_ablation.md").read_text()
+    claims, dice = rows_of(text), rows_of(text, 1)
+    assert claims["Dice"][0] == "+4.25 %" and claims["object F1 (IoU > .5)"][0] == "+11.68 %"
+    gain = 100 * 0.05 / 0.725
+    assert float(claims["Dice"][3].split(" ")[0]) == pytest.approx(gain, abs=0.5)
+    assert dice["dice"][0] == "dice 1" and dice["ce"][0] == "ce 1"
+    assert dice["hybrid (reference)"][0] == "ce 1, focal_tversky 1"
+    tidy = collect(studies)
+    assert dice_only(tidy, study_facts(tidy, "losses")) == "dice"
+    assert loss_arms.applies(tidy, study_facts(tidy, "parts")) is not None
+
+
+def test_without_a_study_each_script_takes_its_own(
+    studies: Home, script: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = {}
+    for module in (baselines, loss_arms, components, scorings):
+        assert script(module, "--home", studies.path) == 0
+        out = capsys.readouterr().out
+        written[module.__name__] = {Path(line).parent.name for line in out.splitlines() if line.endswith(".md")}
+    assert list(written.values()) == [{"systems"}, {"losses"}, {"parts"}, set()]
+    assert "nothing here for this script" in out
+    assert script(baselines, "--home", studies.path, "--study", "parts") == 2
+    assert "fewer than two arms are systems" in capsys.readouterr().err
+
+
+def test_a_missing_seed_makes_a_partial_table_over_the_common_ones(
+    studies: Home, script: Callable[..., int], tmp_path: Path
+) -> None:
+    home = copy_of(studies, tmp_path / "home")
+    RunFolder.open(home.runs, "systems-unet-s2").set_state("FAIL", error="diverged: non-finite loss")
+    shutil.rmtree(home.runs / "systems-attention_unet-s1")
+    assert script(baselines, "--home", home.path, "--out", tmp_path / "out") == 0
+    text = (tmp_path / "out" / "baseline_table.md").read_text()
+    assert text.startswith("# PARTIAL: ")
+    assert "PARTIAL: unet: seed 2 FAIL (diverged: non-finite loss)" in text
+    assert "PARTIAL: attention_unet: seed 1 not started" in text
+    assert "all arms are compared over what they have in common: seed 0" in text
+    assert rows_of(text)["U-Net"][1] == "1" and "Study systems: 3 runs, seeds 0" in text
+    assert "PARTIAL" in (tmp_path / "out" / "baseline_table.csv").read_text()
+    for module in (components, curve_panels, selection):
+        assert script(module, "--home", home.path, "--study", "systems", "--out", tmp_path / "out") == 0
+    pictures = sorted((tmp_path / "out").glob("*.png"))
+    assert len(pictures) >= 4
+    for picture in pictures:
+        with Image.open(picture) as opened:
+            said = opened.text["Description"]  # type: ignore[attr-defined]
+        assert "PARTIAL: unet: seed 2 FAIL" in said and "seed 1 not started" in said, picture
+    # One of the two arms that lack a seed less, and the others have two seeds in common.
+    assert script(baselines, "--home", home.path, "--out", tmp_path / "out", "--without", "unet") == 0
+    text = (tmp_path / "out" / "baseline_table.md").read_text()
+    assert rows_of(text)["Attention U-Net"][1] == "2" and "left out on request: unet" in text
+    assert script(baselines, "--home", home.path, "--study", "systems", "--without", "vnet") == 2
+
+
+def test_one_seed_has_point_estimates_and_no_verdict(studies: Home, script: Callable[..., int], tmp_path: Path) -> None:
+    home = copy_of(studies, tmp_path / "home")
+    for arm in SYSTEMS:
+        for seed in (1, 2):
+            shutil.rmtree(home.runs / f"systems-{arm}-s{seed}")
+    shutil.rmtree(home.studies / "systems")
+    write_design(home, "systems", list(SYSTEMS), "sage_gan", seeds=(0,))
+    assert script(components, "--home", home.path, "--study", "systems", "--out", tmp_path / "out") == 0
+    text = (tmp_path / "out" / "component_ablation.md").read_text()
+    row = rows_of(text)["unet"]
+    assert row[0] == "1" and re.fullmatch(r"0\.\d{3}", row[1]) and re.fullmatch(r"-0\.\d{3}", row[2])
+    assert row[4:] == ["-", "undecided"] and "one seed" in text and "PARTIAL" not in text
+
+
+def test_arms_with_other_definitions_are_refused_and_shown_side_by_side_elsewhere(
+    script: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = Home(tmp_path / "home")
+    values = {"truth": {}, "eroded": {"data.mask_erosion": 2}}
+    write_ablation(home, "ways", {"truth": 0.7, "eroded": 0.8}, "truth", values=values)
+    assert script(components, "--home", home.path, "--study", "ways") == 2
+    assert "mixed definitions of dice: study ways, test: " in capsys.readouterr().err
+    assert script(selection, "--home", home.path, "--study", "ways") == 2
+    assert "definitions of their own by data.mask_erosion" in capsys.readouterr().err
+    assert script(components, "--home", home.path) == 0 and "nothing here" in capsys.readouterr().out
+    assert script(scorings, "--home", home.path, "--out", tmp_path / "out") == 0
+    text = (tmp_path / "out" / "evaluation_ablation.md").read_text()
+    rows = rows_of(text)
+    assert [cell[:4] for cell in rows["Dice, kept weights (test)"]] == ["0.72", "0.82"]
+    assert "truth eroded by 2x2 pixels" in text and "must not be subtracted" in text
+
+
+Damage = Callable[[Home], None]
+
+
+def without(name: str) -> Damage:
+    return lambda home: (home.runs / "parts-full-s0" / name).unlink()
+
+
+def changed(**fields: str) -> Damage:
+    def damage(home: Home) -> None:
+        RunFolder.open(home.runs, "parts-no_gates-s0").update(**fields)
+
+    return damage
+
+
+def unfinished(home: Home) -> None:
+    for run_id in home.run_ids():
+        if run_id.startswith("parts-"):
+            RunFolder.open(home.runs, run_id).set_state("RUNNING")
+
+
+def disjoint(home: Home) -> None:
+    shutil.rmtree(home.runs / "parts-full-s0")
+    for arm in ("no_gates", "no_ema"):
+        shutil.rmtree(home.runs / f"parts-{arm}-s1")
+
+
+def other_images(home: Home) -> None:
+    run = RunFolder.open(home.runs, "parts-no_ema-s1")
+    rows = run.per_image()
+    run.write_per_image([{**row, "image_sha": "9" + row["image_sha"][1:]} for row in rows])
+
+
+def headless(home: Home) -> None:
+    for name in ("study.json", "design.yaml"):
+        (home.studies / "parts" / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "words", "message"),
+    [
+        (unfinished, (), r"study has no finished run \(6 RUNNING\): study parts: "),
+        (
+            without("per_image.parquet"),
+            (),
+            "per_image.parquet of a finished run is gone or damaged: run parts-full-s0: ",
+        ),
+        (without("metrics.jsonl"), (), "metrics.jsonl of a finished run is gone or damaged: run parts-full-s0: "),
+        (changed(data_fingerprint="ffff"), (), "mixed data sets: study parts: 371c403c839736f4, ffff: "),
+        (changed(split_id="ffff"), (), "mixed splits: study parts: 9fe1ad6e31b0c9aa, ffff: "),
+        (disjoint, (), "arms share no seed: parts "),
+        (other_images, (), "runs were scored on different images: study parts, test: "),
+        (headless, (), "study has no reference arm: parts: name one with --reference: "),
+        (lambda home: None, ("--reference", "gates"), "unknown reference arm: gates of study parts: "),
+        (lambda home: None, ("--without", "gates"), "no such arm: --without gates: study parts has full, "),
+        (lambda home: None, ("--score", "loss"), "validation loss is not stored on test images: run parts-"),
+        (lambda home: None, ("--level", "2"), "bad command line: "),
+        (lambda home: None, ("--study", "partz"), "no run of such a study: partz in .*did you mean parts"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    studies: Home,
+    script: Callable[..., int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    damage: Damage,
+    words: tuple[str, ...],
+    message: str,
+) -> None:
+    home = copy_of(studies, tmp_path / "home")
+    common = ("--home", home.path, "--study", "parts")
+    assert script(components, *common, "--score", "dice") == 0  # the good twin
+    capsys.readouterr()
+    damage(home)
+    assert script(components, *common, *words) == 2
+    err = capsys.readouterr().err
+    assert re.match(message, err) and err.count("\n") == 1
+
+
+def test_unread_test_part_falls_back_to_validation_and_says_so(
+    script: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = Home(tmp_path / "home")
+    write_ablation(home, "parts", {"full": 0.7, "bare": 0.6}, "full", seeds=(0, 1), test=False)
+    assert script(components, "--home", home.path, "--out", tmp_path) == 0
+    text = (tmp_path / "component_ablation.md").read_text()
+    assert "val [95 %]" in text and "locked test part was not read by 4 of 4 runs" in text
+    capsys.readouterr()
+    assert script(components, "--home", home.path, "--study", "parts", "--part", "test") == 2
+    assert "run was not scored on the locked test part" in capsys.readouterr().err
+
+
+def test_folds_pair_by_seed_and_fold(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    write_design(home, "folded", ["full", "bare"], "full", seeds=(0,))
+    for arm, level in (("full", 0.7), ("bare", 0.6)):
+        for fold in (0, 1):
+            write_run(home, "folded", arm, 0, level=level + 0.02 * fold, fold=fold, split_id=f"split{fold}")
+    tidy = collect(home)
+    runs = arm_runs(tidy, study_facts(tidy, "folded"))
+    assert runs.units == ("seed 0, fold 0", "seed 0, fold 1") and runs.has_folds
+    tested = image_scores(tidy, runs, "test", "dice")
+    assert tested.per_image and len(tested.frame) == 2 * 2 * 6
+    # Folds have validation images of their own: what pairs there is the mean of a run.
+    validated = image_scores(tidy, runs, "val", "dice")
+    assert not validated.per_image and validated.frame["value"].round(4).tolist() == [0.725, 0.745, 0.625, 0.645]
+    assert curve_scores(tidy, runs, "dice")["best"].frame["arm"].tolist() == ["full", "full", "bare", "bare"]
+
+
+def test_main_effects_of_a_crossed_design(script: Callable[..., int], tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    write_design(home, "crossed", ["on-on", "off-on", "on-off", "off-off"], "on-on", seeds=(0, 1, 2))
+    meta = home.studies / "crossed" / "study.json"
+    text = meta.read_text().replace('"design": "arms"', '"design": "factorial"')
+    for gates in ("on", "off"):
+        for cycle in ("on", "off"):
+            name, levels = f'"{gates}-{cycle}"', f'{{"gates": "{gates}", "cycle": "{cycle}"}}'
+            text = re.sub(rf'("name": {name},\s*"not_run": null,\s*"levels": ){{}}', rf"\1{levels}", text)
+            level = 0.7 - 0.04 * (gates == "off") - 0.10 * (cycle == "off")
+            for seed in (0, 1, 2):
+                write_run(home, "crossed", name.strip('"'), seed, level=level, noise=0.002)
+    meta.write_text(text)
+    assert script(components, "--home", home.path, "--score", "dice", "--out", tmp_path) == 0
+    effects = rows_of((tmp_path / "component_ablation.md").read_text())
+    assert effects["gates: off instead of on"][1].startswith("-0.04")
+    assert effects["cycle: off instead of on"][1].startswith("-0.10")
+    assert effects["cycle: off instead of on"][4] == "supported"
+
+
+def test_the_audit_of_recorded_runs_by_hand(script: Callable[..., int], tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    write_design(home, "audit", ["full", "bare"], "full", seeds=(0, 1))
+    # Phase 1: five epochs, plateau the last one; phase 2: ten, plateau the median of the last two.
+    first = [0.1, 0.2, 0.5, 0.3, 0.4]
+    for arm, top in (("full", 0.9), ("bare", 0.8)):
+        for seed in (0, 1):
+            curve = [*first, *[0.5] * 7, top, 0.6, 0.7 + 0.02 * seed]
+            write_run(home, "audit", arm, seed, level=0.6, curve=curve)
+    assert script(selection, "--home", home.path, "--score", "dice", "--out", tmp_path) == 0
+    rows = rows_of((tmp_path / "selection_audit.md").read_text())
+    assert rows["pretrain: all runs"][:4] == ["4", "0.500", "0.400", "+0.100 [+0.100, +0.100]"]
+    assert rows["adversarial: full"][:3] == ["2", "0.900", "0.655"] and rows["adversarial: full"][4] == "0.625"
+    # Flattery of seeds .25 and .24: mean .245, t interval of two values: +- 12.706 x .01/2.
+    assert rows["adversarial: full"][3] == "+0.245 [+0.181, +0.309]"
+
+
+def test_a_script_runs_as_a_command_and_its_errors_are_one_line(studies: Home, tmp_path: Path) -> None:
+    done = run_script("component_ablation", "--home", studies.path, "--study", "parts", "--out", tmp_path)
+    assert done.returncode == 0 and str(tmp_path / "component_ablation.md") in done.stdout and not done.stderr
+    done = run_script("component_ablation", "--home", tmp_path / "none")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stderr.startswith("no such home: ")
+
+
+def test_a_metric_that_was_not_recorded_is_named(studies: Home, tmp_path: Path) -> None:
+    home = copy_of(studies, tmp_path / "home")
+    path = home.runs / "parts-full-s0" / "metrics.jsonl"
+    path.write_text(path.read_text().replace("val/boundary_f1", "val/other"))
+    tidy = collect(home)
+    runs = arm_runs(tidy, study_facts(tidy, "parts"))
+    with pytest.raises(UserError, match="no curve of boundary F1: run parts-full-s0"):
+        curve_scores(tidy, runs, "boundary_f1")
+    assert len(curve_scores(tidy, runs, "dice")["best"].frame) == 6
+
+
+def test_a_shared_phase_is_audited_once(script: Callable[..., int], home: Home, tmp_path: Path) -> None:
+    write_design(home, "shared", ["full", "plain"], "full")
+    for seed in (0, 1):
+        both = {"pretrain": f"p{seed}"}
+        write_run(home, "shared", "full", seed, stage_keys=both | {"adversarial": f"f{seed}"})
+        write_run(home, "shared", "plain", seed, stage_keys=both | {"adversarial": f"n{seed}"})
+    assert script(selection, "--home", home.path, "--score", "dice", "--out", tmp_path) == 0
+    rows = rows_of((tmp_path / "selection_audit.md").read_text())
+    assert rows["pretrain: all runs"][0] == "2" and not {"pretrain: full", "pretrain: plain"} & set(rows)
+    assert rows["adversarial: all runs"][0] == "4" and rows["adversarial: plain"][0] == "2"
+
+
+def make_crops(home: Home, study: str, size: int) -> None:
+    """Write micrographs into a study's scores: image k of a part is a crop of micrograph k // size."""
+    for path in sorted(home.runs.glob(f"{study}-*")):
+        run = RunFolder(path)
+        rows = run.per_image()
+        run.write_per_image({**row, "group": f"m{int(row['image_sha'][1:], 16) // size}"} for row in rows)
+
+
+def test_tables_of_crops_speak_of_micrographs(studies: Home, script: Callable[..., int], tmp_path: Path) -> None:
+    plain, home = tmp_path / "plain", copy_of(studies, tmp_path / "home")
+    make_crops(home, "parts", 2)
+    for place, folder in ((studies, plain), (home, tmp_path)):
+        folder.mkdir(exist_ok=True)
+        assert script(components, "--home", place.path, "--study", "parts", "--out", folder) == 0
+    text = (tmp_path / "component_ablation.md").read_text()
+    assert "new micrographs from the source of these 3 micrographs (6 images)" in text
+    assert "2 seeds and 3 micrographs (6 images) find" in text
+    before, after = rows_of((plain / "component_ablation.md").read_text()), rows_of(text)
+    # Means over images stay; three micrographs say less than six images.
+    assert before["no_gates"][1].split(" [")[0] == after["no_gates"][1].split(" [")[0]
+    assert before["full (reference)"][1] != after["full (reference)"][1]
+
+
+def test_main_effects_of_crops(script: Callable[..., int], tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    levels = {"both": 0.8, "left": 0.75, "right": 0.7, "none": 0.6}
+    write_ablation(home, "grid", levels, "both")
+    meta = home.studies / "grid" / "study.json"
+    facts = json.loads(meta.read_text())
+    for arm in facts["arms"]:
+        arm["levels"] = {"a": str(arm["name"] in ("both", "left")), "b": str(arm["name"] in ("both", "right"))}
+    meta.write_text(json.dumps(facts | {"design": "factorial"}))
+    make_crops(home, "grid", 2)
+    assert script(components, "--home", home.path, "--study", "grid", "--out", tmp_path) == 0
+    effects = rows_of((tmp_path / "component_ablation.md").read_text())
+    assert len(effects) == 2
+
+
+def test_one_test_image_is_tabulated_over_seeds_alone(script: Callable[..., int], tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    write_ablation(home, "single", {"full": 0.8, "bare": 0.6}, "full", images=1)
+    assert script(components, "--home", home.path, "--study", "single", "--out", tmp_path) == 0
+    text = (tmp_path / "component_ablation.md").read_text()
+    assert "this one image and further training runs" in text
+    assert "One image only: nothing can be said of new images, and intervals are over seeds alone." in text
+    assert rows_of(text)["bare"][2].startswith("-0.2")

@@ -1,0 +1,155 @@
+"""Studies on disk without Ray: plan, reconciliation with real runs, status, and the ways to end a sweep."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from study_cases import Study, tiny_space
+from sweep_cases import TOO_MUCH, write_space
+
+from sage_ray.errors import UserError
+from sage_ray.record.home import Home
+from sage_ray.record.overview import StudyLine, overview
+from sage_ray.record.run_record import State
+from sage_ray.search.halt import INTERRUPTED, OUT_OF_TIME, STOPPED, Halt, HaltStopper, signals
+from sage_ray.search.plan import plan
+from sage_ray.search.reconcile import settle, take_up
+from sage_ray.search.study_folder import StudyFolder, status, trial_config
+from sage_ray.study.objective import reduce_reports
+from sage_ray.study.space import load_space
+
+
+def test_runs_that_ended_untold_are_told_from_their_records(home: Home, tmp_path: Path) -> None:
+    space = tiny_space(tmp_path, points=[{}, {"adversarial.lambda_cycle": TOO_MUCH}, {"adversarial.lambda_cycle": 2.0}])
+    study = Study(home, space, running=3)
+    complete, failed = study.train(0), study.train(1)
+    stamps = [f.path.joinpath("record.json").stat().st_mtime_ns for f in (complete, failed)]
+    assert take_up(study.storage, study.folder, space) == [2]
+    assert study.states() == ["COMPLETE", "FAIL", "RUNNING"]
+    row = study.storage.row(0)
+    assert row.value == reduce_reports(complete.metrics(), space.objective) and sorted(row.reports) == [1, 2]
+    assert "diverged" in (study.storage.row(1).error or "")
+    assert [f.path.joinpath("record.json").stat().st_mtime_ns for f in (complete, failed)] == stamps
+    assert take_up(study.storage, study.folder, space) == [2]
+
+
+def test_trial_with_a_seed_missing_goes_on(home: Home, tmp_path: Path) -> None:
+    space = tiny_space(tmp_path, seeds=[0, 1])
+    study = Study(home, space, running=1)
+    study.train(0, seed=0)
+    assert take_up(study.storage, study.folder, space) == [0]
+    second = study.train(0, seed=1)
+    assert take_up(study.storage, study.folder, space) == []
+    values = [reduce_reports(f.metrics(), space.objective) for f in study.folder.run_folders(space, 0)]
+    assert second.read().seed == 1 and study.storage.row(0).value == pytest.approx(sum(values) / 2)
+
+
+def test_records_follow_the_storage_once_nobody_computes(home: Home, tmp_path: Path) -> None:
+    space = tiny_space(tmp_path)
+    study = Study(home, space, running=3)
+    folders = [study.train(n, should_stop=lambda: True) for n in range(3)]
+    for folder in folders:
+        folder.set_state("RUNNING")
+    study.storage.report(0, 1, 0.5)
+    study.storage.tell_pruned(0)
+    study.storage.tell_failed(1, "its process died")
+    changed = settle(study.storage, study.folder, space)
+    assert [f.read().state for f in folders] == ["PRUNED", "FAIL", "INTERRUPTED"] and len(changed) == 3
+    assert folders[1].read().error == "its process died"
+    with folders[2].lock("writer", 1):
+        folders[2].set_state("RUNNING")
+        assert settle(study.storage, study.folder, space) == []
+
+
+@pytest.mark.parametrize(("says", "state"), [("PRUNED", "INTERRUPTED"), ("COMPLETE", "COMPLETE")])
+def test_processes_that_are_leaving_are_waited_for(home: Home, tmp_path: Path, says: State, state: str) -> None:
+    space = tiny_space(tmp_path)
+    study = Study(home, space, running=1)
+    folder = study.train(0, should_stop=lambda: True)
+    folder.set_state("RUNNING")
+    held = threading.Event()
+
+    def leave() -> None:
+        with folder.lock("writer", 1):
+            held.set()
+            time.sleep(0.4)
+            folder.set_state(says)
+
+    leaving = threading.Thread(target=leave)
+    leaving.start()
+    assert held.wait(10)
+    assert settle(study.storage, study.folder, space) == [] and folder.read().state == "RUNNING"
+    changed = settle(study.storage, study.folder, space, patience_s=30)
+    leaving.join()
+    assert folder.read().state == state and len(changed) == (says != state)
+
+
+def test_status_joins_storage_and_records(home: Home, tmp_path: Path) -> None:
+    space = tiny_space(tmp_path)
+    study = Study(home, space, running=2)
+    folder = study.train(0)
+    take_up(study.storage, study.folder, space)
+    state = status("tiny", home)
+    assert (state.done, state.running, state.target, state.epochs, state.state) == (1, 1, 4, 2, "interrupted")
+    first = state.trials[0]
+    assert (first.state, first.epoch, first.weights_sha) == ("COMPLETE", 2, folder.read().weights_sha)
+    assert first.params == {"adversarial.lambda_cycle": 1.0, "adversarial.lr": 0.001}
+    assert trial_config("tiny", home, 0) == space.config({}, 0)
+    (line,) = overview(home).studies
+    assert all(getattr(line, name) == getattr(state, name) for name in StudyLine.__dataclass_fields__)
+    with study.folder.driver_lock():
+        assert status("tiny", home).state == "running"
+        with pytest.raises(UserError, match="study is being run"), StudyFolder(home, "tiny").driver_lock():
+            raise AssertionError("two drivers")
+    with pytest.raises(UserError, match="did you mean tiny"):
+        status("tinny", home)
+
+
+def test_plan_counts_shared_stages_once(home: Home, tmp_path: Path) -> None:
+    budgets = {"pretrain.epochs": {"categorical": [1, 2]}, "adversarial.epochs": {"categorical": [1, 3]}}
+    path = write_space(tmp_path, space=budgets, points=[], sampler={"name": "grid"}, trials=None, seeds=[0, 1])
+    result = plan(load_space(path), home)
+    assert (result.trials, result.runs, result.exact) == (4, 8, True)
+    # Each seed: one phase 1 of 2 epochs serves both, and each of the two hand-offs has a phase 2 of 3 epochs.
+    assert (result.stages, result.epochs_without_reuse, result.epochs_with_reuse) == (6, 28, 16)
+    assert result.epochs_stored == 0 and not home.runs.exists()
+
+
+def test_plan_sees_what_is_stored(home: Home, tmp_path: Path) -> None:
+    space = tiny_space(tmp_path)
+    before = plan(space, home)
+    study = Study(home, space, running=1)
+    study.train(0)
+    after = plan(space, home)
+    assert (before.epochs_stored, after.epochs_stored) == (0, 2) and not after.exact
+    assert after.epochs_with_reuse == before.epochs_with_reuse and "simulated draw" in after.note
+
+
+def test_halt_by_stop_file_and_by_clock(tmp_path: Path) -> None:
+    lines: list[str] = []
+    stop = tmp_path / "stop"
+    halt = Halt(stop, None, lines.append)
+    assert not HaltStopper(halt).stop_all() and not HaltStopper(halt)("trial", {})
+    stop.touch()
+    assert HaltStopper(halt).stop_all() and halt.reason == STOPPED and len(lines) == 1
+    stop.unlink()
+    assert halt.check() and not stop.exists()
+    late = Halt(stop, 1e-9, lines.append)
+    assert late.check() and late.reason == OUT_OF_TIME and stop.exists() and len(lines) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_halt_by_signal_then_at_once(tmp_path: Path, number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    halt = Halt(tmp_path / "stop", None, lambda line: None)
+    with signals(halt):
+        os.kill(os.getpid(), number)
+        assert halt.check() and halt.reason == INTERRUPTED
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before

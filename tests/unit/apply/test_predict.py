@@ -1,0 +1,195 @@
+"""predict and generate: what they write, for images of any size and kind, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from PIL import Image
+
+from sage_ray.apply import predict as predict_module
+from sage_ray.apply.generate import generate
+from sage_ray.apply.predict import MIN_PARTICLE_PIXELS, predict
+from sage_ray.config import resolve
+from sage_ray.data.check import check
+from sage_ray.data.synth import write_dataset
+from sage_ray.errors import UserError
+from sage_ray.imaging.model import load_model_folder, model_spec, save_model_folder
+from sage_ray.imaging.particles import particle_table
+from sage_ray.models import GENERATORS, SEGMENTERS
+from sage_ray.models.init import initialise
+from sage_ray.record.home import Home
+from sage_ray.training.build import network_kwargs
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("model") / "m", generator=True)
+
+
+def make_model(folder: Path, *, generator: bool) -> Path:
+    config = resolve(preset="tiny_sage_gan", sets={"segmenter.width": 4, "segmenter.depth": 2}).config
+    kwargs = network_kwargs(config)
+    segmenter = SEGMENTERS[config.segmenter.name](**kwargs["segmenter"])
+    initialise(segmenter, 0)
+    drawer = GENERATORS[config.generator.name](**kwargs["generator"]) if generator else None
+    if drawer is not None:
+        initialise(drawer, 0)
+    named = (config.generator.name, kwargs["generator"]) if generator else None
+    spec = model_spec(
+        (config.segmenter.name, kwargs["segmenter"]), named, image_size=(32, 32), native_size=(48, 48), weights_sha="ab"
+    )
+    return save_model_folder(folder, segmenter, drawer, spec)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Four pictures of other sizes, kinds and formats."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.fromarray(rng.integers(0, 256, (50, 70), dtype=np.uint8)).save(folder / "grey.png")
+    Image.fromarray(rng.integers(0, 256, (40, 30, 3), dtype=np.uint8)).save(folder / "colour.jpg")
+    tifffile.imwrite(folder / "deep.tif", rng.integers(0, 65535, (45, 45), dtype=np.uint16))
+    Image.fromarray(rng.integers(0, 256, (300, 260), dtype=np.uint8)).save(folder / "large.bmp")
+    (folder / "notes.txt").write_text("not a picture")
+    return folder
+
+
+def test_masks_overlays_and_tables_of_a_folder(model: Path, images: Path, tmp_path: Path, home: Home) -> None:
+    out = tmp_path / "out"
+    result = predict(model, images, out, home=home, nm_per_pixel=2.0)
+    assert (result.images, result.tiled) == (4, 1)
+    loaded = load_model_folder(model)
+    summary = pd.read_csv(out / "images.csv").set_index("image")
+    table = pd.read_csv(out / "particles.csv")
+    assert list(summary.index) == ["colour.jpg", "deep.tif", "grey.png", "large.bmp"]
+    for name in ("grey.png", "large.bmp"):
+        grey = np.asarray(Image.open(images / name))
+        mask = np.asarray(Image.open(out / "masks" / f"{Path(name).stem}.png"))
+        assert mask.shape == grey.shape and set(np.unique(mask)) <= {0, 255}
+        assert np.array_equal(mask > 0, loaded.predict_mask(grey)[1])
+        expected = particle_table(mask, 2.0, MIN_PARTICLE_PIXELS)
+        mine = table[table["image"] == name].drop(columns="image").reset_index(drop=True)
+        pd.testing.assert_frame_equal(mine, expected, rtol=1e-5, check_dtype=False)
+        assert summary.loc[name, "particles"] == len(expected)
+        assert summary.loc[name, "coverage"] == pytest.approx((mask > 0).mean(), rel=1e-5)
+    assert summary.loc["large.bmp", "tiled"] and not summary.loc["grey.png", "tiled"]
+    assert {"area_nm2", "circularity", "centroid_row"} <= set(table.columns)
+    assert {p.name for p in (out / "overlays").iterdir()} == {"colour.png", "deep.png", "grey.png", "large.png"}
+    assert Image.open(out / "overview.png").size[0] > 300
+    facts = json.loads((out / "prediction.json").read_text())
+    assert facts["model"]["weights_sha"] == "ab" and facts["nm_per_pixel"] == 2.0 and facts["number_of_images"] == 4
+    again = predict(model, images / "grey.png", tmp_path / "one", home=home)
+    assert again.images == 1 and "area_nm2" not in pd.read_csv(tmp_path / "one" / "particles.csv")
+
+
+def test_streamed_image_gives_the_mask_of_the_tiled_one(
+    model: Path, tmp_path: Path, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the limit of what is held in memory lowered, the same file takes the way of a 40,000 x 40,000 one."""
+    rng = np.random.default_rng(1)
+    grey = rng.integers(0, 256, (310, 290), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "wide.tif", grey)
+    predict(model, tmp_path / "wide.tif", tmp_path / "whole", home=home)
+    monkeypatch.setattr("sage_ray.data.images.MAX_PIXELS", 10_000)
+    monkeypatch.setattr(predict_module, "PREVIEW_SIDE", 100)
+    result = predict(model, tmp_path / "wide.tif", tmp_path / "streamed", home=home)
+    streamed = tifffile.imread(tmp_path / "streamed" / "masks" / "wide.tif")
+    whole = np.asarray(Image.open(tmp_path / "whole" / "masks" / "wide.png"))
+    assert result.tiled == 1 and np.array_equal(streamed, whole)
+    tables = [(tmp_path / name / "particles.csv").read_text() for name in ("whole", "streamed")]
+    assert tables[0] == tables[1]
+    preview = np.asarray(Image.open(tmp_path / "streamed" / "overlays" / "wide.png"))
+    # 310 x 290 pixels, every fourth: 78 x 73, enlarged by whole numbers.
+    assert preview.shape[0] % 78 == 0 and preview.shape[1] % 73 == 0
+
+
+def test_preview_takes_every_nth_pixel_whatever_the_bands() -> None:
+    mask = np.random.default_rng(2).random((23, 17)) < 0.5
+    watch = predict_module._MaskMeasure(mask.shape, 4)
+    for start, stop in ((0, 5), (5, 6), (6, 13), (13, 23)):
+        watch.add(mask[start:stop])
+    assert np.array_equal(watch.preview(), mask[::4, ::4])
+    assert watch.foreground == mask.sum()
+
+
+def test_equal_stems_do_not_overwrite_each_other(model: Path, tmp_path: Path, home: Home) -> None:
+    folder = tmp_path / "same"
+    folder.mkdir()
+    for suffix, level in ((".png", 0), (".bmp", 1)):
+        grey = np.random.default_rng(level).integers(0, 256, (40, 40), dtype=np.uint8)
+        Image.fromarray(grey).save(folder / f"a{suffix}")
+    predict(model, folder, tmp_path / "out", home=home)
+    assert {p.name for p in (tmp_path / "out" / "masks").iterdir()} == {"a_png.png", "a_bmp.png"}
+
+
+def test_bad_input_of_predict_is_one_line(model: Path, images: Path, tmp_path: Path, home: Home) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (tmp_path / "zero.png").write_bytes(b"")
+    (tmp_path / "cut.png").write_bytes((images / "grey.png").read_bytes()[:400])
+    (tmp_path / "file").write_text("x")
+    cases = [
+        ({"images": tmp_path / "nowhere"}, "no such folder of images"),
+        ({"images": empty}, "no images in folder"),
+        ({"images": images / "notes.txt"}, "not a picture file"),
+        ({"images": tmp_path / "zero.png"}, "empty file"),
+        ({"images": tmp_path / "cut.png"}, "cut.png"),
+        ({"model": "nothing"}, "no such model"),
+        ({"nm_per_pixel": 0.0}, "no size of a pixel"),
+        ({"nm_per_pixel": float("nan")}, "no size of a pixel"),
+        ({"out": tmp_path / "file" / "out"}, "folder cannot be written"),
+    ]
+    for changes, what in cases:
+        given = {"model": model, "images": images, "out": tmp_path / "out", "nm_per_pixel": None} | changes
+        with pytest.raises(UserError, match=what) as caught:
+            predict(given["model"], given["images"], given["out"], home=home, nm_per_pixel=given["nm_per_pixel"])
+        assert "\n" not in str(caught.value)
+
+
+def test_generated_pairs_are_a_data_set(model: Path, tmp_path: Path, home: Home) -> None:
+    masks = write_dataset(tmp_path / "data", 3, 48, 0)
+    out = tmp_path / "out"
+    result = generate(model, masks, out, home=home, seed=4, count=2)
+    assert (result.masks, result.pairs) == (3, 6)
+    report = check(out)
+    assert report.ok, report.lines()
+    name = sorted(p.stem for p in (masks / "masks").iterdir())[0]
+    first, second = (np.asarray(Image.open(out / "images" / f"{name}-{copy:03d}.png")) for copy in (0, 1))
+    assert first.shape == (48, 48) and not np.array_equal(first, second)
+    truth = np.asarray(Image.open(masks / "masks" / f"{name}.png")) > 0
+    assert np.array_equal(np.asarray(Image.open(out / "masks" / f"{name}-001.png")) > 0, truth)
+    assert json.loads((out / "generation.json").read_text())["seed"] == 4
+    assert Image.open(out / "pairs.png").size[0] > 500
+    # Same seed and mask, same picture, whatever else is drawn with it; another seed, another picture.
+    alone = masks / "masks" / f"{name}.png"
+    generate(model, alone, tmp_path / "alone", home=home, seed=4, count=1)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "alone" / "images" / f"{name}.png")), first)
+    generate(model, alone, tmp_path / "other", home=home, seed=5)
+    assert not np.array_equal(np.asarray(Image.open(tmp_path / "other" / "images" / f"{name}.png")), first)
+
+
+def test_bad_input_of_generate_is_one_line(model: Path, tmp_path: Path, home: Home) -> None:
+    masks = write_dataset(tmp_path / "data", 2, 32, 0) / "masks"
+    alone = make_model(tmp_path / "alone", generator=False)
+    noise = tmp_path / "noise.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)).save(noise)
+    used = tmp_path / "used"
+    generate(model, masks, used, home=home)
+    generate(model, masks, used, home=home)  # the same call again replaces its own files
+    for arguments, what in (
+        ((alone, masks, tmp_path / "o"), "model without generator"),
+        ((model, tmp_path / "nowhere", tmp_path / "o"), "no such folder of masks"),
+        ((model, noise, tmp_path / "o"), "neither binary nor an instance map"),
+        ((model, sorted(masks.iterdir())[0], used), "folder holds other files"),
+    ):
+        with pytest.raises(UserError, match=what) as caught:
+            generate(*arguments, home=home)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="bad number"):
+        generate(model, masks, tmp_path / "o", home=home, count=0)

@@ -1,0 +1,122 @@
+"""Deep supervision: every head learns, the loss is the heads' mean, and the keyword reaches only who knows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sage_ray.config import ExperimentConfig, resolve
+from sage_ray.errors import UserError
+from sage_ray.imaging.model import load_model_folder, model_spec, save_model_folder
+from sage_ray.models import SEGMENTERS
+from sage_ray.models.init import initialise
+from sage_ray.models.unet_plus_plus import UNetPlusPlus, mean_logits
+from sage_ray.training import build
+from sage_ray.training.adversarial import adversarial_step
+from sage_ray.training.batches import Batch
+from sage_ray.training.context import LocalContext
+from sage_ray.training.draws import KeyedDraws
+from sage_ray.training.learning_rate import LearningRate
+from sage_ray.training.pretrain import pretrain_step
+from sage_ray.training.recipe import Recipe, build_recipe
+from sage_ray.training.state import TrainState
+from sage_ray.training.supervision import head_logits, supervised_loss
+
+SMALL = ["segmenter.width=4", "segmenter.depth=2", "segmenter.dropout=0", "runtime.threads=1"]
+SMALL += ["generator.width=4", "generator.depth=2", "generator.style_dim=4"]
+SMALL += ["discriminators.width=4", "discriminators.heads=1", "discriminators.head_dim=4"]
+DEEP = ["segmenter.name=unet_plus_plus", "segmenter.deep_supervision=true"]
+
+
+def config_of(*sets: str) -> ExperimentConfig:
+    return resolve(preset="tiny_sage_gan", sets=[*SMALL, *sets]).config
+
+
+def make(
+    config: ExperimentConfig, folder: Path, phase: str, seen: dict[str, Tensor] | None = None
+) -> tuple[TrainState, Recipe]:
+    ctx = LocalContext(config.runtime)
+    networks = {"segmenter": build.build_segmenter(config, ctx)}
+    if phase == "adversarial":
+        networks |= build.build_gan(config, ctx)
+    optimizers = {name: build.build_optimizer(network, 1e-3, (0.9, 0.999)) for name, network in networks.items()}
+    rate = LearningRate(config.pretrain.schedule, optimizers, 1e-3)
+    state = TrainState(phase, networks, optimizers, rate, ema_decay=0.0)
+    state.phase_epoch = 9
+
+    def observe(terms: dict[str, Tensor], _: dict[str, nn.Module]) -> None:
+        assert seen is not None
+        seen.update({name: value.detach() for name, value in terms.items()})
+
+    return state, build_recipe(config, ctx, folder, None if seen is None else observe)
+
+
+def batch() -> Batch:
+    image = torch.rand(2, 1, 24, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return Batch(image, (image > 0.3).float())
+
+
+def draws() -> KeyedDraws:
+    return KeyedDraws(0, "adversarial", 9, 0, [0, 1])
+
+
+def losses_of_heads(state: TrainState, recipe: Recipe) -> list[Tensor]:
+    """L_seg of each head in train mode, as the step is going to see it."""
+    segmenter = state.networks["segmenter"]
+    assert isinstance(segmenter, UNetPlusPlus)
+    with torch.no_grad():
+        return [recipe.segmentation_loss(logits, batch().mask) for logits in segmenter.forward_deep(batch().image)]
+
+
+def test_the_loss_is_the_mean_over_the_heads_and_every_head_learns(tmp_path: Path) -> None:
+    state, recipe = make(config_of(*DEEP), tmp_path, "pretrain")
+    first, second = losses_of_heads(state, recipe)
+    assert not torch.isclose(first, second)
+    before = {name: value.clone() for name, value in state.networks["segmenter"].named_parameters()}
+    loss = pretrain_step(state, batch(), draws(), recipe)["loss"]
+    torch.testing.assert_close(loss, (first + second) / 2)
+    heads = {name: value for name, value in state.networks["segmenter"].named_parameters() if "heads" in name}
+    assert {name.split(".")[1] for name in heads} == {"0", "1"}
+    assert all(not torch.equal(value, before[name]) for name, value in heads.items())
+
+
+def test_the_supervised_term_of_phase_two_is_the_mean_over_the_heads(tmp_path: Path) -> None:
+    seen: dict[str, Tensor] = {}
+    config = config_of(*DEEP, "adversarial.mix_max=0")
+    state, recipe = make(config, tmp_path, "adversarial", seen)
+    expected = torch.stack(losses_of_heads(state, recipe)).mean()
+    adversarial_step(state, batch(), draws(), recipe)
+    torch.testing.assert_close(seen["id_mask"], config.adversarial.weights.id_mask * expected)
+
+
+def test_one_head_is_the_plain_pass_to_the_bit(tmp_path: Path) -> None:
+    state, recipe = make(config_of("segmenter.name=unet_plus_plus"), tmp_path, "pretrain")
+    segmenter = state.networks["segmenter"].eval()
+    heads = head_logits(segmenter, batch().image)
+    assert len(heads) == 1 and mean_logits(heads) is heads[0]
+    assert torch.equal(heads[0], segmenter(batch().image))
+    loss = supervised_loss(heads, batch().mask, recipe)
+    assert torch.equal(loss, recipe.segmentation_loss(heads[0], batch().mask))
+
+
+@pytest.mark.parametrize("name", sorted(set(SEGMENTERS) - {"unet_plus_plus"}))
+def test_a_network_with_one_head_refuses_deep_supervision_and_never_sees_the_keyword(name: str) -> None:
+    with pytest.raises(UserError, match="no deep supervision.*segmenter.name to unet_plus_plus"):
+        build.check_names(config_of(f"segmenter.name={name}", "segmenter.deep_supervision=true"))
+    plain = config_of(f"segmenter.name={name}")
+    build.check_names(plain)
+    assert "deep_supervision" not in build.network_kwargs(plain)["segmenter"]
+    SEGMENTERS[name](**build.network_kwargs(plain)["segmenter"])
+
+
+@pytest.mark.parametrize("sets", [DEEP, DEEP[:1], ["segmenter.name=half_unet"], ["segmenter.name=dc_unet"]])
+def test_a_saved_model_of_the_zoo_loads_and_predicts_the_same(tmp_path: Path, sets: list[str]) -> None:
+    config = config_of(*sets)
+    kwargs = build.network_kwargs(config)["segmenter"]
+    segmenter = initialise(SEGMENTERS[config.segmenter.name](**kwargs), 0).eval()
+    spec = model_spec((config.segmenter.name, kwargs), None, image_size=(32, 32))
+    loaded = load_model_folder(save_model_folder(tmp_path / "model", segmenter, None, spec))
+    assert torch.equal(loaded.segmenter(batch().image), segmenter(batch().image))
