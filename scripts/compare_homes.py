@@ -38,7 +38,7 @@ RECORD = (
     "weights_sha",
 )
 RECORD += ("numerics", "synthetic_steps", "generator_updates", "lr_drops")
-MADE_BY = ("Made by", "Trained at", "%")
+MADE_BY = ("Made by", "Trained at", "%", "# Made by", "# Trained at")
 """Lines of a table that say when and by which command it was made start with one of these."""
 SHOWN = 12
 
