@@ -89,7 +89,7 @@ def contrast(image: Tensor, u: Tensor) -> Tensor:
 
 def translate(image: Tensor, shift_rows: Tensor, shift_cols: Tensor) -> Tensor:
     """out[i, j] = x[i + shift_rows, j + shift_cols], zero outside; shifts (N,) int64 in pixels."""
-    moved: Tensor = _Translation.apply(image, shift_rows, shift_cols)
+    moved: Tensor = _Translation.apply(image, shift_rows, shift_cols)  # type: ignore[no-untyped-call]  # torch's
     return moved
 
 
@@ -130,7 +130,8 @@ class _Translation(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         shift_rows, shift_cols = ctx.saved_tensors
-        return _Translation.apply(gradient, -shift_rows, -shift_cols), None, None
+        moved: Tensor = _Translation.apply(gradient, -shift_rows, -shift_cols)  # type: ignore[no-untyped-call]  # torch's
+        return moved, None, None
 
 
 def _sources(shift: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -45,7 +45,7 @@ def segmentation_loss(
         gamma: power of the focal Tversky term.
         focal_alpha, focal_gamma: balance and focus of the focal term.
         focal_form: focus per pixel (paper) or from the batch-mean CE (public code).
-        reduction: Dice and Tversky over the whole batch (public code), or one an image and then their mean.
+        reduction: Dice and Tversky over the whole batch (public code), or one per image and then their mean.
         reduce: a differentiable sum over workers whose backward sums too. With it the terms that are no mean over
             images (batch Dice, batch Tversky, batch focal) are those of the global batch on every worker; gradients
             averaged over workers are then those of one worker with the whole batch.

@@ -19,7 +19,8 @@ class ProjectedNorm(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(N,C,H,W) to (N,out_channels,H,W)."""
-        return self.norm(self.conv(features))
+        projected: Tensor = self.norm(self.conv(features))
+        return projected
 
 
 class AttentionGate(nn.Module):
@@ -66,4 +67,5 @@ class LinearAttention(nn.Module):
         queries = self.q(features).reshape(by_head).softmax(dim=2) * self.head_dim**-0.5
         context = keys.reshape(by_head).softmax(dim=3) @ values.reshape(by_head).transpose(2, 3)
         attended = context.transpose(2, 3) @ queries
-        return self.out(F.gelu(attended.reshape(n, -1, height, width)))
+        mixed: Tensor = self.out(F.gelu(attended.reshape(n, -1, height, width)))
+        return mixed

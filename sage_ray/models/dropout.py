@@ -90,6 +90,7 @@ class KeyedDropout(nn.Module):
         return features * ((uniform >= self.p) / (1 - self.p)).to(features.dtype)
 
     def extra_repr(self) -> str:
+        """The probability, as `print` of a network shows it."""
         return f"p={self.p}"
 
 

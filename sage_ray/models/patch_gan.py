@@ -37,7 +37,8 @@ class PatchGAN(nn.Module):
             in_channels: channels of the image or mask.
             width: channels of the first block; they double three times.
             attention: whether the first block ends in residual linear attention.
-            heads, head_dim: of the attention.
+            heads: number of heads of the attention.
+            head_dim: channels per head.
             norm: batch, group or frozen.
 
         Raises:
@@ -62,4 +63,5 @@ class PatchGAN(nn.Module):
             features = features + self.attention(self.attention_norm(features))
         for conv, norm in ((self.conv2, self.norm2), (self.conv3, self.norm3), (self.conv4, self.norm4)):
             features = F.leaky_relu(norm(conv(features)), _SLOPE, inplace=True)
-        return self.head(features)
+        scores: Tensor = self.head(features)
+        return scores

@@ -177,7 +177,8 @@ class StyleDecoderLevel(nn.Module):
     def forward(self, features: Tensor, skip: Tensor, style: Tensor, noise: Tensor | None) -> Tensor:
         """(N,2 width,h,w), skip (N,width,2h,2w), w (N,style_dim), noise to (N,width,2h,2w)."""
         features = torch.cat([self.upsample(features), skip], dim=1)
-        return self.layer_b(self.layer_a(features, style, noise), style, noise)
+        styled: Tensor = self.layer_b(self.layer_a(features, style, noise), style, noise)
+        return styled
 
 
 class StyleUNet(nn.Module):
@@ -249,7 +250,8 @@ class StyleUNet(nn.Module):
         for index, (level, skip) in enumerate(zip(self.decoder, reversed(skips), strict=True)):
             at_level = self._noise_at(noise, 2 ** (self.levels - 1 - index))
             features = level(features, skip, styles[:, index], at_level)
-        return self.head(features)[..., :height, :width]
+        image: Tensor = self.head(features)
+        return image[..., :height, :width]
 
     def _noise_at(self, noise: Tensor, factor: int) -> Tensor | None:
         if self.noise == "none":

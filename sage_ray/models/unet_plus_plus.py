@@ -22,7 +22,8 @@ class NestedNode(nn.Module):
 
     def forward(self, skips: list[Tensor], below: Tensor) -> Tensor:
         """Features (N,width,2h,2w) of `skips`, each (N,width,2h,2w), and `below` (N,2 width,h,w)."""
-        return self.block(torch.cat([self.upsample(below), *skips], dim=1))
+        features: Tensor = self.block(torch.cat([self.upsample(below), *skips], dim=1))
+        return features
 
 
 class UNetPlusPlus(Segmenter):
