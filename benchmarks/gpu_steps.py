@@ -18,14 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.training_steps import endless, make_state, wait
+from benchmarks.training_steps import endless, wait
 from sage_ray.config import ExperimentConfig
 from sage_ray.losses.perceptual import VGG19Loss, random_vgg19
 from sage_ray.models.dropout import number_dropouts
 from sage_ray.training.adversarial import adversarial_step
 from sage_ray.training.batches import Batch, Pictures
+from sage_ray.training.build import build_state
 from sage_ray.training.context import LocalContext
-from sage_ray.training.draws import Draws
+from sage_ray.training.draws import StepDraws
 from sage_ray.training.precision import Precision, resolve_precision, use_precision
 from sage_ray.training.pretrain import pretrain_step
 from sage_ray.training.recipe import Recipe, build_recipe
@@ -91,7 +92,7 @@ class Training:
         self.context = LocalContext(self.config.runtime)
         self.device = self.context.device
         use_precision(precision, self.device)
-        self.state: TrainState = make_state(self.config, phase, self.context)
+        self.state: TrainState = build_state(self.config, phase, self.context)
         if compiled:
             for network in self.state.networks.values():
                 number_dropouts(network)
@@ -102,7 +103,7 @@ class Training:
             self.context.prepare(perceptual)
         self._recipe = replace(build_recipe(self.config, self.context, Path()), perceptual=perceptual)
         pictures = Pictures(cast(Any, drawn(sizes)), np.arange(4 * sizes.batch), self.device)
-        self.batches: Iterator[tuple[Batch, Draws]] = endless(pictures, self.config, self.context, phase)
+        self.batches: Iterator[tuple[Batch, StepDraws]] = endless(pictures, self.config, self.context, phase)
         self._step: Callable[..., dict[str, Tensor]] = pretrain_step if phase == "pretrain" else adversarial_step
 
     def recipe(self, kind: Kind) -> Recipe:

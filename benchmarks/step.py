@@ -24,16 +24,17 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.record import save
-from benchmarks.training_steps import endless, make_state, wait
+from benchmarks.training_steps import endless, wait
 from sage_ray.config import ExperimentConfig, resolve
 from sage_ray.data.prepare import PreparedData, prepare
 from sage_ray.losses import perceptual
 from sage_ray.training.adversarial import adversarial_step
 from sage_ray.training.batches import Pictures
+from sage_ray.training.build import build_state
 from sage_ray.training.context import LocalContext
 from sage_ray.training.pretrain import pretrain_step
 from sage_ray.training.recipe import Recipe, build_recipe
-from sage_ray.training.scoring import evaluate
+from sage_ray.training.scoring import validate
 
 
 def main() -> None:
@@ -124,7 +125,7 @@ def time_phase(
 ) -> dict[str, float]:
     """Median seconds of a step, batch making included, and the memory it needed."""
     recipe = build_recipe(config, context, cache)
-    state = make_state(config, phase, context)
+    state = build_state(config, phase, context)
     pictures = Pictures(data, data.split.train, context.device)
     step = pretrain_step if phase == "pretrain" else adversarial_step
     _start_memory(context)
@@ -146,14 +147,14 @@ def time_evaluation(
 ) -> dict[str, float]:
     """Median seconds an image of a scored evaluation pass: prediction, all scores, loss."""
     recipe: Recipe = build_recipe(config, context, cache)
-    state = make_state(config, "pretrain", context)
+    state = build_state(config, "pretrain", context)
     indices = np.resize(data.split.validation, 8)
     pictures = Pictures(data, indices, context.device)
     _start_memory(context)
     seconds = []
     for _ in range(1 + min(options.steps, 3)):
         start = time.perf_counter()
-        evaluate(state.evaluated, pictures, config.evaluation, recipe, context)
+        validate(state.evaluated, pictures, config.evaluation, recipe, context)
         wait(context.device)
         seconds.append((time.perf_counter() - start) / len(indices))
     return {"s": statistics.median(seconds[1:]), "fastest s": min(seconds[1:]), "GB": _memory(context)}

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ValidationError, model_validator
 from sage_ray.errors import UserError
 from sage_ray.identity import identity_tree
 from sage_ray.sections import (
+    PHASES,
     AdversarialConfig,
     Count,
     DataConfig,
@@ -67,8 +68,8 @@ class ExperimentConfig(Section):
             raise ValueError("pretrain.epochs and adversarial.epochs are both 0; nothing would be trained")
         if self.pretrain.checkpoint and self.pretrain.epochs:
             raise ValueError("pretrain.checkpoint replaces phase 1: set pretrain.epochs to 0 beside it")
-        for phase in ("pretrain", "adversarial"):
-            size = getattr(self, phase).batch_size
+        for phase in PHASES:
+            size = self.phase(phase).batch_size
             if size % self.runtime.workers:
                 raise ValueError(
                     f"{phase}.batch_size {size} is global and must be a multiple of "
@@ -86,6 +87,14 @@ class ExperimentConfig(Section):
             if "plateau" in (self.pretrain.schedule.rule, self.adversarial.schedule.rule):
                 raise ValueError("without a validation part rule plateau has no score: use constant or drops")
         return self
+
+    def phase(self, name: str) -> PretrainConfig | AdversarialConfig:
+        """The settings of one of the two phases, by its name in `PHASES`."""
+        phases: dict[str, PretrainConfig | AdversarialConfig] = {
+            "pretrain": self.pretrain,
+            "adversarial": self.adversarial,
+        }
+        return phases[name]
 
     def identity(self) -> dict[str, Any]:
         """Everything but `runtime`, as plain data: what makes two runs the same experiment.

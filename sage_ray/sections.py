@@ -18,6 +18,9 @@ Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 NormName = Literal["batch", "group", "frozen"]
+PhaseName = Literal["pretrain", "adversarial"]
+PHASES: tuple[PhaseName, ...] = ("pretrain", "adversarial")
+"""The phases of a run in order; each has a section of its name (`ExperimentConfig.phase`)."""
 
 
 def word_or_number(value: Any, words: tuple[str, ...], least: float = 0) -> Any:
@@ -180,7 +183,7 @@ class SegmentationLossConfig(Section):
     focal_form: Literal["pixel", "batch"] = "pixel"
     """Row 19: focal weight per pixel (paper) or one from the batch-mean cross entropy (public code)."""
     reduction: Literal["batch", "image"] = "batch"
-    """Row 20: Dice and Tversky ratios over the whole batch (public code) or one an image, then averaged."""
+    """Row 20: Dice and Tversky ratios over the whole batch (public code) or one per image, then averaged."""
 
     @model_validator(mode="after")
     def _some_term(self) -> SegmentationLossConfig:
@@ -254,7 +257,7 @@ class AdversarialConfig(Section):
     mix_start: Probability = 0.0
     """Mixing probability in the first epoch of phase 2 (row 5: .005 in the public code)."""
     mix_step: NonNegative = 0.005
-    """Growth of the mixing probability an epoch."""
+    """Growth of the mixing probability per epoch."""
     mix_max: Probability = 0.6
     generator_feedback: Literal["every_step", "synthetic_steps"] = "every_step"
     """Row 3: whether L_seg(S(G(m)), m) trains the generator at every step or on synthetic steps only."""
@@ -315,13 +318,13 @@ class RuntimeConfig(Section):
     channels_last: bool = True
     compile: bool = False
     threads: Count = 0
-    """CPU threads a worker; 0 follows the CPUs it was given."""
+    """CPU threads per worker; 0 follows the CPUs that the worker was given."""
     cpus_per_worker: Positive = 1
     gpus_per_worker: Literal["auto"] | NonNegative = "auto"
     """auto: one where there is any; else 0 to 1, or a whole number. 0 is the CPU, unless `device` is cuda by name."""
     snapshot_seconds: NonNegative = 60.0
-    """Least time between two snapshots of a stage; 0: one an epoch. Ends of stages and stops have one whatever the
-    time. The newest two are kept, ends, and epochs that an open study's budgets name."""
+    """Least time between two snapshots of a stage; 0: one per epoch. One is also taken at the end of a stage
+    and at a stop. Kept are the newest two, ends of stages, and epochs that the budgets of an open study name."""
     stage_store: str | None = None
     """pyarrow filesystem URI or folder of the stage store; None: `stages/` under the home."""
     max_retries: Count = 2

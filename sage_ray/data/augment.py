@@ -31,7 +31,7 @@ _NAMES = (
 )  # fmt: skip
 
 
-class Draws(Protocol):
+class SampleDraws(Protocol):
     """The part of `training.draws.KeyedDraws` that augmentation asks for."""
 
     def row_uniform(self, name: str, count: int) -> list[list[float]]:
@@ -46,7 +46,7 @@ class Draws(Protocol):
 class _Rows:
     """The host numbers of a batch, by name, and which rows drew an operation."""
 
-    def __init__(self, draws: Draws, device: torch.device) -> None:
+    def __init__(self, draws: SampleDraws, device: torch.device) -> None:
         self._values = [dict(zip(_NAMES, row, strict=True)) for row in draws.row_uniform("augment", len(_NAMES))]
         self._device = device
 
@@ -70,7 +70,7 @@ class _Rows:
 
 
 @torch.no_grad()
-def augment(image: Tensor, mask: Tensor, config: AugmentConfig, draws: Draws) -> tuple[Tensor, Tensor]:
+def augment(image: Tensor, mask: Tensor, config: AugmentConfig, draws: SampleDraws) -> tuple[Tensor, Tensor]:
     """Augmented copies of a batch; the inputs stay as they are.
 
     Args:
@@ -152,7 +152,7 @@ def _counting() -> Iterator[None]:
         torch.use_deterministic_algorithms(refused)
 
 
-def _noise(image: Tensor, config: AugmentConfig, rows: _Rows, draws: Draws) -> None:
+def _noise(image: Tensor, config: AugmentConfig, rows: _Rows, draws: SampleDraws) -> None:
     chosen = rows.drew("noise", config)
     if not chosen:
         return

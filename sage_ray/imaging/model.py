@@ -25,6 +25,7 @@ from sage_ray.errors import UserError
 from sage_ray.imaging import tiles
 from sage_ray.imaging.tiles import ArraySource, RowSource, Tiling
 from sage_ray.models import GENERATORS, SEGMENTERS
+from sage_ray.models.value_range import to_network_range, to_picture_range
 
 FORMAT_VERSION = 1
 SEGMENTER_FILE = "segmenter.safetensors"
@@ -162,7 +163,7 @@ class Model:
         Prepared means stretched and resized already, as `PreparedData.images` are.
         """
         grey = torch.tensor(np.asarray(images), device=self.device)[:, None].float() / 255
-        logits = self.segmenter(2 * grey - 1).float()
+        logits = self.segmenter(to_network_range(grey)).float()
         return torch.softmax(logits, dim=1)[:, 1].cpu().numpy()
 
     def predict_mask(
@@ -246,7 +247,7 @@ class Model:
             latents.to(self.device),
             torch.from_numpy(noise)[None, None].to(self.device),
         )
-        grey = ((fake[0, 0].float() + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy()
+        grey = (255 * to_picture_range(fake[0, 0].float())).round().clamp(0, 255).byte().cpu().numpy()
         return tiles.resize_image(grey, (foreground.shape[0], foreground.shape[1]))
 
     def _whole(self, image: np.ndarray) -> np.ndarray:

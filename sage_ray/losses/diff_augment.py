@@ -13,7 +13,7 @@ _LARGEST_SHIFT = 0.125  # share of a side
 _CUTOUT = 0.5  # share of a side
 
 
-class UniformDraws(Protocol):
+class DiscriminatorDraws(Protocol):
     """The part of the keyed draws that augmentation needs."""
 
     def uniform(self, name: str, shape: Sequence[int]) -> Tensor:
@@ -34,7 +34,7 @@ class AugmentDraw:
     cut_col: Tensor
 
 
-def diff_augment(image: Tensor, draws: UniformDraws, name: str) -> Tensor:
+def diff_augment(image: Tensor, draws: DiscriminatorDraws, name: str) -> Tensor:
     """`image` (N,C,H,W) with all five steps applied; parameters are drawn an image, under `name`.
 
     Always applies: the caller decides with the probability. The same draws and name give the same parameters.

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class UniformDraws(Protocol):
+class DropoutDraws(Protocol):
     """The part of the keyed draws that dropout needs."""
 
     def uniform(self, name: str, shape: tuple[int, ...]) -> Tensor:
@@ -29,7 +29,7 @@ class UniformDraws(Protocol):
 class _Source:
     """Draws of one context and the number of layers that have drawn in it."""
 
-    def __init__(self, draws: UniformDraws, prefix: str) -> None:
+    def __init__(self, draws: DropoutDraws, prefix: str) -> None:
         self.draws, self.prefix, self.calls = draws, prefix, 0
 
     def next_uniform(self, shape: tuple[int, ...]) -> Tensor:
@@ -44,7 +44,7 @@ _source: ContextVar[_Source | None] = ContextVar("keyed_dropout", default=None)
 
 
 @contextmanager
-def keyed_dropout(draws: UniformDraws, prefix: str) -> Iterator[None]:
+def keyed_dropout(draws: DropoutDraws, prefix: str) -> Iterator[None]:
     """Within the context, `KeyedDropout` layers in train mode draw from `draws`.
 
     The k-th call of a layer (from 0) draws `draws.uniform(f"{prefix}/dropout{k}", shape of one sample)`; a value below

@@ -15,9 +15,9 @@ from sage_ray.record.home import Home
 from sage_ray.record.provenance import now, who
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.search.best import best, read_trials
+from sage_ray.sections import PHASES
 
 FORMAT_VERSION = 1
-PHASES = ("pretrain", "adversarial")
 
 
 class FinalPlan(BaseModel):
@@ -195,7 +195,7 @@ def final_config(config: ExperimentConfig, lr_drops: dict[str, list[int]] | None
         # The trials of the study shared their GPU; this run has nobody to share it with.
         values["runtime.gpus_per_worker"] = 1.0
     for phase in PHASES:
-        section = getattr(config, phase)
+        section = config.phase(phase)
         if section.schedule.rule != "plateau":
             continue
         if lr_drops is None and section.epochs:

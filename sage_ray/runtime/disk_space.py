@@ -64,7 +64,7 @@ def run_need(
     """
     stages = writing = 0
     for phase, footprint in footprints(config).items():
-        epochs = getattr(config, phase).epochs
+        epochs = config.phase(phase).epochs
         if not done(phase, epochs):
             stages += kept_bytes(footprint, epochs, (named or {}).get(phase, ()))
             writing = max(writing, footprint.state + footprint.best)

@@ -40,8 +40,9 @@ from sage_ray.runtime.ray_cluster import connect
 from sage_ray.sections import RuntimeConfig
 from sage_ray.stages.store import StageStore
 from sage_ray.training.context import LocalContext, Report, choose_device
-from sage_ray.training.loop import check_scores, run_training
+from sage_ray.training.loop import run_training
 from sage_ray.training.precision import resolve_precision
+from sage_ray.training.scoring import check_scores
 
 Launcher = Literal["auto", "inline", "ray"]
 REGISTERED_SEGMENTER = "artifacts/model/segmenter.safetensors"

@@ -14,7 +14,8 @@ from pathlib import Path
 from sage_ray.config import ExperimentConfig
 from sage_ray.files import read_json
 from sage_ray.record.home import Home
-from sage_ray.stages.keys import PHASES, stage_keys
+from sage_ray.sections import PHASES
+from sage_ray.stages.keys import stage_keys
 
 FILE = "budgets.json"
 Budgets = dict[str, set[int]]

@@ -15,6 +15,7 @@ from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import PreparedData
 from sage_ray.files import write_text
 from sage_ray.imaging.model import Model, model_spec, save_model_folder
+from sage_ray.models.value_range import to_network_range
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.training.build import network_kwargs
 from sage_ray.training.loop import TrainResult
@@ -105,7 +106,7 @@ def _attention(segmenter: nn.Module, images: np.ndarray, device: torch.device) -
     if maps is None:
         return []
     grey = torch.from_numpy(images).to(device)[:, None].float() / 255
-    found: list[Tensor] = maps(2 * grey - 1)
+    found: list[Tensor] = maps(to_network_range(grey))
     return [level.float().cpu().numpy() for level in found]
 
 

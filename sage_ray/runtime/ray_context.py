@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sage_ray.sections import RuntimeConfig
 from sage_ray.training.context import Arrays, Report, choose_device, place
+from sage_ray.training.report import EpochReport
 
 logger = logging.getLogger(__name__)
 
@@ -88,10 +89,11 @@ class RayContext:
             dist.all_reduce(ready)
             ready.item()  # NCCL returns before the others have arrived; the value does not
 
-    def report(self, metrics: Report) -> None:
+    def report(self, report: EpochReport) -> None:
         """Write the local record (rank 0), then tell Ray; Ray waits here for all workers."""
         import ray.train
 
+        metrics = report.as_dict()
         if self.rank == 0 and self._on_report is not None:
             self._on_report(metrics)
         ray.train.report(_plain(metrics))

@@ -96,7 +96,7 @@ def plan(spec: StudySpec, home: Home) -> Plan:
             runs += 1
             results += result_bytes(config, home)
             for phase, key in identity.keys(config).items():
-                epochs = getattr(config, phase).epochs
+                epochs = config.phase(phase).epochs
                 total += epochs
                 ends.setdefault(key, set()).add(epochs)
                 if key not in sizes:

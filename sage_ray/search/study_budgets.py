@@ -61,7 +61,7 @@ class StudyBudgets:
         own = families(config)
         for phase, family in own.items():
             epochs = self._budgets.setdefault(family, set())
-            epochs.add(getattr(config, phase).epochs)
+            epochs.add(config.phase(phase).epochs)
             drawn = self._drawn_epochs(f"{phase}.epochs", values)
             if not drawn <= epochs and not self._alone(config, values, phase, family):
                 epochs |= drawn

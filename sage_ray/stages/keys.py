@@ -11,18 +11,17 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sage_ray.config import ExperimentConfig, stable_hash
-from sage_ray.sections import AdversarialConfig
+from sage_ray.sections import AdversarialConfig, PhaseName
 
-PhaseName = Literal["pretrain", "adversarial"]
 Numerics = Mapping[str, Any]
 
 
 def _drops_often(config: ExperimentConfig, phase: PhaseName) -> bool:
     """Whether a phase is long enough for its plateau schedule to drop a 27th time."""
-    settings = config.pretrain if phase == "pretrain" else config.adversarial
+    settings = config.phase(phase)
     return settings.schedule.rule == "plateau" and settings.epochs >= 27 * (settings.schedule.patience + 1)
 
 
@@ -78,8 +77,6 @@ LATER_NUMERICS: dict[str, Any] = {"tf32": "unasked", "deterministic": False}
 """Entries of `numerics` that came after the first release, each with the value that reproduces the release before; with
 that value an entry is left out of the keys. `tf32` is "unasked" for no run of today: the first release left cuDNN its
 TF32 convolutions on every GPU, so that its stages on a GPU are none of ours. A CPU has neither entry."""
-
-PHASES = ("pretrain", "adversarial")
 
 
 def stage_keys(config: ExperimentConfig, data_fingerprint: str, split_id: str, numerics: Numerics) -> dict[str, str]:

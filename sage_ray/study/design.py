@@ -33,7 +33,7 @@ from sage_ray.study.factors import Combination, Fraction, combinations
 from sage_ray.study.file_schema import parse_file
 from sage_ray.study.space import Space, load_space
 from sage_ray.study.spec import RunPlace, StudySpec
-from sage_ray.training.loop import check_scores
+from sage_ray.training.scoring import check_scores
 
 OWN_KEYS = frozenset(DesignFile.model_fields) - {"base"}
 MAX_RUN_ID = 200

@@ -25,7 +25,7 @@ from sage_ray.terminal.shell import Answer, Session, plain
 
 if TYPE_CHECKING:
     from sage_ray.record.home import Home
-    from sage_ray.training.gradients import GradientReport, Pair, StepGradients
+    from sage_ray.training.gradients import GradientReport, StepGradients, UntrainedPair
 
 RAY_TIMEOUT_S = 90
 SERVER_TIMEOUT_S = 5
@@ -198,7 +198,7 @@ def _vgg(home: Home) -> Check:
 
 
 def gradients_of(target: str, sets: Sequence[str], session: Session) -> Answer:
-    """The gradient that each loss term of a config gives each network, which pairs are dead, and what that costs.
+    """The gradient that each loss term of a config gives each network, and which pairs are dead.
 
     Args:
         target: a preset's name, or the path of a YAML file.
@@ -258,9 +258,10 @@ def _tables(report: GradientReport, *, styled: bool) -> list[str]:
         ]
         title = f"{step.name}, {_ms(step.step_ms)}"
         lines += _rich_table(title, heads, rows) if styled else ["", title, *_plain_table(heads, rows)]
-        if step.skipped:
-            cost = f"would add {_ms(step.skipped_ms)} together"
-            lines.append(f"skipped: computed for the curves in the first step of an epoch; {cost}")
+        if step.left_out:
+            lines.append(
+                "left out: not computed in this kind of step, as only the frozen generator would learn from it"
+            )
     return [*lines, ""]
 
 
@@ -279,7 +280,7 @@ def _cell(term: str, network: str, step: StepGradients, report: GradientReport) 
 
 
 def _treatment(term: str, step: StepGradients) -> str:
-    return f"skipped, would add {_ms(step.skipped[term])}" if term in step.skipped else "computed"
+    return "left out" if term in step.left_out else "computed"
 
 
 def _ms(milliseconds: float) -> str:
@@ -310,17 +311,19 @@ def _rich_table(title: str, heads: list[str], rows: list[list[str]]) -> list[str
 
 def _findings(report: GradientReport) -> list[str]:
     lines = [f"dead: {line}" for line in _grouped(report.dead)] or ["dead: no pair"]
-    trained = {term for step in report.steps for term in step.norms if term not in step.skipped}
-    half_dead = sorted({pair.term for pair in report.dead} & trained)
-    if half_dead:
-        lines.append(f"not skipped, as they train another network: {', '.join(half_dead)}")
+    dead = sorted({pair.term for pair in report.dead})
+    training = {term for step in report.steps for term, norms in step.norms.items() if any(norms.values())}
+    curves = {term for step in report.steps for term in step.norms if term not in step.left_out} - training
+    for what, terms in (("as they train another network", training), ("for the curves alone", curves)):
+        found = [term for term in dead if term in terms]
+        lines += [f"computed all the same, {what}: {', '.join(found)}"] if found else []
     lines += [f"on purpose: {line}" for line in _grouped(report.on_purpose)]
     lines += [f"off: {term} ({setting})" for term, setting in report.off.items()]
     return lines
 
 
-def _grouped(pairs: Sequence[Pair]) -> list[str]:
-    """ "adv_mask, rec_image_l1 -> segmenter: why", one line a network and reason."""
+def _grouped(pairs: Sequence[UntrainedPair]) -> list[str]:
+    """ "adv_mask, rec_image_l1 -> segmenter: why", one line per network and reason."""
     groups: dict[tuple[str, str], list[str]] = {}
     for pair in pairs:
         groups.setdefault((pair.network, pair.why), []).append(pair.term)

@@ -1,22 +1,31 @@
 """Phase 2: one step of the cycle training with the pretrained segmenter inside.
 
-Names: S segmenter (image to mask), G generator (mask to image), D_X disc_image, D_Y disc_mask; m real_mask, x
-real_image.
+    S    segmenter, image to mask        D_X  disc_image
+    G    generator, mask to image        D_Y  disc_mask
+    x    real_image                      m    real_mask
 
     forward cycle    m -> fake_image = G(m, z)   -> rec_mask  = S(fake_image)
     backward cycle   x -> pred_mask  = S(x)      -> rec_image = G(pred_mask, z')
 
-A term that can train nothing in a step (`objective.py`) is dead: it is left out of the update, and computed only where
-the curves want it. The passes that only dead terms need hold the running statistics of their network, whether they are
-computed or not, so that every weight, optimizer moment and buffer is the same to the bit.
+G and S together minimise, with the weights of `adversarial.weights`, then D_X and D_Y minimise theirs:
+
+    adv_image   (D_X(fake_image) - 1)^2          rec_mask    L_seg(rec_mask, m)
+    adv_mask    (D_Y(pred_mask) - 1)^2           rec_image   |rec_image - x| and VGG(rec_image, x)
+    id_mask     L_seg(pred_mask, m)              id_image    |fake_image - x| and VGG(fake_image, x)
+
+    loss_disc_image   ((D_X(x) - 1)^2 + D_X(fake_image)^2) / 2
+    loss_disc_mask    ((D_Y(m) - 1)^2 + D_Y(pred_mask)^2) / 2
+
+A term of weight 0 is not computed. While G is frozen, the terms that only G would learn from are not computed either.
 
 Source: docs/method/METHOD.md section 1, table of the generator-and-segmenter objective; DISCREPANCIES.md beside it
-for the rows named here.
+for the rows named here. `training/terms.py` says which term trains which network, and why not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -31,61 +40,53 @@ from sage_ray.models.style_unet import mix_latents
 from sage_ray.models.unet_plus_plus import mean_logits
 from sage_ray.sections import AdversarialConfig
 from sage_ray.training.batches import Batch
-from sage_ray.training.draws import Draws
+from sage_ray.training.draws import StepDraws
 from sage_ray.training.recipe import Recipe
 from sage_ray.training.state import TrainState
 from sage_ray.training.supervision import head_logits, supervised_loss
-from sage_ray.training.terms import CYCLE_IMAGE_TERMS, PERCEPTUAL_TERMS, StepPlan, plan_step, term_weights
+from sage_ray.training.terms import OBJECTIVE, term_weights
 
 
 @dataclass(frozen=True)
-class Forward:
-    """What the forward passes of a step give: the weighted terms that were computed, in the order of the sum.
+class Cycles:
+    """What both cycles of a step give: the weighted terms, in the order of the sum, and what the discriminators judge.
 
-    `rec_image` is None where no computed term needs it.
+    fake_image (B,1,H,W) is of about [-1,1], pred_mask (B,1,H,W) in [0,1].
     """
 
     terms: dict[str, Tensor]
     fake_image: Tensor
-    rec_image: Tensor | None
     pred_mask: Tensor
 
 
-def adversarial_step(state: TrainState, batch: Batch, draws: Draws, recipe: Recipe) -> dict[str, Tensor]:
+def adversarial_step(state: TrainState, batch: Batch, draws: StepDraws, recipe: Recipe) -> dict[str, Tensor]:
     """One update of generator and segmenter, then of disc_image, then of disc_mask; returns detached scalars.
 
-    The generator is frozen while `state.phase_epoch` (from 0) is below `freeze_epochs`. `loss` is the sum of the terms
-    that the update is made of; a dead term's own scalar is there in the steps that log it.
+    The generator is frozen while `state.phase_epoch` (from 0) is below `freeze_epochs`. The scalars are each computed
+    term, weighted, their sum `loss`, and the losses of the discriminators.
     """
-    epoch = state.phase_epoch
-    frozen = epoch < recipe.adversarial.freeze_epochs
-    synthetic = mixes(draws, recipe.adversarial, epoch)
-    plan = plan_step(
-        recipe.adversarial,
-        frozen=frozen,
-        synthetic=synthetic,
-        has_perceptual=recipe.perceptual is not None,
-        skip_dead=recipe.skip_dead,
-        log_dead=recipe.logs_dead(draws.step),
-    )
+    settings, networks = recipe.adversarial, state.networks
+    frozen = state.phase_epoch < settings.freeze_epochs
+    synthetic = mixes(draws, settings, state.phase_epoch)
 
-    # Generator and segmenter; the discriminators judge but do not learn here.
-    discriminators = [state.networks["disc_image"], state.networks["disc_mask"]]
-    learning = ["segmenter"] if frozen else ["segmenter", "generator"]
-    still = discriminators + ([state.networks["generator"]] if frozen else [])
+    # Generator and segmenter. The discriminators judge but do not learn here; a frozen generator does not either.
+    learning, still = ["segmenter", "generator"], [networks["disc_image"], networks["disc_mask"]]
+    if frozen:
+        learning, still = ["segmenter"], [*still, networks["generator"]]
     with without_gradient(*still):
-        forward = forward_terms(state, batch, draws, recipe, plan)
-        scalars = {f"loss_{name}": term.detach() for name, term in forward.terms.items()}
-        updating = {name: term for name, term in forward.terms.items() if plan.in_update(name)}
-        scalars["loss"] = _update(state, learning, updating, recipe)
+        cycles = run_cycles(state, batch, draws, recipe, frozen=frozen, synthetic=synthetic)
+        scalars = {f"loss_{name}": term.detach() for name, term in cycles.terms.items()}
+        scalars["loss"] = _update(state, learning, cycles.terms, recipe)
     state.update_ema()
 
-    # Discriminators; detached: neither generator nor segmenter gets a gradient from them.
-    if recipe.adversarial.weights.adv_image:
-        loss_disc_image = disc_image_loss(state, batch, forward.fake_image.detach(), draws, recipe)
+    # Image discriminator. fake_image is detached: the generator gets no gradient from this loss.
+    if settings.weights.adv_image:
+        loss_disc_image = disc_image_loss(state, batch, cycles.fake_image.detach(), draws, recipe)
         scalars["loss_disc_image"] = _update(state, ["disc_image"], {"loss_disc_image": loss_disc_image}, recipe)
-    if recipe.adversarial.weights.adv_mask:
-        loss_disc_mask = disc_mask_loss(state, batch, forward.pred_mask.detach(), recipe)
+
+    # Mask discriminator. pred_mask is detached: the segmenter gets no gradient from this loss.
+    if settings.weights.adv_mask:
+        loss_disc_mask = disc_mask_loss(state, batch, cycles.pred_mask.detach(), recipe)
         scalars["loss_disc_mask"] = _update(state, ["disc_mask"], {"loss_disc_mask": loss_disc_mask}, recipe)
 
     state.synthetic_steps += int(synthetic)
@@ -93,63 +94,62 @@ def adversarial_step(state: TrainState, batch: Batch, draws: Draws, recipe: Reci
     return scalars
 
 
-def forward_terms(state: TrainState, batch: Batch, draws: Draws, recipe: Recipe, plan: StepPlan) -> Forward:
-    """Forward passes of a step and the weighted terms that its plan computes."""
+def run_cycles(
+    state: TrainState, batch: Batch, draws: StepDraws, recipe: Recipe, *, frozen: bool, synthetic: bool
+) -> Cycles:
+    """Both cycles of a step, and the terms of the generator-and-segmenter objective."""
     segmenter, generator = state.networks["segmenter"], state.networks["generator"]
-    settings, weights = recipe.adversarial, term_weights(recipe.adversarial)
-    real_image, real_mask = batch.image, batch.mask
+    settings, real_image, real_mask = recipe.adversarial, batch.image, batch.mask
+    weights = term_weights(settings, has_perceptual=recipe.perceptual is not None)
     terms: dict[str, Tensor] = {}
+    real_features = functools.cache(lambda: _features(real_image, recipe))  # for both images, if a term needs them
 
     with recipe.autocast():
-        # Where no term's gradient returns through it, the fake image is made without a graph.
-        with nullcontext() if plan.fake_trains_generator else without_gradient(generator):
-            fake_image = generate(generator, real_mask, draws, recipe, "fake", extra_entry=True)
-        if plan.computes("rec_mask"):
-            with _synthetic_pass(segmenter, recipe, learns=plan.synthetic), keyed_dropout(draws, "synthetic"):
+        # Forward cycle. rec_mask trains the segmenter on synthetic steps, and a generator that learns on all or those.
+        fake_image = generate(generator, real_mask, draws, recipe, "fake", extra_entry=True)
+        feedback = settings.generator_feedback == "every_step" and not frozen
+        if weights["rec_mask"] and (synthetic or feedback):
+            with _synthetic_pass(segmenter, recipe, learns=synthetic), keyed_dropout(draws, "synthetic"):
                 rec_logits = segmenter(fake_image)
             terms["rec_mask"] = weights["rec_mask"] * recipe.segmentation_loss(rec_logits, real_mask)
 
+        # Backward cycle. While the generator is frozen, rec_image is made only if the segmenter learns from it.
         with keyed_dropout(draws, "real"):
             heads = head_logits(segmenter, real_image)
-        pred_logits = mean_logits(heads)
-        if plan.computes("id_mask"):
+        if weights["id_mask"]:
             terms["id_mask"] = weights["id_mask"] * supervised_loss(heads, real_mask, recipe)
-        pred_mask = mask_of(pred_logits, settings.mask_path)
+        pred_mask = mask_of(mean_logits(heads), settings.mask_path)
+        through = settings.mask_path != "argmax" and settings.cycle_image_while_frozen
+        if (weights["rec_image_l1"] or weights["rec_image_vgg"]) and (through or not frozen):
+            rec_image = generate(generator, pred_mask, draws, recipe, "rec", extra_entry=False)
+            terms |= _image_terms("rec_image", rec_image, real_image, real_features, weights, recipe)
 
-        if plan.computes("adv_image"):
-            shown = _maybe_augment(fake_image, draws, recipe, "disc_image/generator")
-            with _pass_for(plan, ["adv_image"], state.networks["disc_image"]):
-                scores = state.networks["disc_image"](shown)
-            terms["adv_image"] = weights["adv_image"] * lsgan_loss(scores.float(), 1.0)
-        if plan.computes("adv_mask"):
-            with _pass_for(plan, ["adv_mask"], state.networks["disc_mask"]):
-                scores = state.networks["disc_mask"](pred_mask)
-            terms["adv_mask"] = weights["adv_mask"] * lsgan_loss(scores.float(), 1.0)
-
-        real_features = None
-        if recipe.perceptual is not None and plan.computes(*PERCEPTUAL_TERMS):
-            real_features = recipe.perceptual.features(real_image)
-        rec_image = None
-        if plan.computes(*CYCLE_IMAGE_TERMS):
-            shown_mask = pred_mask if plan.cycle_image_trains_segmenter else pred_mask.detach()
-            with _pass_for(plan, CYCLE_IMAGE_TERMS, generator):
-                rec_image = generate(generator, shown_mask, draws, recipe, "rec", extra_entry=False)
-            terms |= _image_terms("rec_image", rec_image, real_image, real_features, weights, plan, recipe)
-        terms |= _image_terms("id_image", fake_image, real_image, real_features, weights, plan, recipe)
-    return Forward(terms, fake_image, rec_image, pred_mask)
+        # What the discriminators say, and the generated image beside the real one.
+        if weights["adv_image"] and not frozen:
+            terms["adv_image"] = weights["adv_image"] * _judged_real(
+                state.networks["disc_image"], _maybe_augment(fake_image, draws, recipe, "disc_image/generator")
+            )
+        if weights["adv_mask"]:
+            # An arg-max mask trains nobody here, and so the pass leaves no trace in the statistics of disc_mask.
+            held = settings.mask_path == "argmax"
+            with hold_statistics(state.networks["disc_mask"]) if held else nullcontext():
+                terms["adv_mask"] = weights["adv_mask"] * _judged_real(state.networks["disc_mask"], pred_mask)
+        if not frozen:
+            terms |= _image_terms("id_image", fake_image, real_image, real_features, weights, recipe)
+    return Cycles({name: terms[name] for name in OBJECTIVE if name in terms}, fake_image, pred_mask)
 
 
-def mixes(draws: Draws, settings: AdversarialConfig, epoch: int) -> bool:
+def mixes(draws: StepDraws, settings: AdversarialConfig, epoch: int) -> bool:
     """Whether the segmenter also learns from generated images in the step of these draws, of phase-2 epoch `epoch`."""
     return draws.batch_uniform("mix", 1)[0] < settings.mix_probability(epoch)
 
 
 def generate(
-    generator: nn.Module, mask: Tensor, draws: Draws, recipe: Recipe, name: str, *, extra_entry: bool
+    generator: nn.Module, mask: Tensor, draws: StepDraws, recipe: Recipe, name: str, *, extra_entry: bool
 ) -> Tensor:
     """Images (B,1,H,W) in [-1,1] of masks (B,1,H,W), with the latents and the noise of pass `name` of the step."""
     levels = int(generator.levels)  # type: ignore[arg-type]
-    latents = draw_latents(draws, recipe, levels, len(mask), name, extra_entry=extra_entry)
+    latents = draw_latents(draws, recipe, levels, name, extra_entry=extra_entry)
     noise = draws.uniform(f"{name}/noise", (1, *mask.shape[-2:]))
     image: Tensor = generator(mask, latents.to(mask.device), noise.to(mask.device))
     return image
@@ -168,7 +168,7 @@ def mask_of(logits: Tensor, path: str) -> Tensor:
     return hard if path == "argmax" else hard + probs - probs.detach()
 
 
-def disc_image_loss(state: TrainState, batch: Batch, fake_image: Tensor, draws: Draws, recipe: Recipe) -> Tensor:
+def disc_image_loss(state: TrainState, batch: Batch, fake_image: Tensor, draws: StepDraws, recipe: Recipe) -> Tensor:
     """Least-squares loss of D_X on real (target 1) and generated (target 0) images, mean of the two."""
     shared = recipe.adversarial.disc_augment_shared
     real_image = _maybe_augment(batch.image, draws, recipe, "disc_image/both" if shared else "disc_image/real")
@@ -181,8 +181,8 @@ def disc_mask_loss(state: TrainState, batch: Batch, pred_mask: Tensor, recipe: R
     return _discriminator_loss(state.networks["disc_mask"], batch.mask, pred_mask, recipe)
 
 
-def draw_latents(draws: Draws, recipe: Recipe, levels: int, batch_size: int, name: str, *, extra_entry: bool) -> Tensor:
-    """(B, levels, style_dim) z codes: one code, or two that meet at a crossover level drawn once a batch.
+def draw_latents(draws: StepDraws, recipe: Recipe, levels: int, name: str, *, extra_entry: bool) -> Tensor:
+    """(B, levels, style_dim) z codes: one code, or two that meet at a crossover level drawn once per batch.
 
     `mixing_points: public` draws the crossover among the public code's entries (one more than the levels in the first
     pass, from 0), so that it may fall outside the used ones (row 26); `levels` draws it between two used levels.
@@ -225,36 +225,34 @@ def _synthetic_pass(segmenter: nn.Module, recipe: Recipe, *, learns: bool) -> Ab
     return stack
 
 
-@contextmanager
-def _pass_for(plan: StepPlan, terms: Sequence[str], network: nn.Module) -> Iterator[None]:
-    """The pass of a network that some terms need; if all are dead, it leaves no trace in the network."""
-    with ExitStack() as stack:
-        if not any(plan.is_live(term) for term in terms):
-            stack.enter_context(hold_statistics(network))
-        if not any(plan.in_update(term) for term in terms):
-            stack.enter_context(torch.no_grad())
-        yield
+def _judged_real(discriminator: nn.Module, shown: Tensor) -> Tensor:
+    """(D(shown) - 1)^2, a mean over the patches: how far a discriminator is from taking for real what it is shown."""
+    return lsgan_loss(discriminator(shown).float(), 1.0)
 
 
 def _image_terms(
     name: str,
     image: Tensor,
     real_image: Tensor,
-    real_features: list[Tensor] | None,
+    real_features: Callable[[], list[Tensor]],
     weights: dict[str, float],
-    plan: StepPlan,
     recipe: Recipe,
 ) -> dict[str, Tensor]:
+    """NAME_l1 and NAME_vgg, weighted: how far an image (B,1,H,W) is from the real one, pixel by pixel and in VGG19."""
     terms: dict[str, Tensor] = {}
     l1, vgg = f"{name}_l1", f"{name}_vgg"
-    if plan.computes(l1):
+    if weights[l1]:
         terms[l1] = weights[l1] * (image.float() - real_image).abs().mean()
-    if plan.computes(vgg) and recipe.perceptual is not None and real_features is not None:
-        terms[vgg] = weights[vgg] * recipe.perceptual.distance(image, real_features)
+    if recipe.perceptual is not None and weights[vgg]:
+        terms[vgg] = weights[vgg] * recipe.perceptual.distance(image, real_features())
     return terms
 
 
-def _maybe_augment(image: Tensor, draws: Draws, recipe: Recipe, name: str) -> Tensor:
+def _features(image: Tensor, recipe: Recipe) -> list[Tensor]:
+    return [] if recipe.perceptual is None else recipe.perceptual.features(image)
+
+
+def _maybe_augment(image: Tensor, draws: StepDraws, recipe: Recipe, name: str) -> Tensor:
     if draws.batch_uniform(name, 1)[0] >= recipe.adversarial.disc_augment:
         return image
     return diff_augment(image, draws, name)
@@ -278,7 +276,7 @@ def _update(state: TrainState, names: list[str], terms: dict[str, Tensor], recip
     for name in names:
         state.optimizers[name].zero_grad(set_to_none=True)
     if loss.requires_grad:
-        loss.backward()
+        torch.autograd.backward(loss)
     for name in names:
         recipe.average_gradients(state.networks[name].parameters())
         state.optimizers[name].step()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sage_ray.config import ExperimentConfig
 from sage_ray.metrics.boundary import boundary, within
+from sage_ray.models.value_range import to_network_range
 from sage_ray.training.batches import Pictures
 from sage_ray.training.context import RunContext
 
@@ -78,9 +79,9 @@ def _look(
     shares: list[list[float]] = []
     areas: list[float] = []
     kept: dict[str, list[np.ndarray[Any, Any]]] = {}
-    for rows in torch.arange(len(pictures)).split(config.evaluation.batch_size):
+    for rows in torch.split(torch.arange(len(pictures)), config.evaluation.batch_size):
         image, mask = pictures.take(rows)
-        maps = [level.float() for level in maps_of(2 * image - 1)]
+        maps = [level.float() for level in maps_of(to_network_range(image))]
         if not maps:
             break
         size = (image.shape[-2], image.shape[-1])

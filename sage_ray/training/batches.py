@@ -13,6 +13,7 @@ from torch import Tensor
 from sage_ray.config import ExperimentConfig
 from sage_ray.data.augment import augment
 from sage_ray.errors import UserError
+from sage_ray.models.value_range import to_network_range
 from sage_ray.sections import AugmentConfig
 from sage_ray.training.context import RunContext
 from sage_ray.training.draws import KeyedDraws, epoch_order
@@ -64,7 +65,7 @@ def training_batches(
 
     The last images that do not fill a global batch are left out of this epoch; the order changes every epoch.
     """
-    batch_size = getattr(config, phase).batch_size
+    batch_size = config.phase(phase).batch_size
     share = batch_size // ctx.world_size
     order = epoch_order(len(pictures), config.seed, phase, epoch)
     for step in range(steps_per_epoch(len(pictures), batch_size)):
@@ -93,4 +94,4 @@ def _augmented(image: Tensor, mask: Tensor, config: AugmentConfig, draws: KeyedD
     with torch.no_grad():
         if config.probability:
             image, mask = augment(image, mask, config, draws)
-        return Batch(2 * image - 1, mask)
+        return Batch(to_network_range(image), mask)

@@ -1,10 +1,10 @@
-"""Everything the trainer needs, made from one ExperimentConfig: networks, losses, optimizers, learning-rate rules."""
+"""What the trainer works with, made from one ExperimentConfig: networks, states of a phase, losses, the product."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ from sage_ray.models.init import initialise
 from sage_ray.models.norm import BatchNorm
 from sage_ray.training.context import RunContext
 from sage_ray.training.draws import keyed_seed
+from sage_ray.training.learning_rate import LearningRate
 from sage_ray.training.precision import resolve_precision
+from sage_ray.training.state import TrainState, weights_of
 from sage_ray.training.terms import PERCEPTUAL_TERMS, term_weights
 
 SegLoss = Callable[[Tensor, Tensor], Tensor]
@@ -30,12 +32,11 @@ SegLoss = Callable[[Tensor, Tensor], Tensor]
 
 def check_names(config: ExperimentConfig) -> None:
     """Raise UserError if a network name of the config is not registered, or its segmenter cannot do what is asked."""
-    for section, table in (
-        ("segmenter", SEGMENTERS),
-        ("generator", GENERATORS),
-        ("discriminators", DISCRIMINATORS),
+    for section, name, table in (
+        ("segmenter", config.segmenter.name, SEGMENTERS),
+        ("generator", config.generator.name, GENERATORS),
+        ("discriminators", config.discriminators.name, DISCRIMINATORS),
     ):
-        name = getattr(config, section).name
         if name not in table:
             raise UserError("unknown model", f"{section}.name={name}", "choose one of " + ", ".join(sorted(table)))
     if config.segmenter.deep_supervision and not hasattr(SEGMENTERS[config.segmenter.name], "forward_deep"):
@@ -80,6 +81,55 @@ def build_gan(config: ExperimentConfig, ctx: RunContext) -> dict[str, nn.Module]
     for name, network in networks.items():
         initialise(network, keyed_seed(config.seed, name))
     return {name: _prepare(network, config, ctx) for name, network in networks.items()}
+
+
+def build_state(
+    config: ExperimentConfig,
+    phase: str,
+    ctx: RunContext,
+    *,
+    handed: Mapping[str, Tensor] | None = None,
+    networks: dict[str, nn.Module] | None = None,
+) -> TrainState:
+    """The state of a phase at its epoch 0: networks, Adam of each, learning-rate rule, moving average.
+
+    Args:
+        config: of the run.
+        phase: "pretrain", which has the segmenter alone, or "adversarial", which has all four networks.
+        ctx: of the run.
+        handed: weights of an earlier phase (`segmenter.NAME`) from which the segmenter starts.
+        networks: take these instead of newly initialised ones.
+    """
+    if networks is None:
+        networks = {"segmenter": build_segmenter(config, ctx)}
+        if phase == "adversarial":
+            networks |= build_gan(config, ctx)
+    if handed is not None:
+        networks["segmenter"].load_state_dict(weights_of(handed, "segmenter"))
+    settings = config.phase(phase)
+    # Phase 1 has the betas of torch and no setting for them (row 13).
+    betas = config.adversarial.betas if phase == "adversarial" else (0.9, 0.999)
+    optimizers = {name: build_optimizer(network, settings.lr, betas) for name, network in networks.items()}
+    rate = LearningRate(settings.schedule, optimizers, settings.lr)
+    return TrainState(phase, networks, optimizers, rate, ema_decay=config.evaluation.ema_decay)
+
+
+def build_product(config: ExperimentConfig, weights: Mapping[str, Tensor]) -> tuple[nn.Module, nn.Module | None]:
+    """Segmenter and generator of a run in eval mode on the CPU, with the weights of `TrainState.product_weights`.
+
+    Args:
+        config: of the run.
+        weights: `segmenter.NAME` and, if the run has a generator, `generator.NAME`.
+    """
+    kwargs = network_kwargs(config)
+    segmenter = SEGMENTERS[config.segmenter.name](**kwargs["segmenter"])
+    segmenter.load_state_dict(weights_of(weights, "segmenter"))
+    learned = weights_of(weights, "generator")
+    if not learned:
+        return segmenter.eval(), None
+    generator = GENERATORS[config.generator.name](**kwargs["generator"])
+    generator.load_state_dict(learned)
+    return segmenter.eval(), generator.eval()
 
 
 def build_perceptual(config: ExperimentConfig, ctx: RunContext, cache_dir: Path) -> VGG19Loss | None:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from sage_ray.errors import UserError
 from sage_ray.sections import RuntimeConfig
 from sage_ray.training.precision import resolve_precision
+from sage_ray.training.report import EpochReport
+from sage_ray.training.report import Report as Report
 
-Report = dict[str, Any]
 Arrays = Mapping[str, np.ndarray[Any, Any] | np.generic]
 
 
@@ -41,8 +42,8 @@ class RunContext(Protocol):
         """Return when every worker has arrived."""
         ...
 
-    def report(self, metrics: Report) -> None:
-        """Hand on the metrics of one epoch, already equal on all workers; every worker calls it equally often."""
+    def report(self, report: EpochReport) -> None:
+        """Hand on one epoch's report, already equal on all workers; every worker calls it equally often."""
         ...
 
     def keep(self, name: str, arrays: Arrays) -> None:
@@ -88,29 +89,35 @@ class LocalContext:
         torch.set_num_threads(runtime.threads or available_cpus())
 
     def prepare(self, module: nn.Module) -> nn.Module:
+        """The module on the device."""
         return place(module, self.device, self._channels_last)
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
+        """The tensor itself: the sum over one worker."""
         return tensor
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        return None
+        """Nothing: a gradient is its own mean over one worker."""
 
     def barrier(self) -> None:
-        return None
+        """Nothing: there is nobody to wait for."""
 
-    def report(self, metrics: Report) -> None:
+    def report(self, report: EpochReport) -> None:
+        """Hand the report on as plain data."""
         if self._on_report is not None:
-            self._on_report(metrics)
+            self._on_report(report.as_dict())
 
     def keep(self, name: str, arrays: Arrays) -> None:
+        """Hand the arrays on."""
         if self._on_arrays is not None:
             self._on_arrays(name, arrays)
 
     def should_stop(self) -> bool:
+        """Whether somebody asked this run to end after the epoch."""
         return self._should_stop is not None and self._should_stop()
 
     def say(self, line: str) -> None:
+        """Tell the user one line."""
         if self._say is not None:
             self._say(line)
 

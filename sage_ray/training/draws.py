@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 
-class Draws(Protocol):
+class StepDraws(Protocol):
     """What steps, augmentation, dropout and generator noise ask for random numbers."""
 
     step: int

@@ -38,7 +38,7 @@ def footprints(config: ExperimentConfig) -> dict[str, StageFootprint]:
     scored = config.data.split.validation > 0 or config.data.split.folds > 0
     found: dict[str, StageFootprint] = {}
     for phase, names in (("pretrain", ("segmenter",)), ("adversarial", tuple(sizes))):
-        if getattr(config, phase).epochs:
+        if config.phase(phase).epochs:
             state = sum(sizes[name].weights + sizes[name].moments for name in names)
             product = sum(sizes[name].weights for name in names if name in PRODUCTS)
             found[phase] = StageFootprint(state + average, product if scored else 0)

@@ -23,18 +23,25 @@ from sage_ray.data.pairs import load_folder
 from sage_ray.data.preprocess import prepare_image, prepare_mask
 from sage_ray.data.synth import DRAWN_PREFIX, DrawnSource
 from sage_ray.losses.perceptual import VGG19Loss, cached_vgg19, load_vgg19, random_vgg19
+from sage_ray.models.value_range import to_network_range
 from sage_ray.sections import AdversarialConfig
 from sage_ray.training import build
-from sage_ray.training.adversarial import adversarial_step, forward_terms
+from sage_ray.training.adversarial import adversarial_step
 from sage_ray.training.batches import Batch
 from sage_ray.training.context import LocalContext
 from sage_ray.training.draws import KeyedDraws
-from sage_ray.training.learning_rate import LearningRate
 from sage_ray.training.precision import use_precision
 from sage_ray.training.pretrain import pretrain_step
 from sage_ray.training.recipe import Recipe, build_recipe
 from sage_ray.training.state import TrainState
-from sage_ray.training.terms import OBJECTIVE, PERCEPTUAL_TERMS, StepPlan, plan_step, term_weights, why_untrained
+from sage_ray.training.terms import (
+    OBJECTIVE,
+    PERCEPTUAL_TERMS,
+    left_out_terms,
+    objective_terms,
+    term_weights,
+    why_untrained,
+)
 
 IMAGE_SIZE = (64, 96)
 """Rows and columns in pixels."""
@@ -43,11 +50,9 @@ REPEATS = 3
 """Times are the least of so many, or of fewer where they take more than `PATIENCE_S` in all."""
 PATIENCE_S = 3.0
 
-EXPECTED = OBJECTIVE | {
-    "segmentation": ("segmenter",),
-    "loss_disc_image": ("disc_image",),
-    "loss_disc_mask": ("disc_mask",),
-}
+DISCRIMINATOR_LOSSES = {"loss_disc_image": ("disc_image",), "loss_disc_mask": ("disc_mask",)}
+
+EXPECTED = OBJECTIVE | {"segmentation": ("segmenter",)} | DISCRIMINATOR_LOSSES
 """Each loss term and the networks that it should train: the objective of phase 2, phase 1's loss, and the
 discriminators'. Source: docs/method/METHOD.md section 1."""
 
@@ -65,7 +70,7 @@ Norms = dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
-class Pair:
+class UntrainedPair:
     """A loss term, a network that it gives nothing, and why."""
 
     term: str
@@ -79,23 +84,22 @@ class StepGradients:
 
     Attributes:
         name: for a person.
-        frozen, synthetic: the kind; None in phase 1.
+        frozen: whether the generator is frozen; None in phase 1.
+        synthetic: whether the segmenter also learns from generated images; None in phase 1.
         norms: L2 norm of the gradient that each weighted term gives each network, all its parameters together.
         zeros: pairs of `EXPECTED` without a gradient.
         step_ms: milliseconds of the step as the trainer does it.
-        skipped: terms that the trainer leaves out of this kind of step, each with the milliseconds that computing it
-            would cost by itself.
-        skipped_ms: milliseconds that all of them would cost together; they share passes.
+        left_out: terms that the trainer does not compute in this kind of step, as only a frozen generator would learn
+            from them; their norms are 0.
     """
 
     name: str
     frozen: bool | None
     synthetic: bool | None
     norms: Norms
-    zeros: list[Pair]
+    zeros: list[UntrainedPair]
     step_ms: float
-    skipped: dict[str, float] = field(default_factory=dict)
-    skipped_ms: float = 0.0
+    left_out: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -107,13 +111,14 @@ class GradientReport:
         dead: pairs of `EXPECTED` that get nothing in any kind of step that has the term.
         on_purpose: pairs that get nothing in some kind of step, or ever, because the method has it so.
         off: terms that are not computed at all, and the setting that switches them off.
-        data, perceptual: where the pictures and the weights of the perceptual network came from.
+        data: where the pictures came from.
+        perceptual: where the weights of the perceptual network came from; None without one.
         timed_on: whose milliseconds they are.
     """
 
     steps: list[StepGradients]
-    dead: list[Pair]
-    on_purpose: list[Pair]
+    dead: list[UntrainedPair]
+    on_purpose: list[UntrainedPair]
     off: dict[str, str]
     data: str
     perceptual: str | None
@@ -159,7 +164,7 @@ def measure_gradients(
         say("phase 1")
         steps.append(_measure_pretrain(config, context, batch, recipe))
     if config.adversarial.epochs:
-        state = _make_state(config, "adversarial", context)
+        state = _still_state(config, "adversarial", context)
         for frozen, synthetic in step_kinds(config.adversarial):
             say(_name(config.adversarial, frozen, synthetic))
             steps.append(_measure_adversarial(config, state, batch, recipe, frozen=frozen, synthetic=synthetic))
@@ -200,12 +205,13 @@ def gradient_norms(value: Tensor, networks: dict[str, nn.Module]) -> dict[str, f
 
 
 def _measure_pretrain(config: ExperimentConfig, context: LocalContext, batch: Batch, recipe: Recipe) -> StepGradients:
-    state = _make_state(config, "pretrain", context)
+    state = _still_state(config, "pretrain", context)
     norms: Norms = {}
     draws = KeyedDraws(config.seed, "pretrain", 0, 0, range(len(batch.image)), context.device)
     pretrain_step(state, batch, draws, replace(recipe, observe=_observer(norms)))
     (milliseconds,) = _least_ms([partial(pretrain_step, state, batch, draws, recipe)], context.device)
-    zeros = [Pair(term, "segmenter", UNEXPLAINED) for term, found in norms.items() if found["segmenter"] == 0.0]
+    dead = [term for term, found in norms.items() if found["segmenter"] == 0.0]
+    zeros = [UntrainedPair(term, "segmenter", UNEXPLAINED) for term in dead]
     return StepGradients("phase 1", None, None, norms, zeros, milliseconds)
 
 
@@ -219,55 +225,37 @@ def _measure_adversarial(
     recipe = replace(recipe, adversarial=settings.model_copy(update=mixing))
     state.phase_epoch = 0 if frozen else settings.freeze_epochs
     device = batch.image.device
-    # Not the first step of an epoch: that one logs what others skip.
-    draws = KeyedDraws(config.seed, "adversarial", state.phase_epoch, 1, range(len(batch.image)), device)
+    draws = KeyedDraws(config.seed, "adversarial", state.phase_epoch, 0, range(len(batch.image)), device)
 
-    norms: Norms = {}
-    adversarial_step(state, batch, draws, replace(recipe, observe=_observer(norms), skip_dead=False))
-    plan = plan_step(settings, frozen=frozen, synthetic=synthetic, has_perceptual=recipe.perceptual is not None)
-    skipped = [term for term, networks in plan.trains.items() if not networks]
+    measured: Norms = {}
+    adversarial_step(state, batch, draws, replace(recipe, observe=_observer(measured)))
+    # A term that the step leaves out gives no network anything.
+    weights = term_weights(settings, has_perceptual=recipe.perceptual is not None)
+    terms = [term for term in objective_terms(settings, frozen=frozen, synthetic=synthetic) if weights[term]]
+    left_out = [term for term in terms if term in left_out_terms(settings, frozen=frozen)]
+    norms: Norms = measured | {term: dict.fromkeys(state.networks, 0.0) for term in left_out}
+    assert not set(left_out) & set(measured), f"the trainer computes {sorted(measured)}"
+    norms = {term: norms[term] for term in (*terms, *DISCRIMINATOR_LOSSES) if term in norms}
     (step_ms,) = _least_ms([partial(adversarial_step, state, batch, draws, recipe)], device)
-    *each, together = _costs(state, batch, draws, recipe, plan, [*([term] for term in skipped), skipped])
-    return StepGradients(
-        name=_name(settings, frozen, synthetic),
-        frozen=frozen,
-        synthetic=synthetic,
-        norms=norms,
-        zeros=_zeros(norms, settings, frozen=frozen, synthetic=synthetic),
-        step_ms=step_ms,
-        skipped=dict(zip(skipped, each, strict=True)),
-        skipped_ms=together,
-    )
+    zeros = _zeros(norms, settings, frozen=frozen, synthetic=synthetic)
+    return StepGradients(_name(settings, frozen, synthetic), frozen, synthetic, norms, zeros, step_ms, left_out)
 
 
-def _zeros(norms: Norms, settings: AdversarialConfig, *, frozen: bool, synthetic: bool) -> list[Pair]:
-    zeros: list[Pair] = []
+def _zeros(norms: Norms, settings: AdversarialConfig, *, frozen: bool, synthetic: bool) -> list[UntrainedPair]:
+    zeros: list[UntrainedPair] = []
     for term, found in norms.items():
         for network in EXPECTED[term]:
             why = why_untrained(term, network, settings, frozen=frozen, synthetic=synthetic)
             assert found[network] == 0.0 or why is None, f"the trainer takes {term} -> {network} for dead: {why}"
             if found[network] == 0.0:
-                zeros.append(Pair(term, network, why or UNEXPLAINED))
+                zeros.append(UntrainedPair(term, network, why or UNEXPLAINED))
     return zeros
 
 
-def _costs(
-    state: TrainState, batch: Batch, draws: KeyedDraws, recipe: Recipe, plan: StepPlan, groups: list[list[str]]
-) -> list[float]:
-    """Milliseconds that computing each group of dead terms adds: forward passes alone, as nothing of them learns."""
-    if not groups[-1]:
-        return [0.0] * len(groups)
-    plans = [replace(plan, computed=frozenset(terms)) for terms in ([], *groups)]
-    with torch.no_grad():
-        works = [partial(forward_terms, state, batch, draws, recipe, chosen) for chosen in plans]
-        bare, *others = _least_ms(works, batch.image.device)
-    return [max(milliseconds - bare, 0.0) for milliseconds in others]
-
-
-def _sorted_out(steps: list[StepGradients]) -> tuple[list[Pair], list[Pair]]:
+def _sorted_out(steps: list[StepGradients]) -> tuple[list[UntrainedPair], list[UntrainedPair]]:
     """Dead pairs, and those that get nothing on purpose: a GAN's two sides, and what only some kinds of step train."""
-    dead: list[Pair] = []
-    on_purpose: list[Pair] = []
+    dead: list[UntrainedPair] = []
+    on_purpose: list[UntrainedPair] = []
     seen: set[tuple[str, str]] = set()
     for pair in (pair for step in steps for pair in step.zeros):
         if (pair.term, pair.network) in seen:
@@ -276,7 +264,7 @@ def _sorted_out(steps: list[StepGradients]) -> tuple[list[Pair], list[Pair]]:
         trained = any(step.norms.get(pair.term, {}).get(pair.network, 0.0) != 0.0 for step in steps)
         (on_purpose if trained else dead).append(pair)
     computed = {term for step in steps for term in step.norms}
-    on_purpose += [Pair(term, network, why) for (term, network), why in DETACHED.items() if term in computed]
+    on_purpose += [UntrainedPair(term, network, why) for (term, network), why in DETACHED.items() if term in computed]
     return dead, on_purpose
 
 
@@ -310,13 +298,11 @@ def _observer(norms: Norms) -> Callable[[dict[str, Tensor], dict[str, nn.Module]
     return observe
 
 
-def _make_state(config: ExperimentConfig, phase: str, context: LocalContext) -> TrainState:
-    networks = {"segmenter": build.build_segmenter(config, context)}
-    if phase == "adversarial":
-        networks |= build.build_gan(config, context)
-    optimizers = {name: build.build_optimizer(network, 0.0, (0.9, 0.999)) for name, network in networks.items()}
-    rate = LearningRate(getattr(config, phase).schedule, optimizers, 0.0)
-    return TrainState(phase, networks, optimizers, rate, ema_decay=0.0)
+def _still_state(config: ExperimentConfig, phase: str, context: LocalContext) -> TrainState:
+    """A state whose networks stay as they are: at a learning rate of 0 all kinds of step meet the same weights."""
+    state = build.build_state(config, phase, context)
+    state.learning_rate.set(0.0)
+    return state
 
 
 def _least_ms(works: Sequence[Callable[[], object]], device: torch.device) -> list[float]:
@@ -358,7 +344,7 @@ def _one_batch(config: ExperimentConfig, device: torch.device) -> tuple[Batch, s
         arrays = [(pair.image, pair.mask) for pair in map(source.draw, range(BATCH_SIZE))]
     images = np.stack([prepare_image(image, IMAGE_SIZE, crop) for image, _ in arrays])
     masks = np.stack([prepare_mask(mask, IMAGE_SIZE, crop) for _, mask in arrays])
-    image = 2 * torch.from_numpy(images).unsqueeze(1).float() / 255 - 1
+    image = to_network_range(torch.from_numpy(images).unsqueeze(1).float() / 255)
     return Batch(image.to(device), torch.from_numpy(masks).unsqueeze(1).float().to(device)), origin
 
 

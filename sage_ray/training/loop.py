@@ -1,8 +1,9 @@
-"""run_training: the whole two-phase training as one linear page; all machinery is behind the context and the store.
+"""run_training: a whole training on one page, from top to bottom.
 
-A run is a chain of stages. It starts from the longest stored prefix of its own chain, whoever computed it, replays
-the stored reports, and goes on. Snapshots go by time (`training.snapshots`): an orderly stop loses no finished epoch, a
-kill costs at most the epochs since the last snapshot that reached the disk.
+A run is a chain of stages: phase 1 (`pretrain.py`) and phase 2 (`adversarial.py`), or one of them. The run starts from
+the longest stored prefix of its chain, tells the stored reports again, and goes on (`resume.py`). An epoch is trained,
+scored, remembered if it is the best, kept on disk if it is time (`snapshots.py`), and reported. The context
+(`RunContext`) hides whether one worker trains or many, and who listens.
 """
 
 from __future__ import annotations
@@ -10,60 +11,58 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Collection, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import PreparedData
-from sage_ray.errors import NonFiniteLoss, RunStopped, SnapshotFailed, UserError
-from sage_ray.metrics import IMAGE_SCORES
-from sage_ray.models import GENERATORS, SEGMENTERS
+from sage_ray.errors import NonFiniteLoss, SnapshotFailed
 from sage_ray.stages.keys import stage_keys
-from sage_ray.stages.lease import stage_lease
-from sage_ray.stages.store import Snapshot, StageStore
-from sage_ray.training import build
+from sage_ray.stages.store import StageStore
 from sage_ray.training.adversarial import adversarial_step
 from sage_ray.training.attention_share import watch_attention
 from sage_ray.training.averaging import estimate_statistics
 from sage_ray.training.batches import Pictures, steps_per_epoch, training_batches
-from sage_ray.training.context import Report, RunContext, computed_on, numerics
+from sage_ray.training.build import build_product, build_state
+from sage_ray.training.context import RunContext, computed_on, numerics
 from sage_ray.training.interrupts import Interrupts
-from sage_ray.training.learning_rate import LearningRate
+from sage_ray.training.means import EpochMeans
 from sage_ray.training.precision import resolve_precision, use_precision
 from sage_ray.training.pretrain import pretrain_step
 from sage_ray.training.recipe import Recipe, build_recipe
-from sage_ray.training.scoring import evaluate, per_image_rows
+from sage_ray.training.report import EpochReport, Report
+from sage_ray.training.resume import Phase, Reports, chain, first_to_run, leased, newest_snapshot, take_up
+from sage_ray.training.scoring import check_scores, per_image_rows, validate
 from sage_ray.training.snapshots import Snapshots
 from sage_ray.training.state import TrainState, weights_sha
 
 STEPS = {"pretrain": pretrain_step, "adversarial": adversarial_step}
-VALIDATION_SCORES = tuple(f"val/{name}" for name in (*IMAGE_SCORES, "f1_pixel", "loss"))
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One stage of the chain: `epochs` of it are wanted, its first epoch is `offset + 1` on the run's monotone
-    counter."""
-
-    name: str
-    epochs: int
-    key: str
-    offset: int
 
 
 @dataclass
 class TrainResult:
     """What a finished training hands on.
 
-    `segmenter` and `generator` are on the CPU in eval mode with the selected weights; `history` holds one report an
-    epoch; `per_image` the selected weights' validation scores, one row an image and score; `lr_drops` the phase
-    epochs after which a learning rate dropped; `reused_epochs` how many epochs came from the stage store;
-    `computed_on` where the epochs were computed, stored ones too.
+    Attributes:
+        epoch: the last one, on the counter that runs on over both phases.
+        phase: the last one.
+        selected_epoch: whose weights were kept.
+        metrics: the last epoch's report.
+        history: one report per epoch.
+        segmenter: on the CPU in eval mode with the selected weights.
+        generator: likewise; None without phase 2.
+        weights_sha: sha256 over the selected weights.
+        stage_keys: of the phases.
+        numerics: what rounding depended on.
+        synthetic_steps: of phase 2.
+        generator_updates: of phase 2.
+        per_image: validation scores of the selected weights, one row per image and score.
+        lr_drops: epochs of each phase after which its learning rate dropped.
+        reused_epochs: how many epochs came from the stage store.
+        computed_on: where the epochs were computed, stored ones too.
     """
 
     epoch: int
@@ -85,20 +84,20 @@ class TrainResult:
 
 
 @dataclass
-class _Session:
+class _Run:
+    """What all epochs of a run share."""
+
     config: ExperimentConfig
     ctx: RunContext
     store: StageStore
-    snapshots: Snapshots
-    interrupts: Interrupts
     recipe: Recipe
     train: Pictures
     validation: Pictures
     shas: list[str]
-    groups: list[str] | None
-    reported: int = 0
+    snapshots: Snapshots
+    interrupts: Interrupts
+    reports: Reports
     reused: int = 0
-    keys: dict[str, str] = field(default_factory=dict)
 
 
 def run_training(
@@ -132,7 +131,7 @@ def run_training(
     numbers = numerics(config.runtime, ctx.device, ctx.world_size)
     keys = stage_keys(config, data.fingerprint, data.split.split_id, numbers)
     phases = chain(config, keys)
-    session = _Session(
+    run = _Run(
         config=config,
         ctx=ctx,
         store=store,
@@ -142,267 +141,139 @@ def run_training(
         train=Pictures(data, data.split.train, ctx.device),
         validation=Pictures(data, data.split.validation, ctx.device),
         shas=[data.shas[i] for i in data.split.validation],
-        groups=[data.groups[i] for i in data.split.validation] if data.groups else None,
-        keys=keys,
+        reports=Reports(ctx),
     )
     for phase in phases:
-        steps_per_epoch(len(session.train), getattr(config, phase.name).batch_size)
+        steps_per_epoch(len(run.train), phase.settings.batch_size)
     try:
         state: TrainState | None = None
-        for phase in phases[_first_phase(session, phases) :]:
-            with _lease(session, phase):
-                state = _run_phase(session, phase, state)
+        for phase in phases[first_to_run(phases, store, ctx) :]:
+            with leased(phase, store, ctx):
+                state = _run_phase(run, phase, state)
         assert state is not None
-        return _result(session, state, phases[-1], numbers)
+        groups = [data.groups[i] for i in data.split.validation] if data.groups else None
+        return _result(run, state, phases[-1], keys, numbers, groups)
     finally:
-        session.snapshots.close()
+        run.snapshots.close()
 
 
-def chain(config: ExperimentConfig, keys: dict[str, str]) -> list[Phase]:
-    """The stages that a config trains, in order."""
-    phases: list[Phase] = []
-    offset = 0
-    for name, key in keys.items():
-        epochs = getattr(config, name).epochs
-        phases.append(Phase(name, epochs, key, offset))
-        offset += epochs
-    return phases
-
-
-def check_scores(config: ExperimentConfig) -> None:
-    """Raise UserError if the config names a score that is not computed, or an unregistered network."""
-    build.check_names(config)
-    named = {"evaluation.metric": config.evaluation.metric}
-    for phase in ("pretrain", "adversarial"):
-        schedule = getattr(config, phase).schedule
-        if schedule.rule == "plateau":
-            named[f"{phase}.schedule.metric"] = schedule.metric
-    for path, metric in named.items():
-        if metric not in VALIDATION_SCORES:
-            raise UserError("no such score", f"{path}={metric}", "choose one of " + ", ".join(VALIDATION_SCORES))
-
-
-def _first_phase(session: _Session, phases: list[Phase]) -> int:
-    """Index of the last phase that has a sound snapshot at or below its wanted epoch; 0 if none has."""
-    found = 0
-    if session.ctx.rank == 0:
-        for index in range(len(phases) - 1, 0, -1):
-            if session.store.load_latest(phases[index].key, phases[index].epochs) is not None:
-                found = index
-                break
-    return _from_rank_0(session.ctx, found)
-
-
-def _lease(session: _Session, phase: Phase) -> AbstractContextManager[None]:
-    if session.ctx.rank:
-        return nullcontext()
-    return stage_lease(
-        session.store,
-        phase.key,
-        lambda: session.store.latest(phase.key, phase.epochs) == phase.epochs,
-        should_stop=session.ctx.should_stop if session.ctx.world_size == 1 else lambda: False,
-        say=session.ctx.say,
-    )
-
-
-def _run_phase(session: _Session, phase: Phase, earlier: TrainState | None) -> TrainState:
-    snapshot = _newest_snapshot(session, phase)
-    state = _enter(session, phase, earlier, fresh=snapshot is None)
+def _run_phase(run: _Run, phase: Phase, earlier: TrainState | None) -> TrainState:
+    """Train a phase to its end, from its newest snapshot or from what the earlier phase hands over."""
+    snapshot = newest_snapshot(phase, run.store, run.ctx)
+    handed = earlier.product_weights(run.config.pretrain.handoff) if earlier and snapshot is None else None
+    state = build_state(run.config, phase.name, run.ctx, handed=handed)
+    if earlier is not None:
+        state.follow(earlier)
     if snapshot is not None:
-        state.load(snapshot.tensors, snapshot.meta)
-        skipped = phase.offset if earlier is None else 0
-        session.reused += skipped + snapshot.epoch
-        _say_crossing(session, state, phase, snapshot.epoch)
-        if snapshot.epoch == phase.epochs and session.ctx.rank == 0:
-            session.store.keep(phase.key, snapshot.epoch)
-    _replay(session, state)
-    here = computed_on(session.ctx.device)
-    session.snapshots.enter(phase.key, phase.epochs, state)
+        take_up(state, snapshot, phase, run.store, run.ctx)
+        run.reused += snapshot.epoch + (phase.offset if earlier is None else 0)
+    run.reports.replay(state.history)
+
+    here = computed_on(run.ctx.device)
+    run.snapshots.enter(phase.key, phase.epochs, state)
     while state.phase_epoch < phase.epochs:
         if here not in state.computed_on:
             state.computed_on.append(here)
-        with session.interrupts.held(session.snapshots.unsaved(state)):
-            report = _train_epoch(session, state, phase)
+        with run.interrupts.held(run.snapshots.unsaved(state)):
+            report = _run_epoch(run, state, phase)
         try:
-            session.snapshots.after_epoch(state)
-            session.ctx.report(report)
-            session.reported += 1
-            session.interrupts.check()
-            if session.ctx.should_stop():
-                raise RunStopped(f"stopped at epoch {report['epoch']}")
+            run.snapshots.after_epoch(state)
+            run.reports.tell(report)
+            run.interrupts.check()
+            run.reports.stop_if_asked(report)
         except SnapshotFailed:
             raise
         except BaseException:  # Tune stops a trial by SystemExit, a user by KeyboardInterrupt
-            session.snapshots.at_stop(state)
+            run.snapshots.at_stop(state)
             raise
     return state
 
 
-def _say_crossing(session: _Session, state: TrainState, phase: Phase, epochs: int) -> None:
-    here = computed_on(session.ctx.device)
-    elsewhere = [place for place in state.computed_on if place != here]
-    if elsewhere:
-        session.ctx.say(
-            f"{phase.name}: {epochs} stored epochs were computed on {' and '.join(elsewhere)}, and are used on {here}"
-        )
-
-
-def _newest_snapshot(session: _Session, phase: Phase) -> Snapshot | None:
-    """The same newest sound snapshot on every worker; rank 0 decides."""
-    ctx, store = session.ctx, session.store
-    snapshot = store.load_latest(phase.key, phase.epochs) if ctx.rank == 0 else None
-    epoch = _from_rank_0(ctx, snapshot.epoch if snapshot else 0)
-    if ctx.rank and epoch:
-        snapshot = store.load_latest(phase.key, epoch)
-        assert snapshot is not None and snapshot.epoch == epoch, "workers see different stage stores"
-    return snapshot
-
-
-def _enter(session: _Session, phase: Phase, earlier: TrainState | None, *, fresh: bool) -> TrainState:
-    """A state at epoch 0 of a phase; phase 2 takes the segmenter that phase 1 hands over."""
-    config, ctx = session.config, session.ctx
-    settings = getattr(config, phase.name)
-    networks = {"segmenter": build.build_segmenter(config, ctx)}
-    betas = (0.9, 0.999)
-    if phase.name == "adversarial":
-        networks |= build.build_gan(config, ctx)
-        betas = config.adversarial.betas
-        if earlier is not None and fresh:
-            handed = earlier.product_weights(config.pretrain.handoff)
-            networks["segmenter"].load_state_dict({k.removeprefix("segmenter."): v for k, v in handed.items()})
-    optimizers = {name: build.build_optimizer(network, settings.lr, betas) for name, network in networks.items()}
-    state = TrainState(
-        phase=phase.name,
-        networks=networks,
-        optimizers=optimizers,
-        learning_rate=LearningRate(settings.schedule, optimizers, settings.lr),
-        ema_decay=config.evaluation.ema_decay,
-    )
-    if earlier is not None:
-        state.history = earlier.history
-        state.computed_on = list(earlier.computed_on)
-        state.earlier_drops = {**earlier.earlier_drops, earlier.phase: earlier.learning_rate.drops}
-    return state
-
-
-def _replay(session: _Session, state: TrainState) -> None:
-    """Report the epochs that came from the store, so that schedulers compare like with like."""
-    for report in state.history[session.reported :]:
-        session.ctx.report({**report, "replayed": True})
-        session.reported += 1
-        if session.ctx.should_stop():
-            raise RunStopped(f"stopped at epoch {report['epoch']}")
-
-
-def _train_epoch(session: _Session, state: TrainState, phase: Phase) -> Report:
-    """Train and score one epoch; the host reads the device once."""
-    started = time.perf_counter()
-    step_function = STEPS[phase.name]
-    totals: dict[str, Tensor] = {}
-    counts: dict[str, int] = {}
-    first_bad = torch.full((), -1, device=session.ctx.device)
-    batches = training_batches(session.train, session.config, session.ctx, phase.name, state.phase_epoch)
-    for step, (batch, draws) in enumerate(batches):
-        scalars = step_function(state, batch, draws, session.recipe)
-        for name, value in scalars.items():
-            totals[name] = totals[name] + value if name in totals else value
-            counts[name] = counts.get(name, 0) + 1
-        bad = ~torch.isfinite(torch.stack(list(scalars.values())).sum())
-        first_bad = torch.where((first_bad < 0) & bad, step, first_bad)
-    again = training_batches(session.train, session.config, session.ctx, phase.name, state.phase_epoch)
-    estimate_statistics(state, again, session.recipe)
-    state.phase_epoch += 1
-    means = _read_epoch(session, phase, state, totals, counts, first_bad)
-    report: Report = {
-        "epoch": phase.offset + state.phase_epoch,
-        "phase": phase.name,
-        "phase_epoch": state.phase_epoch,
-        "lr": state.learning_rate.lr,
-        **means,
-    }
-    if len(session.validation):
-        scores, _ = evaluate(
-            state.evaluated, session.validation, session.config.evaluation, session.recipe, session.ctx
-        )
-        report |= {f"val/{name}": value for name, value in scores.items()}
-        report |= watch_attention(
-            state.evaluated, session.validation, session.shas, session.config, session.ctx,
-            epoch=report["epoch"], ends_phase=state.phase_epoch == phase.epochs,
+def _run_epoch(run: _Run, state: TrainState, phase: Phase) -> EpochReport:
+    """Train and score one epoch; its report is the newest of the state's history."""
+    started, lr = time.perf_counter(), state.learning_rate.lr
+    scores = _train_epoch(run, state, phase)
+    epoch = phase.offset + state.phase_epoch
+    if len(run.validation):
+        settings = run.config.evaluation
+        found, _ = validate(state.evaluated, run.validation, settings, run.recipe, run.ctx)
+        scores |= {f"val/{name}": value for name, value in found.items()}
+        scores |= watch_attention(
+            state.evaluated, run.validation, run.shas, run.config, run.ctx,
+            epoch=epoch, ends_phase=state.phase_epoch == phase.epochs,
         )  # fmt: skip
-        metric = session.config.evaluation.metric
-        state.remember_best(-report[metric] if metric == "val/loss" else report[metric])
-    state.learning_rate.after_epoch(state.phase_epoch, report)
-    report["synthetic_steps"] = state.synthetic_steps
-    report["generator_updates"] = state.generator_updates
-    report["seconds"] = time.perf_counter() - started
-    report["replayed"] = False
+        # Of a loss the lowest is best.
+        score = scores[settings.metric]
+        state.remember_best(-score if settings.metric == "val/loss" else score)
+    state.learning_rate.after_epoch(state.phase_epoch, scores)
+    report = EpochReport(
+        epoch=epoch,
+        phase=phase.name,
+        phase_epoch=state.phase_epoch,
+        lr=lr,
+        scores=scores,
+        synthetic_steps=state.synthetic_steps,
+        generator_updates=state.generator_updates,
+        seconds=time.perf_counter() - started,
+    )
     state.history.append(report)
     return report
 
 
-def _read_epoch(
-    session: _Session,
-    phase: Phase,
-    state: TrainState,
-    totals: dict[str, Tensor],
-    counts: dict[str, int],
-    first_bad: Tensor,
-) -> dict[str, float]:
-    names = list(totals)
-    flag = (first_bad >= 0).double()
-    packed = torch.stack([*(totals[n].double() / counts[n] for n in names), flag, first_bad.double()])
-    values = session.ctx.all_reduce(packed).tolist()
-    if values[-2] > 0:
-        where = int(values[-1]) if session.ctx.world_size == 1 else "(of a worker)"
+def _train_epoch(run: _Run, state: TrainState, phase: Phase) -> dict[str, float]:
+    """Take the steps of one epoch; returns the means of their scalars as `train/NAME`.
+
+    The host reads the device once, at the end.
+    """
+    means = EpochMeans(run.ctx.device)
+    for batch, draws in training_batches(run.train, run.config, run.ctx, phase.name, state.phase_epoch):
+        means.add(STEPS[phase.name](state, batch, draws, run.recipe))
+    again = training_batches(run.train, run.config, run.ctx, phase.name, state.phase_epoch)
+    estimate_statistics(state, again, run.recipe)
+    state.phase_epoch += 1
+    found, bad_step = means.read(run.ctx)
+    if bad_step is not None:
         raise NonFiniteLoss(
-            f"non-finite loss in {phase.name}, epoch {state.phase_epoch} of the phase, step {where}: "
+            f"non-finite loss in {phase.name}, epoch {state.phase_epoch} of the phase, step {bad_step}: "
             f"lower {phase.name}.lr or the weight of the largest term"
         )
-    return {f"train/{n}": v / session.ctx.world_size for n, v in zip(names, values, strict=False)}
+    return {f"train/{name}": value for name, value in found.items()}
 
 
-def _result(session: _Session, state: TrainState, last: Phase, numbers: dict[str, Any]) -> TrainResult:
-    config, ctx = session.config, session.ctx
+def _result(
+    run: _Run,
+    state: TrainState,
+    last: Phase,
+    keys: dict[str, str],
+    numbers: dict[str, Any],
+    groups: list[str] | None,
+) -> TrainResult:
+    """The selected weights with their validation scores, and the story of the run."""
+    config, ctx = run.config, run.ctx
     choice = "best" if config.evaluation.select == "best" else "last"
-    weights = {k: v.detach().cpu() for k, v in state.product_weights(choice).items()}
-    kwargs = build.network_kwargs(config)
-    segmenter = SEGMENTERS[config.segmenter.name](**kwargs["segmenter"])
-    segmenter.load_state_dict({k[10:]: v for k, v in weights.items() if k.startswith("segmenter.")})
-    generator: nn.Module | None = None
-    if any(k.startswith("generator.") for k in weights):
-        generator = GENERATORS[config.generator.name](**kwargs["generator"])
-        generator.load_state_dict({k[10:]: v for k, v in weights.items() if k.startswith("generator.")})
-        generator.eval()
-    selected = state.best.phase_epoch if choice == "best" else state.phase_epoch
+    weights = {name: tensor.detach().cpu() for name, tensor in state.product_weights(choice).items()}
+    segmenter, generator = build_product(config, weights)
+    per_image: list[dict[str, Any]] = []
+    if len(run.validation):
+        scored = ctx.prepare(copy.deepcopy(segmenter))
+        _, rows = validate(scored, run.validation, config.evaluation, run.recipe, ctx)
+        per_image = per_image_rows(rows, run.shas, config, groups, part="val", checkpoint=config.evaluation.select)
+    history = [report.as_dict() for report in state.history]
     return TrainResult(
         epoch=last.offset + state.phase_epoch,
         phase=state.phase,
-        selected_epoch=last.offset + selected,
-        metrics=state.history[-1],
-        history=state.history,
-        segmenter=segmenter.eval(),
+        selected_epoch=last.offset + (state.best.phase_epoch if choice == "best" else state.phase_epoch),
+        metrics=history[-1],
+        history=history,
+        segmenter=segmenter,
         generator=generator,
         weights_sha=weights_sha(weights),
-        stage_keys=session.keys,
+        stage_keys=keys,
         numerics=numbers,
         synthetic_steps=state.synthetic_steps,
         generator_updates=state.generator_updates,
-        per_image=_validation_rows(session, ctx.prepare(copy.deepcopy(segmenter))),
+        per_image=per_image,
         lr_drops={**state.earlier_drops, state.phase: state.learning_rate.drops},
-        reused_epochs=session.reused,
+        reused_epochs=run.reused,
         computed_on=state.computed_on,
     )
-
-
-def _validation_rows(session: _Session, segmenter: nn.Module) -> list[dict[str, Any]]:
-    if not len(session.validation):
-        return []
-    config = session.config
-    _, rows = evaluate(segmenter, session.validation, config.evaluation, session.recipe, session.ctx)
-    return per_image_rows(rows, session.shas, config, session.groups, part="val", checkpoint=config.evaluation.select)
-
-
-def _from_rank_0(ctx: RunContext, value: int) -> int:
-    if ctx.world_size == 1:
-        return value
-    return int(ctx.all_reduce(torch.tensor(float(value if ctx.rank == 0 else 0), device=ctx.device)).item())

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from sage_ray.models.dropout import keyed_dropout
 from sage_ray.training.batches import Batch
-from sage_ray.training.draws import Draws
+from sage_ray.training.draws import StepDraws
 from sage_ray.training.recipe import Recipe
 from sage_ray.training.state import TrainState
 from sage_ray.training.supervision import head_logits, supervised_loss
 
 
-def pretrain_step(state: TrainState, batch: Batch, draws: Draws, recipe: Recipe) -> dict[str, Tensor]:
+def pretrain_step(state: TrainState, batch: Batch, draws: StepDraws, recipe: Recipe) -> dict[str, Tensor]:
     """One update of the segmenter on real pairs; returns detached scalars.
 
     Source: docs/method/METHOD.md section 1, phase 1: minimise L_seg(S(x), m) with Adam; the mean over several heads.
@@ -24,7 +25,7 @@ def pretrain_step(state: TrainState, batch: Batch, draws: Draws, recipe: Recipe)
     if recipe.observe is not None:
         recipe.observe({"segmentation": loss}, state.networks)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    torch.autograd.backward(loss)
     recipe.average_gradients(segmenter.parameters())
     optimizer.step()
     state.update_ema()

@@ -11,14 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from sage_ray.config import ExperimentConfig
+from sage_ray.errors import UserError
 from sage_ray.metrics import COUNTS, IMAGE_SCORES, definition, score_image, summarise
-from sage_ray.sections import EvaluationConfig
+from sage_ray.models.value_range import to_network_range
+from sage_ray.sections import PHASES, EvaluationConfig
+from sage_ray.training import build
 from sage_ray.training.batches import Pictures
 from sage_ray.training.context import RunContext
 from sage_ray.training.precision import Precision, computing_in
 from sage_ray.training.recipe import Recipe
 
 COLUMNS = (*IMAGE_SCORES, *COUNTS)
+VALIDATION_SCORES = tuple(f"val/{name}" for name in (*IMAGE_SCORES, "f1_pixel", "loss"))
 SCORING_PRECISION: Precision = "fp32"
 """Of every score of an image; stands as `scoring` in record.json and in what `evaluate` says. Runs of the first release
 have none there: it scored validation images in the precision of training, and test images in fp32 (with TF32 in
@@ -40,7 +44,7 @@ def score_pictures(
         rank, world_size: whole batches are shared out over workers; the rows of other workers are 0.
     """
     table = np.zeros((len(pictures), len(COLUMNS)))
-    batches = torch.arange(len(pictures)).split(settings.batch_size)
+    batches = torch.split(torch.arange(len(pictures)), settings.batch_size)
     with torch.no_grad(), full_precision(pictures.device):
         for rows in batches[rank::world_size]:
             image, mask = pictures.take(rows)
@@ -67,7 +71,7 @@ def segmentation(segmenter: nn.Module, also: Callable[[Tensor, Tensor], None] | 
     """
 
     def predict(image: Tensor, mask: Tensor) -> np.ndarray:
-        logits = segmenter(2 * image - 1)
+        logits = segmenter(to_network_range(image))
         if also is not None:
             also(logits, mask)
         return np.asarray(logits.argmax(1).bool().cpu().numpy())
@@ -75,7 +79,7 @@ def segmentation(segmenter: nn.Module, also: Callable[[Tensor, Tensor], None] | 
     return predict
 
 
-def evaluate(
+def validate(
     segmenter: nn.Module, pictures: Pictures, settings: EvaluationConfig, recipe: Recipe, ctx: RunContext
 ) -> tuple[dict[str, float], list[dict[str, float]]]:
     """Summary scores (`dice`, `f1_object_50`, ..., `loss`) and the scores of each image, in the order of `pictures`.
@@ -101,6 +105,19 @@ def evaluate(
     return summary, rows
 
 
+def check_scores(config: ExperimentConfig) -> None:
+    """Raise UserError if the config names a score that is not computed, or an unregistered network."""
+    build.check_names(config)
+    named = {"evaluation.metric": config.evaluation.metric}
+    for phase in PHASES:
+        schedule = config.phase(phase).schedule
+        if schedule.rule == "plateau":
+            named[f"{phase}.schedule.metric"] = schedule.metric
+    for path, metric in named.items():
+        if metric not in VALIDATION_SCORES:
+            raise UserError("no such score", f"{path}={metric}", "choose one of " + ", ".join(VALIDATION_SCORES))
+
+
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """No autocast within the body, and on a GPU no TF32, whatever training uses; afterwards all is as it was."""
@@ -115,7 +132,7 @@ def per_image_rows(
     groups: Sequence[str | None] | None = None,
     **labels: Any,
 ) -> list[dict[str, Any]]:
-    """Long form: one row an image and score with its definition and micrograph, and `labels` (part, checkpoint, ...).
+    """Long form: one row per image and score with its definition and micrograph, and `labels` (part, checkpoint, ...).
 
     Args:
         rows: scores of each image.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from sage_ray.models.norm import copy_network
 from sage_ray.training.learning_rate import LearningRate
+from sage_ray.training.report import EpochReport
 
 
 @dataclass
@@ -40,7 +42,7 @@ class TrainState:
     synthetic_steps: int = 0
     generator_updates: int = 0
     best: Best = field(default_factory=Best)
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[EpochReport] = field(default_factory=list)
     earlier_drops: dict[str, list[int]] = field(default_factory=dict)
     computed_on: list[str] = field(default_factory=list)
     """Where epochs of the run so far were computed, in order (`training.context.computed_on`)."""
@@ -49,6 +51,12 @@ class TrainState:
         if self.ema_decay and self.ema is None:
             self.ema = copy_network(self.networks["segmenter"])
             self.ema.requires_grad_(False)
+
+    def follow(self, earlier: TrainState) -> None:
+        """Take over what a run has behind it from the state of its earlier phase: reports, drops, places."""
+        self.history = earlier.history
+        self.computed_on = list(earlier.computed_on)
+        self.earlier_drops = {**earlier.earlier_drops, earlier.phase: earlier.learning_rate.drops}
 
     @property
     def evaluated(self) -> nn.Module:
@@ -108,7 +116,7 @@ class TrainState:
             "best_score": self.best.score if self.best.weights else None,
             "learning_rate": self.learning_rate.state(),
             "earlier_drops": self.earlier_drops,
-            "history": self.history,
+            "history": [report.as_dict() for report in self.history],
             "computed_on": self.computed_on,
         }
 
@@ -117,11 +125,11 @@ class TrainState:
         device = next(self.networks["segmenter"].parameters()).device
         groups = _by_prefix(tensors)
         for name, network in self.networks.items():
-            network.load_state_dict(_strip(groups["network"], name))
+            network.load_state_dict(weights_of(groups["network"], name))
         if self.ema is not None:
             self.ema.load_state_dict(groups["ema"])
         for name, optimizer in self.optimizers.items():
-            _load_moments(optimizer, _strip(groups.get("optimizer", {}), name))
+            _load_moments(optimizer, weights_of(groups.get("optimizer", {}), name))
         best = {k: v.to(device) for k, v in groups.get("best", {}).items()}
         score = scalars["best_score"]
         self.best = Best(scalars["best_epoch"], float("-inf") if score is None else score, best)
@@ -129,7 +137,7 @@ class TrainState:
         self.synthetic_steps = scalars["synthetic_steps"]
         self.generator_updates = scalars["generator_updates"]
         self.earlier_drops = scalars["earlier_drops"]
-        self.history = list(scalars["history"])
+        self.history = [EpochReport.from_dict(plain) for plain in scalars["history"]]
         self.computed_on = list(scalars.get("computed_on", []))
         self.learning_rate.load(scalars["learning_rate"])
 
@@ -144,16 +152,17 @@ def weights_sha(weights: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def weights_of(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors of one network, or of one optimizer: those named NAME.REST, under REST."""
+    return {k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(f"{name}.")}
+
+
 def _by_prefix(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     groups: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         prefix, rest = name.split(".", 1)
         groups.setdefault(prefix, {})[rest] = tensor
     return groups
-
-
-def _strip(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    return {k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(f"{name}.")}
 
 
 def _load_moments(optimizer: torch.optim.Adam, moments: dict[str, Tensor]) -> None:

@@ -1,14 +1,12 @@
-"""Which terms of phase 2's objective a step has, and which networks each can train: known by construction.
+"""The terms of phase 2's objective: which of them a step has, which networks each trains, and why not the others.
 
-A term is live in a step if its gradient can reach a network that is being updated, else dead. The trainer computes dead
-terms only now and then, for the curves; `sage-ray doctor --gradients` measures the same pairs on one batch.
+What is said here follows from the settings alone. `sage-ray doctor --gradients` and the tests measure the same pairs of
+term and network with the trainer's own step.
 
 Source: docs/method/METHOD.md section 1, table of the generator-and-segmenter objective; DISCREPANCIES rows 1 to 4.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 from sage_ray.sections import AdversarialConfig
 
@@ -30,9 +28,6 @@ CYCLE_TERMS = ("rec_mask", "rec_image_l1", "rec_image_vgg")
 
 PERCEPTUAL_TERMS = ("rec_image_vgg", "id_image_vgg")
 
-FAKE_TERMS = ("rec_mask", "adv_image", "id_image_l1", "id_image_vgg")
-"""The terms that see fake_image = G(m, z)."""
-
 CYCLE_IMAGE_TERMS = ("rec_image_l1", "rec_image_vgg")
 """The terms that see rec_image = G(S(x), z')."""
 
@@ -40,22 +35,43 @@ MASK_PATH_TERMS = ("adv_mask", *CYCLE_IMAGE_TERMS)
 """The terms that see the segmenter's prediction as a mask, through `mask_path`."""
 
 
-def term_weights(settings: AdversarialConfig) -> dict[str, float]:
-    """Weight of each term in the sum, `lambda_cycle` included; 0 is a term that is switched off."""
+def term_weights(settings: AdversarialConfig, *, has_perceptual: bool = True) -> dict[str, float]:
+    """Weight of each term in the sum, `lambda_cycle` included; 0 for a term that is switched off.
+
+    Args:
+        settings: weights and `lambda_cycle`.
+        has_perceptual: whether there is a perceptual network; without one its terms are off.
+    """
     scale = {term: settings.lambda_cycle for term in CYCLE_TERMS}
+    if not has_perceptual:
+        scale |= dict.fromkeys(PERCEPTUAL_TERMS, 0.0)
     return {term: scale.get(term, 1.0) * getattr(settings.weights, term) for term in OBJECTIVE}
 
 
-def step_terms(settings: AdversarialConfig, *, frozen: bool, synthetic: bool) -> tuple[str, ...]:
-    """The terms of a step: weight above 0, and `rec_mask` only where it trains the segmenter (a synthetic step) or, as
-    `generator_feedback: every_step` has it, the generator."""
+def objective_terms(settings: AdversarialConfig, *, frozen: bool, synthetic: bool) -> tuple[str, ...]:
+    """The terms that the objective has in a kind of step: those of a weight above 0.
+
+    `rec_mask` is among them where it trains the segmenter (a step with synthetic images) or, as
+    `generator_feedback: every_step` has it, a generator that learns.
+    """
     feedback = settings.generator_feedback == "every_step" and not frozen
     absent = set() if synthetic or feedback else {"rec_mask"}
     return tuple(term for term, weight in term_weights(settings).items() if weight and term not in absent)
 
 
+def left_out_terms(settings: AdversarialConfig, *, frozen: bool) -> tuple[str, ...]:
+    """The terms that a step does not compute although the objective has them: only a frozen generator would learn.
+
+    The terms of the reconstructed image are computed all the same if the segmenter learns from them.
+    """
+    if not frozen:
+        return ()
+    no_cycle_image = settings.mask_path == "argmax" or not settings.cycle_image_while_frozen
+    return ("adv_image", *(CYCLE_IMAGE_TERMS if no_cycle_image else ()), "id_image_l1", "id_image_vgg")
+
+
 def trained_networks(settings: AdversarialConfig, *, frozen: bool, synthetic: bool) -> dict[str, frozenset[str]]:
-    """Each term of a step with the networks that its gradient reaches and that the step updates; empty if it is dead.
+    """Each term of the objective with the networks that it trains in a kind of step; empty if it trains none.
 
     Args:
         settings: weights, mask path, feedback.
@@ -63,7 +79,7 @@ def trained_networks(settings: AdversarialConfig, *, frozen: bool, synthetic: bo
         synthetic: the segmenter also learns from the generated image.
     """
     reached: dict[str, frozenset[str]] = {}
-    for term in step_terms(settings, frozen=frozen, synthetic=synthetic):
+    for term in objective_terms(settings, frozen=frozen, synthetic=synthetic):
         blocked = {
             network
             for network in OBJECTIVE[term]
@@ -84,68 +100,3 @@ def why_untrained(term: str, network: str, settings: AdversarialConfig, *, froze
     if network == "segmenter" and term == "rec_mask" and not synthetic:
         return "on steps without synthetic images this term is feedback for the generator alone"
     return None
-
-
-@dataclass(frozen=True)
-class StepPlan:
-    """What one step computes.
-
-    Attributes:
-        frozen, synthetic: the kind of step, as in `trained_networks`.
-        trains: its terms, each with the networks that it trains.
-        computed: the terms that are computed, for the update or for the curves; every live one is among them.
-        skip_dead: whether dead terms are left out of the update; false keeps their gradient, which is zero.
-    """
-
-    frozen: bool
-    synthetic: bool
-    trains: dict[str, frozenset[str]]
-    computed: frozenset[str]
-    skip_dead: bool
-
-    def is_live(self, term: str) -> bool:
-        """Whether the term trains a network in this step."""
-        return bool(self.trains.get(term))
-
-    def computes(self, *terms: str) -> bool:
-        """Whether one of the terms is computed."""
-        return not self.computed.isdisjoint(terms)
-
-    def in_update(self, term: str) -> bool:
-        """Whether the term is part of the sum whose gradient updates the networks."""
-        return self.is_live(term) or not self.skip_dead
-
-    @property
-    def fake_trains_generator(self) -> bool:
-        """Whether a gradient returns to the generator through fake_image."""
-        return any("generator" in self.trains.get(term, ()) for term in FAKE_TERMS)
-
-    @property
-    def cycle_image_trains_segmenter(self) -> bool:
-        """Whether a gradient returns to the segmenter through rec_image."""
-        return any("segmenter" in self.trains.get(term, ()) for term in CYCLE_IMAGE_TERMS)
-
-
-def plan_step(
-    settings: AdversarialConfig,
-    *,
-    frozen: bool,
-    synthetic: bool,
-    has_perceptual: bool,
-    skip_dead: bool = True,
-    log_dead: bool = False,
-) -> StepPlan:
-    """What a step computes: the live terms, and the dead ones too if they are logged in it or nothing is skipped.
-
-    Args:
-        settings, frozen, synthetic: as in `trained_networks`.
-        has_perceptual: whether there is a perceptual network; without one its terms are left out.
-        skip_dead: leave dead terms out of the update.
-        log_dead: compute dead terms in this step, for the curves.
-    """
-    trains = trained_networks(settings, frozen=frozen, synthetic=synthetic)
-    if not has_perceptual:
-        trains = {term: networks for term, networks in trains.items() if term not in PERCEPTUAL_TERMS}
-    everything = log_dead or not skip_dead
-    computed = frozenset(term for term, networks in trains.items() if networks or everything)
-    return StepPlan(frozen, synthetic, trains, computed, skip_dead)

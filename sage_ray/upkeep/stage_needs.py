@@ -92,7 +92,7 @@ def _add_study(needs: Needs, home: Home, store: StageStore, name: str) -> None:
     values = [{}, *(sample.values for sample in spec.fixed[:MAX_KNOWN])]
     for config in (spec.config(v, seed, fold) for v in values for seed, fold in spec.seeds_and_folds()):
         for phase, key in data.keys(config).items():
-            needs.add(key, getattr(config, phase).epochs, f"study {name}", finished=False)
+            needs.add(key, config.phase(phase).epochs, f"study {name}", finished=False)
 
 
 def _add_run(
@@ -121,7 +121,7 @@ def _add_run(
         if not going_on and not record.finished:  # pruned or diverged
             needs.stages.setdefault(key, StageNeed())
             continue
-        need = needs.add(key, getattr(config, phase).epochs, f"run {record.run_id}", finished=not going_on)
+        need = needs.add(key, config.phase(phase).epochs, f"run {record.run_id}", finished=not going_on)
         need.outdated |= now.get(phase, key) != key
 
 

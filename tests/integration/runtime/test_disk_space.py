@@ -55,7 +55,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_the_footprint_of_a_stage_is_that_of_its_snapshot(home: Home, preset: str, sets: tuple[str, ...]) -> None:
     words = as_sets(SMALLEST | {"runtime.pictures": False})
     config = resolve(preset, sets=[*words, *sets]).config
-    config = config.with_values({f"{p}.epochs": min(1, getattr(config, p).epochs) for p in ("pretrain", "adversarial")})
+    config = config.with_values({f"{p}.epochs": min(1, config.phase(p).epochs) for p in ("pretrain", "adversarial")})
     if config.adversarial.epochs:
         config = config.with_values({"adversarial.freeze_epochs": 0})
     record = run(config, home, "r", mirror=False)

@@ -34,7 +34,7 @@ KINDS = [(False, True), (False, False), (True, True), (True, False)]
 
 @pytest.fixture(autouse=True)
 def _timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Costs are shown, not tested for size."""
+    """Times are shown, not tested for size."""
     monkeypatch.setattr(gradients, "REPEATS", 1)
 
 
@@ -71,10 +71,9 @@ def test_dead_pairs(
     assert not pairs(report.on_purpose) & dead
     for step in steps:
         frozen_out = {"adv_image", "id_image_l1"} if step.frozen else set()
-        behind_argmax = {"adv_mask"} if dead >= BEHIND_ARGMAX else set()
-        both = {"rec_image_l1"} if step.frozen and behind_argmax else set()
-        assert set(step.skipped) == frozen_out | behind_argmax | both
-        assert step.step_ms > 0 and all(cost >= 0 for cost in step.skipped.values())
+        both = {"rec_image_l1"} if step.frozen and dead >= BEHIND_ARGMAX else set()
+        assert set(step.left_out) == frozen_out | both and step.step_ms > 0
+        assert all(norm == 0.0 for term in step.left_out for norm in step.norms[term].values())
 
 
 def test_perceptual_terms_are_measured_without_their_weights(tmp_path: Path) -> None:
@@ -103,7 +102,7 @@ def test_a_cycle_image_that_waits_for_the_generator_is_on_purpose_or_dead(tmp_pa
     why = {(pair.term, pair.network): pair.why for pair in report.on_purpose}
     assert "waits until the generator learns" in why["rec_image_l1", "segmenter"] and not report.dead
     for step in report.steps[1:]:
-        assert ("rec_image_l1" in step.skipped) == bool(step.frozen)
+        assert ("rec_image_l1" in step.left_out) == bool(step.frozen)
         assert (step.norms["rec_image_l1"]["segmenter"] == 0.0) == bool(step.frozen)
     # Where the generator never learns, the term trains nothing in the whole run.
     assert pairs(measure(tmp_path, "tiny_sage_gan", off, "adversarial.freeze_epochs=99").dead) >= {
@@ -142,7 +141,7 @@ def test_the_pictures_are_the_configs_or_drawn(tmp_path: Path) -> None:
     assert measure(tmp_path, "tiny_unet", "data.path=elsewhere").data == "drawn particles, as elsewhere is not here"
 
 
-def test_the_verb_tells_dead_pairs_norms_and_costs(
+def test_the_verb_tells_dead_pairs_norms_and_what_is_left_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "mine.yaml"
@@ -154,15 +153,15 @@ def test_the_verb_tells_dead_pairs_norms_and_costs(
     answer = json.loads(last)
     assert sorted(answer["dead"]) == [["adv_mask", "segmenter"], ["rec_image_l1", "segmenter"]]
     assert answer["norms"]["adv_mask"]["segmenter"] == 0.0 and answer["norms"]["rec_mask"]["generator"] > 0
-    assert [step["skipped"].keys() for step in answer["steps"][1:]] == [
-        {"adv_mask"},
-        {"adv_image", "adv_mask", "rec_image_l1", "id_image_l1"},
-    ]
+    assert [step["left_out"] for step in answer["steps"][1:]] == [[], ["adv_image", "rec_image_l1", "id_image_l1"]]
     assert answer["verb"] == "doctor" and "--set adversarial.mask_path=straight_through" in answer["next"][0]
     table = [line.split() for line in lines if line.startswith(("adv_mask", "rec_image_l1"))]
-    assert table[0][:3] == ["adv_mask", "DEAD", "-"] and table[0][4:6] == ["detached", "skipped,"]
+    assert table[0][:3] == ["adv_mask", "DEAD", "-"] and table[0][4:6] == ["detached", "computed"]
     assert table[1][:2] == ["rec_image_l1", "DEAD"] and table[1][-1] == "computed"
     assert any(line.startswith("dead: adv_mask, rec_image_l1 -> segmenter: a hard arg-max") for line in lines)
+    assert "computed all the same, as they train another network: rec_image_l1" in lines
+    assert "computed all the same, for the curves alone: adv_mask" in lines
+    assert any(line.split()[0] == "adv_image" and line.endswith("left out") for line in lines if line)
     assert "\x1b" not in "".join(lines)
 
     monkeypatch.setenv("TERM", "xterm")

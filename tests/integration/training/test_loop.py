@@ -21,8 +21,7 @@ from sage_ray.training.batches import Pictures, training_batches
 from sage_ray.training.context import LocalContext
 from sage_ray.training.loop import TrainResult, run_training
 from sage_ray.training.recipe import build_recipe
-from sage_ray.training.scoring import evaluate
-from sage_ray.training.state import TrainState
+from sage_ray.training.scoring import validate
 
 SETS = [
     "data.path=synthetic://ordered?num=16&size=32&seed=0",
@@ -218,12 +217,12 @@ def test_an_average_is_scored_and_kept_with_statistics_of_its_own(
         segmenter = build.build_segmenter(config, ctx)
         segmenter.load_state_dict(kept)
         # Passes over the epoch's own batches under these weights find these statistics again.
-        state = TrainState("pretrain", {"segmenter": segmenter}, {}, None, ema_decay=0.9)  # type: ignore[arg-type]
+        state = build.build_state(config, "pretrain", ctx, networks={"segmenter": segmenter})
         estimate_statistics(state, training_batches(pictures, config, ctx, "pretrain", epoch - 1), recipe)
         assert all(torch.equal(tensor, kept[name]) for name, tensor in state.evaluated.state_dict().items())
         assert any(not torch.equal(kept[k], snapshot.tensors[f"network.segmenter.{k}"]) for k in kept if "_var" in k)
         if validated:
-            scores, _ = evaluate(segmenter, validation, config.evaluation, recipe, ctx)
+            scores, _ = validate(segmenter, validation, config.evaluation, recipe, ctx)
             assert scores["dice"] == result.history[epoch - 1]["val/dice"]
         selected = averages[result.selected_epoch - 1]
         assert all(torch.equal(tensor, selected[name]) for name, tensor in result.segmenter.state_dict().items())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,13 +14,13 @@ from sage_ray.training.adversarial import adversarial_step, mask_of
 from sage_ray.training.batches import Batch
 from sage_ray.training.context import LocalContext
 from sage_ray.training.draws import KeyedDraws
-from sage_ray.training.learning_rate import LearningRate
 from sage_ray.training.pretrain import pretrain_step
 from sage_ray.training.recipe import Observer, Recipe, build_recipe
 from sage_ray.training.state import TrainState
 
 SETS = ["segmenter.width=4", "segmenter.depth=2", "generator.width=4", "generator.depth=2", "generator.style_dim=4"]
 SETS += ["discriminators.width=4", "discriminators.heads=1", "discriminators.head_dim=4", "runtime.threads=1"]
+SETS += ["pretrain.lr=1e-3", "adversarial.lr=1e-3"]
 
 
 def make(
@@ -29,13 +28,7 @@ def make(
 ) -> tuple[TrainState, Recipe, ExperimentConfig]:
     config = resolve(preset="tiny_sage_gan", sets=[*SETS, *sets]).config
     ctx = LocalContext(config.runtime)
-    networks: dict[str, nn.Module] = {"segmenter": build.build_segmenter(config, ctx)}
-    if phase == "adversarial":
-        networks |= build.build_gan(config, ctx)
-    lr = 1e-3
-    optimizers = {name: build.build_optimizer(network, lr, (0.9, 0.999)) for name, network in networks.items()}
-    rate = LearningRate(config.adversarial.schedule, optimizers, lr)
-    state = TrainState(phase, networks, optimizers, rate, ema_decay=0.0)
+    state = build.build_state(config, phase, ctx)
     state.phase_epoch = epoch
     return state, build_recipe(config, ctx, tmp_path, observe), config
 
@@ -104,7 +97,7 @@ def gradient_norms(tmp_path: Path, *sets: str, epoch: int = 9) -> dict[tuple[str
                 found[term, name] = sum(float(g.abs().sum()) for g in grads if g is not None)
 
     state, recipe, _ = make(tmp_path, *sets, epoch=epoch, observe=observe)
-    adversarial_step(state, batch(), draws(), replace(recipe, skip_dead=False))
+    adversarial_step(state, batch(), draws(), recipe)
     return found
 
 

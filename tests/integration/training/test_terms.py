@@ -1,10 +1,9 @@
-"""Terms that can train nothing: known by construction, skipped by the trainer, and nothing trained is different."""
+"""Which term trains which network: known by construction, measured on the step, and what a frozen step leaves out."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 
 import pytest
@@ -19,14 +18,14 @@ from sage_ray.training.adversarial import adversarial_step
 from sage_ray.training.batches import Batch
 from sage_ray.training.context import LocalContext
 from sage_ray.training.draws import KeyedDraws
-from sage_ray.training.learning_rate import LearningRate
 from sage_ray.training.recipe import Observer, Recipe, build_recipe
 from sage_ray.training.state import TrainState
-from sage_ray.training.terms import OBJECTIVE, plan_step, step_terms, trained_networks
+from sage_ray.training.terms import CYCLE_IMAGE_TERMS, OBJECTIVE, left_out_terms, trained_networks
 
 SETS = ["segmenter.width=4", "segmenter.depth=2", "generator.width=4", "generator.depth=2", "generator.style_dim=4"]
 SETS += ["discriminators.width=4", "discriminators.heads=1", "discriminators.head_dim=4", "runtime.threads=1"]
 SETS += ["adversarial.freeze_epochs=2", "adversarial.disc_augment=0.5"]
+SETS += ["adversarial.lr=1e-3", "evaluation.ema_decay=0.9"]
 SYNTHETIC = ["adversarial.mix_start=1", "adversarial.mix_max=1"]
 REAL_ONLY = ["adversarial.mix_max=0"]
 
@@ -46,10 +45,7 @@ def settings(**changes: object) -> AdversarialConfig:
 def make(tmp_path: Path, *sets: str, epoch: int, observe: Observer | None = None) -> tuple[TrainState, Recipe]:
     config = resolve(preset="tiny_sage_gan", sets=[*SETS, *sets]).config
     ctx = LocalContext(config.runtime)
-    networks = {"segmenter": build.build_segmenter(config, ctx), **build.build_gan(config, ctx)}
-    optimizers = {name: build.build_optimizer(network, 1e-3, (0.9, 0.999)) for name, network in networks.items()}
-    rate = LearningRate(config.adversarial.schedule, optimizers, 1e-3)
-    state = TrainState("adversarial", networks, optimizers, rate, ema_decay=0.9)
+    state = build.build_state(config, "adversarial", ctx)
     state.phase_epoch = epoch
     return state, build_recipe(config, ctx, tmp_path, observe)
 
@@ -135,17 +131,19 @@ def test_what_a_term_can_train(
     assert trained_networks(settings(**changes), frozen=frozen, synthetic=synthetic) == expected
 
 
-def test_a_plan_computes_live_terms_and_dead_ones_only_where_they_are_logged() -> None:
-    hard = settings(mask_path="argmax")
-    kind = {"frozen": True, "synthetic": True}
-    plan = plan_step(hard, **kind, has_perceptual=True)
-    assert plan.computed == {"id_mask", "rec_mask"} and not plan.in_update("adv_mask")
-    logging = plan_step(hard, **kind, has_perceptual=True, log_dead=True)
-    assert logging.computed == set(step_terms(hard, **kind)) and not logging.in_update("adv_mask")
-    everything = plan_step(hard, **kind, has_perceptual=False, skip_dead=False)
-    assert everything.computed == {t for t in OBJECTIVE if not t.endswith("_vgg")} and everything.in_update("adv_mask")
-    assert not plan.fake_trains_generator
-    assert plan_step(hard, frozen=False, synthetic=False, has_perceptual=True).fake_trains_generator
+def test_only_terms_of_a_frozen_generator_are_left_out() -> None:
+    for path in ("argmax", "soft", "straight_through"):
+        assert left_out_terms(settings(mask_path=path), frozen=False) == ()
+    generators = {"adv_image", "id_image_l1", "id_image_vgg"}
+    assert set(left_out_terms(settings(), frozen=True)) == generators
+    assert set(left_out_terms(settings(mask_path="argmax"), frozen=True)) == generators | set(CYCLE_IMAGE_TERMS)
+    waiting = settings(cycle_image_while_frozen=False)
+    assert set(left_out_terms(waiting, frozen=True)) == generators | set(CYCLE_IMAGE_TERMS)
+    # What is left out trains nothing, whatever the kind of step.
+    for changes in ({}, {"mask_path": "argmax"}, {"cycle_image_while_frozen": False}):
+        for synthetic in (True, False):
+            trained = trained_networks(settings(**changes), frozen=True, synthetic=synthetic)
+            assert not any(trained[term] for term in left_out_terms(settings(**changes), frozen=True))
 
 
 def measured(seen: list[dict[str, frozenset[str]]]) -> Observer:
@@ -181,59 +179,67 @@ def measured(seen: list[dict[str, frozenset[str]]]) -> Observer:
 )
 @pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "unfrozen"])
 @pytest.mark.parametrize("synthetic", [True, False], ids=["synthetic", "real"])
-def test_skipping_changes_no_weight_moment_or_statistic(
+def test_a_step_trains_what_is_known_by_construction(
     tmp_path: Path, perceptual: VGG19Loss, path: list[str], frozen: bool, synthetic: bool
 ) -> None:
-    sets = [*path, *(SYNTHETIC if synthetic else REAL_ONLY)]
-    epoch = 0 if frozen else 2
     seen: list[dict[str, frozenset[str]]] = []
-    whole, recipe = make(tmp_path, *sets, epoch=epoch, observe=measured(seen))
-    curves = train(whole, replace(recipe, perceptual=perceptual, skip_dead=False))
-    lean, recipe = make(tmp_path, *sets, epoch=epoch)
-    lean_curves = train(lean, replace(recipe, perceptual=perceptual))
-
-    assert_equal_to_the_bit(lean, whole)
-    assert whole.tensors()["network.segmenter.encoder.levels.0.norm_a.num_batches_tracked"] > 0
-    # What is skipped by construction is what a measurement finds to be zero, term by term and network by network.
+    sets = [*path, *(SYNTHETIC if synthetic else REAL_ONLY)]
+    state, recipe = make(tmp_path, *sets, epoch=0 if frozen else 2, observe=measured(seen))
+    curves = train(state, replace(recipe, perceptual=perceptual))
     expected = trained_networks(recipe.adversarial, frozen=frozen, synthetic=synthetic)
+    computed = {
+        term: expected[term] for term in expected if term not in left_out_terms(recipe.adversarial, frozen=frozen)
+    }
     discriminators = [{f"loss_{name}": frozenset({name})} for name in ("disc_image", "disc_mask")]
-    assert seen == [expected, *discriminators]
-    dead = {f"loss_{term}" for term, networks in expected.items() if not networks}
-    # The first step of an epoch logs what the others skip, to the same values.
-    for number, (all_scalars, scalars) in enumerate(zip(curves, lean_curves, strict=True)):
-        assert scalars.keys() == all_scalars.keys() - (dead if number % 2 else set())
-        assert all(torch.equal(scalars[name], all_scalars[name]) for name in scalars if name != "loss")
-        updating = sum(float(scalars[f"loss_{term}"]) for term, networks in expected.items() if networks)
-        assert float(scalars["loss"]) == pytest.approx(updating, rel=1e-6)
-        assert float(all_scalars["loss"]) == pytest.approx(
-            sum(float(all_scalars[f"loss_{term}"]) for term in expected), rel=1e-6
-        )
+    assert seen == [computed, *discriminators]
+    for scalars in curves:
+        assert list(scalars) == [*(f"loss_{term}" for term in OBJECTIVE if term in computed), "loss", *LOSSES]
+        total = sum(float(scalars[f"loss_{term}"]) for term in computed)
+        assert float(scalars["loss"]) == pytest.approx(total, rel=1e-6)
 
 
-@pytest.mark.parametrize(
-    "sets",
-    [
-        # The generator learns from rec_image alone, and the fake image, made of the same weights, has no graph.
-        ["adversarial.weights.adv_image=0", "adversarial.weights.id_image_l1=0", "runtime.precision=bf16", *REAL_ONLY]
-        + ["adversarial.generator_feedback=synthetic_steps"],
-        ["adversarial.mask_path=argmax", "adversarial.synthetic_statistics=update", *SYNTHETIC],
-        ["adversarial.mask_path=argmax", "adversarial.weights.id_mask=0", *REAL_ONLY],
-    ],
-    ids=["bf16", "shared statistics", "nothing trains the segmenter"],
-)
-def test_skipping_changes_nothing_over_the_end_of_the_freeze(tmp_path: Path, sets: list[str]) -> None:
-    whole, recipe = make(tmp_path, *sets, epoch=0)
-    before = [p.detach().clone() for p in whole.networks["generator"].parameters()]
-    train(whole, replace(recipe, skip_dead=False), epochs=4)
-    lean, recipe = make(tmp_path, *sets, epoch=0)
-    train(lean, replace(recipe, log_dead_every=2), epochs=4, steps=2)
-    assert_equal_to_the_bit(lean, whole)
-    # The test would be empty if the generator had learned nothing.
-    assert any(not torch.equal(p, q) for p, q in zip(whole.networks["generator"].parameters(), before, strict=True))
-    often, recipe = make(tmp_path, *sets, epoch=0)
-    curves = train(often, replace(recipe, log_dead_every=1), epochs=4)
-    assert_equal_to_the_bit(often, whole)
-    assert len({frozenset(scalars) for scalars in curves[:4]}) == 1
+LOSSES = ("loss_disc_image", "loss_disc_mask")
+GENERATOR_TERMS_OFF = [f"adversarial.weights.{term}=0" for term in ("id_image_l1", "id_image_vgg")]
+
+
+@pytest.mark.parametrize("kind", [SYNTHETIC, REAL_ONLY], ids=["synthetic", "real"])
+@pytest.mark.parametrize("path", ["argmax", "soft", "straight_through"])
+def test_terms_that_a_frozen_step_leaves_out_leave_no_trace(
+    tmp_path: Path, perceptual: VGG19Loss, path: str, kind: list[str]
+) -> None:
+    """A frozen step is, to the bit, that of an objective in which the left-out terms have any other weight."""
+    found = []
+    off = [*GENERATOR_TERMS_OFF, *(NO_CYCLE_IMAGE if path == "argmax" else [])]
+    for sets in ([], off, ["adversarial.weights.adv_image=7", "adversarial.weights.id_image_l1=3"]):
+        state, recipe = make(tmp_path, f"adversarial.mask_path={path}", *kind, *sets, epoch=0)
+        train(state, replace(recipe, perceptual=perceptual))
+        assert state.generator_updates == 0
+        found.append(state)
+    assert_equal_to_the_bit(found[0], found[1])
+    assert_equal_to_the_bit(found[0], found[2])
+
+
+@pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "unfrozen"])
+def test_a_mask_that_trains_nobody_moves_no_statistic_of_its_discriminator(tmp_path: Path, frozen: bool) -> None:
+    """Behind an arg-max adv_mask only draws a curve: disc_mask has the statistics of its own two passes."""
+    for path, passes in (("argmax", 2), ("soft", 3)):
+        state, recipe = make(tmp_path, f"adversarial.mask_path={path}", *REAL_ONLY, epoch=0 if frozen else 2)
+        scalars = train(state, recipe, epochs=1, steps=1)
+        assert "loss_adv_mask" in scalars[0]
+        counts = [v for k, v in state.networks["disc_mask"].state_dict().items() if k.endswith("num_batches_tracked")]
+        assert counts and {int(count) for count in counts} == {passes}
+
+
+@pytest.mark.parametrize("kind", [SYNTHETIC, REAL_ONLY], ids=["synthetic", "real"])
+def test_a_mask_that_trains_nobody_has_no_weight_that_matters(tmp_path: Path, kind: list[str]) -> None:
+    found = []
+    for weight in (1, 7):
+        sets = ["adversarial.mask_path=argmax", f"adversarial.weights.adv_mask={weight}", *kind]
+        state, recipe = make(tmp_path, *sets, epoch=1)  # over the end of the freeze
+        train(state, recipe)
+        assert state.generator_updates == 2
+        found.append(state)
+    assert_equal_to_the_bit(*found)
 
 
 OFF = "adversarial.cycle_image_while_frozen=false"
@@ -278,30 +284,25 @@ def test_mixing_can_wait_until_the_generator_learns(tmp_path: Path) -> None:
     assert waiting.synthetic_steps == waiting.generator_updates == 4
 
 
-def test_skipped_passes_are_not_made(tmp_path: Path) -> None:
-    state, recipe = make(tmp_path, "adversarial.mask_path=argmax", *REAL_ONLY, epoch=0)
+def test_passes_of_left_out_terms_are_not_made(tmp_path: Path) -> None:
     passes: Counter[str] = Counter()
-    for name, network in state.networks.items():
-        network.register_forward_hook(lambda *_, name=name: passes.update([name]))
 
-    def count(recipe: Recipe, step: int) -> dict[str, int]:
+    def count(path: str, epoch: int) -> dict[str, int]:
+        state, recipe = make(tmp_path, f"adversarial.mask_path={path}", *REAL_ONLY, epoch=epoch)
+        for name, network in state.networks.items():
+            network.register_forward_hook(lambda *_, name=name: passes.update([name]))
         passes.clear()
-        adversarial_step(state, batch(), KeyedDraws(0, "adversarial", 0, step, [0, 1]), recipe)
+        adversarial_step(state, batch(), KeyedDraws(0, "adversarial", epoch, 0, [0, 1]), recipe)
         return dict(passes)
 
-    lean = {"segmenter": 1, "generator": 1, "disc_image": 2, "disc_mask": 2}
-    whole = {"segmenter": 1, "generator": 2, "disc_image": 3, "disc_mask": 3}
-    assert [count(recipe, step) for step in range(3)] == [whole, lean, lean]
-    every_second = replace(recipe, log_dead_every=2)
-    assert [count(every_second, step) for step in range(3)] == [whole, lean, whole]
-    assert count(replace(recipe, skip_dead=False), 1) == whole
+    # The generator makes the image that disc_image learns from; behind an arg-max it makes no other.
+    assert count("argmax", 0) == {"segmenter": 1, "generator": 1, "disc_image": 2, "disc_mask": 3}
+    assert count("soft", 0) == {"segmenter": 1, "generator": 2, "disc_image": 2, "disc_mask": 3}
+    assert count("argmax", 2) == {"segmenter": 2, "generator": 2, "disc_image": 3, "disc_mask": 3}
 
 
 def test_a_step_that_trains_nothing_moves_no_weight(tmp_path: Path) -> None:
     state, recipe = make(tmp_path, "adversarial.mask_path=argmax", "adversarial.weights.id_mask=0", *REAL_ONLY, epoch=0)
     before = [p.detach().clone() for p in state.networks["segmenter"].parameters()]
-    for step, skip in product((0, 1), (True, False)):
-        draws = KeyedDraws(0, "adversarial", 0, step, [0, 1])
-        scalars = adversarial_step(state, batch(), draws, replace(recipe, skip_dead=skip))
-        assert (float(scalars["loss"]) == 0) == skip
+    train(state, recipe, epochs=1)
     assert all(torch.equal(p, q) for p, q in zip(state.networks["segmenter"].parameters(), before, strict=True))

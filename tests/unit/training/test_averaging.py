@@ -17,7 +17,6 @@ from sage_ray.training.averaging import estimate_statistics
 from sage_ray.training.batches import Batch
 from sage_ray.training.context import LocalContext
 from sage_ray.training.draws import KeyedDraws
-from sage_ray.training.learning_rate import LearningRate
 from sage_ray.training.recipe import Recipe, build_recipe
 from sage_ray.training.state import TrainState
 
@@ -33,16 +32,13 @@ Work = tuple[Batch, KeyedDraws]
 
 def make(tmp_path: Path, *sets: str, phase: str = "pretrain", decay: float = 0.9) -> tuple[TrainState, Recipe]:
     """A state whose average differs from the segmenter in weights and statistics."""
-    config = resolve("tiny_sage_gan", sets=[*SETS, *sets]).config
+    config = resolve("tiny_sage_gan", sets=[*SETS, f"evaluation.ema_decay={decay}", *sets]).config
     ctx = LocalContext(config.runtime)
-    networks = {"segmenter": build.build_segmenter(config, ctx)}
-    if phase == "adversarial":
-        networks |= build.build_gan(config, ctx)
-    rate = LearningRate(config.pretrain.schedule, {}, 1e-3)
-    state = TrainState(phase, networks, {}, rate, ema_decay=decay, phase_epoch=EPOCH)
+    state = build.build_state(config, phase, ctx)
+    state.phase_epoch = EPOCH
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for tensor in networks["segmenter"].state_dict().values():
+        for tensor in state.networks["segmenter"].state_dict().values():
             if tensor.dtype == torch.float32:
                 tensor += 0.2 * torch.rand(tensor.shape, generator=generator)
     state.update_ema()
@@ -184,7 +180,7 @@ def test_the_average_reduces_over_the_same_workers_without_a_copy_of_their_conte
     segmenter = nn.Sequential(nn.Conv2d(1, 2, 3), BatchNorm(2), BatchNorm(2))
     for layer in norms(segmenter).values():
         layer.reduce = context.all_reduce
-    rate = LearningRate(resolve("tiny_unet").config.pretrain.schedule, {}, 1e-3)
-    state = TrainState("pretrain", {"segmenter": segmenter}, {}, rate, ema_decay=0.9)
+    config = resolve("tiny_unet", sets=["evaluation.ema_decay=0.9"]).config
+    state = build.build_state(config, "pretrain", LocalContext(config.runtime), networks={"segmenter": segmenter})
     assert [layer.reduce for layer in norms(state.ema).values()] == [context.all_reduce] * 2
     assert state.ema is not segmenter and not any(p.requires_grad for p in state.ema.parameters())  # type: ignore[union-attr]

@@ -27,10 +27,7 @@ NUMERICS = {"device": "cpu", "precision": "fp32"}
 
 def make(*sets: str) -> tuple[TrainState, ExperimentConfig]:
     config = resolve(preset="tiny_attention_unet", sets=[*SETS, *sets]).config
-    network = build.build_segmenter(config, LocalContext(config.runtime))
-    optimizers = {"segmenter": build.build_optimizer(network, 1e-3, (0.9, 0.999))}
-    rate = LearningRate(config.pretrain.schedule, optimizers, 1e-3)
-    return TrainState("pretrain", {"segmenter": network}, optimizers, rate, 0.0), config
+    return build.build_state(config, "pretrain", LocalContext(config.runtime)), config
 
 
 def train_step(state: TrainState, seed: int) -> None:

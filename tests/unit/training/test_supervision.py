@@ -19,7 +19,6 @@ from sage_ray.training.adversarial import adversarial_step
 from sage_ray.training.batches import Batch
 from sage_ray.training.context import LocalContext
 from sage_ray.training.draws import KeyedDraws
-from sage_ray.training.learning_rate import LearningRate
 from sage_ray.training.pretrain import pretrain_step
 from sage_ray.training.recipe import Recipe, build_recipe
 from sage_ray.training.state import TrainState
@@ -39,12 +38,7 @@ def make(
     config: ExperimentConfig, folder: Path, phase: str, seen: dict[str, Tensor] | None = None
 ) -> tuple[TrainState, Recipe]:
     ctx = LocalContext(config.runtime)
-    networks = {"segmenter": build.build_segmenter(config, ctx)}
-    if phase == "adversarial":
-        networks |= build.build_gan(config, ctx)
-    optimizers = {name: build.build_optimizer(network, 1e-3, (0.9, 0.999)) for name, network in networks.items()}
-    rate = LearningRate(config.pretrain.schedule, optimizers, 1e-3)
-    state = TrainState(phase, networks, optimizers, rate, ema_decay=0.0)
+    state = build.build_state(config, phase, ctx)
     state.phase_epoch = 9
 
     def observe(terms: dict[str, Tensor], _: dict[str, nn.Module]) -> None:
