@@ -14,11 +14,11 @@ from matplotlib.ticker import MaxNLocator
 
 from sage_ray.analysis.arm_differences import ArmComparison, ArmMean, Claim, Row, arm_means, compare_arms
 from sage_ray.analysis.arms import ArmRuns, Scores, arm_runs, choose_part, image_scores
-from sage_ray.analysis.curves import POOLED, RANGES_TO_ONE, label
 from sage_ray.analysis.figures import new_figure, save, tidy_axes
 from sage_ray.analysis.study_facts import StudyFacts
 from sage_ray.analysis.tables import NONE, Provenance, Table, interval, number, p_value, percent
 from sage_ray.analysis.tidy import Tidy
+from sage_ray.metrics.definitions import POOLED, SCORES_TO_ONE, label
 
 HEADLINE = ("dice", "f1_object_50", POOLED)
 _FILLS = {"supported": "#000000", "undecided": "#ffffff", "refuted": "#9a9a9a"}
@@ -83,7 +83,7 @@ def judge_study(tidy: Tidy, facts: StudyFacts, options: argparse.Namespace, scor
 
 def compare(runs: ArmRuns, scores: Scores, options: argparse.Namespace) -> Result:
     """Means of all arms and their paired differences to the reference."""
-    bounds = (0.0, 1.0) if scores.score in RANGES_TO_ONE else None
+    bounds = (0.0, 1.0) if scores.score in SCORES_TO_ONE else None
     unit = "group" if "group" in scores.frame else "image"
     alone = scores.per_image and scores.frame[unit].nunique() < 2
     # Seeds can be told apart on one image too; only of further images nothing can be said.

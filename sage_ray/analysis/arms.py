@@ -8,15 +8,14 @@ from typing import Any
 
 import pandas as pd
 
-from sage_ray.analysis.curves import LOWER_IS_BETTER, POOLED, curve_facts, label, one_definition, pooled_f1
+from sage_ray.analysis.curves import curve_facts, one_definition, pooled_f1
 from sage_ray.analysis.study_facts import StudyFacts, study_runs
 from sage_ray.analysis.tidy import Tidy
 from sage_ray.errors import UserError
-from sage_ray.metrics import COUNTS
+from sage_ray.metrics.definitions import COUNTS, POOLED, counted_for, is_lower_better, label
+from sage_ray.record.run_folder import BASELINE
 from sage_ray.record.run_record import FINISHED
 
-BASELINE = "otsu"
-"""Checkpoint label of rows that thresholding made, and no weights (`registry.scores.BASELINE`)."""
 SCORED_BY = (
     "data.mask_erosion",
     "data.min_object_pixels",
@@ -173,7 +172,7 @@ def image_scores(tidy: Tidy, runs: ArmRuns, part: str, score: str) -> Scores:
         raise UserError(f"{label(score)} is not stored on {part} images", f"run {lacking[0]}", mend)
     where = f"study {runs.facts.name}, {part}"
     meaning = one_definition(_meaning(rows, score), score, where)
-    lower = score in LOWER_IS_BETTER
+    lower = is_lower_better(score)
     rows = rows.rename(columns={"unit": "seed"})
     if score == POOLED:
         _same_images(rows[rows["score"] == COUNTS[0]], where, by_seed=part == "val" and runs.has_folds)
@@ -201,7 +200,7 @@ def curve_scores(tidy: Tidy, runs: ArmRuns, score: str) -> dict[str, Scores]:
         mend = "choose a score that was recorded, such as dice"
         raise UserError(f"no curve of {label(score)}", f"run {lacking[0]}", mend)
     meaning = one_definition(rows["definition"], score, f"study {runs.facts.name}, curves")
-    lower = score in LOWER_IS_BETTER
+    lower = is_lower_better(score)
     facts = {run_id: curve_facts(curve, lower=lower) for run_id, curve in rows.groupby("run_id")}
     found = {}
     for name in ("best", "plateau"):
@@ -356,7 +355,7 @@ def _state(rows: pd.DataFrame, unit: str) -> str:
 def _meaning(rows: pd.DataFrame, score: str) -> list[str]:
     texts = rows["definition"].drop_duplicates()
     # A count's text ends with what it is counted for.
-    return [str(text).partition(" for: ")[2] or str(text) for text in texts] if score == POOLED else list(texts)
+    return [counted_for(str(text)) for text in texts] if score == POOLED else list(texts)
 
 
 def _same_images(rows: pd.DataFrame, where: str, *, by_seed: bool) -> None:

@@ -18,7 +18,6 @@ from sage_ray.analysis.ablation import HEADLINE, Judged, add_options, judge_stud
 from sage_ray.analysis.arm_differences import ArmMean, arm_means
 from sage_ray.analysis.arms import Scores, cost, curve_scores
 from sage_ray.analysis.command import chosen_scores, command, study_script
-from sage_ray.analysis.curves import RANGES_TO_ONE, label
 from sage_ray.analysis.figures import new_figure, save, style, tidy_axes
 from sage_ray.analysis.study_facts import StudyFacts
 from sage_ray.analysis.tables import (
@@ -33,6 +32,7 @@ from sage_ray.analysis.tables import (
     write_tables,
 )
 from sage_ray.analysis.tidy import Tidy
+from sage_ray.metrics.definitions import SCORES_TO_ONE, label
 
 PUBLISHED: dict[str, tuple[str, dict[str, float]]] = {
     "half_unet": ("Half U-Net", {"dice": 0.595, "f1_object_50": 0.487}),
@@ -146,7 +146,7 @@ def make(tidy: Tidy, facts: StudyFacts, out: Path, options: argparse.Namespace) 
 
 def _curve_means(tidy: Tidy, judged: Judged, score: str) -> dict[str, dict[str, ArmMean]]:
     found: dict[str, Scores] = curve_scores(tidy, judged.runs, score)
-    bounds = (0.0, 1.0) if score in RANGES_TO_ONE else None
+    bounds = (0.0, 1.0) if score in SCORES_TO_ONE else None
     return {
         name: {mean.arm: mean for mean in arm_means(scores.frame, judged.options.level, bounds=bounds)}
         for name, scores in found.items()

@@ -13,12 +13,12 @@ import pandas as pd
 
 from sage_ray.analysis.arms import epoch_seconds
 from sage_ray.analysis.command import score_script
-from sage_ray.analysis.curves import label
 from sage_ray.analysis.figures import new_figure, save, style, tidy_axes
 from sage_ray.analysis.response import counts, points, respond, varied
 from sage_ray.analysis.study_facts import StudyFacts, study_runs
 from sage_ray.analysis.tables import NONE, Table, interval, provenance, write_tables
 from sage_ray.analysis.tidy import Tidy
+from sage_ray.metrics.definitions import label
 from sage_ray.record.run_record import FINISHED
 
 FIRST, SECOND = "pretrain.epochs", "adversarial.epochs"

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from sage_ray.analysis.curves import LABELS
 from sage_ray.analysis.study_facts import StudyFacts, study_facts, study_runs
 from sage_ray.analysis.tidy import Tidy, collect
 from sage_ray.errors import UserError
+from sage_ray.metrics.definitions import LABELS
 from sage_ray.record.run_record import FINISHED
 
 

@@ -17,11 +17,12 @@ from matplotlib.ticker import MaxNLocator
 
 from sage_ray.analysis.arms import finished_curves, missing_runs, scored_apart
 from sage_ray.analysis.command import score_script
-from sage_ray.analysis.curves import LOWER_IS_BETTER, is_better, label, plateau
+from sage_ray.analysis.curves import is_better, plateau
 from sage_ray.analysis.figures import new_figure, save, style, tidy_axes
 from sage_ray.analysis.study_facts import StudyFacts, study_runs
 from sage_ray.analysis.tables import NONE, Provenance, Table, number, percent, provenance, write_tables
 from sage_ray.analysis.tidy import Tidy
+from sage_ray.metrics.definitions import is_lower_better, label
 
 DEFAULT_SCORES = ("dice", "f1_object_50")
 NUM_TRIALS = 5
@@ -44,7 +45,7 @@ def series(tidy: Tidy, facts: StudyFacts, score: str) -> pd.DataFrame:
     if facts.kind == "ablation":
         rows = rows.assign(series=rows["arm"], place=rows["arm"].map(facts.place_of))
     else:
-        levels = _plateaus(rows).groupby("trial")["plateau"].mean().sort_values(ascending=score in LOWER_IS_BETTER)
+        levels = _plateaus(rows).groupby("trial")["plateau"].mean().sort_values(ascending=is_lower_better(score))
         shown = list(dict.fromkeys([0, *(int(trial) for trial in levels.index[:NUM_TRIALS])]))
         rows = rows[rows["trial"].isin(shown)]
         names = {trial: "trial 0 (base)" if trial == 0 else f"trial {trial}" for trial in shown}
@@ -74,7 +75,7 @@ def curve_table(facts: StudyFacts, rows: pd.DataFrame, score: str) -> Table:
     table = []
     levels = _plateaus(rows)
     middle = bands(rows)
-    lower = score in LOWER_IS_BETTER
+    lower = is_lower_better(score)
     for name in dict.fromkeys(rows["series"]):
         own, curve = levels[levels["series"] == name], middle[middle["series"] == name].sort_values("epoch")
         phases = list(dict.fromkeys(rows.loc[rows["series"] == name, "phase"]))

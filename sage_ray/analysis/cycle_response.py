@@ -11,12 +11,12 @@ from pathlib import Path
 import pandas as pd
 
 from sage_ray.analysis.command import score_script
-from sage_ray.analysis.curves import LOWER_IS_BETTER, label
 from sage_ray.analysis.figures import new_figure, save, tidy_axes
 from sage_ray.analysis.response import Curve, counts, draw_response, points, respond, varied
 from sage_ray.analysis.study_facts import StudyFacts, study_runs
 from sage_ray.analysis.tables import Table, interval, number, provenance, write_tables
 from sage_ray.analysis.tidy import Tidy
+from sage_ray.metrics.definitions import is_lower_better, label
 
 PATH = "adversarial.lambda_cycle"
 LEAST = 3
@@ -38,7 +38,7 @@ def response_table(facts: StudyFacts, found: pd.DataFrame, curve: Curve, score: 
         table = table.iloc[places]
     rows = [[f"{row.x:.3g}", interval(row.value, row.low, row.high)] for row in table.itertuples()]
     whole = curve.table
-    top = whole.sort_values("value", ascending=score in LOWER_IS_BETTER).iloc[0]
+    top = whole.sort_values("value", ascending=is_lower_better(score)).iloc[0]
     best = f"The curve is best at {top['x']:.3g} ({number(top['value'])}); read its interval before believing it."
     return Table(
         title=f"{label(score)} by {PATH} in {facts.name}",

@@ -11,8 +11,8 @@ import pandas as pd
 
 from sage_ray.analysis.ablation import Judged, Result, compare
 from sage_ray.analysis.arm_differences import Row
-from sage_ray.analysis.curves import label
 from sage_ray.analysis.tables import Table, interval, number, p_value, percent
+from sage_ray.metrics.definitions import label
 from sage_ray.statistics.claims import holm_adjusted
 
 CROSSED = ("factorial", "fractional")

@@ -26,10 +26,10 @@ from sage_ray.analysis.ablation import (
 )
 from sage_ray.analysis.arms import arm_settings, curve_scores
 from sage_ray.analysis.command import chosen_scores, command, study_script
-from sage_ray.analysis.curves import label
 from sage_ray.analysis.study_facts import StudyFacts, study_runs
 from sage_ray.analysis.tables import NONE, Table, interval, provenance, write_tables
 from sage_ray.analysis.tidy import Tidy
+from sage_ray.metrics.definitions import label
 
 SECTION = "segmentation_loss."
 CLAIMED = {"dice": 4.25, "f1_object_50": 11.68}

@@ -28,11 +28,11 @@ from sage_ray.analysis.arms import (
     image_scores,
 )
 from sage_ray.analysis.command import chosen_scores, command, study_script
-from sage_ray.analysis.curves import RANGES_TO_ONE, label
 from sage_ray.analysis.figures import new_figure, save, style, tidy_axes
 from sage_ray.analysis.study_facts import StudyFacts
 from sage_ray.analysis.tables import NONE, Provenance, Table, interval, percent, provenance, write_tables
 from sage_ray.analysis.tidy import Tidy
+from sage_ray.metrics.definitions import SCORES_TO_ONE, label
 
 MEASURES = {"best": "best epoch", "plateau": "plateau", "kept": "kept weights"}
 
@@ -58,7 +58,7 @@ def make(tidy: Tidy, facts: StudyFacts, out: Path, options: argparse.Namespace) 
     scores = chosen_scores(options)
     found = {(arm, score): arm_scores(tidy, runs, arm, part, score) for arm in runs.arms for score in scores}
     means = {
-        (arm, score, name): arm_means(own.frame, options.level, bounds=(0, 1) if score in RANGES_TO_ONE else None)[0]
+        (arm, score, name): arm_means(own.frame, options.level, bounds=(0, 1) if score in SCORES_TO_ONE else None)[0]
         for (arm, score), measures in found.items()
         for name, own in measures.items()
     }

@@ -19,16 +19,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from sage_ray.analysis.arms import BASELINE, curves, finished_curves, missing_runs, scored_apart
+from sage_ray.analysis.arms import curves, finished_curves, missing_runs, scored_apart
 from sage_ray.analysis.command import chosen_scores, command, each_study, run, tell
-from sage_ray.analysis.curves import LOWER_IS_BETTER, POOLED, curve_facts, label, pooled_f1
+from sage_ray.analysis.curves import curve_facts, pooled_f1
 from sage_ray.analysis.figures import new_figure, save, style, tidy_axes
 from sage_ray.analysis.log_audit import AuditedPhase, audit_log, draw_log, log_table, read_log
 from sage_ray.analysis.study_facts import StudyFacts, study_runs
 from sage_ray.analysis.tables import NONE, Provenance, Table, interval, number, provenance, write_tables
 from sage_ray.analysis.tidy import Tidy
 from sage_ray.errors import UserError
-from sage_ray.metrics import COUNTS
+from sage_ray.metrics.definitions import COUNTS, POOLED, is_lower_better, label
+from sage_ray.record.run_folder import BASELINE
 from sage_ray.statistics import mean_interval
 
 DEFAULT_SCORES = ("dice", "f1_object_50")
@@ -55,7 +56,7 @@ def run_facts(tidy: Tidy, facts: StudyFacts, score: str) -> pd.DataFrame:
         UserError: the score is not in the curves, or has several definitions; mixed data; a lost file.
     """
     runs, rows = finished_curves(tidy, facts, score)
-    lower = score in LOWER_IS_BETTER
+    lower = is_lower_better(score)
     tested = locked_test_means(tidy, facts.name, score)
     stages = {run_id: json.loads(keys or "{}") for run_id, keys in zip(runs["run_id"], runs["stage_keys"], strict=True)}
     found = []

@@ -13,7 +13,7 @@ from sage_ray.errors import UserError
 from sage_ray.evaluation.locked_test import reads_of_test_set
 from sage_ray.evaluation.score_tables import PRIMARY, ScoreLine, alone, summary, table
 from sage_ray.files import write_text
-from sage_ray.metrics import IMAGE_SCORES
+from sage_ray.metrics.definitions import IMAGE_SCORES
 from sage_ray.record.home import Home
 from sage_ray.record.model_versions import (
     COMPUTED_ON_SEPARATOR,

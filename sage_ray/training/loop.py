@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import PreparedData
 from sage_ray.errors import NonFiniteLoss, RunStopped, SnapshotFailed, UserError
-from sage_ray.metrics import IMAGE_SCORES
+from sage_ray.metrics.definitions import VALIDATION_SCORES
 from sage_ray.models import GENERATORS, SEGMENTERS
 from sage_ray.stages.keys import stage_keys
 from sage_ray.stages.lease import stage_lease
@@ -42,7 +42,6 @@ from sage_ray.training.snapshots import Snapshots
 from sage_ray.training.state import TrainState, weights_sha
 
 STEPS = {"pretrain": pretrain_step, "adversarial": adversarial_step}
-VALIDATION_SCORES = tuple(f"val/{name}" for name in (*IMAGE_SCORES, "f1_pixel", "loss"))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from sage_ray.errors import UserError
 from sage_ray.evaluation import ledger
 from sage_ray.evaluation.locked_test import Evaluation, evaluate, score_locked_test
 from sage_ray.imaging.model import load_model_folder
-from sage_ray.metrics import score_image, summarise
+from sage_ray.metrics.image_scores import score_image, summarise
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.runtime.launch import run

@@ -11,9 +11,11 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from scipy import ndimage
 
-from sage_ray.metrics import IMAGE_SCORES, definition, otsu, score_image, summarise
 from sage_ray.metrics.boundary import boundary, boundary_f1, within
+from sage_ray.metrics.definitions import IMAGE_SCORES
+from sage_ray.metrics.image_scores import score_image, summarise
 from sage_ray.metrics.overlap import PixelCounts, dice, iou, pixel_counts, precision, recall
+from sage_ray.metrics.threshold import otsu
 
 MASKS = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
     lambda shape: st.tuples(arrays(bool, shape), arrays(bool, shape))
@@ -95,19 +97,6 @@ def test_boundary_f1_falls_with_the_shift() -> None:
     scores = [boundary_f1(disc((60, 60), 30, 30 + shift, 12), true, 2.0) for shift in (0, 1, 2, 4, 8)]
     assert scores[:3] == [1.0, 1.0, 1.0]
     assert 1 > scores[3] > scores[4] > 0
-
-
-def test_definitions_name_what_differs() -> None:
-    settings = {"min_object_pixels": 15, "boundary_tolerance": 2.0, "mask_erosion": 0}
-    texts = [definition(name, **settings) for name in (*IMAGE_SCORES, "f1_pixel")]
-    assert len(set(texts)) == len(texts)
-    assert definition("val/dice", **settings) == definition("dice", **settings)
-    eroded = definition("dice", **settings | {"mask_erosion": 2})
-    assert eroded != definition("dice", **settings) and "eroded by 2x2" in eroded
-    assert "under 15 pixels" in definition("f1_object_50", **settings)
-    assert "pooled" in definition("f1_pixel", **settings)
-    with pytest.raises(ValueError, match="no score is called val/dise"):
-        definition("val/dise", **settings)
 
 
 @pytest.mark.parametrize(("ground", "particle"), [(60, 190), (190, 60)])
