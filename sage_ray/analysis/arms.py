@@ -194,7 +194,7 @@ def curve_scores(tidy: Tidy, runs: ArmRuns, score: str) -> dict[str, Scores]:
     Raises:
         UserError: the score is not in the curves, or has several definitions.
     """
-    rows = last_phase(curves(tidy, [runs.facts.name], score, set(runs.runs["run_id"])))
+    rows = last_phase(validation_curves(tidy, [runs.facts.name], score, set(runs.runs["run_id"])))
     lacking = sorted(set(runs.runs["run_id"]) - set(rows["run_id"]))
     if lacking:
         mend = "choose a score that was recorded, such as dice"
@@ -210,7 +210,9 @@ def curve_scores(tidy: Tidy, runs: ArmRuns, score: str) -> dict[str, Scores]:
     return found
 
 
-def curves(tidy: Tidy, studies: Sequence[str], score: str, run_ids: Collection[str] | None = None) -> pd.DataFrame:
+def validation_curves(
+    tidy: Tidy, studies: Sequence[str], score: str, run_ids: Collection[str] | None = None
+) -> pd.DataFrame:
     """Validation curves: study, arm, trial, run_id, seed, phase, epoch, definition, value, in order of epochs."""
     columns = ["study", "arm", "trial", "run_id", "seed", "state", "phase", "epoch", "definition", "value"]
     rows = tidy.rows(kind="epoch", studies=studies, part="val", scores=[score], run_ids=run_ids, columns=columns)
@@ -218,7 +220,7 @@ def curves(tidy: Tidy, studies: Sequence[str], score: str, run_ids: Collection[s
 
 
 def finished_curves(tidy: Tidy, facts: StudyFacts, score: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(finished runs of a study, their `curves` of one score).
+    """(finished runs of a study, their `validation_curves` of one score).
 
     Raises:
         UserError: no such curve, several definitions, mixed data, or a lost file.
@@ -230,12 +232,12 @@ def finished_curves(tidy: Tidy, facts: StudyFacts, score: str) -> tuple[pd.DataF
 
 
 def checked_curves(tidy: Tidy, facts: StudyFacts, score: str, run_ids: Collection[str]) -> pd.DataFrame:
-    """`curves` of some runs of a study.
+    """`validation_curves` of some runs of a study.
 
     Raises:
         UserError: no such curve, or several definitions.
     """
-    rows = curves(tidy, [facts.name], score, run_ids)
+    rows = validation_curves(tidy, [facts.name], score, run_ids)
     if rows.empty:
         raise UserError(f"no curve of {label(score)}", f"study {facts.name}", "choose a score that was recorded")
     one_definition(rows["definition"], score, f"study {facts.name}, curves")

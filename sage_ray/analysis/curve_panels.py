@@ -18,9 +18,9 @@ from matplotlib.ticker import MaxNLocator
 from sage_ray.analysis.arms import finished_curves, missing_runs, scored_apart
 from sage_ray.analysis.command import score_script
 from sage_ray.analysis.curves import is_better, plateau
-from sage_ray.analysis.figures import new_figure, save, style, tidy_axes
+from sage_ray.analysis.figures import new_figure, save_figure, style, tidy_axes
 from sage_ray.analysis.study_facts import StudyFacts, study_runs
-from sage_ray.analysis.tables import NONE, Provenance, Table, number, percent, provenance, write_tables
+from sage_ray.analysis.tables import NONE, Provenance, TextTable, number, percent, provenance_of, write_tables
 from sage_ray.analysis.tidy import Tidy
 from sage_ray.metrics.definitions import is_lower_better, label
 
@@ -70,7 +70,7 @@ def _plateaus(rows: pd.DataFrame) -> pd.DataFrame:
     return grouped.agg(lambda values: plateau(values.to_numpy())).rename("plateau").reset_index()
 
 
-def curve_table(facts: StudyFacts, rows: pd.DataFrame, score: str) -> Table:
+def curve_table(facts: StudyFacts, rows: pd.DataFrame, score: str) -> TextTable:
     """Of each series: seeds, epochs, plateau of each phase, and when the median first comes near the last plateau."""
     table = []
     levels = _plateaus(rows)
@@ -93,7 +93,7 @@ def curve_table(facts: StudyFacts, rows: pd.DataFrame, score: str) -> Table:
         )  # fmt: skip
     columns = ["arm", "runs", "epochs phase 1", "epochs phase 2", "plateau phase 1", "plateau phase 2"]
     meaning = rows["definition"].dropna()
-    return Table(
+    return TextTable(
         title=f"Learning curves of {facts.name}: {label(score)}",
         columns=[*columns, "near its plateau at epoch"],
         rows=table,
@@ -148,7 +148,7 @@ def draw(
     keys = {text: handle for axes in grid.flat for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(keys.values(), keys.keys(), loc="outside upper right", ncols=3, fontsize=8, frameon=False)
     note = "Validation images; behind each arm, dashed, the one that it is compared with."
-    return save(figure, path, source, [note], partial)
+    return save_figure(figure, path, source, [note], partial)
 
 
 def make(tidy: Tidy, facts: StudyFacts, out: Path, scores: Sequence[str]) -> Sequence[Path]:
@@ -156,7 +156,7 @@ def make(tidy: Tidy, facts: StudyFacts, out: Path, scores: Sequence[str]) -> Seq
     found = {score: series(tidy, facts, score) for score in scores}
     runs = study_runs(tidy, facts.name)
     ids = set().union(*(rows["run_id"] for rows in found.values()))
-    source = provenance(facts.name, runs[runs["run_id"].isin(ids)])
+    source = provenance_of(facts.name, runs[runs["run_id"].isin(ids)])
     partial = missing_runs(facts, runs)
     tables = [replace(curve_table(facts, rows, score), partial=partial) for score, rows in found.items()]
     frame = pd.concat([bands(rows).assign(score=score) for score, rows in found.items()], ignore_index=True)

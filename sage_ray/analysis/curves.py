@@ -45,7 +45,7 @@ def plateau(values: Sequence[float] | np.ndarray) -> float:
     return float(np.median(kept)) if len(kept) and np.isfinite(kept).all() else math.nan
 
 
-def best(values: Sequence[float] | np.ndarray, *, lower: bool = False) -> tuple[float, int]:
+def best_score(values: Sequence[float] | np.ndarray, *, lower: bool = False) -> tuple[float, int]:
     """(best score, its place from 0) over the epochs that have a finite score; (nan, -1) if none has one."""
     scores = np.asarray(values, np.float64)
     if not np.isfinite(scores).any():
@@ -80,7 +80,7 @@ def curve_facts(curve: pd.DataFrame, *, lower: bool = False) -> dict[str, Any]:
     """
     ordered = curve.sort_values("epoch")
     values = ordered["value"].to_numpy(float)
-    top, place = best(values, lower=lower)
+    top, place = best_score(values, lower=lower)
     return {
         "epochs": len(values),
         "best": top,

@@ -48,7 +48,7 @@ def tidy_axes(*many: Any) -> None:
         axes.tick_params(labelsize=9)
 
 
-def save(
+def save_figure(
     figure: Figure, path: Path, source: Provenance, notes: Sequence[str] = (), partial: Sequence[str] = ()
 ) -> Path:
     """Write a PNG with what is missing, the notes and the provenance below the picture, and in its metadata too."""

@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from sage_ray.analysis.ablation import HEADLINE, listed_arms
-from sage_ray.analysis.arm_differences import ArmMean, arm_means
+from sage_ray.analysis.arm_means import ArmMean, arm_means
 from sage_ray.analysis.arms import (
     SCORED_BY,
     ArmRuns,
@@ -27,10 +27,10 @@ from sage_ray.analysis.arms import (
     curve_scores,
     image_scores,
 )
-from sage_ray.analysis.command import chosen_scores, command, study_script
-from sage_ray.analysis.figures import new_figure, save, style, tidy_axes
+from sage_ray.analysis.command import chosen_scores, script_parser, study_script
+from sage_ray.analysis.figures import new_figure, save_figure, style, tidy_axes
 from sage_ray.analysis.study_facts import StudyFacts
-from sage_ray.analysis.tables import NONE, Provenance, Table, interval, percent, provenance, write_tables
+from sage_ray.analysis.tables import NONE, Provenance, TextTable, interval, percent, provenance_of, write_tables
 from sage_ray.analysis.tidy import Tidy
 from sage_ray.metrics.definitions import SCORES_TO_ONE, label
 
@@ -69,7 +69,7 @@ def make(tidy: Tidy, facts: StudyFacts, out: Path, options: argparse.Namespace) 
     ]
     settings = arm_settings(tidy, facts)
     told = {arm: ", ".join(f"{path} {value}" for path, value in settings[arm].items()) for arm in runs.arms}
-    table = Table(
+    table = TextTable(
         title=f"Ways of scoring in {facts.name}, each arm by its own",
         columns=[f"score [{percent(options.level)}]", *listed_arms(runs)],
         rows=rows,
@@ -90,7 +90,7 @@ def make(tidy: Tidy, facts: StudyFacts, out: Path, options: argparse.Namespace) 
             for (arm, score, name), mean in means.items()
         ]
     )
-    source = provenance(facts.name, runs.runs)
+    source = provenance_of(facts.name, runs.runs)
     paths = write_tables(out, "evaluation_ablation", [table], frame, source)
     return [*paths, draw(runs, means, scores, out / "evaluation_ablation.png", source, note)]
 
@@ -128,9 +128,9 @@ def draw(
     axes.set_title(f"Ways of scoring in {runs.facts.name}", fontsize=10)
     figure.legend(loc="outside upper right", ncols=4, fontsize=8, frameon=False)
     tidy_axes(axes)
-    return save(figure, path, source, [note], runs.partial)
+    return save_figure(figure, path, source, [note], runs.partial)
 
 
 def main() -> int:
-    parser = command("evaluation_ablation", __doc__, part=True, scores=HEADLINE)
+    parser = script_parser("evaluation_ablation", __doc__, part=True, scores=HEADLINE)
     return study_script(parser, applies, make)

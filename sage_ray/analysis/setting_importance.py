@@ -20,10 +20,10 @@ import pandas as pd
 from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
-from sage_ray.analysis.command import command, each_study, run
-from sage_ray.analysis.figures import new_figure, save, tidy_axes
+from sage_ray.analysis.command import each_study, run_command, script_parser
+from sage_ray.analysis.figures import new_figure, save_figure, tidy_axes
 from sage_ray.analysis.study_facts import StudyFacts, study_runs
-from sage_ray.analysis.tables import Provenance, Table, interval, percent, provenance, write_tables
+from sage_ray.analysis.tables import Provenance, TextTable, interval, percent, provenance_of, write_tables
 from sage_ray.analysis.tidy import Tidy
 from sage_ray.errors import UserError
 
@@ -204,10 +204,10 @@ def _note(method: str, num_used: int, num_complete: int) -> str:
     )
 
 
-def table_of(facts: StudyFacts, found: Importance, resamples: int) -> Table:
+def table_of(facts: StudyFacts, found: Importance, resamples: int) -> TextTable:
     """The importances as texts."""
     rows = [[str(row.setting), interval(row.importance, row.low, row.high)] for row in found.table.itertuples()]
-    return Table(
+    return TextTable(
         title=f"What decides {facts.metric} in {facts.name}",
         columns=["setting", f"importance [{percent(LEVEL)}]"],
         rows=rows,
@@ -234,7 +234,7 @@ def draw(found: Importance, path: Path, title: str, source: Provenance) -> Path:
     axes.set_title(title, fontsize=10)
     tidy_axes(axes)
     states = f"{found.complete} complete, {found.pruned} pruned, {found.failed} failed trials."
-    return save(figure, path, source, [f"{found.note} {states} Lines: {percent(LEVEL)} intervals over trials."])
+    return save_figure(figure, path, source, [f"{found.note} {states} Lines: {percent(LEVEL)} intervals over trials."])
 
 
 def make(tidy: Tidy, facts: StudyFacts, out: Path, options: argparse.Namespace) -> Sequence[Path]:
@@ -243,14 +243,14 @@ def make(tidy: Tidy, facts: StudyFacts, out: Path, options: argparse.Namespace) 
     found = importance(
         trials, maximize=maximize, method=options.method, resamples=options.resamples, where=f"study {facts.name}"
     )
-    source = provenance(facts.name, study_runs(tidy, facts.name))
+    source = provenance_of(facts.name, study_runs(tidy, facts.name))
     table = table_of(facts, found, options.resamples)
     paths = write_tables(out, "importance", [table], found.table.assign(method=options.method), source)
     return [*paths, draw(found, out / "importance.png", table.title, source)]
 
 
 def main() -> int:
-    parser = command("importance", __doc__)
+    parser = script_parser("importance", __doc__)
     parser.add_argument("--method", choices=("ped_anova", "fanova"), default="ped_anova")
     parser.add_argument(
         "--resamples", type=int, help="sets of trials for the intervals [default: 200, or 40 of fanova]"
@@ -268,4 +268,4 @@ def main() -> int:
 
         return each_study(options, fits, lambda tidy, facts, out: make(tidy, facts, out, options))
 
-    return run(parser, work)
+    return run_command(parser, work)

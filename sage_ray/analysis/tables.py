@@ -56,7 +56,7 @@ class Provenance:
 
 
 @dataclass(frozen=True)
-class Table:
+class TextTable:
     """One table as texts.
 
     Attributes:
@@ -78,7 +78,7 @@ class Table:
         return f"PARTIAL: {self.title}" if self.partial else self.title
 
 
-def provenance(study: str, runs: pd.DataFrame) -> Provenance:
+def provenance_of(study: str, runs: pd.DataFrame) -> Provenance:
     """Of the runs (rows of `Tidy.runs`) that a table was made from."""
     seeds = sorted({int(seed) for seed in runs["seed"] if seed is not None})
     dirty = "dirty" in runs and any(value == 1 for value in runs["dirty"] if value is not None)
@@ -95,7 +95,7 @@ def provenance(study: str, runs: pd.DataFrame) -> Provenance:
 
 
 def write_tables(
-    folder: Path, stem: str, tables: Sequence[Table], frame: pd.DataFrame, source: Provenance
+    folder: Path, stem: str, tables: Sequence[TextTable], frame: pd.DataFrame, source: Provenance
 ) -> list[Path]:
     """Write STEM.md, STEM.tex and STEM.csv into a folder; returns their paths.
 
@@ -107,8 +107,8 @@ def write_tables(
         source: footer of each file.
     """
     paths = [folder / f"{stem}.{ending}" for ending in ("md", "tex", "csv")]
-    write_text(paths[0], markdown(tables, source))
-    write_text(paths[1], latex(tables, source))
+    write_text(paths[0], markdown_of(tables, source))
+    write_text(paths[1], latex_of(tables, source))
     # One line each, or a reader of the CSV would take the rest of a comment for a row.
     head = [line for table in tables for line in [table.heading, *table.partial]] + source.lines()
     comment = "".join(f"# {' '.join(line.split())}\n" for line in head)
@@ -116,7 +116,7 @@ def write_tables(
     return paths
 
 
-def markdown(tables: Sequence[Table], source: Provenance) -> str:
+def markdown_of(tables: Sequence[TextTable], source: Provenance) -> str:
     """The tables with their notes, and the footer once."""
     lines: list[str] = []
     for place, table in enumerate(tables):
@@ -127,7 +127,7 @@ def markdown(tables: Sequence[Table], source: Provenance) -> str:
     return "\n".join([*lines, "---", "", *(f"{line}.  " for line in source.lines())]).rstrip() + "\n"
 
 
-def latex(tables: Sequence[Table], source: Provenance) -> str:
+def latex_of(tables: Sequence[TextTable], source: Provenance) -> str:
     """Plain tabulars (no package needed) with notes below them, the footer as comments."""
     lines = [f"% {line}" for line in source.lines()]
     for table in tables:

@@ -20,11 +20,11 @@ from sage_ray.evaluation import ledger
 from sage_ray.evaluation.score_tables import (
     PRIMARY,
     ScoreLine,
-    alone,
     long_rows,
     name_test_set,
+    seed_table,
     summary,
-    table,
+    why_no_interval,
 )
 from sage_ray.files import replacing
 from sage_ray.locks import locked
@@ -386,8 +386,8 @@ def _evaluation(
 
 
 def _gain(mine: pd.DataFrame, other: pd.DataFrame, where: str) -> Gain:
-    found, reference = table(mine, PRIMARY, where), table(other, PRIMARY, "otsu").values
-    why = alone(found.groups)
+    found, reference = seed_table(mine, PRIMARY, where), seed_table(other, PRIMARY, "otsu").values
+    why = why_no_interval(found.groups)
     if why is not None:
         return Gain(PRIMARY, float((found.values - reference).mean()), None, None, None, f"{why}: no interval")
     gain = paired_interval(found.values, reference, groups=found.groups)

@@ -88,7 +88,7 @@ def name_test_set(shas: Sequence[str]) -> str:
     return stable_hash(sorted(shas))
 
 
-def table(frame: pd.DataFrame, score: str, where: str) -> SeedTable:
+def seed_table(frame: pd.DataFrame, score: str, where: str) -> SeedTable:
     """The score of all images and seeds.
 
     Raises:
@@ -117,7 +117,7 @@ def _groups(rows: pd.DataFrame, shas: Sequence[str]) -> tuple[str, ...]:
     return tuple(str(named.get(sha, sha)) for sha in shas)
 
 
-def alone(groups: Sequence[Hashable]) -> str | None:
+def why_no_interval(groups: Sequence[Hashable]) -> str | None:
     """Why nothing can be said of further images: they are one image, or crops of one micrograph; None if it can."""
     together = by_group(groups, len(groups))
     if together.num_groups > 1:
@@ -129,7 +129,7 @@ def summary(frame: pd.DataFrame, where: str) -> dict[str, ScoreLine]:
     """Every score, with an interval over images (crossed with seeds when there are several)."""
     lines: dict[str, ScoreLine] = {}
     for name in IMAGE_SCORES:
-        found = table(frame, name, where)
+        found = seed_table(frame, name, where)
         lines[name] = _line(found)
     lines[POOLED] = _pooled(frame, where)
     return lines
@@ -137,7 +137,7 @@ def summary(frame: pd.DataFrame, where: str) -> dict[str, ScoreLine]:
 
 def _line(found: SeedTable) -> ScoreLine:
     images, seeds = len(found.images), len(found.seeds)
-    why = alone(found.groups)
+    why = why_no_interval(found.groups)
     if why is not None:
         over = f"{why}: no interval"
         return ScoreLine(float(found.values.mean()), None, None, None, images, seeds, over, found.definition, 1)
@@ -150,7 +150,7 @@ def _line(found: SeedTable) -> ScoreLine:
 
 
 def _pooled(frame: pd.DataFrame, where: str) -> ScoreLine:
-    counts = {name: table(frame, name, where) for name in COUNTS}
+    counts = {name: seed_table(frame, name, where) for name in COUNTS}
     first = counts[COUNTS[0]]
     zero = dict.fromkeys(IMAGE_SCORES, 0.0)
     values = []

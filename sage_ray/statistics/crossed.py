@@ -62,7 +62,7 @@ class Contrasts:
 
     def half_width(self, level: float) -> np.ndarray:
         """Half the width of the intervals at `level`."""
-        return self.error * t_quantile(self.df, level)
+        return np.asarray(self.error * t_quantile(self.df, level))
 
     def p_values(self, distance: np.ndarray) -> np.ndarray:
         """Two-sided p-values that a gain lies `distance` or more from its true value."""

@@ -181,8 +181,10 @@ def test_a_study_without_files_is_known_by_its_runs(tmp_path: Path) -> None:
 
 
 def test_nothing_of_the_analysis_pulls_in_torch_or_ray() -> None:
-    names = sorted(path.stem for path in (REPO / "analysis").glob("*.py"))
-    imports = "".join(f"import analysis.{name}\n" for name in names)
+    scripts = [f"analysis.{path.stem}" for path in (REPO / "analysis").glob("*.py")]
+    library = [f"sage_ray.analysis.{path.stem}" for path in (REPO / "sage_ray" / "analysis").glob("*.py")]
+    assert len(scripts) > 10 and len(library) > 20
+    imports = "".join(f"import {name.removesuffix('.__init__')}\n" for name in sorted(scripts + library))
     code = f"import sys\n{imports}print(*(name in sys.modules for name in ('torch', 'ray', 'mlflow')))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=120, check=True

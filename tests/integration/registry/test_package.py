@@ -24,7 +24,7 @@ from sage_ray.models import GENERATORS, SEGMENTERS
 from sage_ray.models.init import initialise
 from sage_ray.record.home import Home
 from sage_ray.record.model_reference import resolve_model
-from sage_ray.registry.card import CardFacts, description, model_card, provenance
+from sage_ray.registry.card import CardFacts, description, model_card, provenance_of_model
 from sage_ray.registry.package import ENTRY_MODULES, code_closure, example, requirements, save_package
 from sage_ray.training.build import network_kwargs
 from sage_ray.training.scoring import score_definitions
@@ -75,7 +75,7 @@ def make_package(tmp_path: Path, *, generator: bool = True) -> tuple[Path, Model
         {"train": 10, "test": 2}, "abc", "d" * 64, generator,
     )  # fmt: skip
     card = model_card(facts, summary(frame, "x"))
-    tree = provenance(facts, ["c" * 64], ["a" * 64, "b" * 64], "9" * 16)
+    tree = provenance_of_model(facts, ["c" * 64], ["a" * 64, "b" * 64], "9" * 16)
     return save_package(tmp_path / "package", tmp_path / "weights", frame, tree, card), model
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 from scipy import ndimage
+from skimage.segmentation import find_boundaries
 
 from sage_ray.metrics.boundary import boundary, boundary_f1, within
 from sage_ray.metrics.definitions import IMAGE_SCORES
@@ -90,6 +91,12 @@ def test_boundary_is_the_rim_and_not_the_frame() -> None:
     expected[3, 0:4] = expected[0:4, 3] = True
     np.testing.assert_array_equal(boundary(mask), expected)
     assert not boundary(np.ones((5, 5), bool)).any()
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.97])
+def test_boundary_is_the_inner_boundary_of_scikit_image(share: float) -> None:
+    mask = np.random.default_rng(4).random((37, 41)) < share
+    np.testing.assert_array_equal(boundary(mask), find_boundaries(mask, connectivity=1, mode="inner"))
 
 
 def test_boundary_f1_falls_with_the_shift() -> None:
