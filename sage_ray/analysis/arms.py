@@ -49,13 +49,21 @@ class ArmRuns:
 
     @property
     def has_folds(self) -> bool:
+        """Whether the runs are of several folds, each with validation images of its own."""
         return bool(self.runs["fold"].nunique() > 1)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """One score of all arms, as `arm_differences` takes it: columns arm, seed, value and, of images, image and,
-    of crops, group."""
+    """One score of all arms.
+
+    Attributes:
+        score: its name.
+        definition: what it is, the same for every row.
+        frame: columns arm, seed, value, as `arm_differences` takes them. Scores of images also have a column image, and
+            scores of crops a column group, the micrograph.
+        lower_is_better: whether the lowest score is the best.
+    """
 
     score: str
     definition: str
@@ -64,6 +72,7 @@ class Scores:
 
     @property
     def per_image(self) -> bool:
+        """Whether every image has a score of its own."""
         return "image" in self.frame
 
 
@@ -156,7 +165,7 @@ def choose_part(tidy: Tidy, runs: ArmRuns, wanted: str | None) -> tuple[str, str
 
 
 def image_scores(tidy: Tidy, runs: ArmRuns, part: str, score: str) -> Scores:
-    """A score of each image under each run's kept weights; once a run for the pooled pixel F1, or where folds differ.
+    """A score of each image under each run's kept weights; one per run for pooled pixel F1, or where folds differ.
 
     Raises:
         UserError: the score is not stored, has several definitions, or runs were scored on different images.
@@ -189,7 +198,7 @@ def image_scores(tidy: Tidy, runs: ArmRuns, part: str, score: str) -> Scores:
 
 
 def curve_scores(tidy: Tidy, runs: ArmRuns, score: str) -> dict[str, Scores]:
-    """Best epoch and plateau of each run's last phase on validation images, once a run: {"best": ..., "plateau": ...}.
+    """Best epoch and plateau of each run's last phase on validation images, one per run: {"best": ..., "plateau": ...}.
 
     Raises:
         UserError: the score is not in the curves, or has several definitions.
@@ -279,27 +288,6 @@ def scored_apart(tidy: Tidy, facts: StudyFacts) -> str | None:
     varied = {path for values in arm_settings(tidy, facts).values() for path in values} & set(SCORED_BY)
     mend = "analysis/evaluation_ablation.py shows them side by side"
     return f"the arms have definitions of their own by {', '.join(sorted(varied))} ({mend})" if varied else None
-
-
-def cost(tidy: Tidy, runs: ArmRuns) -> pd.DataFrame:
-    """Of each run: arm, parameters of its segmenter, seconds of all its epochs, and GPU seconds of them.
-
-    Epochs that were taken from another run's stage count with the seconds that they took there.
-    """
-    seconds = epoch_seconds(tidy, runs.facts)
-    table = runs.runs.set_index("run_id")
-    found = pd.DataFrame({"arm": table["arm"], "seconds": seconds.reindex(table.index)})
-    wall = table["seconds"].astype(float)
-    found["gpu_seconds"] = found["seconds"] * (table["gpu_seconds"].astype(float) / wall.where(wall > 0))
-    known = "parameters_segmenter" in table
-    found["parameters"] = table["parameters_segmenter"].astype(float) if known else float("nan")
-    return found.reset_index()
-
-
-def epoch_seconds(tidy: Tidy, facts: StudyFacts) -> pd.Series:
-    """Seconds of all epochs of each run of a study, by run id; those taken from another run's stage included."""
-    rows = tidy.rows(kind="epoch", studies=[facts.name], scores=["seconds"], columns=["run_id", "value"])
-    return rows.groupby("run_id")["value"].sum()
 
 
 def _units(runs: pd.DataFrame) -> list[str]:

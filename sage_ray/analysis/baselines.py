@@ -16,9 +16,10 @@ import pandas as pd
 
 from sage_ray.analysis.ablation import HEADLINE, Judged, add_options, judge_study, listed_arms, notes, numbers
 from sage_ray.analysis.arm_means import ArmMean, arm_means
-from sage_ray.analysis.arms import Scores, cost, curve_scores
+from sage_ray.analysis.arms import Scores, curve_scores
 from sage_ray.analysis.command import chosen_scores, script_parser, study_script
 from sage_ray.analysis.figures import new_figure, save_figure, style, tidy_axes
+from sage_ray.analysis.run_cost import run_costs
 from sage_ray.analysis.study_facts import StudyFacts
 from sage_ray.analysis.tables import (
     NONE,
@@ -107,7 +108,7 @@ def system_table(judged: Judged, score: str, curves: dict[str, dict[str, ArmMean
 def system_cost_table(tidy: Tidy, judged: Judged) -> tuple[TextTable, pd.DataFrame]:
     """Parameters, seconds and seeds of each system, as texts and as numbers."""
     runs = judged.runs
-    spent = cost(tidy, runs).groupby("arm")[["parameters", "seconds", "gpu_seconds"]].mean()
+    spent = run_costs(tidy, runs).groupby("arm")[["parameters", "seconds", "gpu_seconds"]].mean()
     seeds = runs.runs.groupby("arm")["unit"].nunique()
     on_gpu = bool((spent["gpu_seconds"] > 0).any())
     measured = "gpu_seconds" if on_gpu else "seconds"
@@ -154,7 +155,7 @@ def _curve_means(tidy: Tidy, judged: Judged, score: str) -> dict[str, dict[str, 
 
 
 def figure(judged: Judged, curves: dict[str, dict[str, dict[str, ArmMean]]], path: Path, source: Provenance) -> Path:
-    """Draw published scores beside best epoch, plateau and locked test of every system, one panel a score."""
+    """Draw published scores beside best epoch, plateau and locked test of every system, one panel per score."""
     arms = [arm for arm in listed_systems(judged) if arm in judged.runs.arms or arm in PUBLISHED]
     drawing = new_figure(1.9 + 3.1 * len(curves), 2.4 + 0.42 * len(arms))
     panels = drawing.subplots(1, len(curves), sharey=True, squeeze=False)[0]
@@ -190,6 +191,7 @@ def _mark(place: int) -> dict[str, object]:
 
 
 def main() -> int:
+    """Write baseline_table of each study that it is for; the exit code."""
     parser = script_parser("baseline_table", __doc__, part=True, scores=HEADLINE)
     add_options(parser)
     return study_script(parser, lambda _, facts: applies(facts), make)

@@ -11,10 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from sage_ray.analysis.arms import epoch_seconds
 from sage_ray.analysis.command import score_script
 from sage_ray.analysis.figures import new_figure, save_figure, style, tidy_axes
 from sage_ray.analysis.response import counts, points, respond, varied
+from sage_ray.analysis.run_cost import epoch_seconds
 from sage_ray.analysis.study_facts import StudyFacts, study_runs
 from sage_ray.analysis.tables import NONE, TextTable, interval, provenance_of, write_tables
 from sage_ray.analysis.tidy import Tidy
@@ -113,4 +113,5 @@ def make(tidy: Tidy, facts: StudyFacts, out: Path, scores: Sequence[str]) -> Seq
 
 
 def main() -> int:
+    """Write epoch_budget of each study that it is for; the exit code."""
     return score_script("epoch_budget", __doc__, ("dice",), applies, make)

@@ -46,6 +46,7 @@ def make(tidy: Tidy, facts: StudyFacts, out: Path, options: argparse.Namespace) 
 
 
 def main() -> int:
+    """Write component_ablation of each study that it is for; the exit code."""
     parser = script_parser("component_ablation", __doc__, part=True, scores=HEADLINE)
     add_options(parser)
 

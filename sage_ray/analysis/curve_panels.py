@@ -1,4 +1,4 @@
-"""Validation scores by epoch: median over seeds with the range of the seeds, an arm a panel, phases marked.
+"""Validation scores by epoch: median over seeds with the range of the seeds, one panel per arm, phases marked.
 
 Of a search, the untuned base (trial 0) and the five best trials.
 
@@ -108,7 +108,7 @@ def curve_table(facts: StudyFacts, rows: pd.DataFrame, score: str) -> TextTable:
 def draw(
     facts: StudyFacts, rows: pd.DataFrame, score: str, path: Path, source: Provenance, partial: Sequence[str]
 ) -> Path:
-    """One panel a series, the reference (or base) behind the others."""
+    """Draw one panel per series, the reference (or base) behind the others."""
     middle = bands(rows)
     names = list(dict.fromkeys(rows["series"]))
     behind = facts.reference if facts.kind == "ablation" else names[0]
@@ -168,4 +168,5 @@ def make(tidy: Tidy, facts: StudyFacts, out: Path, scores: Sequence[str]) -> Seq
 
 
 def main() -> int:
+    """Write learning_curves of each study that it is for; the exit code."""
     return score_script("learning_curves", __doc__, DEFAULT_SCORES, applies, make)

@@ -77,4 +77,5 @@ def make(tidy: Tidy, facts: StudyFacts, out: Path, scores: Sequence[str]) -> Seq
 
 
 def main() -> int:
+    """Write lambda_cycle of each study that it is for; the exit code."""
     return score_script("lambda_cycle", __doc__, ("dice",), applies, make)

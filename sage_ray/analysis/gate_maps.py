@@ -108,7 +108,7 @@ def share_table(facts: StudyFacts, found: pd.DataFrame) -> TextTable:
 
 
 def draw_maps(files: Mapping[int, Path], gate: int | None, title: str, path: Path, source: Provenance) -> Path:
-    """Overlays of one gate, a row an image, a column an epoch, the image itself with its true outline first.
+    """Draw overlays of one gate: a row per image, a column per epoch, and first the image with its true outline.
 
     Raises:
         UserError: there is no such gate, or a file is damaged.
@@ -140,7 +140,7 @@ def draw_maps(files: Mapping[int, Path], gate: int | None, title: str, path: Pat
 
 
 def draw_shares(found: pd.DataFrame, path: Path, source: Provenance, partial: Sequence[str]) -> Path:
-    """Share of attention at boundaries by epoch, mean over runs with their range, an arm a line."""
+    """Share of attention at boundaries by epoch, mean over runs with their range, one line per arm."""
     figure = new_figure(6.6, 4.0)
     axes = figure.subplots()
     few = found["arm"].nunique() <= SHADED
@@ -214,6 +214,7 @@ def _first_length(tidy: Tidy, run_id: str) -> int:
 
 
 def main() -> int:
+    """Write attention_maps of each study that it is for; the exit code."""
     parser = script_parser("attention_maps", __doc__)
     parser.add_argument("--gate", type=int, help="which gate, 1 being the deepest [default: the finest]")
     parser.add_argument("--arm", action="append", default=[], help="draw only this arm; may be repeated")

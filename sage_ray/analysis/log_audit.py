@@ -1,4 +1,4 @@
-"""A log of scores by epoch, from any CSV: best epoch, plateau, noise, and the best one above its surroundings."""
+"""A log of scores by epoch, from any CSV: best epoch, plateau, noise, and the best epoch against its surroundings."""
 
 from __future__ import annotations
 
@@ -75,7 +75,8 @@ def read_log(
 
     Args:
         path: of the file.
-        phase_column, epoch_column: None: `phase` and `epoch` if there are such columns; without phases all is one.
+        phase_column: names the phase of a row; None: the column `phase`, or one phase if there is none.
+        epoch_column: counts the epochs; None: the column `epoch`, or the place of the row if there is none.
         columns: the scores; (): every other numeric column that is no clock.
         lower: whether lower scores are better.
 
@@ -153,7 +154,7 @@ def log_table(name: str, audited: Sequence[AuditedPhase]) -> TextTable:
 
 
 def draw_log(log: Log, audited: Sequence[AuditedPhase], path: Path, source: Provenance) -> Path:
-    """Every score by epoch with its best epoch and its plateau, a row a score, a column a phase."""
+    """Every score by epoch with its best epoch and its plateau, one row per score and one column per phase."""
     figure = new_figure(1.0 + 3.6 * len(log.phases), 1.0 + 2.3 * len(log.columns))
     grid = figure.subplots(len(log.columns), len(log.phases), squeeze=False, sharey="row")
     for found in audited:

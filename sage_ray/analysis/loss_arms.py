@@ -124,6 +124,7 @@ def _terms(own: Mapping[str, Any]) -> list[str]:
 
 
 def main() -> int:
+    """Write loss_ablation of each study that it is for; the exit code."""
     parser = script_parser("loss_ablation", __doc__, part=True, scores=HEADLINE)
     add_options(parser)
     return study_script(parser, applies, make)

@@ -112,7 +112,7 @@ def draw(
     source: Provenance,
     note: str,
 ) -> Path:
-    """Every score and measure with its interval, an arm a mark."""
+    """Draw every score and measure with its interval, one mark per arm."""
     names = [(score, name) for score in scores for name in MEASURES]
     figure = new_figure(7.2, 1.8 + 0.42 * len(names))
     axes = figure.subplots()
@@ -132,5 +132,6 @@ def draw(
 
 
 def main() -> int:
+    """Write evaluation_ablation of each study that it is for; the exit code."""
     parser = script_parser("evaluation_ablation", __doc__, part=True, scores=HEADLINE)
     return study_script(parser, applies, make)

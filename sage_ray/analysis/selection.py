@@ -204,6 +204,7 @@ def _numbers(audited: Sequence[AuditedPhase]) -> pd.DataFrame:
 
 
 def main() -> int:
+    """Write selection_audit of each study, or of one log; the exit code."""
     parser = script_parser("selection_audit", __doc__, scores=DEFAULT_SCORES)
     parser.add_argument("--csv", type=Path, help="audit this log instead of recorded runs")
     parser.add_argument("--phase-column", help="column that names the phase [default: phase, if there is one]")

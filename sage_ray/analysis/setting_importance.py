@@ -1,7 +1,7 @@
 """Which settings of a search decide its score: PED-ANOVA or fANOVA on the study's storage, intervals over trials.
 
-A pruned trial is no score: it counts as "not among the best" (PED-ANOVA) or is left out (fANOVA). A failed trial has no
-score at all: it is counted and left out.
+A pruned trial was stopped before it had its final score. PED-ANOVA counts it as one that is not among the best; fANOVA,
+which needs scores, leaves it out. A failed trial has no score, so both leave it out, and the table counts it.
 
     python analysis/importance.py [--study NAME ...] [--method ped_anova|fanova] [--resamples 200]
 """
@@ -146,7 +146,10 @@ def _with_loss(trials: Sequence[FrozenTrial], maximize: bool) -> list[FrozenTria
 
 
 def _ranked_last(complete: Sequence[FrozenTrial], pruned: Sequence[FrozenTrial], maximize: bool) -> list[FrozenTrial]:
-    """Pruned trials below every complete one: the scheduler's judgement, and no use of their early values."""
+    """The pruned trials, each with a loss worse than that of every complete trial.
+
+    The scheduler stopped them because they did badly; what they scored before that is not comparable, and is not used.
+    """
     worst = max((trial.value for trial in _with_loss(complete, maximize) if trial.value is not None), default=0.0)
     return [_copy(trial, worst + 1.0, False) for trial in pruned]
 
@@ -158,7 +161,12 @@ def _copy(trial: FrozenTrial, loss: float, complete: bool) -> FrozenTrial:
 
 
 def _names(trials: Sequence[FrozenTrial], *, shared: bool) -> list[str]:
-    """Settings with two values or more; `shared`: that every trial has."""
+    """Names of the settings that have two values or more.
+
+    Args:
+        trials: that have them.
+        shared: leave out settings that some trial does not have.
+    """
     names = dict.fromkeys(name for trial in trials for name in trial.params)
     return [
         name
@@ -185,7 +193,7 @@ def _importances(
 
 
 def _quantile(num_trials: int, num_complete: int) -> float:
-    """Share of the best: at least two trials, and complete ones only."""
+    """The share of trials that count as the best: `TOP`, but at least two trials, and complete ones only."""
     return min(max(TOP, LEAST_TOP / num_trials), num_complete / num_trials, 0.99)
 
 
@@ -250,6 +258,7 @@ def make(tidy: Tidy, facts: StudyFacts, out: Path, options: argparse.Namespace) 
 
 
 def main() -> int:
+    """Write importance of each search; the exit code."""
     parser = script_parser("importance", __doc__)
     parser.add_argument("--method", choices=("ped_anova", "fanova"), default="ped_anova")
     parser.add_argument(

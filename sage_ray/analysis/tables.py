@@ -40,7 +40,7 @@ class Provenance:
     """0: it was made from a file named `study` and no run of ours."""
 
     def lines(self) -> list[str]:
-        """Short sentences, one a fact."""
+        """Short sentences, one per fact."""
         made = f"Made by `{made_by()}` at commit {commit()}"
         if not self.runs:
             return [f"{self.study}, {_joined(self.fingerprints)}", made]
@@ -62,7 +62,7 @@ class TextTable:
     Attributes:
         title: a line above it.
         columns: heads, the first column being left-aligned and all others right-aligned.
-        rows: texts, one list a row.
+        rows: texts, one list per row.
         notes: sentences below it.
         partial: why it is not whole; () if it is.
     """
@@ -75,6 +75,7 @@ class TextTable:
 
     @property
     def heading(self) -> str:
+        """The title, with a warning before it if something is missing."""
         return f"PARTIAL: {self.title}" if self.partial else self.title
 
 

@@ -1,4 +1,4 @@
-"""Test scores of a model's seeds: one row an image, seed and score; tables, means and intervals come from these."""
+"""Test scores of a model's seeds: one row per image, seed and score, from which come tables, means and intervals."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ScoreLine:
     mean: float
     low: float | None
     high: float | None
-    """None for a pooled score, which has no value an image, and where there is one image or micrograph."""
+    """None for a pooled score, which no single image has, and where there is one image or micrograph."""
     level: float | None
     images: int
     seeds: int

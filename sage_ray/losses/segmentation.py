@@ -33,9 +33,8 @@ def segmentation_loss(
 ) -> Tensor:
     """L_seg = w_ce CE + w_focal focal + w_dice Dice + w_tversky (1 - TI) + w_focal_tversky (1 - TI)^gamma, a scalar.
 
-    CE and the pixel focal form are means over this worker's pixels; a term of weight 0 is not computed. Half-precision
-    logits are widened to float32. Empty masks: Dice and Tversky terms are near 1 with (nearly) no gradient where there
-    is no truth, so that CE and focal teach them; see `functional` for each.
+    CE and the pixel focal form are means over this worker's pixels; a term of weight 0 is not computed. Empty masks:
+    Dice and Tversky terms are near 1 with (nearly) no gradient there, so CE and focal teach them; see `functional`.
 
     Args:
         logits: (N,2,H,W) class scores, channel 1 the foreground.
@@ -92,7 +91,7 @@ def _overlap_terms(
 
 
 def _checked(logits: Tensor, target: Tensor, focal_form: str, reduction: str) -> Tensor:
-    """The logits, in float32 at least."""
+    """The logits, widened to float32 if they are of half precision."""
     if logits.ndim != 4 or logits.shape[1] != 2 or target.shape != logits.shape[:1] + logits.shape[2:]:
         shapes = f"{tuple(logits.shape)} and {tuple(target.shape)}"
         raise ValueError(f"logits and target have shapes {shapes}; they must be (N,2,H,W) and (N,H,W)")

@@ -1,7 +1,7 @@
 """The record of a run on disk: written first, believed always; MLflow is a projection of it.
 
 `runs/ID/{config.yaml, record.json, metrics.jsonl, per_image.parquet, error.txt, artifacts/}`. Every file is replaced in
-one step, except metrics.jsonl, which grows by a line an epoch; a last line cut short by a crash is dropped.
+one step, except metrics.jsonl, which grows by one line per epoch; a last line cut short by a crash is dropped.
 """
 
 from __future__ import annotations
@@ -63,10 +63,12 @@ class RunFolder:
 
     @property
     def run_id(self) -> str:
+        """Name of the run, which is that of its folder."""
         return self.path.name
 
     @property
     def artifacts(self) -> Path:
+        """Folder of what the run has made beside its scores."""
         return self.path / "artifacts"
 
     @property
@@ -76,6 +78,7 @@ class RunFolder:
 
     @property
     def per_image_path(self) -> Path:
+        """Path of the scores of each image."""
         return self.path / "per_image.parquet"
 
     @property
@@ -172,6 +175,7 @@ class RunFolder:
         self.stop_path.touch()
 
     def stop_requested(self) -> bool:
+        """Whether somebody has asked the run to end."""
         return self.stop_path.exists()
 
     # metrics.jsonl
@@ -263,7 +267,8 @@ class RunFolder:
         """
         content = self.per_image_path.read_bytes()
         # The file is small: reading its columns in threads costs more than it saves.
-        table = pq.ParquetFile(pa.BufferReader(content), read_dictionary=_TEXTS).read(use_threads=False)
+        texts = [name for name in _TEXTS if name in pq.read_schema(pa.BufferReader(content)).names]
+        table = pq.ParquetFile(pa.BufferReader(content), read_dictionary=texts).read(use_threads=False)
         table = table.unify_dictionaries().combine_chunks()
         if "group" not in table.column_names:
             groups = self._groups_by_image()
