@@ -1,4 +1,4 @@
-"""Validation scores by epoch: median over seeds with the range of the seeds, an arm a panel, phases marked."""
+"""Validation scores by epoch: median over seeds with the range of the seeds, one panel per arm, phases marked."""
 
 from sage_ray.analysis.curve_panels import main
 

@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from sage_ray.metrics import label_objects, score_image, score_objects
+from sage_ray.metrics.image_scores import score_image
+from sage_ray.metrics.objects import label_objects, score_objects
 
 SHAPE = (512, 768)
 REPEATS = 15

@@ -20,7 +20,7 @@ import numpy as np
 
 from sage_ray.config import ExperimentConfig, dump
 from sage_ray.files import write_json, write_text
-from sage_ray.metrics import COUNTS, IMAGE_SCORES
+from sage_ray.metrics.definitions import COUNTS, IMAGE_SCORES
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunRecord

@@ -13,13 +13,13 @@ import optuna
 import yaml
 
 from sage_ray.config import ExperimentConfig
-from sage_ray.evaluation.score_tables import definitions, long_rows
+from sage_ray.evaluation.score_tables import long_rows
 from sage_ray.files import write_json
-from sage_ray.metrics import COUNTS, IMAGE_SCORES
+from sage_ray.metrics.definitions import COUNTS, IMAGE_SCORES
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunLabels
-from sage_ray.training.scoring import per_image_rows
+from sage_ray.training.scoring import per_image_rows, score_definitions
 
 REPO = Path(__file__).resolve().parents[1]
 FINGERPRINT, SPLIT = "371c403c839736f4", "9fe1ad6e31b0c9aa"
@@ -89,7 +89,7 @@ def write_run(
         shas = [f"{place:064x}" for place in range(images)]
         folder.write_per_image(per_image_rows(rows, shas, config, part="val", checkpoint="best"))
         if test:
-            folder.write_per_image(long_rows(rows, [f"f{sha[1:]}" for sha in shas], definitions(config), "best"))
+            folder.write_per_image(long_rows(rows, [f"f{sha[1:]}" for sha in shas], score_definitions(config), "best"))
     facts: dict[str, Any] = {
         "attempt": 1, "data_fingerprint": FINGERPRINT, "split_id": SPLIT, "commit": "c0ffee" + "0" * 34, "dirty": False,
         "epoch": len(folder.metrics()), "seconds": 20.0, "numerics": {"device": "cpu", "threads": 1},

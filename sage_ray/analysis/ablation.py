@@ -1,4 +1,4 @@
-"""What ablation tables share: arms against their reference, one table a score, a forest plot of the differences."""
+"""What ablation tables share: arms against their reference, one table per score, a forest plot of the differences."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from typing import Any, get_args
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from sage_ray.analysis.arm_differences import ArmComparison, ArmMean, Claim, Row, arm_means, compare_arms
+from sage_ray.analysis.arm_differences import ArmComparison, Row, compare_arms
+from sage_ray.analysis.arm_means import ArmMean, arm_means
 from sage_ray.analysis.arms import ArmRuns, Scores, arm_runs, choose_part, image_scores
-from sage_ray.analysis.curves import POOLED, RANGES_TO_ONE, label
-from sage_ray.analysis.figures import new_figure, save, tidy_axes
+from sage_ray.analysis.figures import new_figure, save_figure, tidy_axes
 from sage_ray.analysis.study_facts import StudyFacts
-from sage_ray.analysis.tables import NONE, Provenance, Table, interval, number, p_value, percent
+from sage_ray.analysis.tables import NONE, Provenance, TextTable, interval, number, p_value, percent
 from sage_ray.analysis.tidy import Tidy
+from sage_ray.metrics.definitions import POOLED, SCORES_TO_ONE, label
+from sage_ray.statistics.claims import Claim
+from sage_ray.statistics.crossed import Images
 
 HEADLINE = ("dice", "f1_object_50", POOLED)
 _FILLS = {"supported": "#000000", "undecided": "#ffffff", "refuted": "#9a9a9a"}
@@ -44,6 +47,7 @@ class Result:
         return next((row for row in rows if row.arm == arm), None)
 
     def mean(self, arm: str) -> ArmMean:
+        """The arm's mean score."""
         return next(mean for mean in self.means if mean.arm == arm)
 
 
@@ -77,17 +81,17 @@ def judge_study(tidy: Tidy, facts: StudyFacts, options: argparse.Namespace, scor
     """
     runs = arm_runs(tidy, facts, options.reference, options.without)
     part, note = choose_part(tidy, runs, options.part)
-    results = {score: compare(runs, image_scores(tidy, runs, part, score), options) for score in scores}
+    results = {score: compare_on_score(runs, image_scores(tidy, runs, part, score), options) for score in scores}
     return Judged(runs, part, note, results, options)
 
 
-def compare(runs: ArmRuns, scores: Scores, options: argparse.Namespace) -> Result:
+def compare_on_score(runs: ArmRuns, scores: Scores, options: argparse.Namespace) -> Result:
     """Means of all arms and their paired differences to the reference."""
-    bounds = (0.0, 1.0) if scores.score in RANGES_TO_ONE else None
+    bounds = (0.0, 1.0) if scores.score in SCORES_TO_ONE else None
     unit = "group" if "group" in scores.frame else "image"
     alone = scores.per_image and scores.frame[unit].nunique() < 2
     # Seeds can be told apart on one image too; only of further images nothing can be said.
-    images = "these" if alone else options.images
+    images: Images = "these" if alone else options.images
     means = arm_means(scores.frame, options.level, images=images, bounds=bounds)
     if len(runs.arms) < 2:
         return Result(scores, tuple(means), None)
@@ -107,7 +111,9 @@ def compare(runs: ArmRuns, scores: Scores, options: argparse.Namespace) -> Resul
     return Result(scores, tuple(means), comparison)
 
 
-def score_table(judged: Judged, score: str, title: str, extra: Mapping[str, Mapping[str, str]] | None = None) -> Table:
+def difference_table(
+    judged: Judged, score: str, title: str, extra: Mapping[str, Mapping[str, str]] | None = None
+) -> TextTable:
     """One score of all arms: mean, difference to the reference, relative difference, p-value, verdict.
 
     Args:
@@ -141,7 +147,7 @@ def score_table(judged: Judged, score: str, title: str, extra: Mapping[str, Mapp
             difference = interval(row.difference, row.low, row.high, signed=True)
             cells += [difference, number(row.effect_relative, signed=True, digits=1), p_value(row.p_holm), row.verdict]
         rows.append([arm if row is not None else f"{arm} (reference)", *given, *cells])
-    return Table(
+    return TextTable(
         title=f"{title}: {label(score)}",
         columns=[*head, "verdict"],
         rows=rows,
@@ -175,7 +181,7 @@ def notes(judged: Judged, result: Result) -> list[str]:
 
 
 def numbers(judged: Judged) -> pd.DataFrame:
-    """All results as one frame for the CSV: a row an arm and score."""
+    """All results as one frame for the CSV: one row per arm and score."""
     frames = []
     for score, result in judged.results.items():
         means = pd.DataFrame([vars(mean) for mean in result.means]).assign(score=score, part=judged.part)
@@ -191,7 +197,7 @@ def numbers(judged: Judged) -> pd.DataFrame:
 
 
 def forest(judged: Judged, path: Path, source: Provenance, title: str) -> Path:
-    """Draw the differences of all arms to the reference with their intervals, one panel a score."""
+    """Draw the differences of all arms to the reference with their intervals, one panel per score."""
     runs, results = judged.runs, judged.results
     arms = [arm for arm in runs.arms if arm != runs.reference]
     figure = new_figure(2.4 + 2.9 * len(results), 2.3 + 0.34 * max(len(arms), 2))
@@ -214,7 +220,7 @@ def forest(judged: Judged, path: Path, source: Provenance, title: str) -> Path:
     _key(figure)
     intervals = f"{percent(judged.options.level)} intervals, not widened for the number of arms"
     note = f"{intervals}; verdicts are Holm-corrected. {judged.part_note}"
-    return save(figure, path, source, [note], runs.partial)
+    return save_figure(figure, path, source, [note], runs.partial)
 
 
 def _draw_difference(axes: Any, row: Row, place: float) -> None:

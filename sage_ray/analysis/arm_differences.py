@@ -1,31 +1,29 @@
 """Arms of a study against their reference: paired differences with intervals, verdicts, and what the study could find.
 
-Takes tidy frames of one score definition, complete: every arm has every seed and every image once. The analysis is
-`sage_ray.statistics.crossed` (images crossed with seeds, seed variance pooled over the arms), the verdicts are
-`sage_ray.statistics.claims`, planning is `sage_ray.statistics.power`. benchmarks/results/verdicts.md holds the rates
-that these functions reach in simulated studies.
+It takes tidy frames of one score definition that are complete: every arm has every seed and every image once. The
+analysis is `sage_ray.statistics.crossed` (images crossed with seeds, seed variance pooled over the arms), the verdicts
+are `sage_ray.statistics.claims`, planning is `sage_ray.statistics.power`. benchmarks/results/verdicts.md holds the
+rates that these functions reach in simulated studies.
 
     comparison = compare_arms(frame, "hybrid", claim="worse")
     print(comparison.to_frame(), comparison.rule, comparison.detectable)
-    seeds_needed(0.01, comparison.components, design(comparison.components))
 
+How many seeds a further study needs follows from `comparison.components` (`sage_ray.statistics.power.seeds_needed`).
 The "seed" of a frame is whatever is repeated: put fold and seed together only if the folds test the same images.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
 from dataclasses import asdict, dataclass, fields
 from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
 
-from sage_ray.analysis.score_array import ScoreArray, score_array
+from sage_ray.analysis.score_array import ScoreArray, check_choice, check_share, score_array
 from sage_ray.errors import UserError
 from sage_ray.statistics.claims import CLAIMS, WORDS, Claim, depth, holm_adjusted, judge, rule_of
-from sage_ray.statistics.combined import t_quantile
 from sage_ray.statistics.crossed import (
     IMAGES,
     Components,
@@ -36,27 +34,10 @@ from sage_ray.statistics.crossed import (
     in_pool,
     seed_spread,
 )
-from sage_ray.statistics.paired import mean_interval
-from sage_ray.statistics.power import PlannedStudy, SeedsNeeded, design, minimum_detectable, power_of, seeds_needed
-
-__all__ = [
-    "ArmMean",
-    "Claim",
-    "ArmComparison",
-    "Components",
-    "PlannedStudy",
-    "Images",
-    "Row",
-    "SeedsNeeded",
-    "arm_means",
-    "compare_arms",
-    "design",
-    "minimum_detectable",
-    "power_of",
-    "seeds_needed",
-]
+from sage_ray.statistics.power import design, minimum_detectable
 
 Correction = Literal["holm", "none"]
+CORRECTIONS: tuple[Correction, ...] = get_args(Correction)
 ONE_SEED = "one seed: nothing is known of the spread from one training to the next"
 
 
@@ -83,11 +64,11 @@ class Row:
     effect_seed_sd: float
     """difference / sd over seeds of the paired difference of two runs."""
     effect_image_sd: float
-    """difference / sd over images of the paired difference, averaged over seeds; NaN for scores once a run."""
+    """difference / sd over images of the paired difference, averaged over seeds; NaN for scores once per run."""
     effect_relative: float
     """100 difference / |reference_mean|, in percent; NaN if that mean is 0."""
     num_images: int
-    """0 for scores that exist once a run."""
+    """0 for scores that exist once per run."""
     num_groups: int
     """Micrographs that the images are crops of; `num_images` where each is its own."""
     num_seeds: int
@@ -119,28 +100,11 @@ class ArmComparison:
     notes: tuple[str, ...]
     """Further sentences for the foot of the table."""
     images: str
-    """Such as "28 images" or "7 micrographs (28 images)"; "" for scores that exist once a run."""
+    """Such as "28 images" or "7 micrographs (28 images)"; "" for scores that exist once per run."""
 
     def to_frame(self) -> pd.DataFrame:
-        """One line a row, columns named as the fields of `Row`."""
+        """One line per row, columns named as the fields of `Row`."""
         return pd.DataFrame([asdict(row) for row in self.rows], columns=[field.name for field in fields(Row)])
-
-
-@dataclass(frozen=True)
-class ArmMean:
-    """Mean of one arm with its interval; NaN bounds with one seed."""
-
-    arm: str
-    mean: float
-    low: float
-    high: float
-    level: float
-    sd_seeds: float
-    """Standard deviation over seeds of a run's mean score."""
-    num_images: int
-    num_groups: int
-    num_seeds: int
-    speaks_of: str
 
 
 @dataclass(frozen=True)
@@ -182,12 +146,12 @@ def compare_arms(
     power: float = 0.8,
     pool: bool | None = None,
 ) -> ArmComparison:
-    """Every arm against the reference, paired by image and seed, or by seed for scores that exist once a run.
+    """Every arm against the reference, paired by image and seed, or by seed for scores that exist once per run.
 
     Args:
-        scores: columns arm, seed, value and, for scores of images, image; one row a cell. Scores that exist once a run
-            (pooled pixel F1, a curve's plateau) have no image column. A column group names the micrograph that an image
-            is a crop of: intervals about new images are then over micrographs, means over images all the same.
+        scores: columns arm, seed, value and, for scores of images, image; one row per cell. Scores that exist once per
+            run (pooled pixel F1, a curve's plateau) have no image column. A column group names the micrograph that an
+            image is a crop of: intervals about new images are then over micrographs, means over images all the same.
         reference: the arm that all others are compared with.
         higher_is_better: False for scores where less is good, such as a distance.
         margin: difference that does not matter, in units of the score, at least 0; more for no_worse and equivalent.
@@ -212,45 +176,6 @@ def compare_arms(
         what = "one image says" if table.together.plain else "crops of one micrograph say"
         raise UserError(f"{what} nothing of new ones", table.images[0], 'use images="these" or score more images')
     return _compare(table, reference, question)
-
-
-def arm_means(
-    scores: pd.DataFrame,
-    level: float = 0.95,
-    *,
-    images: Images = "new",
-    bounds: tuple[float, float] | None = None,
-) -> list[ArmMean]:
-    """Mean of every arm with an interval of its own runs, in the order in which the arms first appear.
-
-    Two such intervals say nothing of a difference, which is paired: use `compare_arms`.
-
-    Args:
-        scores: columns arm, seed, value and, for scores of images, image, and of crops, group.
-        level: of the intervals.
-        images: as `compare_arms`; without an image column it is always these.
-        bounds: least and largest value that a score can have; cuts the interval, which knows nothing of them.
-
-    Raises:
-        UserError: as `compare_arms`.
-    """
-    _check_options(images=images, level=level)
-    table = score_array(scores, by_image="image" in scores.columns)
-    speaks_of = _speaks_of(table, images)
-    means = []
-    for arm, values in zip(table.arms, table.values, strict=True):
-        runs = values.mean(axis=0)
-        mean, half = float(values.mean()), math.nan
-        if len(runs) > 1 and images == "new" and table.images and table.together.num_groups > 1:
-            half = mean_interval(values, level, table.together.index.tolist()).high - mean
-        elif len(runs) > 1:
-            half = float(runs.std(ddof=1) / math.sqrt(len(runs)) * t_quantile(len(runs) - 1, level))
-        low, high = mean - half, mean + half
-        if bounds is not None and math.isfinite(half):
-            low, high = max(low, bounds[0]), min(high, bounds[1])
-        spread = float(runs.std(ddof=1)) if len(runs) > 1 else math.nan
-        means.append(ArmMean(arm, mean, low, high, level, spread, *_counts(table), len(runs), speaks_of))
-    return means
 
 
 def _compare(table: ScoreArray, reference: str, question: _Question) -> ArmComparison:
@@ -283,18 +208,13 @@ def _compare(table: ScoreArray, reference: str, question: _Question) -> ArmCompa
         reference=reference,
         rows=rows,
         rule=rule_of(question.claim, question.margin, question.level, question.higher_is_better, corrected),
-        speaks_of=_speaks_of(table, question.images),
+        speaks_of=table.speaks_of(question.images),
         components=estimated,
         detectable=minimum_detectable(estimated, plan, question.power),
         power=question.power,
         notes=notes,
         images=table.together.text() if table.images else "",
     )
-
-
-def _counts(table: ScoreArray) -> tuple[int, int]:
-    """Images and micrographs; 0 of either for scores that exist once a run."""
-    return len(table.images), table.together.num_groups if table.images else 0
 
 
 def _row(table: ScoreArray, base: int, question: _Question, answer: _Answer, k: int, arm: str) -> Row:
@@ -316,11 +236,11 @@ def _row(table: ScoreArray, base: int, question: _Question, answer: _Answer, k: 
         effect_seed_sd=_ratio(difference, float(found.seed_sd[k])),
         effect_image_sd=_ratio(difference, float(found.image_sd[k])),
         effect_relative=100 * _ratio(difference, abs(reference_mean)),
-        num_images=_counts(table)[0],
-        num_groups=_counts(table)[1],
+        num_images=len(table.images),
+        num_groups=table.num_groups,
         num_seeds=len(table.seeds),
         pooled=bool(found.pooled[k]) and len(table.arms) > 2,
-        speaks_of=_speaks_of(table, question.images),
+        speaks_of=table.speaks_of(question.images),
         verdict=WORDS[int(answer.words[k])],
         why=_why(question, answer, k) + _alone(table, base, question, answer, arm),
     )
@@ -365,42 +285,17 @@ def _pool_notes(table: ScoreArray, base: int, question: _Question) -> tuple[list
     return shared, (f"out of line in the spread over seeds: {', '.join(odd)}; {which} the seed variance of the arms",)
 
 
-def _speaks_of(table: ScoreArray, images: Images) -> str:
-    if len(table.seeds) < 2:
-        return "these trained weights only: one seed, no interval"
-    seeds = f"further training runs than the {len(table.seeds)} seeds"
-    if not table.images:
-        return f"{seeds} seen here, one value a run on the same images; says nothing of other images"
-    if images == "these":
-        these = f"these {len(table.images)} images" if len(table.images) > 1 else "this one image"
-        return f"{these} and {seeds} seen here; says nothing of other images"
-    if table.together.plain:
-        return f"new images from the source of these {len(table.images)}, and {seeds} seen here"
-    return f"new micrographs from the source of these {table.together.text()}, and {seeds} seen here"
-
-
 def _ratio(difference: float, by: float) -> float:
     return difference / by if by > 0 else math.nan
 
 
 def _check(question: _Question) -> None:
-    _check_options(
-        images=question.images,
-        level=question.level,
-        power=question.power,
-        claim=question.claim,
-        correction=question.correction,
-    )
+    check_choice("images", question.images, IMAGES)
+    check_choice("claim", question.claim, CLAIMS)
+    check_choice("correction", question.correction, CORRECTIONS)
+    check_share("level", question.level)
+    check_share("power", question.power)
     if not (math.isfinite(question.margin) and question.margin >= 0):
         raise UserError("margin is negative or not finite", question.margin, "give a size in units of the score")
     if question.claim in ("no_worse", "equivalent") and question.margin == 0:
         raise UserError("claim needs a margin", question.claim, "give the difference that does not matter, above 0")
-
-
-def _check_options(**options: Hashable) -> None:
-    allowed = {"images": IMAGES, "claim": CLAIMS, "correction": get_args(Correction)}
-    for name, value in options.items():
-        if name in allowed and value not in allowed[name]:
-            raise UserError(f"unknown {name}", value, f"use one of {', '.join(allowed[name])}")
-        if name in ("level", "power") and not (isinstance(value, float) and 0 < value < 1):
-            raise UserError(f"{name} is no share between 0 and 1", value, "use one such as 0.95")

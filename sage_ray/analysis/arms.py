@@ -8,15 +8,14 @@ from typing import Any
 
 import pandas as pd
 
-from sage_ray.analysis.curves import LOWER_IS_BETTER, POOLED, curve_facts, label, one_definition, pooled_f1
+from sage_ray.analysis.curves import curve_facts, one_definition, pooled_f1
 from sage_ray.analysis.study_facts import StudyFacts, study_runs
 from sage_ray.analysis.tidy import Tidy
 from sage_ray.errors import UserError
-from sage_ray.metrics import COUNTS
+from sage_ray.metrics.definitions import COUNTS, POOLED, counted_for, is_lower_better, label
+from sage_ray.record.run_folder import BASELINE
 from sage_ray.record.run_record import FINISHED
 
-BASELINE = "otsu"
-"""Checkpoint label of rows that thresholding made, and no weights (`registry.scores.BASELINE`)."""
 SCORED_BY = (
     "data.mask_erosion",
     "data.min_object_pixels",
@@ -50,13 +49,21 @@ class ArmRuns:
 
     @property
     def has_folds(self) -> bool:
+        """Whether the runs are of several folds, each with validation images of its own."""
         return bool(self.runs["fold"].nunique() > 1)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """One score of all arms, as `arm_differences` takes it: columns arm, seed, value and, of images, image and,
-    of crops, group."""
+    """One score of all arms.
+
+    Attributes:
+        score: its name.
+        definition: what it is, the same for every row.
+        frame: columns arm, seed, value, as `arm_differences` takes them. Scores of images also have a column image, and
+            scores of crops a column group, the micrograph.
+        lower_is_better: whether the lowest score is the best.
+    """
 
     score: str
     definition: str
@@ -65,6 +72,7 @@ class Scores:
 
     @property
     def per_image(self) -> bool:
+        """Whether every image has a score of its own."""
         return "image" in self.frame
 
 
@@ -157,7 +165,7 @@ def choose_part(tidy: Tidy, runs: ArmRuns, wanted: str | None) -> tuple[str, str
 
 
 def image_scores(tidy: Tidy, runs: ArmRuns, part: str, score: str) -> Scores:
-    """A score of each image under each run's kept weights; once a run for the pooled pixel F1, or where folds differ.
+    """A score of each image under each run's kept weights; one per run for pooled pixel F1, or where folds differ.
 
     Raises:
         UserError: the score is not stored, has several definitions, or runs were scored on different images.
@@ -173,7 +181,7 @@ def image_scores(tidy: Tidy, runs: ArmRuns, part: str, score: str) -> Scores:
         raise UserError(f"{label(score)} is not stored on {part} images", f"run {lacking[0]}", mend)
     where = f"study {runs.facts.name}, {part}"
     meaning = one_definition(_meaning(rows, score), score, where)
-    lower = score in LOWER_IS_BETTER
+    lower = is_lower_better(score)
     rows = rows.rename(columns={"unit": "seed"})
     if score == POOLED:
         _same_images(rows[rows["score"] == COUNTS[0]], where, by_seed=part == "val" and runs.has_folds)
@@ -190,18 +198,18 @@ def image_scores(tidy: Tidy, runs: ArmRuns, part: str, score: str) -> Scores:
 
 
 def curve_scores(tidy: Tidy, runs: ArmRuns, score: str) -> dict[str, Scores]:
-    """Best epoch and plateau of each run's last phase on validation images, once a run: {"best": ..., "plateau": ...}.
+    """Best epoch and plateau of each run's last phase on validation images, one per run: {"best": ..., "plateau": ...}.
 
     Raises:
         UserError: the score is not in the curves, or has several definitions.
     """
-    rows = last_phase(curves(tidy, [runs.facts.name], score, set(runs.runs["run_id"])))
+    rows = last_phase(validation_curves(tidy, [runs.facts.name], score, set(runs.runs["run_id"])))
     lacking = sorted(set(runs.runs["run_id"]) - set(rows["run_id"]))
     if lacking:
         mend = "choose a score that was recorded, such as dice"
         raise UserError(f"no curve of {label(score)}", f"run {lacking[0]}", mend)
     meaning = one_definition(rows["definition"], score, f"study {runs.facts.name}, curves")
-    lower = score in LOWER_IS_BETTER
+    lower = is_lower_better(score)
     facts = {run_id: curve_facts(curve, lower=lower) for run_id, curve in rows.groupby("run_id")}
     found = {}
     for name in ("best", "plateau"):
@@ -211,7 +219,9 @@ def curve_scores(tidy: Tidy, runs: ArmRuns, score: str) -> dict[str, Scores]:
     return found
 
 
-def curves(tidy: Tidy, studies: Sequence[str], score: str, run_ids: Collection[str] | None = None) -> pd.DataFrame:
+def validation_curves(
+    tidy: Tidy, studies: Sequence[str], score: str, run_ids: Collection[str] | None = None
+) -> pd.DataFrame:
     """Validation curves: study, arm, trial, run_id, seed, phase, epoch, definition, value, in order of epochs."""
     columns = ["study", "arm", "trial", "run_id", "seed", "state", "phase", "epoch", "definition", "value"]
     rows = tidy.rows(kind="epoch", studies=studies, part="val", scores=[score], run_ids=run_ids, columns=columns)
@@ -219,7 +229,7 @@ def curves(tidy: Tidy, studies: Sequence[str], score: str, run_ids: Collection[s
 
 
 def finished_curves(tidy: Tidy, facts: StudyFacts, score: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(finished runs of a study, their `curves` of one score).
+    """(finished runs of a study, their `validation_curves` of one score).
 
     Raises:
         UserError: no such curve, several definitions, mixed data, or a lost file.
@@ -231,12 +241,12 @@ def finished_curves(tidy: Tidy, facts: StudyFacts, score: str) -> tuple[pd.DataF
 
 
 def checked_curves(tidy: Tidy, facts: StudyFacts, score: str, run_ids: Collection[str]) -> pd.DataFrame:
-    """`curves` of some runs of a study.
+    """`validation_curves` of some runs of a study.
 
     Raises:
         UserError: no such curve, or several definitions.
     """
-    rows = curves(tidy, [facts.name], score, run_ids)
+    rows = validation_curves(tidy, [facts.name], score, run_ids)
     if rows.empty:
         raise UserError(f"no curve of {label(score)}", f"study {facts.name}", "choose a score that was recorded")
     one_definition(rows["definition"], score, f"study {facts.name}, curves")
@@ -278,27 +288,6 @@ def scored_apart(tidy: Tidy, facts: StudyFacts) -> str | None:
     varied = {path for values in arm_settings(tidy, facts).values() for path in values} & set(SCORED_BY)
     mend = "analysis/evaluation_ablation.py shows them side by side"
     return f"the arms have definitions of their own by {', '.join(sorted(varied))} ({mend})" if varied else None
-
-
-def cost(tidy: Tidy, runs: ArmRuns) -> pd.DataFrame:
-    """Of each run: arm, parameters of its segmenter, seconds of all its epochs, and GPU seconds of them.
-
-    Epochs that were taken from another run's stage count with the seconds that they took there.
-    """
-    seconds = epoch_seconds(tidy, runs.facts)
-    table = runs.runs.set_index("run_id")
-    found = pd.DataFrame({"arm": table["arm"], "seconds": seconds.reindex(table.index)})
-    wall = table["seconds"].astype(float)
-    found["gpu_seconds"] = found["seconds"] * (table["gpu_seconds"].astype(float) / wall.where(wall > 0))
-    known = "parameters_segmenter" in table
-    found["parameters"] = table["parameters_segmenter"].astype(float) if known else float("nan")
-    return found.reset_index()
-
-
-def epoch_seconds(tidy: Tidy, facts: StudyFacts) -> pd.Series:
-    """Seconds of all epochs of each run of a study, by run id; those taken from another run's stage included."""
-    rows = tidy.rows(kind="epoch", studies=[facts.name], scores=["seconds"], columns=["run_id", "value"])
-    return rows.groupby("run_id")["value"].sum()
 
 
 def _units(runs: pd.DataFrame) -> list[str]:
@@ -356,7 +345,7 @@ def _state(rows: pd.DataFrame, unit: str) -> str:
 def _meaning(rows: pd.DataFrame, score: str) -> list[str]:
     texts = rows["definition"].drop_duplicates()
     # A count's text ends with what it is counted for.
-    return [str(text).partition(" for: ")[2] or str(text) for text in texts] if score == POOLED else list(texts)
+    return [counted_for(str(text)) for text in texts] if score == POOLED else list(texts)
 
 
 def _same_images(rows: pd.DataFrame, where: str, *, by_seed: bool) -> None:

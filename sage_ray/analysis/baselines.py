@@ -15,24 +15,25 @@ from pathlib import Path
 import pandas as pd
 
 from sage_ray.analysis.ablation import HEADLINE, Judged, add_options, judge_study, listed_arms, notes, numbers
-from sage_ray.analysis.arm_differences import ArmMean, arm_means
-from sage_ray.analysis.arms import Scores, cost, curve_scores
-from sage_ray.analysis.command import chosen_scores, command, study_script
-from sage_ray.analysis.curves import RANGES_TO_ONE, label
-from sage_ray.analysis.figures import new_figure, save, style, tidy_axes
+from sage_ray.analysis.arm_means import ArmMean, arm_means
+from sage_ray.analysis.arms import Scores, curve_scores
+from sage_ray.analysis.command import chosen_scores, script_parser, study_script
+from sage_ray.analysis.figures import new_figure, save_figure, style, tidy_axes
+from sage_ray.analysis.run_cost import run_costs
 from sage_ray.analysis.study_facts import StudyFacts
 from sage_ray.analysis.tables import (
     NONE,
     Provenance,
-    Table,
+    TextTable,
     interval,
     number,
     p_value,
     percent,
-    provenance,
+    provenance_of,
     write_tables,
 )
 from sage_ray.analysis.tidy import Tidy
+from sage_ray.metrics.definitions import SCORES_TO_ONE, label
 
 PUBLISHED: dict[str, tuple[str, dict[str, float]]] = {
     "half_unet": ("Half U-Net", {"dice": 0.595, "f1_object_50": 0.487}),
@@ -61,7 +62,7 @@ def applies(facts: StudyFacts) -> str | None:
     return None if len(known) >= 2 else "fewer than two arms are systems of the paper's Table 1"
 
 
-def rows_of(judged: Judged) -> list[str]:
+def listed_systems(judged: Judged) -> list[str]:
     """The seven systems in the paper's order, then all other arms."""
     return list(dict.fromkeys([*PUBLISHED, *listed_arms(judged.runs)]))
 
@@ -71,7 +72,7 @@ def name_of(arm: str) -> str:
     return PUBLISHED[arm][0] if arm in PUBLISHED else arm
 
 
-def score_table(judged: Judged, score: str, curves: dict[str, dict[str, ArmMean]]) -> Table:
+def system_table(judged: Judged, score: str, curves: dict[str, dict[str, ArmMean]]) -> TextTable:
     """One score of all systems: published, best epoch, plateau, images of the part, difference, verdict."""
     runs, result = judged.runs, judged.results[score]
     part = "locked test" if judged.part == "test" else "validation"
@@ -81,7 +82,7 @@ def score_table(judged: Judged, score: str, curves: dict[str, dict[str, ArmMean]
         f"{part} minus {name_of(runs.reference)}", "p (Holm)", "verdict",
     ]  # fmt: skip
     rows = []
-    for arm in rows_of(judged):
+    for arm in listed_systems(judged):
         paper = number(PUBLISHED[arm][1].get(score)) if arm in PUBLISHED else NONE
         if arm not in runs.arms:
             why = "not run" if arm in runs.not_run else "no run" if arm in runs.facts.arms else "not in this study"
@@ -95,7 +96,7 @@ def score_table(judged: Judged, score: str, curves: dict[str, dict[str, ArmMean]
             continue
         difference = interval(row.difference, row.low, row.high, signed=True)
         rows.append([name_of(arm), paper, *cells, difference, p_value(row.p_holm), row.verdict])
-    return Table(
+    return TextTable(
         title=f"Systems of {runs.facts.name}: {label(score)}",
         columns=columns,
         rows=rows,
@@ -104,21 +105,21 @@ def score_table(judged: Judged, score: str, curves: dict[str, dict[str, ArmMean]
     )
 
 
-def cost_table(tidy: Tidy, judged: Judged) -> tuple[Table, pd.DataFrame]:
+def system_cost_table(tidy: Tidy, judged: Judged) -> tuple[TextTable, pd.DataFrame]:
     """Parameters, seconds and seeds of each system, as texts and as numbers."""
     runs = judged.runs
-    spent = cost(tidy, runs).groupby("arm")[["parameters", "seconds", "gpu_seconds"]].mean()
+    spent = run_costs(tidy, runs).groupby("arm")[["parameters", "seconds", "gpu_seconds"]].mean()
     seeds = runs.runs.groupby("arm")["unit"].nunique()
     on_gpu = bool((spent["gpu_seconds"] > 0).any())
     measured = "gpu_seconds" if on_gpu else "seconds"
     rows = []
-    for arm in rows_of(judged):
+    for arm in listed_systems(judged):
         if arm in runs.arms:
             known = spent.loc[[arm]].iloc[0]
             parameters = f"{known['parameters']:,.0f}" if known["parameters"] > 0 else NONE
             rows.append([name_of(arm), parameters, f"{known[measured]:,.0f}", str(seeds[arm])])
     where = "GPU seconds" if on_gpu else "CPU seconds (no GPU was used)"
-    table = Table(
+    table = TextTable(
         title=f"Systems of {runs.facts.name}: cost",
         columns=["system", "parameters of the segmenter", f"{where} a run", "seeds"],
         rows=rows,
@@ -131,10 +132,10 @@ def cost_table(tidy: Tidy, judged: Judged) -> tuple[Table, pd.DataFrame]:
 def make(tidy: Tidy, facts: StudyFacts, out: Path, options: argparse.Namespace) -> Sequence[Path]:
     """Write baseline_table.{md,tex,csv,png} of a study."""
     judged = judge_study(tidy, facts, options, chosen_scores(options))
-    source = provenance(facts.name, judged.runs.runs)
+    source = provenance_of(facts.name, judged.runs.runs)
     curves = {score: _curve_means(tidy, judged, score) for score in judged.results}
-    costs, spent = cost_table(tidy, judged)
-    tables = [score_table(judged, score, curves[score]) for score in judged.results]
+    costs, spent = system_cost_table(tidy, judged)
+    tables = [system_table(judged, score, curves[score]) for score in judged.results]
     tables[0] = replace(tables[0], notes=[*NOTES, *tables[0].notes])
     frame = numbers(judged).merge(spent, on="arm", how="left")
     for measure in ("best", "plateau"):
@@ -146,7 +147,7 @@ def make(tidy: Tidy, facts: StudyFacts, out: Path, options: argparse.Namespace) 
 
 def _curve_means(tidy: Tidy, judged: Judged, score: str) -> dict[str, dict[str, ArmMean]]:
     found: dict[str, Scores] = curve_scores(tidy, judged.runs, score)
-    bounds = (0.0, 1.0) if score in RANGES_TO_ONE else None
+    bounds = (0.0, 1.0) if score in SCORES_TO_ONE else None
     return {
         name: {mean.arm: mean for mean in arm_means(scores.frame, judged.options.level, bounds=bounds)}
         for name, scores in found.items()
@@ -154,8 +155,8 @@ def _curve_means(tidy: Tidy, judged: Judged, score: str) -> dict[str, dict[str, 
 
 
 def figure(judged: Judged, curves: dict[str, dict[str, dict[str, ArmMean]]], path: Path, source: Provenance) -> Path:
-    """Draw published scores beside best epoch, plateau and locked test of every system, one panel a score."""
-    arms = [arm for arm in rows_of(judged) if arm in judged.runs.arms or arm in PUBLISHED]
+    """Draw published scores beside best epoch, plateau and locked test of every system, one panel per score."""
+    arms = [arm for arm in listed_systems(judged) if arm in judged.runs.arms or arm in PUBLISHED]
     drawing = new_figure(1.9 + 3.1 * len(curves), 2.4 + 0.42 * len(arms))
     panels = drawing.subplots(1, len(curves), sharey=True, squeeze=False)[0]
     part = "locked test" if judged.part == "test" else "validation, kept weights"
@@ -177,7 +178,7 @@ def figure(judged: Judged, curves: dict[str, dict[str, dict[str, ArmMean]]], pat
         panels[0].plot([], [], label=name, **_mark(k))
     drawing.legend(loc="outside upper center", ncols=4, fontsize=8, frameon=False)
     note = f"{percent(judged.options.level)} intervals. {judged.part_note}"
-    return save(drawing, path, source, [note], judged.runs.partial)
+    return save_figure(drawing, path, source, [note], judged.runs.partial)
 
 
 def _mark(place: int) -> dict[str, object]:
@@ -190,6 +191,7 @@ def _mark(place: int) -> dict[str, object]:
 
 
 def main() -> int:
-    parser = command("baseline_table", __doc__, part=True, scores=HEADLINE)
+    """Write baseline_table of each study that it is for; the exit code."""
+    parser = script_parser("baseline_table", __doc__, part=True, scores=HEADLINE)
     add_options(parser)
     return study_script(parser, lambda _, facts: applies(facts), make)

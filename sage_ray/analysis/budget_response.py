@@ -11,14 +11,14 @@ from typing import Any
 
 import pandas as pd
 
-from sage_ray.analysis.arms import epoch_seconds
 from sage_ray.analysis.command import score_script
-from sage_ray.analysis.curves import label
-from sage_ray.analysis.figures import new_figure, save, style, tidy_axes
+from sage_ray.analysis.figures import new_figure, save_figure, style, tidy_axes
 from sage_ray.analysis.response import counts, points, respond, varied
+from sage_ray.analysis.run_cost import epoch_seconds
 from sage_ray.analysis.study_facts import StudyFacts, study_runs
-from sage_ray.analysis.tables import NONE, Table, interval, provenance, write_tables
+from sage_ray.analysis.tables import NONE, TextTable, interval, provenance_of, write_tables
 from sage_ray.analysis.tidy import Tidy
+from sage_ray.metrics.definitions import label
 from sage_ray.record.run_record import FINISHED
 
 FIRST, SECOND = "pretrain.epochs", "adversarial.epochs"
@@ -33,7 +33,9 @@ def applies(tidy: Tidy, facts: StudyFacts) -> str | None:
     return None if most >= LEAST else f"fewer than {LEAST} values of {FIRST} and of {SECOND}"
 
 
-def grid_table(facts: StudyFacts, found: pd.DataFrame, score: str, notes: Sequence[str]) -> tuple[Table, pd.DataFrame]:
+def grid_table(
+    facts: StudyFacts, found: pd.DataFrame, score: str, notes: Sequence[str]
+) -> tuple[TextTable, pd.DataFrame]:
     """Plateau of every pair of budgets, phase 1 down, phase 2 across, as texts and as numbers."""
     used = found[(found["state"] == FINISHED) & found["value"].notna()]
     across = sorted(used[SECOND].dropna().unique())
@@ -46,7 +48,7 @@ def grid_table(facts: StudyFacts, found: pd.DataFrame, score: str, notes: Sequen
         cells = [by_place.get(place) for place in across] if not curve.smooth else []
         rows.append([f"{first:g}", *(interval(c.value, c.low, c.high) if c else NONE for c in cells)])
         numbers.append(curve.table.rename(columns={"x": SECOND}).assign(**{FIRST: first, "score": score}))
-    table = Table(
+    table = TextTable(
         title=f"{label(score)} by epochs of phase 1 (down) and phase 2 (across) in {facts.name}",
         columns=[FIRST, *(f"{SECOND} {place:g}" for place in across)],
         rows=rows,
@@ -55,13 +57,13 @@ def grid_table(facts: StudyFacts, found: pd.DataFrame, score: str, notes: Sequen
     return table, pd.concat(numbers, ignore_index=True)
 
 
-def cost_table(facts: StudyFacts, found: pd.DataFrame) -> Table:
+def seconds_table(facts: StudyFacts, found: pd.DataFrame) -> TextTable:
     """Seconds that runs of each pair of budgets take by themselves."""
     used = found[found["state"] == FINISHED]
     wide = used.pivot_table(index=FIRST, columns=SECOND, values="seconds", aggfunc="mean")
     rows = [[f"{first:g}", *(NONE if pd.isna(cell) else f"{cell:,.0f}" for cell in row)] for first, row in
             zip(wide.index, wide.to_numpy(), strict=True)]  # fmt: skip
-    return Table(
+    return TextTable(
         title="Seconds a run, without reuse of stages",
         columns=[FIRST, *(f"{SECOND} {place:g}" for place in wide.columns)],
         rows=rows,
@@ -101,11 +103,15 @@ def make(tidy: Tidy, facts: StudyFacts, out: Path, scores: Sequence[str]) -> Seq
         frames.append(numbers)
         draw(found, score, row[0], FIRST, SECOND)
         draw(found, score, row[1], SECOND, FIRST)
-    tables.append(cost_table(facts, found))
-    source = provenance(facts.name, study_runs(tidy, facts.name))
+    tables.append(seconds_table(facts, found))
+    source = provenance_of(facts.name, study_runs(tidy, facts.name))
     paths = write_tables(out, "epoch_budget", tables, pd.concat(frames, ignore_index=True), source)
-    return [*paths, save(figure, out / "epoch_budget.png", source, [tables[0].notes[0], tables[0].notes[1], *notes])]
+    return [
+        *paths,
+        save_figure(figure, out / "epoch_budget.png", source, [tables[0].notes[0], tables[0].notes[1], *notes]),
+    ]
 
 
 def main() -> int:
+    """Write epoch_budget of each study that it is for; the exit code."""
     return score_script("epoch_budget", __doc__, ("dice",), applies, make)

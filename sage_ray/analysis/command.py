@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from sage_ray.analysis.curves import LABELS
 from sage_ray.analysis.study_facts import StudyFacts, study_facts, study_runs
 from sage_ray.analysis.tidy import Tidy, collect
 from sage_ray.errors import UserError
+from sage_ray.metrics.definitions import LABELS
 from sage_ray.record.run_record import FINISHED
 
 
@@ -21,7 +21,7 @@ class _Parser(argparse.ArgumentParser):
         raise UserError("bad command line", self.prog, f"{message}; --help lists what it takes")
 
 
-def command(
+def script_parser(
     name: str, doc: str | None, *, studies: bool = True, part: bool = False, scores: Sequence[str] = ()
 ) -> argparse.ArgumentParser:
     """The parser of `python analysis/NAME.py`.
@@ -48,7 +48,7 @@ def command(
     return parser
 
 
-def run(parser: argparse.ArgumentParser, work: Callable[[argparse.Namespace], int]) -> int:
+def run_command(parser: argparse.ArgumentParser, work: Callable[[argparse.Namespace], int]) -> int:
     """Exit code of a script: what `work` returns, or 2 after a user error, which is one line on stderr."""
     try:
         return work(parser.parse_args())
@@ -139,7 +139,7 @@ def study_script(
     make: Callable[[Tidy, StudyFacts, Path, argparse.Namespace], Sequence[Path]],
 ) -> int:
     """Exit code of a script that makes files of each study that it applies to, as its options say."""
-    return run(
+    return run_command(
         parser,
         lambda options: each_study(options, applies, lambda tidy, facts, out: make(tidy, facts, out, options)),
     )
@@ -153,7 +153,7 @@ def score_script(
     make: Callable[[Tidy, StudyFacts, Path, Sequence[str]], Sequence[Path]],
 ) -> int:
     """Exit code of a script whose only choices are studies and scores; `scores` are its default."""
-    parser = command(name, doc, scores=scores)
+    parser = script_parser(name, doc, scores=scores)
     return study_script(
         parser, applies, lambda tidy, facts, out, options: make(tidy, facts, out, chosen_scores(options))
     )

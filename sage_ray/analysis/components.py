@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sage_ray.analysis import baselines, loss_arms, scorings
-from sage_ray.analysis.ablation import HEADLINE, add_options, forest, judge_study, numbers, score_table
-from sage_ray.analysis.command import chosen_scores, command, each_study, run
+from sage_ray.analysis.ablation import HEADLINE, add_options, difference_table, forest, judge_study, numbers
+from sage_ray.analysis.command import chosen_scores, each_study, run_command, script_parser
 from sage_ray.analysis.effects import effect_table, has_effects
 from sage_ray.analysis.study_facts import StudyFacts
-from sage_ray.analysis.tables import provenance, write_tables
+from sage_ray.analysis.tables import provenance_of, write_tables
 from sage_ray.analysis.tidy import Tidy
 
 
@@ -37,8 +37,8 @@ def is_anothers(tidy: Tidy, facts: StudyFacts) -> bool:
 def make(tidy: Tidy, facts: StudyFacts, out: Path, options: argparse.Namespace) -> Sequence[Path]:
     """Write component_ablation.{md,tex,csv,png} of a study."""
     judged = judge_study(tidy, facts, options, chosen_scores(options))
-    source = provenance(facts.name, judged.runs.runs)
-    tables = [score_table(judged, score, f"Arms of {facts.name}") for score in judged.results]
+    source = provenance_of(facts.name, judged.runs.runs)
+    tables = [difference_table(judged, score, f"Arms of {facts.name}") for score in judged.results]
     if has_effects(judged):
         tables = [effect_table(judged, score, options) for score in judged.results] + tables
     paths = write_tables(out, "component_ablation", tables, numbers(judged), source)
@@ -46,7 +46,8 @@ def make(tidy: Tidy, facts: StudyFacts, out: Path, options: argparse.Namespace) 
 
 
 def main() -> int:
-    parser = command("component_ablation", __doc__, part=True, scores=HEADLINE)
+    """Write component_ablation of each study that it is for; the exit code."""
+    parser = script_parser("component_ablation", __doc__, part=True, scores=HEADLINE)
     add_options(parser)
 
     def work(options: argparse.Namespace) -> int:
@@ -58,4 +59,4 @@ def main() -> int:
 
         return each_study(options, fits, lambda tidy, facts, out: make(tidy, facts, out, options))
 
-    return run(parser, work)
+    return run_command(parser, work)

@@ -1,4 +1,4 @@
-"""Validation scores by epoch: median over seeds with the range of the seeds, an arm a panel, phases marked.
+"""Validation scores by epoch: median over seeds with the range of the seeds, one panel per arm, phases marked.
 
 Of a search, the untuned base (trial 0) and the five best trials.
 
@@ -17,11 +17,12 @@ from matplotlib.ticker import MaxNLocator
 
 from sage_ray.analysis.arms import finished_curves, missing_runs, scored_apart
 from sage_ray.analysis.command import score_script
-from sage_ray.analysis.curves import LOWER_IS_BETTER, is_better, label, plateau
-from sage_ray.analysis.figures import new_figure, save, style, tidy_axes
+from sage_ray.analysis.curves import is_better, plateau
+from sage_ray.analysis.figures import new_figure, save_figure, style, tidy_axes
 from sage_ray.analysis.study_facts import StudyFacts, study_runs
-from sage_ray.analysis.tables import NONE, Provenance, Table, number, percent, provenance, write_tables
+from sage_ray.analysis.tables import NONE, Provenance, TextTable, number, percent, provenance_of, write_tables
 from sage_ray.analysis.tidy import Tidy
+from sage_ray.metrics.definitions import is_lower_better, label
 
 DEFAULT_SCORES = ("dice", "f1_object_50")
 NUM_TRIALS = 5
@@ -44,7 +45,7 @@ def series(tidy: Tidy, facts: StudyFacts, score: str) -> pd.DataFrame:
     if facts.kind == "ablation":
         rows = rows.assign(series=rows["arm"], place=rows["arm"].map(facts.place_of))
     else:
-        levels = _plateaus(rows).groupby("trial")["plateau"].mean().sort_values(ascending=score in LOWER_IS_BETTER)
+        levels = _plateaus(rows).groupby("trial")["plateau"].mean().sort_values(ascending=is_lower_better(score))
         shown = list(dict.fromkeys([0, *(int(trial) for trial in levels.index[:NUM_TRIALS])]))
         rows = rows[rows["trial"].isin(shown)]
         names = {trial: "trial 0 (base)" if trial == 0 else f"trial {trial}" for trial in shown}
@@ -69,12 +70,12 @@ def _plateaus(rows: pd.DataFrame) -> pd.DataFrame:
     return grouped.agg(lambda values: plateau(values.to_numpy())).rename("plateau").reset_index()
 
 
-def curve_table(facts: StudyFacts, rows: pd.DataFrame, score: str) -> Table:
+def curve_table(facts: StudyFacts, rows: pd.DataFrame, score: str) -> TextTable:
     """Of each series: seeds, epochs, plateau of each phase, and when the median first comes near the last plateau."""
     table = []
     levels = _plateaus(rows)
     middle = bands(rows)
-    lower = score in LOWER_IS_BETTER
+    lower = is_lower_better(score)
     for name in dict.fromkeys(rows["series"]):
         own, curve = levels[levels["series"] == name], middle[middle["series"] == name].sort_values("epoch")
         phases = list(dict.fromkeys(rows.loc[rows["series"] == name, "phase"]))
@@ -92,7 +93,7 @@ def curve_table(facts: StudyFacts, rows: pd.DataFrame, score: str) -> Table:
         )  # fmt: skip
     columns = ["arm", "runs", "epochs phase 1", "epochs phase 2", "plateau phase 1", "plateau phase 2"]
     meaning = rows["definition"].dropna()
-    return Table(
+    return TextTable(
         title=f"Learning curves of {facts.name}: {label(score)}",
         columns=[*columns, "near its plateau at epoch"],
         rows=table,
@@ -107,7 +108,7 @@ def curve_table(facts: StudyFacts, rows: pd.DataFrame, score: str) -> Table:
 def draw(
     facts: StudyFacts, rows: pd.DataFrame, score: str, path: Path, source: Provenance, partial: Sequence[str]
 ) -> Path:
-    """One panel a series, the reference (or base) behind the others."""
+    """Draw one panel per series, the reference (or base) behind the others."""
     middle = bands(rows)
     names = list(dict.fromkeys(rows["series"]))
     behind = facts.reference if facts.kind == "ablation" else names[0]
@@ -147,7 +148,7 @@ def draw(
     keys = {text: handle for axes in grid.flat for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(keys.values(), keys.keys(), loc="outside upper right", ncols=3, fontsize=8, frameon=False)
     note = "Validation images; behind each arm, dashed, the one that it is compared with."
-    return save(figure, path, source, [note], partial)
+    return save_figure(figure, path, source, [note], partial)
 
 
 def make(tidy: Tidy, facts: StudyFacts, out: Path, scores: Sequence[str]) -> Sequence[Path]:
@@ -155,7 +156,7 @@ def make(tidy: Tidy, facts: StudyFacts, out: Path, scores: Sequence[str]) -> Seq
     found = {score: series(tidy, facts, score) for score in scores}
     runs = study_runs(tidy, facts.name)
     ids = set().union(*(rows["run_id"] for rows in found.values()))
-    source = provenance(facts.name, runs[runs["run_id"].isin(ids)])
+    source = provenance_of(facts.name, runs[runs["run_id"].isin(ids)])
     partial = missing_runs(facts, runs)
     tables = [replace(curve_table(facts, rows, score), partial=partial) for score, rows in found.items()]
     frame = pd.concat([bands(rows).assign(score=score) for score, rows in found.items()], ignore_index=True)
@@ -167,4 +168,5 @@ def make(tidy: Tidy, facts: StudyFacts, out: Path, scores: Sequence[str]) -> Seq
 
 
 def main() -> int:
+    """Write learning_curves of each study that it is for; the exit code."""
     return score_script("learning_curves", __doc__, DEFAULT_SCORES, applies, make)

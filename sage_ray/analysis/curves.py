@@ -1,71 +1,17 @@
-"""What a score is, and which number of a learning curve is meant: definitions, best epoch, plateau, pooled F1."""
+"""Numbers that stand for a whole learning curve: best epoch, plateau and pooled F1; one definition per column."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from sage_ray.errors import UserError
-from sage_ray.metrics import COUNTS, IMAGE_SCORES, definition
+from sage_ray.metrics.definitions import COUNTS
 from sage_ray.study.objective import PLATEAU_SHARE
-
-POOLED = "f1_pixel"
-LOWER_IS_BETTER = frozenset({"loss"})
-RANGES_TO_ONE = (*IMAGE_SCORES, POOLED)
-LABELS = {
-    "dice": "Dice",
-    "iou": "IoU",
-    "precision": "precision",
-    "recall": "recall",
-    "f1_object_50": "object F1 (IoU > .5)",
-    "f1_object_75": "object F1 (IoU > .75)",
-    "f1_object_90": "object F1 (IoU > .9)",
-    "boundary_f1": "boundary F1",
-    "f1_pixel": "pixel F1 (pooled)",
-    "loss": "validation loss",
-}
-_SETTINGS = (
-    "evaluation.min_object_pixels",
-    "evaluation.boundary_tolerance",
-    "data.mask_erosion",
-    "data.min_object_pixels",
-    "data.image_size",
-)
-
-
-def definitions(settings: Mapping[str, Any]) -> dict[str, str]:
-    """What each score of a run is, by name; two scores may share a column only if their texts are equal.
-
-    The texts are those that `sage-ray evaluate` stores, so validation and test scores of one config agree.
-
-    Args:
-        settings: of the run's config, by dotted path; {} if they are not recorded gives {}.
-    """
-    if any(path not in settings for path in _SETTINGS):
-        return {}
-    cleaned = settings["data.min_object_pixels"]
-    tail = f", truth objects under {cleaned} pixels dropped" if cleaned else ""
-    tail += f", at {'x'.join(str(side) for side in settings['data.image_size'])} pixels"
-    named = {
-        name: definition(
-            name,
-            min_object_pixels=settings["evaluation.min_object_pixels"],
-            boundary_tolerance=settings["evaluation.boundary_tolerance"],
-            mask_erosion=settings["data.mask_erosion"],
-        )
-        + tail
-        for name in RANGES_TO_ONE
-    }
-    return named | {name: f"pixels counted as {name} for: {named[POOLED]}" for name in COUNTS}
-
-
-def label(score: str) -> str:
-    """The score's name for people."""
-    return LABELS.get(score, score)
 
 
 def one_definition(found: Iterable[str | None], score: str, where: str) -> str:
@@ -99,7 +45,7 @@ def plateau(values: Sequence[float] | np.ndarray) -> float:
     return float(np.median(kept)) if len(kept) and np.isfinite(kept).all() else math.nan
 
 
-def best(values: Sequence[float] | np.ndarray, *, lower: bool = False) -> tuple[float, int]:
+def best_score(values: Sequence[float] | np.ndarray, *, lower: bool = False) -> tuple[float, int]:
     """(best score, its place from 0) over the epochs that have a finite score; (nan, -1) if none has one."""
     scores = np.asarray(values, np.float64)
     if not np.isfinite(scores).any():
@@ -116,7 +62,7 @@ def pooled_f1(counts: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         by: columns that name a group, such as the run.
 
     Returns:
-        One row a group: `by` and `value`.
+        One row per group: `by` and `value`.
     """
     sums = counts.pivot_table(index=list(by), columns="score", values="value", aggfunc="sum", observed=True)
     tp, fp, fn = (sums[name].to_numpy(float) for name in COUNTS)
@@ -134,7 +80,7 @@ def curve_facts(curve: pd.DataFrame, *, lower: bool = False) -> dict[str, Any]:
     """
     ordered = curve.sort_values("epoch")
     values = ordered["value"].to_numpy(float)
-    top, place = best(values, lower=lower)
+    top, place = best_score(values, lower=lower)
     return {
         "epochs": len(values),
         "best": top,

@@ -11,12 +11,12 @@ from pathlib import Path
 import pandas as pd
 
 from sage_ray.analysis.command import score_script
-from sage_ray.analysis.curves import LOWER_IS_BETTER, label
-from sage_ray.analysis.figures import new_figure, save, tidy_axes
+from sage_ray.analysis.figures import new_figure, save_figure, tidy_axes
 from sage_ray.analysis.response import Curve, counts, draw_response, points, respond, varied
 from sage_ray.analysis.study_facts import StudyFacts, study_runs
-from sage_ray.analysis.tables import Table, interval, number, provenance, write_tables
+from sage_ray.analysis.tables import TextTable, interval, number, provenance_of, write_tables
 from sage_ray.analysis.tidy import Tidy
+from sage_ray.metrics.definitions import is_lower_better, label
 
 PATH = "adversarial.lambda_cycle"
 LEAST = 3
@@ -30,7 +30,7 @@ def applies(tidy: Tidy, facts: StudyFacts) -> str | None:
     return None if known >= LEAST else f"fewer than {LEAST} values of {PATH}"
 
 
-def response_table(facts: StudyFacts, found: pd.DataFrame, curve: Curve, score: str, notes: Sequence[str]) -> Table:
+def response_table(facts: StudyFacts, found: pd.DataFrame, curve: Curve, score: str, notes: Sequence[str]) -> TextTable:
     """The curve at a few places, the published weight of 1 among them if it was visited."""
     table = curve.table
     if curve.smooth:
@@ -38,9 +38,9 @@ def response_table(facts: StudyFacts, found: pd.DataFrame, curve: Curve, score: 
         table = table.iloc[places]
     rows = [[f"{row.x:.3g}", interval(row.value, row.low, row.high)] for row in table.itertuples()]
     whole = curve.table
-    top = whole.sort_values("value", ascending=score in LOWER_IS_BETTER).iloc[0]
+    top = whole.sort_values("value", ascending=is_lower_better(score)).iloc[0]
     best = f"The curve is best at {top['x']:.3g} ({number(top['value'])}); read its interval before believing it."
-    return Table(
+    return TextTable(
         title=f"{label(score)} by {PATH} in {facts.name}",
         columns=[PATH, f"{label(score)}, plateau [95 %]"],
         rows=rows,
@@ -68,10 +68,14 @@ def make(tidy: Tidy, facts: StudyFacts, out: Path, scores: Sequence[str]) -> Seq
     figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8, frameon=False
     )
-    source = provenance(facts.name, runs)
+    source = provenance_of(facts.name, runs)
     paths = write_tables(out, "lambda_cycle", tables, pd.concat(frames, ignore_index=True), source)
-    return [*paths, save(figure, out / "lambda_cycle.png", source, [tables[0].notes[0], tables[0].notes[1], *notes])]
+    return [
+        *paths,
+        save_figure(figure, out / "lambda_cycle.png", source, [tables[0].notes[0], tables[0].notes[1], *notes]),
+    ]
 
 
 def main() -> int:
+    """Write lambda_cycle of each study that it is for; the exit code."""
     return score_script("lambda_cycle", __doc__, ("dice",), applies, make)

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from sage_ray.analysis.ablation import Judged, Result, compare
+from sage_ray.analysis.ablation import Judged, Result, compare_on_score
 from sage_ray.analysis.arm_differences import Row
-from sage_ray.analysis.curves import label
-from sage_ray.analysis.tables import Table, interval, number, p_value, percent
-from sage_ray.statistics.claims import holm_adjusted
+from sage_ray.analysis.tables import TextTable, interval, number, p_value, percent
+from sage_ray.metrics.definitions import label
+from sage_ray.statistics.claims import holm_adjusted, withdrawn
 
 CROSSED = ("factorial", "fractional")
 
@@ -45,12 +45,12 @@ def main_effects(judged: Judged, score: str, options: argparse.Namespace) -> lis
     adjusted = holm_adjusted(np.array([row.p_value for *_, row in found]))
     effects = []
     for (factor, level, base, row), p_holm in zip(found, adjusted, strict=True):
-        stands = bool(p_holm < 1 - options.level)
-        effects.append(Effect(factor, level, base, row, float(p_holm), row.verdict if stands else "undecided"))
+        verdict = withdrawn(row.verdict, float(p_holm), options.level)
+        effects.append(Effect(factor, level, base, row, float(p_holm), verdict))
     return effects
 
 
-def effect_table(judged: Judged, score: str, options: argparse.Namespace) -> Table:
+def effect_table(judged: Judged, score: str, options: argparse.Namespace) -> TextTable:
     """The effects of one score as a table."""
     rows = []
     for found in main_effects(judged, score, options):
@@ -66,7 +66,7 @@ def effect_table(judged: Judged, score: str, options: argparse.Namespace) -> Tab
             ]
         )
     runs = judged.runs
-    return Table(
+    return TextTable(
         title=f"Main effects in {runs.facts.name}: {label(score)}",
         columns=["factor", "mean before", f"effect [{percent(options.level)}]", "relative %", "p (Holm)", "verdict"],
         rows=rows,
@@ -97,6 +97,6 @@ def _row(judged: Judged, result: Result, part: pd.DataFrame, options: argparse.N
     base = part.loc[part["arm"] == judged.runs.reference, "level"].iloc[0]
     frame = frame.rename(columns={"level": "arm"}).sort_values("arm", key=lambda names: names != base, kind="stable")
     pair = replace(judged.runs, arms=tuple(frame["arm"].unique()), reference=base)
-    comparison = compare(pair, replace(scores, frame=frame), options).comparison
+    comparison = compare_on_score(pair, replace(scores, frame=frame), options).comparison
     assert comparison is not None, "two levels make a comparison"
     return comparison.rows[0]

@@ -21,9 +21,10 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
 
 
 def style(place: int) -> dict[str, Any]:
-    """Colour, dash and marker of the series at `place`; the numbers of each share no factor, so that none repeats soon.
+    """Colour, dash and marker of the series at `place`.
 
-    Neighbours differ in all three, and in lightness, so that they are told apart in grey print.
+    Neighbours differ in all three and in lightness, so that they can be told apart in grey print. There are 8 colours,
+    7 dashes and 11 markers: as these numbers share no factor, a combination comes again only after 616 series.
     """
     return {
         "color": COLOURS[place % len(COLOURS)],
@@ -33,7 +34,7 @@ def style(place: int) -> dict[str, Any]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure of this size in inches, with readable text and room left for nothing that is not there."""
+    """An empty figure of this size in inches, whose layout follows what is drawn."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -48,7 +49,7 @@ def tidy_axes(*many: Any) -> None:
         axes.tick_params(labelsize=9)
 
 
-def save(
+def save_figure(
     figure: Figure, path: Path, source: Provenance, notes: Sequence[str] = (), partial: Sequence[str] = ()
 ) -> Path:
     """Write a PNG with what is missing, the notes and the provenance below the picture, and in its metadata too."""

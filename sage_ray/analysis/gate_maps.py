@@ -20,10 +20,10 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from sage_ray.analysis.arms import missing_runs
-from sage_ray.analysis.command import command, study_script
-from sage_ray.analysis.figures import new_figure, save, style, tidy_axes
+from sage_ray.analysis.command import script_parser, study_script
+from sage_ray.analysis.figures import new_figure, save_figure, style, tidy_axes
 from sage_ray.analysis.study_facts import StudyFacts, study_runs
-from sage_ray.analysis.tables import NONE, Provenance, Table, number, provenance, write_tables
+from sage_ray.analysis.tables import NONE, Provenance, TextTable, number, provenance_of, write_tables
 from sage_ray.analysis.tidy import Tidy
 from sage_ray.errors import UserError
 from sage_ray.imaging.drawing import attention_overlay
@@ -88,7 +88,7 @@ def shares(tidy: Tidy, facts: StudyFacts) -> pd.DataFrame:
     return wide.sort_values("arm", key=lambda arms: arms.map(facts.place_of), kind="stable", ignore_index=True)
 
 
-def share_table(facts: StudyFacts, found: pd.DataFrame) -> Table:
+def share_table(facts: StudyFacts, found: pd.DataFrame) -> TextTable:
     """Mean share over runs, early, middle and late, beside what even attention would have."""
     rows = []
     for arm, own in found.groupby("arm", sort=False):
@@ -96,7 +96,7 @@ def share_table(facts: StudyFacts, found: pd.DataFrame) -> Table:
         by_epoch = own.groupby("epoch")["share"].mean()
         cells = [f"{number(by_epoch[epoch])} ({int(epoch)})" for epoch in three_of(epochs)]
         rows.append([str(arm), str(own["run_id"].nunique()), *(cells + [NONE] * 3)[:3], number(own["area"].mean())])
-    return Table(
+    return TextTable(
         title=f"Share of attention at boundaries in {facts.name}",
         columns=["arm", "runs", *(f"{when} (epoch)" for when in WHEN), "even attention"],
         rows=rows,
@@ -108,7 +108,7 @@ def share_table(facts: StudyFacts, found: pd.DataFrame) -> Table:
 
 
 def draw_maps(files: Mapping[int, Path], gate: int | None, title: str, path: Path, source: Provenance) -> Path:
-    """Overlays of one gate, a row an image, a column an epoch, the image itself with its true outline first.
+    """Draw overlays of one gate: a row per image, a column per epoch, and first the image with its true outline.
 
     Raises:
         UserError: there is no such gate, or a file is damaged.
@@ -136,11 +136,11 @@ def draw_maps(files: Mapping[int, Path], gate: int | None, title: str, path: Pat
         grid[0][column].set_title(f"{when} epoch {epoch}".strip(), fontsize=9)
     figure.suptitle(f"{title}, gate {name.removeprefix('gate_')} of {len(gates)} (deepest first)", fontsize=10)
     scale = "Attention coefficients from 0 (dark violet) to 1 (yellow); lighter is more in grey print too."
-    return save(figure, path, source, [scale])
+    return save_figure(figure, path, source, [scale])
 
 
 def draw_shares(found: pd.DataFrame, path: Path, source: Provenance, partial: Sequence[str]) -> Path:
-    """Share of attention at boundaries by epoch, mean over runs with their range, an arm a line."""
+    """Share of attention at boundaries by epoch, mean over runs with their range, one line per arm."""
     figure = new_figure(6.6, 4.0)
     axes = figure.subplots()
     few = found["arm"].nunique() <= SHADED
@@ -158,7 +158,7 @@ def draw_shares(found: pd.DataFrame, path: Path, source: Provenance, partial: Se
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     tidy_axes(axes)
     note = "Mean over finished runs, gates and validation images" + ("; shaded: range of runs." if few else ".")
-    return save(figure, path, source, [note], partial)
+    return save_figure(figure, path, source, [note], partial)
 
 
 def make(tidy: Tidy, facts: StudyFacts, out: Path, options: argparse.Namespace) -> Sequence[Path]:
@@ -167,7 +167,7 @@ def make(tidy: Tidy, facts: StudyFacts, out: Path, options: argparse.Namespace) 
     found = shares(tidy, facts)
     maps = {run_id: maps_of(tidy, everything, run_id) for run_id in found["run_id"].unique()}
     recorded = [run_id for run_id, files in maps.items() if files]
-    source = provenance(facts.name, runs[runs["run_id"].isin(found["run_id"])])
+    source = provenance_of(facts.name, runs[runs["run_id"].isin(found["run_id"])])
     partial = missing_runs(facts, runs)
     table = replace(share_table(facts, found), partial=partial)
     paths = write_tables(out, "attention_maps", [table], found, source)
@@ -214,7 +214,8 @@ def _first_length(tidy: Tidy, run_id: str) -> int:
 
 
 def main() -> int:
-    parser = command("attention_maps", __doc__)
+    """Write attention_maps of each study that it is for; the exit code."""
+    parser = script_parser("attention_maps", __doc__)
     parser.add_argument("--gate", type=int, help="which gate, 1 being the deepest [default: the finest]")
     parser.add_argument("--arm", action="append", default=[], help="draw only this arm; may be repeated")
     return study_script(parser, applies, make)

@@ -1,4 +1,4 @@
-"""A log of scores by epoch, from any CSV: best epoch, plateau, noise, and the best one above its surroundings."""
+"""A log of scores by epoch, from any CSV: best epoch, plateau, noise, and the best epoch against its surroundings."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from sage_ray.analysis.curves import best, plateau, window
-from sage_ray.analysis.figures import new_figure, save, style, tidy_axes
-from sage_ray.analysis.tables import Provenance, Table, number
+from sage_ray.analysis.curves import best_score, plateau, window
+from sage_ray.analysis.figures import new_figure, save_figure, style, tidy_axes
+from sage_ray.analysis.tables import Provenance, TextTable, number
 from sage_ray.errors import UserError
 
 NEIGHBOURS = 25
@@ -75,7 +75,8 @@ def read_log(
 
     Args:
         path: of the file.
-        phase_column, epoch_column: None: `phase` and `epoch` if there are such columns; without phases all is one.
+        phase_column: names the phase of a row; None: the column `phase`, or one phase if there is none.
+        epoch_column: counts the epochs; None: the column `epoch`, or the place of the row if there is none.
         columns: the scores; (): every other numeric column that is no clock.
         lower: whether lower scores are better.
 
@@ -127,7 +128,7 @@ def noise(values: np.ndarray) -> tuple[float, float]:
     return float(rest.std(ddof=1)), float((centred[1:] * centred[:-1]).sum() / (centred**2).sum())
 
 
-def log_table(name: str, audited: Sequence[AuditedPhase]) -> Table:
+def log_table(name: str, audited: Sequence[AuditedPhase]) -> TextTable:
     """The facts of a log as a table."""
     rows = [
         [
@@ -149,11 +150,11 @@ def log_table(name: str, audited: Sequence[AuditedPhase]) -> Table:
         "to the next (the running median itself pulls it below 0: about -.08 for independent noise).",
         *_apart(audited),
     ]
-    return Table(f"What a best epoch flatters in {name}", columns, rows, notes)
+    return TextTable(f"What a best epoch flatters in {name}", columns, rows, notes)
 
 
 def draw_log(log: Log, audited: Sequence[AuditedPhase], path: Path, source: Provenance) -> Path:
-    """Every score by epoch with its best epoch and its plateau, a row a score, a column a phase."""
+    """Every score by epoch with its best epoch and its plateau, one row per score and one column per phase."""
     figure = new_figure(1.0 + 3.6 * len(log.phases), 1.0 + 2.3 * len(log.columns))
     grid = figure.subplots(len(log.columns), len(log.phases), squeeze=False, sharey="row")
     for found in audited:
@@ -172,13 +173,13 @@ def draw_log(log: Log, audited: Sequence[AuditedPhase], path: Path, source: Prov
         axes.legend(fontsize=8, loc="lower right", frameon=True, framealpha=0.9)
         tidy_axes(axes)
     figure.suptitle(f"What a best epoch flatters in {log.name}", fontsize=11)
-    return save(figure, path, source)
+    return save_figure(figure, path, source)
 
 
 def _audit(log: Log, phase: str, rows: pd.DataFrame, score: str) -> AuditedPhase:
     values = rows[score].to_numpy(float)
     sign = -1.0 if log.lower else 1.0
-    top, place = best(values, lower=log.lower)
+    top, place = best_score(values, lower=log.lower)
     level = plateau(values)
     around = np.delete(np.arange(len(values)), place)
     around = around[abs(around - place) <= NEIGHBOURS]

@@ -18,18 +18,18 @@ from sage_ray.analysis.ablation import (
     Judged,
     Result,
     add_options,
-    compare,
+    compare_on_score,
+    difference_table,
     forest,
     judge_study,
     numbers,
-    score_table,
 )
 from sage_ray.analysis.arms import arm_settings, curve_scores
-from sage_ray.analysis.command import chosen_scores, command, study_script
-from sage_ray.analysis.curves import label
+from sage_ray.analysis.command import chosen_scores, script_parser, study_script
 from sage_ray.analysis.study_facts import StudyFacts, study_runs
-from sage_ray.analysis.tables import NONE, Table, interval, provenance, write_tables
+from sage_ray.analysis.tables import NONE, TextTable, interval, provenance_of, write_tables
 from sage_ray.analysis.tidy import Tidy
+from sage_ray.metrics.definitions import label
 
 SECTION = "segmentation_loss."
 CLAIMED = {"dice": 4.25, "f1_object_50": 11.68}
@@ -64,7 +64,7 @@ def dice_only(tidy: Tidy, facts: StudyFacts) -> str | None:
     return None
 
 
-def claim_table(tidy: Tidy, judged: Judged, dice_arm: str, options: argparse.Namespace) -> Table:
+def claim_table(tidy: Tidy, judged: Judged, dice_arm: str, options: argparse.Namespace) -> TextTable:
     """Gain of the reference over the Dice loss alone in %, as published and as measured here."""
     rows = []
     reference = judged.runs.reference
@@ -72,10 +72,10 @@ def claim_table(tidy: Tidy, judged: Judged, dice_arm: str, options: argparse.Nam
         if score not in judged.results:
             continue
         found = curve_scores(tidy, judged.runs, score)
-        by_measure = {name: compare(judged.runs, scores, options) for name, scores in found.items()}
+        by_measure = {name: compare_on_score(judged.runs, scores, options) for name, scores in found.items()}
         measured = [_gain(by_measure[name], dice_arm) for name in ("best", "plateau")]
         rows.append([label(score), f"+{claimed:.2f} %", *measured, _gain(judged.results[score], dice_arm)])
-    return Table(
+    return TextTable(
         title=f"Gain of {reference} over {dice_arm}, in % of the latter",
         columns=["score", "paper", "best epoch", "plateau", judged.part],
         rows=rows,
@@ -99,9 +99,9 @@ def _gain(result: Result, arm: str) -> str:
 def make(tidy: Tidy, facts: StudyFacts, out: Path, options: argparse.Namespace) -> Sequence[Path]:
     """Write loss_ablation.{md,tex,csv,png} of a study."""
     judged = judge_study(tidy, facts, options, chosen_scores(options))
-    source = provenance(facts.name, judged.runs.runs)
+    source = provenance_of(facts.name, judged.runs.runs)
     losses = {"loss": _losses(arm_settings(tidy, facts))}
-    tables = [score_table(judged, score, f"Losses of {facts.name}", losses) for score in judged.results]
+    tables = [difference_table(judged, score, f"Losses of {facts.name}", losses) for score in judged.results]
     dice_arm = dice_only(tidy, facts)
     if dice_arm in judged.runs.arms and dice_arm != judged.runs.reference:
         tables.insert(0, claim_table(tidy, judged, str(dice_arm), options))
@@ -124,6 +124,7 @@ def _terms(own: Mapping[str, Any]) -> list[str]:
 
 
 def main() -> int:
-    parser = command("loss_ablation", __doc__, part=True, scores=HEADLINE)
+    """Write loss_ablation of each study that it is for; the exit code."""
+    parser = script_parser("loss_ablation", __doc__, part=True, scores=HEADLINE)
     add_options(parser)
     return study_script(parser, applies, make)

@@ -1,4 +1,4 @@
-"""Response of a score to one setting: every run a point, a curve with an interval, and what both mean."""
+"""Response of a score to one setting: one point per run, a curve with an interval, and what both mean."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Curve:
 
     Attributes:
         table: x, value, low, high, runs, trials; low and high nan where nothing tells the spread.
-        smooth: whether it is a smoothed curve over many values, or one mean a level.
+        smooth: whether it is a smoothed curve over many values, or one mean per level.
         meaning: a sentence on what value and interval are.
     """
 
@@ -46,7 +46,7 @@ class Curve:
 
 
 def points(tidy: Tidy, facts: StudyFacts, paths: Sequence[str], score: str) -> pd.DataFrame:
-    """One row a run: trial, run_id, seed, state, `epochs` reported, the settings `paths`, and `value`.
+    """One row per run: trial, run_id, seed, state, `epochs` reported, the settings `paths`, and `value`.
 
     `value` is the plateau of the score in the last phase that the run has reached; nan for a failed run, whose curve
     says nothing of what it would have reached.

@@ -1,4 +1,4 @@
-"""One run folder as rows of the tidy table: its epochs, its images, its facts and its settings, one row a value."""
+"""One run folder as rows of the tidy table: its epochs, images, facts and settings, one row per value."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
-from sage_ray.analysis.curves import definitions
+from sage_ray.metrics.definitions import definitions_from
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunRecord
 
@@ -70,15 +69,15 @@ def read_run(path: Path) -> RunRows:
     folder = RunFolder(path)
     record = folder.read()
     settings = read_settings(path / "config.yaml")
-    meanings = definitions(settings.values)
+    meanings = definitions_from(settings.values)
     lost: list[str] = []
-    parts = [_epochs(folder, record, meanings, lost), _images(folder, record, meanings, lost)]
+    parts = [_epochs(folder, record, meanings, lost), _images(folder, record, lost)]
     parts += [_facts(record, lost), _settings(settings)]
     return RunRows(record, _together([part for part in parts if part is not None]))
 
 
 def join(runs: Sequence[RunRows]) -> pa.Table:
-    """The rows of several runs as a table of SCHEMA, with one dictionary a text column."""
+    """The rows of several runs as a table of SCHEMA, with one dictionary per text column."""
     whole = _together([run.table for run in runs]).unify_dictionaries().combine_chunks()
     columns = {name: whole.column(name) for name in whole.column_names}
     codes = np.repeat(np.arange(len(runs), dtype=np.int32), [run.table.num_rows for run in runs])
@@ -185,15 +184,9 @@ def _split(name: str) -> tuple[str | None, str]:
     return (part, score) if slash and part in _PARTS else (None, name)
 
 
-def _images(folder: RunFolder, record: RunRecord, meanings: Mapping[str, str], lost: list[str]) -> pa.Table | None:
-    texts = ["part", "checkpoint", "image_sha", "score", "definition"]
+def _images(folder: RunFolder, record: RunRecord, lost: list[str]) -> pa.Table | None:
     try:
-        # A file is small: reading its columns in threads costs more than it saves.
-        content = folder.per_image_path.read_bytes()
-        # Files of the first release have no column `group`.
-        texts += ["group"] if "group" in pq.read_schema(pa.BufferReader(content)).names else []
-        file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=texts)
-        rows = file.read(columns=[*texts, "value"], use_threads=False)
+        rows = folder.per_image_encoded()
     except (OSError, pa.ArrowException):
         if record.finished:
             lost.append("per_image.parquet")
@@ -204,35 +197,11 @@ def _images(folder: RunFolder, record: RunRecord, meanings: Mapping[str, str], l
         part=_whole(rows["part"]),
         checkpoint=_whole(rows["checkpoint"]),
         image=_whole(rows["image_sha"]),
-        group=_whole(rows["group"]) if "group" in texts else _groups_of_before(folder, _whole(rows["image_sha"])),
+        group=_whole(rows["group"]),
         score=_whole(rows["score"]),
-        definition=_meanings(_whole(rows["score"]), _whole(rows["definition"]), meanings),
+        definition=_whole(rows["definition"]),
         value=_whole(rows["value"]),
     )
-
-
-def _groups_of_before(folder: RunFolder, images: pa.DictionaryArray) -> pa.DictionaryArray:
-    named = folder.groups_of_before()
-    return _coded(images.indices.to_numpy(), [named.get(sha) for sha in images.dictionary.to_pylist()])
-
-
-def _meanings(
-    scores: pa.DictionaryArray, stored: pa.DictionaryArray, meanings: Mapping[str, str]
-) -> pa.DictionaryArray:
-    """Definitions in the form of the test part: what training stored beside a validation score lacks the picture size.
-
-    A stored text that is no shorter form of ours was written by other code, and is kept as it is.
-    """
-    width = max(len(stored.dictionary), 1)
-    pairs = scores.indices.to_numpy().astype(np.int64) * width + stored.indices.to_numpy()
-    distinct, codes = np.unique(pairs, return_inverse=True)
-    texts = []
-    for pair in distinct:
-        score, text = scores.dictionary[int(pair) // width].as_py(), stored.dictionary[int(pair) % width].as_py()
-        ours = meanings.get(score, "")
-        shorter = ours.startswith(text) or text.startswith(f"{score} pixels of the foreground")
-        texts.append(ours if ours and shorter else text)
-    return _coded(codes.astype(np.int32), texts)
 
 
 def _facts(record: RunRecord, lost: Sequence[str]) -> pa.Table:

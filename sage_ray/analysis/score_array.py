@@ -11,6 +11,7 @@ import pandas as pd
 
 from sage_ray.errors import UserError
 from sage_ray.statistics.clusters import Clusters, by_group
+from sage_ray.statistics.crossed import Images
 
 SHOWN = 5
 
@@ -23,10 +24,29 @@ class ScoreArray:
     arms: tuple[str, ...]
     """In the order in which they first appear."""
     images: tuple[Hashable, ...]
-    """Empty for scores that exist once a run; `values` then has one "image"."""
+    """Empty for scores that exist once per run; `values` then has one "image"."""
     seeds: tuple[Hashable, ...]
     together: Clusters
-    """Which images are crops of one micrograph; of scores once a run, the one "image"."""
+    """Which images are crops of one micrograph; of scores once per run, the one "image"."""
+
+    @property
+    def num_groups(self) -> int:
+        """Micrographs that the images are crops of; 0 for scores that exist once per run."""
+        return self.together.num_groups if self.images else 0
+
+    def speaks_of(self, images: Images) -> str:
+        """What an interval over this array generalises to, as words that follow "Intervals speak of"."""
+        if len(self.seeds) < 2:
+            return "these trained weights only: one seed, no interval"
+        seeds = f"further training runs than the {len(self.seeds)} seeds"
+        if not self.images:
+            return f"{seeds} seen here, one value a run on the same images; says nothing of other images"
+        if images == "these":
+            these = f"these {len(self.images)} images" if len(self.images) > 1 else "this one image"
+            return f"{these} and {seeds} seen here; says nothing of other images"
+        if self.together.plain:
+            return f"new images from the source of these {len(self.images)}, and {seeds} seen here"
+        return f"new micrographs from the source of these {self.together.text()}, and {seeds} seen here"
 
     def index_of(self, arm: str) -> int:
         """Place of an arm.
@@ -44,9 +64,9 @@ def score_array(scores: pd.DataFrame, by_image: bool) -> ScoreArray:
     """The frame as an array.
 
     Args:
-        scores: columns arm, seed, value and, if `by_image`, image; one row a cell. A column group names the micrograph
-            that an image is a crop of.
-        by_image: whether there is one value an image, or one a run.
+        scores: columns arm, seed, value and, if `by_image`, image; one row per cell. A column group names the
+            micrograph that an image is a crop of.
+        by_image: whether there is one value per image, or one per run.
 
     Raises:
         UserError: no rows or columns, a value that is not finite or comes twice, an arm that lacks a seed or an image
@@ -66,9 +86,21 @@ def score_array(scores: pd.DataFrame, by_image: bool) -> ScoreArray:
     _check_complete(frame, arms, seeds, images)
     wide = frame.set_index(keys)["value"]
     levels = [arms, images, seeds] if by_image else [arms, seeds]
-    array = wide.reindex(pd.MultiIndex.from_product(levels)).to_numpy(np.float64)
-    array = array.reshape(len(arms), max(len(images), 1), len(seeds))
-    return ScoreArray(array, arms, images, seeds, _together(frame, images))
+    cells = wide.reindex(pd.MultiIndex.from_product(levels)).to_numpy(np.float64)
+    values = cells.reshape(len(arms), max(len(images), 1), len(seeds))
+    return ScoreArray(values, arms, images, seeds, _together(frame, images))
+
+
+def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
+    """Raise UserError unless an option has one of its values."""
+    if value not in allowed:
+        raise UserError(f"unknown {name}", value, f"use one of {', '.join(allowed)}")
+
+
+def check_share(name: str, value: object) -> None:
+    """Raise UserError unless an option is a share between 0 and 1, both left out."""
+    if not (isinstance(value, float) and 0 < value < 1):
+        raise UserError(f"{name} is no share between 0 and 1", value, "use one such as 0.95")
 
 
 def _together(frame: pd.DataFrame, images: Sequence[Hashable]) -> Clusters:
@@ -78,7 +110,7 @@ def _together(frame: pd.DataFrame, images: Sequence[Hashable]) -> Clusters:
     twice = pairs[pairs["image"].duplicated()]
     if len(twice):
         raise UserError("image is in two groups", twice.iloc[0]["image"], "name one micrograph for each image")
-    named = pairs.set_index("image")["group"]
+    named = dict(zip(pairs["image"], pairs["group"], strict=True))
     return by_group([named[image] for image in images], len(images))
 
 

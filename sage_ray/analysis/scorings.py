@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from sage_ray.analysis.ablation import HEADLINE, listed_arms
-from sage_ray.analysis.arm_differences import ArmMean, arm_means
+from sage_ray.analysis.arm_means import ArmMean, arm_means
 from sage_ray.analysis.arms import (
     SCORED_BY,
     ArmRuns,
@@ -27,12 +27,12 @@ from sage_ray.analysis.arms import (
     curve_scores,
     image_scores,
 )
-from sage_ray.analysis.command import chosen_scores, command, study_script
-from sage_ray.analysis.curves import RANGES_TO_ONE, label
-from sage_ray.analysis.figures import new_figure, save, style, tidy_axes
+from sage_ray.analysis.command import chosen_scores, script_parser, study_script
+from sage_ray.analysis.figures import new_figure, save_figure, style, tidy_axes
 from sage_ray.analysis.study_facts import StudyFacts
-from sage_ray.analysis.tables import NONE, Provenance, Table, interval, percent, provenance, write_tables
+from sage_ray.analysis.tables import NONE, Provenance, TextTable, interval, percent, provenance_of, write_tables
 from sage_ray.analysis.tidy import Tidy
+from sage_ray.metrics.definitions import SCORES_TO_ONE, label
 
 MEASURES = {"best": "best epoch", "plateau": "plateau", "kept": "kept weights"}
 
@@ -58,7 +58,7 @@ def make(tidy: Tidy, facts: StudyFacts, out: Path, options: argparse.Namespace) 
     scores = chosen_scores(options)
     found = {(arm, score): arm_scores(tidy, runs, arm, part, score) for arm in runs.arms for score in scores}
     means = {
-        (arm, score, name): arm_means(own.frame, options.level, bounds=(0, 1) if score in RANGES_TO_ONE else None)[0]
+        (arm, score, name): arm_means(own.frame, options.level, bounds=(0, 1) if score in SCORES_TO_ONE else None)[0]
         for (arm, score), measures in found.items()
         for name, own in measures.items()
     }
@@ -69,7 +69,7 @@ def make(tidy: Tidy, facts: StudyFacts, out: Path, options: argparse.Namespace) 
     ]
     settings = arm_settings(tidy, facts)
     told = {arm: ", ".join(f"{path} {value}" for path, value in settings[arm].items()) for arm in runs.arms}
-    table = Table(
+    table = TextTable(
         title=f"Ways of scoring in {facts.name}, each arm by its own",
         columns=[f"score [{percent(options.level)}]", *listed_arms(runs)],
         rows=rows,
@@ -90,7 +90,7 @@ def make(tidy: Tidy, facts: StudyFacts, out: Path, options: argparse.Namespace) 
             for (arm, score, name), mean in means.items()
         ]
     )
-    source = provenance(facts.name, runs.runs)
+    source = provenance_of(facts.name, runs.runs)
     paths = write_tables(out, "evaluation_ablation", [table], frame, source)
     return [*paths, draw(runs, means, scores, out / "evaluation_ablation.png", source, note)]
 
@@ -112,7 +112,7 @@ def draw(
     source: Provenance,
     note: str,
 ) -> Path:
-    """Every score and measure with its interval, an arm a mark."""
+    """Draw every score and measure with its interval, one mark per arm."""
     names = [(score, name) for score in scores for name in MEASURES]
     figure = new_figure(7.2, 1.8 + 0.42 * len(names))
     axes = figure.subplots()
@@ -128,9 +128,10 @@ def draw(
     axes.set_title(f"Ways of scoring in {runs.facts.name}", fontsize=10)
     figure.legend(loc="outside upper right", ncols=4, fontsize=8, frameon=False)
     tidy_axes(axes)
-    return save(figure, path, source, [note], runs.partial)
+    return save_figure(figure, path, source, [note], runs.partial)
 
 
 def main() -> int:
-    parser = command("evaluation_ablation", __doc__, part=True, scores=HEADLINE)
+    """Write evaluation_ablation of each study that it is for; the exit code."""
+    parser = script_parser("evaluation_ablation", __doc__, part=True, scores=HEADLINE)
     return study_script(parser, applies, make)

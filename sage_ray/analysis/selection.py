@@ -19,16 +19,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from sage_ray.analysis.arms import BASELINE, curves, finished_curves, missing_runs, scored_apart
-from sage_ray.analysis.command import chosen_scores, command, each_study, run, tell
-from sage_ray.analysis.curves import LOWER_IS_BETTER, POOLED, curve_facts, label, pooled_f1
-from sage_ray.analysis.figures import new_figure, save, style, tidy_axes
+from sage_ray.analysis.arms import finished_curves, missing_runs, scored_apart, validation_curves
+from sage_ray.analysis.command import chosen_scores, each_study, run_command, script_parser, tell
+from sage_ray.analysis.curves import curve_facts, pooled_f1
+from sage_ray.analysis.figures import new_figure, save_figure, style, tidy_axes
 from sage_ray.analysis.log_audit import AuditedPhase, audit_log, draw_log, log_table, read_log
 from sage_ray.analysis.study_facts import StudyFacts, study_runs
-from sage_ray.analysis.tables import NONE, Provenance, Table, interval, number, provenance, write_tables
+from sage_ray.analysis.tables import NONE, Provenance, TextTable, interval, number, provenance_of, write_tables
 from sage_ray.analysis.tidy import Tidy
 from sage_ray.errors import UserError
-from sage_ray.metrics import COUNTS
+from sage_ray.metrics.definitions import COUNTS, POOLED, is_lower_better, label
+from sage_ray.record.run_folder import BASELINE
 from sage_ray.statistics import mean_interval
 
 DEFAULT_SCORES = ("dice", "f1_object_50")
@@ -47,7 +48,7 @@ def applies(tidy: Tidy, facts: StudyFacts) -> str | None:
 
 
 def run_facts(tidy: Tidy, facts: StudyFacts, score: str) -> pd.DataFrame:
-    """One row a finished run and phase: best, best_epoch, plateau, last, flattery, epochs, test (of the last phase).
+    """One row per finished run and phase: best, best_epoch, plateau, last, flattery, epochs, test (of the last phase).
 
     `stage` is equal for phases of equal length that were trained once.
 
@@ -55,7 +56,7 @@ def run_facts(tidy: Tidy, facts: StudyFacts, score: str) -> pd.DataFrame:
         UserError: the score is not in the curves, or has several definitions; mixed data; a lost file.
     """
     runs, rows = finished_curves(tidy, facts, score)
-    lower = score in LOWER_IS_BETTER
+    lower = is_lower_better(score)
     tested = locked_test_means(tidy, facts.name, score)
     stages = {run_id: json.loads(keys or "{}") for run_id, keys in zip(runs["run_id"], runs["stage_keys"], strict=True)}
     found = []
@@ -73,10 +74,9 @@ def run_facts(tidy: Tidy, facts: StudyFacts, score: str) -> pd.DataFrame:
             }
         )  # fmt: skip
     table = pd.DataFrame(found)
-    places = {"phase": lambda phase: PHASES.get(phase, len(PHASES)), "arm": facts.place_of}
-    table = table.sort_values(
-        by=list(places), key=lambda column: column.map(places[column.name]), kind="stable", ignore_index=True
-    )
+    phase_places = [PHASES.get(phase, len(PHASES)) for phase in table["phase"]]
+    arm_places = [facts.place_of(arm) for arm in table["arm"]]
+    table = table.iloc[np.lexsort((arm_places, phase_places))].reset_index(drop=True)
     sign = -1 if lower else 1
     return table.assign(flattery=sign * (table["best"] - table["plateau"]))
 
@@ -93,7 +93,7 @@ def locked_test_means(tidy: Tidy, study: str, score: str) -> dict[str, float]:
     return dict(zip(means["run_id"], means["value"], strict=True))
 
 
-def audit_table(facts: StudyFacts, table: pd.DataFrame, score: str, definition: str) -> Table:
+def audit_table(facts: StudyFacts, table: pd.DataFrame, score: str, definition: str) -> TextTable:
     """Best epoch, plateau and flattery of each phase over all runs, and of each arm in the last phase."""
     rows = []
     for phase, everything in table.groupby("phase", sort=False):
@@ -103,7 +103,7 @@ def audit_table(facts: StudyFacts, table: pd.DataFrame, score: str, definition: 
         rows.append([f"{phase}: all runs", *_cells(found)])
         if facts.kind == "ablation" and found["arm"].nunique() > 1:
             rows += [[f"{phase}: {arm}", *_cells(one)] for arm, one in found.groupby("arm", sort=False)]
-    return Table(
+    return TextTable(
         title=f"What a best epoch flatters in {facts.name}: {label(score)}",
         columns=["phase and runs", "runs", "best epoch", "plateau", "flattery [95 %]", "locked test"],
         rows=rows,
@@ -135,7 +135,7 @@ def flattery_interval(values: np.ndarray) -> tuple[float, float, float]:
 def draw(
     tables: dict[str, pd.DataFrame], facts: StudyFacts, path: Path, source: Provenance, partial: Sequence[str]
 ) -> Path:
-    """Best epoch against plateau, a mark for each run of the last phase, one panel a score."""
+    """Best epoch against plateau, a mark for each run of the last phase, one panel per score."""
     figure = new_figure(1.2 + 3.6 * len(tables), 4.6)
     panels = figure.subplots(1, len(tables), squeeze=False)[0]
     for axes, (score, table) in zip(panels, tables.items(), strict=True):
@@ -156,17 +156,17 @@ def draw(
         tidy_axes(axes)
     if facts.kind == "ablation":
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=7, frameon=False)
-    return save(figure, path, source, partial=partial)
+    return save_figure(figure, path, source, partial=partial)
 
 
 def make(tidy: Tidy, facts: StudyFacts, out: Path, scores: Sequence[str]) -> Sequence[Path]:
     """Write selection_audit.{md,tex,csv,png} of a study."""
     found = {score: run_facts(tidy, facts, score) for score in scores}
     runs = study_runs(tidy, facts.name)
-    source = provenance(facts.name, runs[runs["run_id"].isin(set(found[scores[0]]["run_id"]))])
+    source = provenance_of(facts.name, runs[runs["run_id"].isin(set(found[scores[0]]["run_id"]))])
     tables, partial = [], missing_runs(facts, runs)
     for score, table in found.items():
-        meaning = curves(tidy, [facts.name], score)["definition"].dropna()
+        meaning = validation_curves(tidy, [facts.name], score)["definition"].dropna()
         told = audit_table(facts, table, score, str(meaning.iloc[0]) if len(meaning) else "not recorded")
         tables.append(replace(told, partial=partial))
     paths = write_tables(out, "selection_audit", tables, pd.concat(found.values(), ignore_index=True), source)
@@ -195,7 +195,7 @@ def make_of_log(options: argparse.Namespace) -> int:
     return 0
 
 
-def _widths(table: Table) -> list[int]:
+def _widths(table: TextTable) -> list[int]:
     return [max(len(row[place]) for row in [table.columns, *table.rows]) for place in range(len(table.columns))]
 
 
@@ -204,7 +204,8 @@ def _numbers(audited: Sequence[AuditedPhase]) -> pd.DataFrame:
 
 
 def main() -> int:
-    parser = command("selection_audit", __doc__, scores=DEFAULT_SCORES)
+    """Write selection_audit of each study, or of one log; the exit code."""
+    parser = script_parser("selection_audit", __doc__, scores=DEFAULT_SCORES)
     parser.add_argument("--csv", type=Path, help="audit this log instead of recorded runs")
     parser.add_argument("--phase-column", help="column that names the phase [default: phase, if there is one]")
     parser.add_argument("--epoch-column", help="column that counts the epochs [default: epoch, if there is one]")
@@ -217,4 +218,4 @@ def main() -> int:
         scores = chosen_scores(options)
         return each_study(options, applies, lambda tidy, facts, out: make(tidy, facts, out, scores))
 
-    return run(parser, work)
+    return run_command(parser, work)

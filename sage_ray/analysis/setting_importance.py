@@ -1,7 +1,7 @@
 """Which settings of a search decide its score: PED-ANOVA or fANOVA on the study's storage, intervals over trials.
 
-A pruned trial is no score: it counts as "not among the best" (PED-ANOVA) or is left out (fANOVA). A failed trial has no
-score at all: it is counted and left out.
+A pruned trial was stopped before it had its final score. PED-ANOVA counts it as one that is not among the best; fANOVA,
+which needs scores, leaves it out. A failed trial has no score, so both leave it out, and the table counts it.
 
     python analysis/importance.py [--study NAME ...] [--method ped_anova|fanova] [--resamples 200]
 """
@@ -20,10 +20,10 @@ import pandas as pd
 from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
-from sage_ray.analysis.command import command, each_study, run
-from sage_ray.analysis.figures import new_figure, save, tidy_axes
+from sage_ray.analysis.command import each_study, run_command, script_parser
+from sage_ray.analysis.figures import new_figure, save_figure, tidy_axes
 from sage_ray.analysis.study_facts import StudyFacts, study_runs
-from sage_ray.analysis.tables import Provenance, Table, interval, percent, provenance, write_tables
+from sage_ray.analysis.tables import Provenance, TextTable, interval, percent, provenance_of, write_tables
 from sage_ray.analysis.tidy import Tidy
 from sage_ray.errors import UserError
 
@@ -146,7 +146,10 @@ def _with_loss(trials: Sequence[FrozenTrial], maximize: bool) -> list[FrozenTria
 
 
 def _ranked_last(complete: Sequence[FrozenTrial], pruned: Sequence[FrozenTrial], maximize: bool) -> list[FrozenTrial]:
-    """Pruned trials below every complete one: the scheduler's judgement, and no use of their early values."""
+    """The pruned trials, each with a loss worse than that of every complete trial.
+
+    The scheduler stopped them because they did badly; what they scored before that is not comparable, and is not used.
+    """
     worst = max((trial.value for trial in _with_loss(complete, maximize) if trial.value is not None), default=0.0)
     return [_copy(trial, worst + 1.0, False) for trial in pruned]
 
@@ -158,7 +161,12 @@ def _copy(trial: FrozenTrial, loss: float, complete: bool) -> FrozenTrial:
 
 
 def _names(trials: Sequence[FrozenTrial], *, shared: bool) -> list[str]:
-    """Settings with two values or more; `shared`: that every trial has."""
+    """Names of the settings that have two values or more.
+
+    Args:
+        trials: that have them.
+        shared: leave out settings that some trial does not have.
+    """
     names = dict.fromkeys(name for trial in trials for name in trial.params)
     return [
         name
@@ -185,7 +193,7 @@ def _importances(
 
 
 def _quantile(num_trials: int, num_complete: int) -> float:
-    """Share of the best: at least two trials, and complete ones only."""
+    """The share of trials that count as the best: `TOP`, but at least two trials, and complete ones only."""
     return min(max(TOP, LEAST_TOP / num_trials), num_complete / num_trials, 0.99)
 
 
@@ -204,10 +212,10 @@ def _note(method: str, num_used: int, num_complete: int) -> str:
     )
 
 
-def table_of(facts: StudyFacts, found: Importance, resamples: int) -> Table:
+def table_of(facts: StudyFacts, found: Importance, resamples: int) -> TextTable:
     """The importances as texts."""
     rows = [[str(row.setting), interval(row.importance, row.low, row.high)] for row in found.table.itertuples()]
-    return Table(
+    return TextTable(
         title=f"What decides {facts.metric} in {facts.name}",
         columns=["setting", f"importance [{percent(LEVEL)}]"],
         rows=rows,
@@ -234,7 +242,7 @@ def draw(found: Importance, path: Path, title: str, source: Provenance) -> Path:
     axes.set_title(title, fontsize=10)
     tidy_axes(axes)
     states = f"{found.complete} complete, {found.pruned} pruned, {found.failed} failed trials."
-    return save(figure, path, source, [f"{found.note} {states} Lines: {percent(LEVEL)} intervals over trials."])
+    return save_figure(figure, path, source, [f"{found.note} {states} Lines: {percent(LEVEL)} intervals over trials."])
 
 
 def make(tidy: Tidy, facts: StudyFacts, out: Path, options: argparse.Namespace) -> Sequence[Path]:
@@ -243,14 +251,15 @@ def make(tidy: Tidy, facts: StudyFacts, out: Path, options: argparse.Namespace) 
     found = importance(
         trials, maximize=maximize, method=options.method, resamples=options.resamples, where=f"study {facts.name}"
     )
-    source = provenance(facts.name, study_runs(tidy, facts.name))
+    source = provenance_of(facts.name, study_runs(tidy, facts.name))
     table = table_of(facts, found, options.resamples)
     paths = write_tables(out, "importance", [table], found.table.assign(method=options.method), source)
     return [*paths, draw(found, out / "importance.png", table.title, source)]
 
 
 def main() -> int:
-    parser = command("importance", __doc__)
+    """Write importance of each search; the exit code."""
+    parser = script_parser("importance", __doc__)
     parser.add_argument("--method", choices=("ped_anova", "fanova"), default="ped_anova")
     parser.add_argument(
         "--resamples", type=int, help="sets of trials for the intervals [default: 200, or 40 of fanova]"
@@ -268,4 +277,4 @@ def main() -> int:
 
         return each_study(options, fits, lambda tidy, facts, out: make(tidy, facts, out, options))
 
-    return run(parser, work)
+    return run_command(parser, work)

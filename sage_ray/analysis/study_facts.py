@@ -13,6 +13,7 @@ import yaml
 from sage_ray.analysis.tidy import Tidy
 from sage_ray.errors import UserError
 from sage_ray.files import read_json
+from sage_ray.metrics.definitions import is_lower_better
 from sage_ray.study.design_schema import DEFAULT_REFERENCE, FINAL_ARM
 
 
@@ -63,7 +64,7 @@ def study_facts(tidy: Tidy, name: str) -> StudyFacts:
     file = design or space
     objective = file.get("objective") or {}
     metric = str(objective.get("metric", "val/dice"))
-    direction = objective.get("direction") or ("minimize" if metric.endswith("loss") else "maximize")
+    direction = objective.get("direction") or ("minimize" if is_lower_better(metric) else "maximize")
     common: dict[str, Any] = {
         "name": name,
         "seeds": tuple(int(seed) for seed in file.get("seeds") or ()),

@@ -40,7 +40,7 @@ class Provenance:
     """0: it was made from a file named `study` and no run of ours."""
 
     def lines(self) -> list[str]:
-        """Short sentences, one a fact."""
+        """Short sentences, one per fact."""
         made = f"Made by `{made_by()}` at commit {commit()}"
         if not self.runs:
             return [f"{self.study}, {_joined(self.fingerprints)}", made]
@@ -56,13 +56,13 @@ class Provenance:
 
 
 @dataclass(frozen=True)
-class Table:
+class TextTable:
     """One table as texts.
 
     Attributes:
         title: a line above it.
         columns: heads, the first column being left-aligned and all others right-aligned.
-        rows: texts, one list a row.
+        rows: texts, one list per row.
         notes: sentences below it.
         partial: why it is not whole; () if it is.
     """
@@ -75,10 +75,11 @@ class Table:
 
     @property
     def heading(self) -> str:
+        """The title, with a warning before it if something is missing."""
         return f"PARTIAL: {self.title}" if self.partial else self.title
 
 
-def provenance(study: str, runs: pd.DataFrame) -> Provenance:
+def provenance_of(study: str, runs: pd.DataFrame) -> Provenance:
     """Of the runs (rows of `Tidy.runs`) that a table was made from."""
     seeds = sorted({int(seed) for seed in runs["seed"] if seed is not None})
     dirty = "dirty" in runs and any(value == 1 for value in runs["dirty"] if value is not None)
@@ -95,7 +96,7 @@ def provenance(study: str, runs: pd.DataFrame) -> Provenance:
 
 
 def write_tables(
-    folder: Path, stem: str, tables: Sequence[Table], frame: pd.DataFrame, source: Provenance
+    folder: Path, stem: str, tables: Sequence[TextTable], frame: pd.DataFrame, source: Provenance
 ) -> list[Path]:
     """Write STEM.md, STEM.tex and STEM.csv into a folder; returns their paths.
 
@@ -107,8 +108,8 @@ def write_tables(
         source: footer of each file.
     """
     paths = [folder / f"{stem}.{ending}" for ending in ("md", "tex", "csv")]
-    write_text(paths[0], markdown(tables, source))
-    write_text(paths[1], latex(tables, source))
+    write_text(paths[0], markdown_of(tables, source))
+    write_text(paths[1], latex_of(tables, source))
     # One line each, or a reader of the CSV would take the rest of a comment for a row.
     head = [line for table in tables for line in [table.heading, *table.partial]] + source.lines()
     comment = "".join(f"# {' '.join(line.split())}\n" for line in head)
@@ -116,7 +117,7 @@ def write_tables(
     return paths
 
 
-def markdown(tables: Sequence[Table], source: Provenance) -> str:
+def markdown_of(tables: Sequence[TextTable], source: Provenance) -> str:
     """The tables with their notes, and the footer once."""
     lines: list[str] = []
     for place, table in enumerate(tables):
@@ -127,7 +128,7 @@ def markdown(tables: Sequence[Table], source: Provenance) -> str:
     return "\n".join([*lines, "---", "", *(f"{line}.  " for line in source.lines())]).rstrip() + "\n"
 
 
-def latex(tables: Sequence[Table], source: Provenance) -> str:
+def latex_of(tables: Sequence[TextTable], source: Provenance) -> str:
     """Plain tabulars (no package needed) with notes below them, the footer as comments."""
     lines = [f"% {line}" for line in source.lines()]
     for table in tables:

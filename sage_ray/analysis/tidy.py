@@ -1,9 +1,7 @@
 """All recorded runs of a home as one tidy table, HOME/tables/tidy.parquet: one row per value.
 
 The run folders are the truth; a run that has not changed since the last time is not read again. With a tracking URI and
-no home at hand, the same files are fetched from MLflow's artifacts first.
-
-    python analysis/collect.py [--home DIR] [--tracking-uri URI]
+no home at hand, the same files are fetched from MLflow's artifacts first. `analysis/collect.py` makes the table.
 """
 
 from __future__ import annotations
@@ -76,8 +74,10 @@ class Tidy:
 
         Args:
             kind: epoch, image, run or setting.
-            studies, scores, run_ids: only rows of these.
+            studies: only rows of these studies.
             part: train, val or test.
+            scores: only rows of these scores.
+            run_ids: only rows of these runs.
             columns: of the frame; None: all.
         """
         wanted: list[Any] = [("kind", "==", kind)]
@@ -90,7 +90,7 @@ class Tidy:
         return _frame(table)
 
     def runs(self, studies: Collection[str] | None = None) -> pd.DataFrame:
-        """One row a run: study, arm, trial, run_id, seed, fold, state and a column for each fact that a run has."""
+        """One row per run: study, arm, trial, run_id, seed, fold, state and a column for each fact that a run has."""
         identity = ["study", "arm", "trial", "run_id", "seed", "fold", "state"]
         rows = self.rows(kind="run", studies=studies, columns=[*identity, "score", "value", "text"])
         if rows.empty:
@@ -106,7 +106,7 @@ class Tidy:
         return wide.reset_index().sort_values(["study", "run_id"], na_position="last", ignore_index=True)
 
     def settings(self, studies: Collection[str] | None = None, paths: Collection[str] | None = None) -> pd.DataFrame:
-        """Settings of the runs' configs: index run_id, one column a path, values as in the config."""
+        """Settings of the runs' configs: index run_id, one column per path, values as in the config."""
         rows = self.rows(kind="setting", studies=studies, scores=paths, columns=["run_id", "score", "text"])
         known = {text: json.loads(text) for text in rows["text"].unique()}
         values = pd.Series([known[text] for text in rows["text"]], index=rows.index, dtype=object)
@@ -252,7 +252,7 @@ def _texts(column: pa.ChunkedArray) -> np.ndarray:
         whole = whole.chunk(0) if whole.num_chunks else pa.DictionaryArray.from_arrays(pa.array([], pa.int32()), [])
     known = np.array([*whole.dictionary.to_pylist(), None], dtype=object)
     codes = whole.indices.fill_null(len(known) - 1).to_numpy(zero_copy_only=False)
-    return known[codes]
+    return np.asarray(known[codes])
 
 
 def fetch(uri: str, home: Home, studies: Collection[str] | None, say: Say) -> Home:
@@ -339,19 +339,3 @@ def _fetch_entry(client: Any, entry: Any, target: Home, kind: str) -> int:
         client.download_artifacts(entry.info.run_id, "attention", str(attention))
     write_json(folder / "fetched.json", mark, durable=False)
     return 1
-
-
-def main() -> int:
-    """Write the table and say what is in it."""
-    from sage_ray.analysis.command import command, run
-
-    parser = command("collect", __doc__, studies=False)
-    return run(parser, _work)
-
-
-def _work(options: Any) -> int:
-    from sage_ray.analysis.command import tell
-
-    tidy = collect(options.home, tracking_uri=options.tracking_uri, say=tell)
-    tell(f"{tidy.read} runs read, {tidy.kept} unchanged, {len(tidy.studies())} studies: {tidy.path}")
-    return 0

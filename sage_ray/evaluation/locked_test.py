@@ -18,27 +18,32 @@ from sage_ray.data.splits import group_names
 from sage_ray.errors import UserError
 from sage_ray.evaluation import ledger
 from sage_ray.evaluation.score_tables import (
-    BASELINE,
     PRIMARY,
     ScoreLine,
-    alone,
-    definitions,
     long_rows,
     name_test_set,
+    seed_table,
     summary,
-    table,
+    why_no_interval,
 )
 from sage_ray.files import replacing
 from sage_ray.locks import locked
-from sage_ray.metrics import otsu
+from sage_ray.metrics.threshold import otsu
 from sage_ray.record.home import Home
 from sage_ray.record.model_reference import ModelRef, resolve_model
-from sage_ray.record.run_folder import RunFolder
+from sage_ray.record.run_folder import BASELINE, RunFolder
 from sage_ray.sections import DataConfig, SplitConfig
 from sage_ray.statistics import paired_interval
 from sage_ray.training.batches import Pictures
 from sage_ray.training.context import choose_device
-from sage_ray.training.scoring import SCORING_PRECISION, Predict, rows_of, score_pictures, segmentation
+from sage_ray.training.scoring import (
+    SCORING_PRECISION,
+    Predict,
+    rows_of,
+    score_definitions,
+    score_pictures,
+    segmentation,
+)
 
 OWN_TEST = "test"
 """As DATA: the locked test part of the data that the model was trained on."""
@@ -138,7 +143,11 @@ def evaluate(
     if task.locked and run is not None:
         return _of_run(task, run, home, "evaluate", baseline=baseline, tell=tell)
     folder = home.path / "evaluations"
-    identity = [ref.identity()["weights_sha"] or str(ref.folder), name_test_set(task.shas), definitions(task.config)]
+    identity = [
+        ref.identity()["weights_sha"] or str(ref.folder),
+        name_test_set(task.shas),
+        score_definitions(task.config),
+    ]
     path = folder / f"{stable_hash(identity)}.parquet"
     frame = _read_frame(path)
     fresh = frame is None
@@ -214,7 +223,7 @@ def _stored(run: RunFolder, task: _Task, *, baseline: bool = False) -> bool:
     frame = stored_test_rows(run, baseline=baseline)
     if frame.empty:
         return False
-    named = definitions(task.config)
+    named = score_definitions(task.config)
     same = all(named.get(score) == text for score, text in zip(frame["score"], frame["definition"], strict=True))
     return same and set(frame["image_sha"]) == set(task.shas)
 
@@ -337,7 +346,7 @@ def _score_otsu(task: _Task) -> list[dict[str, Any]]:
 def _score(task: _Task, predict: Predict, device: torch.device, checkpoint: str) -> list[dict[str, Any]]:
     pictures = Pictures(task.data, task.rows, device)
     rows = rows_of(score_pictures(predict, pictures, task.config.evaluation))
-    return long_rows(rows, task.shas, definitions(task.config), checkpoint, task.groups)
+    return long_rows(rows, task.shas, score_definitions(task.config), checkpoint, task.groups)
 
 
 def _read_frame(path: Path) -> pd.DataFrame | None:
@@ -377,8 +386,8 @@ def _evaluation(
 
 
 def _gain(mine: pd.DataFrame, other: pd.DataFrame, where: str) -> Gain:
-    found, reference = table(mine, PRIMARY, where), table(other, PRIMARY, "otsu").values
-    why = alone(found.groups)
+    found, reference = seed_table(mine, PRIMARY, where), seed_table(other, PRIMARY, "otsu").values
+    why = why_no_interval(found.groups)
     if why is not None:
         return Gain(PRIMARY, float((found.values - reference).mean()), None, None, None, f"{why}: no interval")
     gain = paired_interval(found.values, reference, groups=found.groups)

@@ -1,4 +1,4 @@
-"""Test scores of a model's seeds: one row an image, seed and score; tables, means and intervals come from these."""
+"""Test scores of a model's seeds: one row per image, seed and score, from which come tables, means and intervals."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ import pandas as pd
 from sage_ray.config import ExperimentConfig, stable_hash
 from sage_ray.errors import UserError
 from sage_ray.identity import identity_tree
-from sage_ray.metrics import COUNTS, IMAGE_SCORES, summarise
+from sage_ray.metrics.definitions import COUNTS, IMAGE_SCORES, LOSS, POOLED, counted_for, loss_definition, name_of
+from sage_ray.metrics.image_scores import summarise
 from sage_ray.statistics import by_group, mean_interval
-from sage_ray.training.scoring import define
+from sage_ray.training.scoring import score_definitions
 
 PRIMARY = "dice"
 """The score that a verdict is about."""
-BASELINE = "otsu"
-"""Checkpoint label of rows that thresholding made, and no weights."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class ScoreLine:
     mean: float
     low: float | None
     high: float | None
-    """None for a pooled score, which has no value an image, and where there is one image or micrograph."""
+    """None for a pooled score, which no single image has, and where there is one image or micrograph."""
     level: float | None
     images: int
     seeds: int
@@ -53,22 +52,12 @@ class ScoreLine:
     """That the images are crops of; `images` where each is its own."""
 
 
-def definitions(config: ExperimentConfig) -> dict[str, str]:
-    """What each stored score of a config is, by name."""
-    cleaned = config.data.min_object_pixels
-    tail = f", truth objects under {cleaned} pixels dropped" if cleaned else ""
-    size = "x".join(str(side) for side in config.data.image_size)
-    tail += f", at {size} pixels"
-    named = {name: define(name, config) + tail for name in (*IMAGE_SCORES, "f1_pixel")}
-    return named | {name: f"pixels counted as {name} for: {named['f1_pixel']}" for name in COUNTS}
-
-
 def meaning(metric: str, config: ExperimentConfig) -> str:
-    """What the validation score `metric` of a config is; only equal texts may be compared."""
-    name = metric.rsplit("/", 1)[-1]
-    if name == "loss":
-        return f"mean over batches of the segmentation loss {identity_tree(config.segmentation_loss)}"
-    return definitions(config)[name]
+    """The definition of the score `metric` (`val/dice`) of a config; only equal texts may be compared."""
+    name = name_of(metric)
+    if name == LOSS:
+        return loss_definition(identity_tree(config.segmentation_loss))
+    return score_definitions(config)[name]
 
 
 def long_rows(
@@ -99,7 +88,7 @@ def name_test_set(shas: Sequence[str]) -> str:
     return stable_hash(sorted(shas))
 
 
-def table(frame: pd.DataFrame, score: str, where: str) -> SeedTable:
+def seed_table(frame: pd.DataFrame, score: str, where: str) -> SeedTable:
     """The score of all images and seeds.
 
     Raises:
@@ -128,7 +117,7 @@ def _groups(rows: pd.DataFrame, shas: Sequence[str]) -> tuple[str, ...]:
     return tuple(str(named.get(sha, sha)) for sha in shas)
 
 
-def alone(groups: Sequence[Hashable]) -> str | None:
+def why_no_interval(groups: Sequence[Hashable]) -> str | None:
     """Why nothing can be said of further images: they are one image, or crops of one micrograph; None if it can."""
     together = by_group(groups, len(groups))
     if together.num_groups > 1:
@@ -140,15 +129,15 @@ def summary(frame: pd.DataFrame, where: str) -> dict[str, ScoreLine]:
     """Every score, with an interval over images (crossed with seeds when there are several)."""
     lines: dict[str, ScoreLine] = {}
     for name in IMAGE_SCORES:
-        found = table(frame, name, where)
+        found = seed_table(frame, name, where)
         lines[name] = _line(found)
-    lines["f1_pixel"] = _pooled(frame, where)
+    lines[POOLED] = _pooled(frame, where)
     return lines
 
 
 def _line(found: SeedTable) -> ScoreLine:
     images, seeds = len(found.images), len(found.seeds)
-    why = alone(found.groups)
+    why = why_no_interval(found.groups)
     if why is not None:
         over = f"{why}: no interval"
         return ScoreLine(float(found.values.mean()), None, None, None, images, seeds, over, found.definition, 1)
@@ -161,7 +150,7 @@ def _line(found: SeedTable) -> ScoreLine:
 
 
 def _pooled(frame: pd.DataFrame, where: str) -> ScoreLine:
-    counts = {name: table(frame, name, where) for name in COUNTS}
+    counts = {name: seed_table(frame, name, where) for name in COUNTS}
     first = counts[COUNTS[0]]
     zero = dict.fromkeys(IMAGE_SCORES, 0.0)
     values = []
@@ -169,8 +158,8 @@ def _pooled(frame: pd.DataFrame, where: str) -> ScoreLine:
         rows = [
             zero | {name: counts[name].values[image, seed] for name in COUNTS} for image in range(len(first.images))
         ]
-        values.append(summarise(rows)["f1_pixel"])
-    meaning = first.definition.partition(" for: ")[2]
+        values.append(summarise(rows)[POOLED])
+    defined = counted_for(first.definition)
     images, micrographs = len(first.images), len(set(first.groups))
     over = f"pooled over {images} images, mean over {len(values)} seed(s), no interval"
-    return ScoreLine(float(np.mean(values)), None, None, None, images, len(values), over, meaning, micrographs)
+    return ScoreLine(float(np.mean(values)), None, None, None, images, len(values), over, defined, micrographs)

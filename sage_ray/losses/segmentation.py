@@ -33,50 +33,65 @@ def segmentation_loss(
 ) -> Tensor:
     """L_seg = w_ce CE + w_focal focal + w_dice Dice + w_tversky (1 - TI) + w_focal_tversky (1 - TI)^gamma, a scalar.
 
-    CE and the pixel focal form are means over this worker's pixels; a term of weight 0 is not computed. Half-precision
-    logits are widened to float32. Empty masks: Dice and Tversky terms are near 1 with (nearly) no gradient where there
-    is no truth, so that CE and focal teach them; see `functional` for each.
+    CE and the pixel focal form are means over this worker's pixels; a term of weight 0 is not computed. Empty masks:
+    Dice and Tversky terms are near 1 with (nearly) no gradient there, so CE and focal teach them; see `functional`.
 
     Args:
         logits: (N,2,H,W) class scores, channel 1 the foreground.
         target: (N,H,W) int64 in {0,1}.
-        w_ce, w_focal, w_dice, w_tversky, w_focal_tversky: weights of the terms.
-        alpha, beta: weights of false positives and false negatives in the Tversky index.
+        w_ce: weight of the cross-entropy.
+        w_focal: weight of the focal term.
+        w_dice: weight of the Dice term.
+        w_tversky: weight of the Tversky term.
+        w_focal_tversky: weight of the focal Tversky term.
+        alpha: weight of false positives in the Tversky index.
+        beta: weight of false negatives in it.
         gamma: power of the focal Tversky term.
-        focal_alpha, focal_gamma: balance and focus of the focal term.
+        focal_alpha: balance of the focal term.
+        focal_gamma: focus of the focal term.
         focal_form: focus per pixel (paper) or from the batch-mean CE (public code).
         reduction: Dice and Tversky over the whole batch (public code), or one per image and then their mean.
         reduce: a differentiable sum over workers whose backward sums too. With it the terms that are no mean over
-            images (batch Dice, batch Tversky, batch focal) are those of the global batch on every worker; gradients
-            averaged over workers are then those of one worker with the whole batch.
+            images (batch Dice, Tversky and focal) are those of the global batch on every worker, so that gradients
+            averaged over workers are those of one worker with the whole batch.
 
     Raises:
         ValueError: shapes that do not fit, an unknown form or reduction.
 
     Source: docs/method/METHOD.md section 1; DISCREPANCIES rows 16 to 20.
     """
-    _check(logits, target, focal_form, reduction)
-    logits = logits if logits.dtype == torch.float64 else logits.float()
+    logits = _checked(logits, target, focal_form, reduction)
     terms: list[Tensor] = []
     if w_ce or w_focal:
         ce_map = functional.cross_entropy_map(logits, target)
-        if w_ce:
-            terms.append(w_ce * ce_map.mean())
-        if w_focal:
-            terms.append(w_focal * _focal(ce_map, target, focal_alpha, focal_gamma, focal_form, reduce))
+    if w_ce:
+        terms.append(w_ce * ce_map.mean())
+    if w_focal:
+        terms.append(w_focal * _focal(ce_map, target, focal_alpha, focal_gamma, focal_form, reduce))
     if w_dice or w_tversky or w_focal_tversky:
         sums = _sums(logits, target, reduction, reduce)
-        if w_dice:
-            terms.append(w_dice * functional.dice_loss(sums).mean())
-        if w_tversky:
-            terms.append(w_tversky * functional.tversky_loss(sums, alpha, beta).mean())
-        if w_focal_tversky:
-            terms.append(w_focal_tversky * functional.focal_tversky_loss(sums, alpha, beta, gamma).mean())
+        terms += _overlap_terms(sums, (w_dice, w_tversky, w_focal_tversky), alpha, beta, gamma)
     # All weights 0: still a scalar with a graph.
     return torch.stack(terms).sum() if terms else logits.sum() * 0.0
 
 
-def _check(logits: Tensor, target: Tensor, focal_form: str, reduction: str) -> None:
+def _overlap_terms(
+    sums: functional.OverlapSums, weights: tuple[float, float, float], alpha: float, beta: float, gamma: float
+) -> list[Tensor]:
+    """The weighted Dice, Tversky and focal Tversky terms, without those of weight 0."""
+    w_dice, w_tversky, w_focal_tversky = weights
+    terms = []
+    if w_dice:
+        terms.append(w_dice * functional.dice_loss(sums).mean())
+    if w_tversky:
+        terms.append(w_tversky * functional.tversky_loss(sums, alpha, beta).mean())
+    if w_focal_tversky:
+        terms.append(w_focal_tversky * functional.focal_tversky_loss(sums, alpha, beta, gamma).mean())
+    return terms
+
+
+def _checked(logits: Tensor, target: Tensor, focal_form: str, reduction: str) -> Tensor:
+    """The logits, widened to float32 if they are of half precision."""
     if logits.ndim != 4 or logits.shape[1] != 2 or target.shape != logits.shape[:1] + logits.shape[2:]:
         shapes = f"{tuple(logits.shape)} and {tuple(target.shape)}"
         raise ValueError(f"logits and target have shapes {shapes}; they must be (N,2,H,W) and (N,H,W)")
@@ -84,6 +99,7 @@ def _check(logits: Tensor, target: Tensor, focal_form: str, reduction: str) -> N
         raise ValueError(f"unknown focal_form {focal_form!r}: use pixel or batch")
     if reduction not in ("batch", "image"):
         raise ValueError(f"unknown reduction {reduction!r}: use batch or image")
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _focal(ce_map: Tensor, target: Tensor, alpha: float, gamma: float, form: str, reduce: Reduce | None) -> Tensor:

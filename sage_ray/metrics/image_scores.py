@@ -1,4 +1,4 @@
-"""All scores of one image, their summary over images, and the sentence that defines each of them."""
+"""All scores of one image, and their summary over images; `definitions` says what each of them is."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def score_image(
     Dice, IoU and the boundary see the masks as they are.
 
     Args:
-        pred, true: masks (H,W) bool or {0,1}.
+        pred: predicted mask (H,W), bool or {0,1}.
+        true: true mask, likewise.
         min_object_pixels: components with fewer pixels are no objects; one of exactly this size stays.
         boundary_tolerance: distance in pixels within which boundaries match.
 

@@ -24,6 +24,6 @@ def otsu(image: np.ndarray) -> np.ndarray:
         raise ValueError(f"Otsu's threshold needs an (H,W) uint8 image, not {image.shape} {image.dtype}")
     if image.min() == image.max():
         return np.zeros(image.shape, bool)
-    bright = image > threshold_otsu(image)
+    bright = np.asarray(image > threshold_otsu(image))  # type: ignore[no-untyped-call]
     frame = np.concatenate([bright[0], bright[-1], bright[:, 0], bright[:, -1]])
     return bright if frame.mean() <= bright.mean() else ~bright

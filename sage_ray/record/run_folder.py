@@ -1,7 +1,7 @@
 """The record of a run on disk: written first, believed always; MLflow is a projection of it.
 
 `runs/ID/{config.yaml, record.json, metrics.jsonl, per_image.parquet, error.txt, artifacts/}`. Every file is replaced in
-one step, except metrics.jsonl, which grows by a line an epoch; a last line cut short by a crash is dropped.
+one step, except metrics.jsonl, which grows by one line per epoch; a last line cut short by a crash is dropped.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -26,11 +27,8 @@ from sage_ray.data.splits import group_names
 from sage_ray.errors import UserError
 from sage_ray.files import read_json, replacing, write_json, write_text
 from sage_ray.locks import is_locked, locked
+from sage_ray.metrics.definitions import definitions_from, whole_definition
 from sage_ray.record.run_record import FORMAT_VERSION, RunLabels, RunRecord, State
-
-if TYPE_CHECKING:  # the analysis reads records without torch
-    pass
-
 
 PER_IMAGE_SCHEMA = pa.schema(
     [
@@ -45,6 +43,11 @@ PER_IMAGE_SCHEMA = pa.schema(
     ]
 )
 """`group` names the micrograph that the image is a crop of; null where every image is its own."""
+BASELINE = "otsu"
+"""`checkpoint` of the rows that Otsu's threshold made, and no weights."""
+_TEXTS = [field.name for field in PER_IMAGE_SCHEMA if field.type == pa.string()]
+# The last words of a whole definition; those that releases up to 0.2 stored beside validation scores lack them.
+_WHOLE_DEFINITION = re.compile(r", at \d+x\d+ pixels$")
 
 # They tell when and how an epoch came about, not what it scored.
 _CIRCUMSTANCES = frozenset({"time_ms", "seconds", "replayed"})
@@ -60,10 +63,12 @@ class RunFolder:
 
     @property
     def run_id(self) -> str:
+        """Name of the run, which is that of its folder."""
         return self.path.name
 
     @property
     def artifacts(self) -> Path:
+        """Folder of what the run has made beside its scores."""
         return self.path / "artifacts"
 
     @property
@@ -73,6 +78,7 @@ class RunFolder:
 
     @property
     def per_image_path(self) -> Path:
+        """Path of the scores of each image."""
         return self.path / "per_image.parquet"
 
     @property
@@ -169,6 +175,7 @@ class RunFolder:
         self.stop_path.touch()
 
     def stop_requested(self) -> bool:
+        """Whether somebody has asked the run to end."""
         return self.stop_path.exists()
 
     # metrics.jsonl
@@ -250,20 +257,48 @@ class RunFolder:
         return rows
 
     def per_image_table(self) -> pa.Table:
-        """per_image.parquet, which exists. A file of before `group` gets it from the manifest that lies beside it."""
+        """All rows of per_image.parquet, which must exist, in the columns of `PER_IMAGE_SCHEMA`."""
+        return self.per_image_encoded().cast(PER_IMAGE_SCHEMA)
+
+    def per_image_encoded(self) -> pa.Table:
+        """The same rows with text columns dictionary-encoded and in one chunk, which is quick to read for many runs.
+
+        What files of earlier releases lack is completed: the column `group` and parts of the definitions.
+        """
         content = self.per_image_path.read_bytes()
-        table = pq.read_table(pa.BufferReader(content), schema=PER_IMAGE_SCHEMA)
-        if "group" in pq.read_schema(pa.BufferReader(content)).names:
+        # The file is small: reading its columns in threads costs more than it saves.
+        texts = [name for name in _TEXTS if name in pq.read_schema(pa.BufferReader(content)).names]
+        table = pq.ParquetFile(pa.BufferReader(content), read_dictionary=texts).read(use_threads=False)
+        table = table.unify_dictionaries().combine_chunks()
+        if "group" not in table.column_names:
+            groups = self._groups_by_image()
+            named = [groups.get(sha) for sha in table["image_sha"].to_pylist()]
+            table = table.append_column("group", pa.array(named, pa.string()).dictionary_encode())
+        return self._with_whole_definitions(table.select(PER_IMAGE_SCHEMA.names))
+
+    def _with_whole_definitions(self, table: pa.Table) -> pa.Table:
+        """The table with each stored definition completed, as `whole_definition` says, from the run's config."""
+        if all(map(_WHOLE_DEFINITION.search, table["definition"].unique().to_pylist())):
             return table
-        named = self.groups_of_before()
-        groups = [named.get(sha) for sha in table["image_sha"].to_pylist()]
-        place = PER_IMAGE_SCHEMA.get_field_index("group")
-        return table.set_column(place, PER_IMAGE_SCHEMA.field(place), pa.array(groups, pa.string()))
+        try:
+            whole = definitions_from(config_module.flatten(self.config().model_dump(mode="json")))
+        except UserError:
+            return table
+        scores, stored = table["score"].chunk(0), table["definition"].chunk(0)
+        width = len(stored.dictionary)
+        pairs = scores.indices.to_numpy().astype(np.int64) * width + stored.indices.to_numpy()
+        distinct, places = np.unique(pairs, return_inverse=True)
+        texts = [
+            whole_definition(scores.dictionary[pair // width].as_py(), stored.dictionary[pair % width].as_py(), whole)
+            for pair in distinct.tolist()
+        ]
+        completed = pa.array(texts, pa.string()).dictionary_encode().take(pa.array(places))
+        return table.set_column(table.column_names.index("definition"), "definition", completed)
 
-    def groups_of_before(self) -> dict[str, str]:
-        """Micrograph of each image by sha, of config and manifest; empty if its config names none, or one is lost.
+    def _groups_by_image(self) -> dict[str, str]:
+        """The micrograph of each image by its sha, from config and manifest; empty if the config names no groups.
 
-        For a per_image.parquet that was written before `group` was.
+        It is also empty if one of them is lost. It stands in for the column that the first release did not write.
         """
         # Here and not above: what only lists runs must not wait for pandas.
         from sage_ray.data.manifest import read_manifest

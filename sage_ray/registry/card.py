@@ -128,7 +128,7 @@ def description(card: str, limit: int = 4000) -> str:
     return card[:limit].rpartition("\n")[0] + "\n...\n"
 
 
-def provenance(facts: CardFacts, seen_shas: list[str], test_shas: list[str], split_id: str) -> dict[str, Any]:
+def provenance_of_model(facts: CardFacts, seen_shas: list[str], test_shas: list[str], split_id: str) -> dict[str, Any]:
     """Contents of provenance.json."""
     return {
         "format_version": 1,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,9 +11,9 @@ import pandas as pd
 
 from sage_ray.errors import UserError
 from sage_ray.evaluation.locked_test import reads_of_test_set
-from sage_ray.evaluation.score_tables import PRIMARY, ScoreLine, alone, summary, table
+from sage_ray.evaluation.score_tables import PRIMARY, ScoreLine, seed_table, summary, why_no_interval
 from sage_ray.files import write_text
-from sage_ray.metrics import IMAGE_SCORES
+from sage_ray.metrics.definitions import IMAGE_SCORES
 from sage_ray.record.home import Home
 from sage_ray.record.model_versions import (
     COMPUTED_ON_SEPARATOR,
@@ -27,7 +27,7 @@ from sage_ray.record.model_versions import (
 from sage_ray.registry.card import score_text
 from sage_ray.registry.package import SCORES_FILE
 from sage_ray.runtime.devices import crossing
-from sage_ray.statistics import Interval, coarser, holm_verdicts, paired_interval
+from sage_ray.statistics import Interval, Verdict, coarser, paired_interval, verdicts
 
 CHAMPION = "champion"
 FIRST = "first version"
@@ -125,7 +125,7 @@ def compare(home: Home, versions: Sequence[int | str] | None = None, model_name:
     comparison = compare_versions(home, chosen, reference_of(chosen))
     path = home.path / "reports" / f"compare-{model_name}-{'-'.join(str(v.version) for v in chosen)}.md"
     path.parent.mkdir(exist_ok=True)
-    write_text(path, markdown(comparison))
+    write_text(path, comparison_markdown(comparison))
     return replace(comparison, report=path)
 
 
@@ -151,23 +151,24 @@ def compare_versions(home: Home, versions: Sequence[Version], reference: Version
         if entry.version.version != reference.version
     }
     known = {str(number): interval for number, (_, interval) in differences.items() if interval is not None}
-    judged = holm_verdicts(known) if known else {}
+    judged = verdicts(known)
     rows = []
     for entry in loaded:
         row = _version_scores(entry)
         number = entry.version.version
         if number in differences:
-            word, p_value = judged.get(str(number), (None, None))
+            found = judged.get(str(number))
             row = replace(
-                row, reference=reference.version, differences=differences[number][0], p_value=p_value,
-                verdict=word.word if word else "undecided",
-            )  # fmt: skip
+                row,
+                reference=reference.version,
+                differences=differences[number][0],
+                p_value=found.p_value if found else None,
+                verdict=found.word if found else "undecided",
+            )
         else:
             row = replace(row, is_reference=True)
         rows.append(row)
     tags = reference.tags
-    rules = [word.rule for word, _ in judged.values()]
-    rules += ["undecided, as there is no interval"] if len(known) < len(differences) else []
     test_set = tags.get("sage.test_set", "")
     return Comparison(
         model_name=reference.name,
@@ -177,12 +178,19 @@ def compare_versions(home: Home, versions: Sequence[Version], reference: Version
         images=rows[0].scores[PRIMARY].images,
         reference=reference.version,
         reference_is=_why(reference),
-        rule=rules[0] if rules else "one version: nothing to compare with",
+        rule=_rule(judged, compared=bool(differences)),
         versions=rows,
         test_reads=len(reads_of_test_set(home, test_set)),
         report=None,
         notes=[*notes, *crossing({f"version {v.version}": _computed_on(v) for v in versions})],
     )
+
+
+def _rule(judged: Mapping[str, Verdict], *, compared: bool) -> str:
+    """What the verdicts of a comparison mean, as sentences."""
+    for found in judged.values():
+        return found.rule
+    return "All are undecided, as there is no interval." if compared else "One version: nothing to compare with."
 
 
 def _grouped_alike(loaded: Sequence[_Loaded]) -> tuple[list[_Loaded], list[str]]:
@@ -191,7 +199,7 @@ def _grouped_alike(loaded: Sequence[_Loaded]) -> tuple[list[_Loaded], list[str]]
     What any version holds together stays together: crops do not become independent by being registered without
     `data.split.group`, or by a release that did not store it.
     """
-    tables = [table(entry.frame, PRIMARY, entry.version.uri) for entry in loaded]
+    tables = [seed_table(entry.frame, PRIMARY, entry.version.uri) for entry in loaded]
     first = tables[0]
     own = [coarser(found.groups, found.groups) for found in tables]
     if any(found.images != first.images for found in tables) or all(groups == own[0] for groups in own):
@@ -229,8 +237,8 @@ def _check_same_definitions(loaded: Sequence[_Loaded]) -> None:
     first = loaded[0]
     for other in loaded:
         for score in IMAGE_SCORES:
-            mine = table(first.frame, score, first.version.uri).definition
-            theirs = table(other.frame, score, other.version.uri).definition
+            mine = seed_table(first.frame, score, first.version.uri).definition
+            theirs = seed_table(other.frame, score, other.version.uri).definition
             if mine != theirs:
                 raise UserError(
                     f"mixed definitions of {score}",
@@ -244,8 +252,8 @@ def _differences(entry: _Loaded, base: _Loaded) -> tuple[dict[str, Difference], 
     found: dict[str, Difference] = {}
     primary: Interval | None = None
     for score in IMAGE_SCORES:
-        arm = table(entry.frame, score, entry.version.uri)
-        reference = table(base.frame, score, base.version.uri)
+        arm = seed_table(entry.frame, score, entry.version.uri)
+        reference = seed_table(base.frame, score, base.version.uri)
         if arm.images != reference.images:
             where = f"{entry.version.uri}, {base.version.uri}"
             raise UserError("mixed test images", where, "name versions tested on the same images")
@@ -258,7 +266,7 @@ def _differences(entry: _Loaded, base: _Loaded) -> tuple[dict[str, Difference], 
             )
         mine = arm.values[:, [arm.seeds.index(seed) for seed in common]]
         theirs = reference.values[:, [reference.seeds.index(seed) for seed in common]]
-        why = alone(arm.groups)
+        why = why_no_interval(arm.groups)
         if why is not None:
             found[score] = Difference(float((mine - theirs).mean()), None, None, None, f"{why}: no interval", None)
             continue
@@ -287,7 +295,7 @@ def _version_scores(entry: _Loaded) -> VersionScores:
         study=tags.get("sage.study"),
         trial=int(trial) if trial is not None else None,
         choice=tags.get("sage.choice"),
-        seeds=table(entry.frame, PRIMARY, entry.version.uri).seeds,
+        seeds=seed_table(entry.frame, PRIMARY, entry.version.uri).seeds,
         registered_seed=int(seed) if seed is not None else None,
         weights_sha=tags.get("sage.weights_sha"),
         scores=summary(entry.frame, entry.version.uri),
@@ -319,7 +327,7 @@ def compare_with_reference(home: Home, version: Version) -> tuple[list[VersionSc
     return comparison.versions, str(mine.verdict)
 
 
-def markdown(comparison: Comparison) -> str:
+def comparison_markdown(comparison: Comparison) -> str:
     """The comparison as a Markdown table with its definitions below."""
     lines = [
         f"# {comparison.model_name}: versions on the locked test set",
@@ -346,7 +354,7 @@ def markdown(comparison: Comparison) -> str:
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     primary = comparison.versions[0].scores[PRIMARY]
     basis = f"Intervals: {primary.level:.0%}, over {primary.over}." if primary.level else f"{primary.over}."
-    lines += ["", f"{basis} Verdict on Dice: {comparison.rule}.", ""]
+    lines += ["", f"{basis} Verdict on Dice. {comparison.rule}", ""]
     lines += [line for note in comparison.notes for line in (f"Note: {note}.", "")]
     lines += ["Definitions:"]
     lines += [f"- {name}: {line.definition}" for name, line in comparison.versions[0].scores.items()]

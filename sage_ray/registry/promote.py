@@ -8,6 +8,7 @@ from sage_ray.errors import UserError
 from sage_ray.evaluation import ledger
 from sage_ray.record.home import Home
 from sage_ray.record.model_versions import MODEL_NAME, Version, get_version, list_versions, registry
+from sage_ray.record.provenance import now, who
 from sage_ray.registry.compare import CHAMPION, FIRST, compare_versions, difference_text, reference_of
 from sage_ray.registry.register import CHALLENGER
 
@@ -107,8 +108,8 @@ def _record(home: Home, done: Promotion) -> None:
             "sage.promotion_verdict": done.verdict,
             "sage.promotion_difference": done.difference,
             "sage.promotion_against": str(done.previous) if done.previous is not None else None,
-            "sage.promotion_when": ledger.now(),
-            "sage.promotion_by": ledger.who(),
+            "sage.promotion_when": now(),
+            "sage.promotion_by": who(),
         }
         for name, value in tags.items():
             if value is not None:

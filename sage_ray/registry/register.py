@@ -23,7 +23,7 @@ from sage_ray.record.model_versions import (
     registry,
 )
 from sage_ray.record.run_folder import RunFolder
-from sage_ray.registry.card import CardFacts, description, model_card, provenance
+from sage_ray.registry.card import CardFacts, description, model_card, provenance_of_model
 from sage_ray.registry.final_plan import FinalPlan
 from sage_ray.registry.package import save_package
 
@@ -112,7 +112,7 @@ def _facts(plan: FinalPlan, home: Home, first: RunFolder) -> tuple[CardFacts, di
         weights_sha=record.weights_sha,
         has_generator=(first.model / "generator.safetensors").is_file(),
     )
-    return facts, provenance(facts, seen, tested, data.split.split_id)
+    return facts, provenance_of_model(facts, seen, tested, data.split.split_id)
 
 
 def _places(plan: FinalPlan, home: Home) -> list[str]:

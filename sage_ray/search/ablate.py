@@ -16,7 +16,7 @@ from sage_ray.evaluation import ledger
 from sage_ray.evaluation.locked_test import score_locked_test, stored_test_rows
 from sage_ray.evaluation.score_tables import PRIMARY, meaning
 from sage_ray.losses.perceptual import load_vgg19
-from sage_ray.metrics import IMAGE_SCORES
+from sage_ray.metrics.definitions import IMAGE_SCORES
 from sage_ray.record.home import Home
 from sage_ray.record.mlflow_client import MirrorUnavailable
 from sage_ray.record.mlflow_mirror import Mirror

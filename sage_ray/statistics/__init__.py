@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
+from sage_ray.statistics.claims import Verdict, verdicts
 from sage_ray.statistics.clusters import Clusters, by_group, coarser
-from sage_ray.statistics.paired import (
-    Interval,
-    Verdict,
-    align,
-    holm,
-    holm_verdicts,
-    mean_interval,
-    paired_interval,
-    verdict,
-)
+from sage_ray.statistics.paired import Interval, align, mean_interval, paired_interval
 
 __all__ = [
     "Clusters",
@@ -21,9 +13,7 @@ __all__ = [
     "align",
     "by_group",
     "coarser",
-    "holm",
-    "holm_verdicts",
     "mean_interval",
     "paired_interval",
-    "verdict",
+    "verdicts",
 ]

@@ -19,8 +19,8 @@ sum w_g^2 (y_g - theta)^2 would have the expectation v sum w_g^2 (1 - 2 w_g + q)
     c^2 = q / sum w_g^2 (1 - 2 w_g + q) * (G - 1) / G
 
 makes up for it, and Satterthwaite's degrees of freedom of that sum, f = tr(A)^2 / tr(A^2) with A its matrix, take the
-place of G - 1. With equal sizes c = 1 and f = G - 1, exactly; one image a group gives the table itself. Where crops are
-less alike both err on the wide side. benchmarks/verdicts.py simulates it.
+place of G - 1. With equal sizes c = 1 and f = G - 1, exactly; one image per group gives the table itself. Where crops
+are less alike both err on the wide side. benchmarks/verdicts.py simulates it.
 
 Source: Cochran, Sampling Techniques, 1977, ch. 6 and 9A; Bell and McCaffrey, Survey Methodology 28, 2002 (bias and
 degrees of freedom of such variances).
@@ -48,10 +48,12 @@ class Clusters:
 
     @property
     def num_images(self) -> int:
+        """Number of images."""
         return len(self.index)
 
     @property
     def num_groups(self) -> int:
+        """Number of groups."""
         return len(self.sizes)
 
     @property
@@ -102,7 +104,7 @@ def by_group(groups: Sequence[Hashable] | None, num_images: int) -> Clusters:
     """The clusters of images by the name of each image's group; None: every image is its own.
 
     Raises:
-        ValueError: not one name an image.
+        ValueError: there is not one name per image.
     """
     if groups is None:
         return Clusters(np.arange(num_images), np.ones(num_images, np.int64))
@@ -117,7 +119,8 @@ def coarser(first: Sequence[Hashable], second: Sequence[Hashable]) -> list[int]:
     """The finest grouping that keeps together whatever either of two groupings of the same images does.
 
     Args:
-        first, second: the group of each image in the one and in the other.
+        first: the group of each image in the one grouping.
+        second: the group of each image in the other.
 
     Returns:
         a number for each image; images with equal numbers belong together.

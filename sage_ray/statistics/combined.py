@@ -62,8 +62,12 @@ def combine(
     """V and df of the module's docstring.
 
     Args:
-        images, seeds, rest: mean squares MS_I, MS_S, MS_R, of any broadcastable shape, at least 0.
-        df_images, df_seeds, df_rest: their degrees of freedom, at least 1.
+        images: mean square MS_I, at least 0; all six have shapes that broadcast.
+        seeds: mean square MS_S, at least 0.
+        rest: mean square MS_R, at least 0.
+        df_images: degrees of freedom of MS_I, at least 1.
+        df_seeds: degrees of freedom of MS_S, at least 1.
+        df_rest: degrees of freedom of MS_R, at least 1.
 
     Returns:
         variance of the mean times the number of cells, and effective degrees of freedom; of the common shape.

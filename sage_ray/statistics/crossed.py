@@ -62,7 +62,7 @@ class Contrasts:
 
     def half_width(self, level: float) -> np.ndarray:
         """Half the width of the intervals at `level`."""
-        return self.error * t_quantile(self.df, level)
+        return np.asarray(self.error * t_quantile(self.df, level))
 
     def p_values(self, distance: np.ndarray) -> np.ndarray:
         """Two-sided p-values that a gain lies `distance` or more from its true value."""
@@ -74,7 +74,7 @@ class Components:
     """Variances of a study (in squared units of the score), with the degrees of freedom of their mean squares.
 
     `image`, `seed` and `image_seed` are shared by the arms and cancel in every difference. `rest` is the arm x image x
-    seed variance. Scores that exist once a run have `num_images` 0, NaN for all that needs images, and their rest in
+    seed variance. Scores that exist once per run have `num_images` 0, NaN for all that needs images, and their rest in
     `arm_seed`. Where images are crops, an "image" here is a micrograph. With one seed nothing can be told: all NaN. A
     negative estimate is given as 0.
     """
@@ -107,7 +107,7 @@ def contrasts(
     """Differences of all other arms to the reference, each with its error.
 
     Args:
-        scores: (..., n_arms, n_images, n_seeds) float, complete; scores that exist once a run have one "image" and
+        scores: (..., n_arms, n_images, n_seeds) float, complete; scores that exist once per run have one "image" and
             need `images="these"`.
         reference: index of the arm that all are compared with.
         images: what the error speaks of, see the module's docstring.
@@ -202,7 +202,7 @@ def components(scores: np.ndarray, once_a_run: bool = False, together: Clusters 
     """Variance components of one study of arms that share their variances.
 
     Args:
-        scores: (n_arms, n_images, n_seeds), two arms or more; scores that exist once a run have one "image".
+        scores: (n_arms, n_images, n_seeds), two arms or more; scores that exist once per run have one "image".
         once_a_run: the scores are of this kind.
         together: as `contrasts`, where new images are spoken of.
     """

@@ -1,4 +1,4 @@
-"""Paired comparison of two arms over images crossed with seeds: interval and verdict.
+"""Means and paired differences of two arms over images crossed with seeds, with their intervals.
 
 Both arms score the same images with the same seeds. The differences d[i, s] of image i and seed s are modelled as
 
@@ -20,6 +20,7 @@ Crops of one micrograph are no independent images: with `groups` the micrograph 
 (`clusters`), and the mean stays the mean over images.
 
 This is the pair alone; `crossed` analyses the arms of a study together, with the same formula, and pools their seeds.
+What an interval says of a claim is in `claims`.
 
 Source: Satterthwaite, Biometrics Bulletin 2, 1946; Burdick and Graybill, Confidence Intervals on Variance Components,
 1992.
@@ -29,28 +30,20 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-from sage_ray.statistics.claims import holm_adjusted
 from sage_ray.statistics.clusters import Clusters, by_group
 from sage_ray.statistics.combined import combine, mean_squares, t_quantile, two_sided_p
-
-MIN_SEEDS = 2
-RULE = (
-    "supported: the {level:.0%} interval of the difference, over images and seeds, lies above {margin:g}; "
-    "refuted: it does not reach above {margin:g}; undecided: anything else, or fewer than 2 seeds"
-)
-Word = Literal["supported", "refuted", "undecided"]
 
 
 @dataclass(frozen=True)
 class Interval:
     """Mean of scores or of differences, with the interval that holds it at `level`.
 
-    `df` are effective degrees of freedom, `over` says what the interval generalises over, `p_value` is two-sided for
-    a mean of 0 and agrees with the interval: it is below 1 - level exactly when 0 lies outside.
+    `error` is the standard error of the mean, `df` its effective degrees of freedom, and `over` says what the interval
+    generalises over. `p_value` is two-sided for a mean of 0 and agrees with the interval: it is below 1 - level exactly
+    when 0 lies outside.
     """
 
     mean: float
@@ -62,16 +55,9 @@ class Interval:
     num_images: int
     num_seeds: int
     p_value: float
+    error: float
     num_groups: int
     """Micrographs that the images are crops of; `num_images` where each is its own."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the data say of "the arm is better than the reference", and the rule that says so."""
-
-    word: Word
-    rule: str
 
 
 def mean_interval(scores: np.ndarray, level: float = 0.95, groups: Sequence[Hashable] | None = None) -> Interval:
@@ -99,7 +85,17 @@ def mean_interval(scores: np.ndarray, level: float = 0.95, groups: Sequence[Hash
         over = f"{together.text()}, one seed: speaks of these trained weights only"
     p_value = float(two_sided_p(mean, error, df))
     return Interval(
-        mean, mean - half, mean + half, level, df, over, num_images, num_seeds, p_value, together.num_groups
+        mean=mean,
+        low=mean - half,
+        high=mean + half,
+        level=level,
+        df=df,
+        over=over,
+        num_images=num_images,
+        num_seeds=num_seeds,
+        p_value=p_value,
+        error=error,
+        num_groups=together.num_groups,
     )
 
 
@@ -109,8 +105,10 @@ def paired_interval(
     """Mean of `arm - reference` over the same images and seeds, with its interval.
 
     Args:
-        arm, reference: (n_images, n_seeds) float; row i is the same image and column s the same seed in both (`align`).
-        level, groups: as `mean_interval`.
+        arm: scores (n_images, n_seeds) float.
+        reference: scores of the same images (rows) and seeds (columns); `align` makes such a pair.
+        level: as `mean_interval`.
+        groups: as `mean_interval`.
 
     Raises:
         ValueError: shapes differ, or as `mean_interval`.
@@ -128,7 +126,8 @@ def align(
     """Two tables (n_images, n_seeds) of the arms' scores with equal rows and columns, the image ids, and the seeds.
 
     Args:
-        arm, reference: scores by seed, then by image id. Seeds that only one arm has are left out.
+        arm: scores by seed, then by image id.
+        reference: likewise. Seeds that only one of the two has are left out.
 
     Raises:
         ValueError: no seed in common, or a common seed whose images differ (between arms or from seed to seed).
@@ -143,47 +142,6 @@ def align(
                 raise ValueError(f"seed {seed} was scored on other images; score both arms on the same split")
     tables = [np.array([[side[seed][image] for seed in seeds] for image in images]) for side in (arm, reference)]
     return tables[0], tables[1], images, seeds
-
-
-def verdict(interval: Interval, margin: float = 0.0) -> Verdict:
-    """What the interval of a paired difference says of "better by more than `margin`"; higher scores are better.
-
-    An interval over fewer than two seeds always says undecided, as it speaks of no method. Two arms without any
-    difference refute the claim.
-    """
-    rule = RULE.format(level=interval.level, margin=margin)
-    if interval.num_seeds < MIN_SEEDS:
-        return Verdict("undecided", rule)
-    word: Word = "undecided"
-    if interval.low > margin:
-        word = "supported"
-    elif interval.high <= margin:
-        word = "refuted"
-    return Verdict(word, rule)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values, in the order given: below alpha for all that the step-down test at alpha rejects.
-
-    Source: Holm, Scand. J. Statist. 6, 1979.
-    """
-    return [float(value) for value in holm_adjusted(np.asarray(p_values, np.float64))]
-
-
-def holm_verdicts(intervals: Mapping[str, Interval]) -> dict[str, tuple[Verdict, float]]:
-    """Verdicts on "better than the reference" of several arms at once, each with its Holm-adjusted p-value.
-
-    A single verdict stands only if the adjusted p-value is below 1 - level, so that the chance of any wrong supported
-    or refuted among them stays below it. An arm without any difference stays refuted.
-    """
-    adjusted = holm([interval.p_value for interval in intervals.values()])
-    verdicts = {}
-    for (name, interval), p_value in zip(intervals.items(), adjusted, strict=True):
-        single = verdict(interval)
-        rule = f"{single.rule}; Holm-corrected over {len(intervals)} comparisons"
-        stands = p_value < 1 - interval.level or interval.low == interval.high == 0
-        verdicts[name] = (Verdict(single.word if stands else "undecided", rule), p_value)
-    return verdicts
 
 
 def _checked(scores: np.ndarray) -> np.ndarray:

@@ -24,8 +24,11 @@ ENDLESS = 10**9
 
 @dataclass(frozen=True)
 class PlannedStudy:
-    """A planned study; `comparisons` are corrected together. Where images are crops, `num_images` counts micrographs,
-    with as unequal numbers of crops as in the pilot."""
+    """A planned study.
+
+    The `comparisons` are corrected together. Where images are crops, `num_images` counts micrographs, whose numbers of
+    crops are taken to be as unequal as in the pilot.
+    """
 
     num_seeds: int
     num_images: int
@@ -52,7 +55,7 @@ def design(
     images: Images = "new",
     level: float = 0.95,
 ) -> PlannedStudy:
-    """A plan that is the pilot again but for what is given; all arms but one are compared unless said otherwise."""
+    """A plan like the pilot except for what is given; all arms but one are compared unless said otherwise."""
     arms = num_arms or components.num_arms
     return PlannedStudy(
         components.num_seeds if num_seeds is None else num_seeds,
@@ -118,7 +121,9 @@ def seeds_needed(difference: float, components: Components, plan: PlannedStudy, 
     """Fewest seeds of each arm with which the plan, its own number of seeds aside, finds that difference.
 
     Args:
-        difference, components, plan: as in `power_of`.
+        difference: as in `power_of`.
+        components: as in `power_of`.
+        plan: as in `power_of`.
         power: wanted chance.
     """
 

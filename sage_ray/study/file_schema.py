@@ -12,19 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from sage_ray.errors import UserError
 from sage_ray.identity import widened
+from sage_ray.metrics.definitions import STUDY_SCORES, is_lower_better
 from sage_ray.sections import word_or_number
 
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-VALIDATION_SCORES = (
-    "val/dice",
-    "val/iou",
-    "val/f1_pixel",
-    "val/f1_object_50",
-    "val/f1_object_75",
-    "val/f1_object_90",
-    "val/boundary_f1",
-    "val/loss",
-)
 SAMPLERS = ("tpe", "random", "gp", "qmc", "grid", "nsga2")
 SCHEDULERS = ("asha", "fifo")
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -61,12 +52,12 @@ class ObjectivePart(Part):
     @field_validator("metric")
     @classmethod
     def _known(cls, metric: str) -> str:
-        return nearest(metric, VALIDATION_SCORES, "score")
+        return nearest(metric, STUDY_SCORES, "score")
 
     @property
     def maximize(self) -> bool:
         if self.direction is None:
-            return not self.metric.endswith("loss")
+            return not is_lower_better(self.metric)
         return self.direction == "maximize"
 
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from sage_ray.config import ExperimentConfig
 from sage_ray.errors import UserError
-from sage_ray.metrics import COUNTS, IMAGE_SCORES, definition, score_image, summarise
+from sage_ray.metrics.definitions import COUNTS, IMAGE_SCORES, VALIDATION_SCORES, definitions
+from sage_ray.metrics.image_scores import score_image, summarise
 from sage_ray.models.value_range import to_network_range
 from sage_ray.sections import PHASES, EvaluationConfig
 from sage_ray.training import build
@@ -142,23 +143,22 @@ def per_image_rows(
         labels: on every row.
     """
     micrographs = groups or [None] * len(shas)
+    defined = score_definitions(config)
     return [
-        labels | {"image_sha": sha, "group": group, "score": score, "definition": define(score, config), "value": value}
+        labels | {"image_sha": sha, "group": group, "score": score, "definition": defined[score], "value": value}
         for sha, group, scores in zip(shas, micrographs, rows, strict=True)
         for score, value in scores.items()
     ]
 
 
-def define(score: str, config: ExperimentConfig) -> str:
-    """What a score of this config's evaluation means; equal texts may be compared."""
-    if score in COUNTS:
-        return f"{score} pixels of the foreground, for pooling, truth eroded by {config.data.mask_erosion}"
-    settings = config.evaluation
-    return definition(
-        score,
-        min_object_pixels=settings.min_object_pixels,
-        boundary_tolerance=settings.boundary_tolerance,
+def score_definitions(config: ExperimentConfig) -> dict[str, str]:
+    """What each score of a config is, by name; equal texts may be compared."""
+    return definitions(
+        min_object_pixels=config.evaluation.min_object_pixels,
+        boundary_tolerance=config.evaluation.boundary_tolerance,
         mask_erosion=config.data.mask_erosion,
+        min_truth_pixels=config.data.min_object_pixels,
+        image_size=config.data.image_size,
     )
 
 

@@ -9,8 +9,8 @@ from neutral_names import our_loss_keywords
 from parity import Case, Handled, Parity
 
 from sage_ray.losses.segmentation import segmentation_loss
-from sage_ray.metrics import label_objects, score_image, score_objects, summarise
-from sage_ray.metrics.objects import THRESHOLDS, iou_table
+from sage_ray.metrics.image_scores import score_image, summarise
+from sage_ray.metrics.objects import THRESHOLDS, iou_table, label_objects, score_objects
 from sage_ray.metrics.overlap import PixelCounts, dice, pixel_counts
 
 HANDLES = {

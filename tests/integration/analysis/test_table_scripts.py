@@ -18,7 +18,7 @@ from sage_ray.analysis import baselines, components, curve_panels, loss_arms, sc
 from sage_ray.analysis.arms import arm_runs, curve_scores, image_scores
 from sage_ray.analysis.loss_arms import dice_only
 from sage_ray.analysis.study_facts import study_facts
-from sage_ray.analysis.tables import Provenance, Table, escape, interval, latex, markdown, p_value
+from sage_ray.analysis.tables import Provenance, TextTable, escape, interval, latex_of, markdown_of, p_value
 from sage_ray.analysis.tidy import collect
 from sage_ray.errors import UserError
 from sage_ray.record.home import Home
@@ -100,7 +100,7 @@ def test_latex_is_balanced_and_escaped(studies: Home, script: Callable[..., int]
     widths = {line.count("&") for line in code.splitlines() if line.endswith(r"\\")}
     assert widths == {6}
     assert escape("a_b & 5 % {x} <y>") == r"a\_b \& 5 \% \{x\} $<$y$>$"
-    opened = latex([Table("t", ["a", "b"], [["[1]", "2"]])], Provenance("s"))
+    opened = latex_of([TextTable("t", ["a", "b"], [["[1]", "2"]])], Provenance("s"))
     assert "{[}1] & 2" in opened  # a bracket after a line break would be an option of it
 
 
@@ -108,7 +108,7 @@ def test_texts_of_numbers() -> None:
     assert interval(0.12345, 0.1, 0.2) == "0.123 [0.100, 0.200]"
     assert interval(-0.5, -0.6, float("nan"), signed=True) == "-0.500" and interval(None, 1, 2) == "-"
     assert (p_value(0.0004), p_value(0.04), p_value(float("nan"))) == ("< .001", "0.040", "-")
-    text = markdown([Table("t", ["a"], [["x|y"]], ["n"], ["gone"])], Provenance("s"))
+    text = markdown_of([TextTable("t", ["a"], [["x|y"]], ["n"], ["gone"])], Provenance("s"))
     assert "x\\|y" in text and "# PARTIAL: t" in text and "- PARTIAL: gone" in text
 
 

@@ -14,16 +14,15 @@ import pytest
 import yaml
 from analysis_cases import EPOCHS, FINGERPRINT, REPO, SPLIT, write_ablation, write_design, write_run, write_sweep
 
-from sage_ray.analysis.curves import definitions
 from sage_ray.analysis.run_rows import SCHEMA, read_settings
 from sage_ray.analysis.study_facts import study_facts
 from sage_ray.analysis.tidy import collect
 from sage_ray.config import ExperimentConfig, dump, flatten
 from sage_ray.errors import UserError
-from sage_ray.evaluation.score_tables import definitions as registry_definitions
 from sage_ray.record.home import Home
 from sage_ray.record.mlflow_mirror import Mirror
 from sage_ray.record.run_folder import RunFolder
+from sage_ray.training.scoring import score_definitions
 
 
 @pytest.fixture(scope="module")
@@ -120,18 +119,15 @@ def test_sections_of_a_config_are_read_as_the_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "values", [{}, {"data.mask_erosion": 2, "data.min_object_pixels": 15, "evaluation.boundary_tolerance": 3.0}]
 )
-def test_definitions_are_those_of_the_registry_and_equal_in_both_parts(
-    tmp_path: Path, values: dict[str, float]
-) -> None:
+def test_definitions_are_equal_in_both_parts_and_beside_curves(tmp_path: Path, values: dict[str, float]) -> None:
     config = ExperimentConfig().with_values(values)
-    assert definitions(flatten(config.model_dump(mode="json"))) == registry_definitions(config)
     home = Home(tmp_path / "home")
     write_run(home, "one", "arm", 0, values=values)
     rows = collect(home).rows(kind="image")
     by_part = {part: dict(zip(own["score"], own["definition"], strict=True)) for part, own in rows.groupby("part")}
     assert by_part["val"] == by_part["test"]
     curves = collect(home).rows(kind="epoch", part="val", scores=["dice", "f1_pixel"])
-    meant = registry_definitions(config)
+    meant = score_definitions(config)
     assert set(curves["definition"]) == {meant["dice"], meant["f1_pixel"]}
 
 
@@ -185,8 +181,10 @@ def test_a_study_without_files_is_known_by_its_runs(tmp_path: Path) -> None:
 
 
 def test_nothing_of_the_analysis_pulls_in_torch_or_ray() -> None:
-    names = sorted(path.stem for path in (REPO / "analysis").glob("*.py"))
-    imports = "".join(f"import analysis.{name}\n" for name in names)
+    scripts = [f"analysis.{path.stem}" for path in (REPO / "analysis").glob("*.py")]
+    library = [f"sage_ray.analysis.{path.stem}" for path in (REPO / "sage_ray" / "analysis").glob("*.py")]
+    assert len(scripts) > 10 and len(library) > 20
+    imports = "".join(f"import {name.removesuffix('.__init__')}\n" for name in sorted(scripts + library))
     code = f"import sys\n{imports}print(*(name in sys.modules for name in ('torch', 'ray', 'mlflow')))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=120, check=True

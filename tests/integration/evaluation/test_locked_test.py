@@ -21,7 +21,7 @@ from sage_ray.errors import UserError
 from sage_ray.evaluation import ledger
 from sage_ray.evaluation.locked_test import Evaluation, evaluate, score_locked_test
 from sage_ray.imaging.model import load_model_folder
-from sage_ray.metrics import score_image, summarise
+from sage_ray.metrics.image_scores import score_image, summarise
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.runtime.launch import run
@@ -233,7 +233,7 @@ def test_what_cannot_be_shown_is_not_counted(fresh: Home) -> None:
 def test_a_shown_reading_was_counted_before(fresh: Home) -> None:
     """Killed while it prints, the verb has counted: the text is whole first, the count second, the print last."""
     script = (
-        "import os, sys\nfrom sage_ray import shell\nfrom sage_ray.terminal.cli import main\n"
+        "import os, sys\nfrom sage_ray.terminal import shell\nfrom sage_ray.terminal.cli import main\n"
         "class Killed:\n    def write(self, text):\n        os._exit(9)\n    def flush(self): ...\n"
         "    def isatty(self): return False\n"
         "sys.stdout = Killed()\nsys.argv = ['sage-ray', 'evaluate', 'toy', '--quiet', '--home', sys.argv[1]]\nmain()\n"

@@ -12,8 +12,8 @@ import pytest
 from sage_ray.config import resolve
 from sage_ray.errors import UserError
 from sage_ray.evaluation import ledger
-from sage_ray.evaluation.score_tables import definitions, long_rows, name_test_set, summary
-from sage_ray.metrics import score_image
+from sage_ray.evaluation.score_tables import long_rows, name_test_set, summary
+from sage_ray.metrics.image_scores import score_image
 from sage_ray.record.home import Home
 from sage_ray.record.mlflow_client import experiment_id
 from sage_ray.record.model_versions import download, get_version, list_versions, parse_uri, registry
@@ -21,6 +21,7 @@ from sage_ray.registry.compare import FIRST, compare, compare_with_reference
 from sage_ray.registry.package import SCORES_FILE
 from sage_ray.registry.promote import promote
 from sage_ray.registry.register import CHALLENGER
+from sage_ray.training.scoring import score_definitions
 
 NAME = "sage-gan"
 SIDE = 32
@@ -39,7 +40,7 @@ def scored(flip: float, seeds: tuple[int, ...], images: int = 12, **changes: obj
             pred = true ^ (rng.random((SIDE, SIDE)) < flip)
             shas.append(f"{image:064x}")
             rows.append(score_image(pred, true, min_object_pixels=15, boundary_tolerance=2.0))
-        frames.append(pd.DataFrame(long_rows(rows, shas, definitions(config), "selected")).assign(seed=seed))
+        frames.append(pd.DataFrame(long_rows(rows, shas, score_definitions(config), "selected")).assign(seed=seed))
     return pd.concat(frames, ignore_index=True).assign(run_id="r")
 
 

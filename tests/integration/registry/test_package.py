@@ -17,16 +17,17 @@ import torch
 
 from sage_ray.config import ExperimentConfig, resolve
 from sage_ray.errors import UserError
-from sage_ray.evaluation.score_tables import definitions, long_rows, summary
+from sage_ray.evaluation.score_tables import long_rows, summary
 from sage_ray.imaging.model import Model, load_model_folder, model_spec, save_model_folder
-from sage_ray.metrics import score_image
+from sage_ray.metrics.image_scores import score_image
 from sage_ray.models import GENERATORS, SEGMENTERS
 from sage_ray.models.init import initialise
 from sage_ray.record.home import Home
 from sage_ray.record.model_reference import resolve_model
-from sage_ray.registry.card import CardFacts, description, model_card, provenance
+from sage_ray.registry.card import CardFacts, description, model_card, provenance_of_model
 from sage_ray.registry.package import ENTRY_MODULES, code_closure, example, requirements, save_package
 from sage_ray.training.build import network_kwargs
+from sage_ray.training.scoring import score_definitions
 
 LOADER = """
 import json, os, sys
@@ -67,14 +68,14 @@ def make_package(tmp_path: Path, *, generator: bool = True) -> tuple[Path, Model
     model = make_model(tmp_path / "weights", config, generator=generator)
     grey = example()[0]
     rows = [score_image(grey > t, grey > 100, min_object_pixels=15, boundary_tolerance=2) for t in (90, 110)]
-    long = long_rows(rows, ["a" * 64, "b" * 64], definitions(config), "selected")
+    long = long_rows(rows, ["a" * 64, "b" * 64], score_definitions(config), "selected")
     frame = pd.DataFrame(long).assign(seed=0, run_id="r")
     facts = CardFacts(
         "sage-gan", "final-x", "final-x-s0", "x", 3, "the rule", (0,), config, "f" * 16, "e" * 16,
         {"train": 10, "test": 2}, "abc", "d" * 64, generator,
     )  # fmt: skip
     card = model_card(facts, summary(frame, "x"))
-    tree = provenance(facts, ["c" * 64], ["a" * 64, "b" * 64], "9" * 16)
+    tree = provenance_of_model(facts, ["c" * 64], ["a" * 64, "b" * 64], "9" * 16)
     return save_package(tmp_path / "package", tmp_path / "weights", frame, tree, card), model
 
 

@@ -14,10 +14,12 @@ import pandas as pd
 import pytest
 
 from benchmarks.verdicts import SPREADS
-from sage_ray.analysis.arm_differences import Row, arm_means, compare_arms, design, minimum_detectable, seeds_needed
+from sage_ray.analysis.arm_differences import Row, compare_arms
+from sage_ray.analysis.arm_means import arm_means
 from sage_ray.errors import UserError
 from sage_ray.statistics import mean_interval, paired_interval
 from sage_ray.statistics.crossed import contrasts
+from sage_ray.statistics.power import design, minimum_detectable, seeds_needed
 
 ARMS = ["hybrid", "dice", "focal", "tversky"]
 

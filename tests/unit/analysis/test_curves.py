@@ -14,7 +14,7 @@ import pytest
 from analysis_cases import REPO, run_script
 from PIL import Image
 
-from sage_ray.analysis.curves import best, curve_facts, one_definition, plateau, pooled_f1, window
+from sage_ray.analysis.curves import best_score, curve_facts, one_definition, plateau, pooled_f1, window
 from sage_ray.analysis.log_audit import AuditedPhase, audit_log, noise, read_log
 from sage_ray.errors import UserError
 from sage_ray.study.file_schema import ObjectivePart
@@ -41,10 +41,10 @@ def test_the_plateau_is_the_objective_of_a_search(count: int) -> None:
 
 def test_best_and_plateau_by_hand() -> None:
     values = [0.1, 0.9, 0.5, 0.6, 0.7, 0.6]
-    assert best(values) == (0.9, 1) and best(values, lower=True) == (0.1, 0)
+    assert best_score(values) == (0.9, 1) and best_score(values, lower=True) == (0.1, 0)
     assert plateau(values) == pytest.approx(0.65)  # the last two of six
-    assert best([math.nan, 0.2, math.inf]) == (0.2, 1)
-    assert math.isnan(best([math.nan])[0]) and math.isnan(plateau([])) and math.isnan(plateau([0.5, math.nan]))
+    assert best_score([math.nan, 0.2, math.inf]) == (0.2, 1)
+    assert math.isnan(best_score([math.nan])[0]) and math.isnan(plateau([])) and math.isnan(plateau([0.5, math.nan]))
     curve = pd.DataFrame({"epoch": [8, 6, 7], "value": [0.3, 0.1, 0.4]})
     assert curve_facts(curve) == {"epochs": 3, "best": 0.4, "best_epoch": 7, "plateau": 0.3, "last": 0.3}
 

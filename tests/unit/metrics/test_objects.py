@@ -8,9 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from skimage.metrics import contingency_table
 
 from sage_ray.metrics import objects
-from sage_ray.metrics.objects import iou_table, label_objects, match_objects, object_overlaps, score_objects
+from sage_ray.metrics.objects import (
+    iou_table,
+    label_objects,
+    match_objects,
+    object_overlaps,
+    overlap_counts,
+    score_objects,
+)
 
 LABELS = arrays(np.uint8, (6, 7), elements=st.integers(0, 4))
 
@@ -55,6 +63,14 @@ def test_many_labels_give_what_the_table_gives(true: np.ndarray, pred: np.ndarra
     np.testing.assert_array_equal(actual.true, expected.true)
     np.testing.assert_array_equal(actual.pred, expected.pred)
     np.testing.assert_array_equal(actual.iou, expected.iou)
+
+
+@given(LABELS, LABELS)
+def test_overlaps_are_the_contingency_table_of_scikit_image(true: np.ndarray, pred: np.ndarray) -> None:
+    table = contingency_table(true, pred).toarray()
+    rows, columns = np.nonzero(table)
+    for found, expected in zip(overlap_counts(true, pred), (rows, columns, table[rows, columns]), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_sixteen_bit_labels_do_not_overflow() -> None:

@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 from scipy import ndimage
+from skimage.segmentation import find_boundaries
 
-from sage_ray.metrics import IMAGE_SCORES, definition, otsu, score_image, summarise
 from sage_ray.metrics.boundary import boundary, boundary_f1, within
+from sage_ray.metrics.definitions import IMAGE_SCORES
+from sage_ray.metrics.image_scores import score_image, summarise
 from sage_ray.metrics.overlap import PixelCounts, dice, iou, pixel_counts, precision, recall
+from sage_ray.metrics.threshold import otsu
 
 MASKS = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
     lambda shape: st.tuples(arrays(bool, shape), arrays(bool, shape))
@@ -90,24 +93,17 @@ def test_boundary_is_the_rim_and_not_the_frame() -> None:
     assert not boundary(np.ones((5, 5), bool)).any()
 
 
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.97])
+def test_boundary_is_the_inner_boundary_of_scikit_image(share: float) -> None:
+    mask = np.random.default_rng(4).random((37, 41)) < share
+    np.testing.assert_array_equal(boundary(mask), find_boundaries(mask, connectivity=1, mode="inner"))
+
+
 def test_boundary_f1_falls_with_the_shift() -> None:
     true = disc((60, 60), 30, 30, 12)
     scores = [boundary_f1(disc((60, 60), 30, 30 + shift, 12), true, 2.0) for shift in (0, 1, 2, 4, 8)]
     assert scores[:3] == [1.0, 1.0, 1.0]
     assert 1 > scores[3] > scores[4] > 0
-
-
-def test_definitions_name_what_differs() -> None:
-    settings = {"min_object_pixels": 15, "boundary_tolerance": 2.0, "mask_erosion": 0}
-    texts = [definition(name, **settings) for name in (*IMAGE_SCORES, "f1_pixel")]
-    assert len(set(texts)) == len(texts)
-    assert definition("val/dice", **settings) == definition("dice", **settings)
-    eroded = definition("dice", **settings | {"mask_erosion": 2})
-    assert eroded != definition("dice", **settings) and "eroded by 2x2" in eroded
-    assert "under 15 pixels" in definition("f1_object_50", **settings)
-    assert "pooled" in definition("f1_pixel", **settings)
-    with pytest.raises(ValueError, match="no score is called val/dise"):
-        definition("val/dise", **settings)
 
 
 @pytest.mark.parametrize(("ground", "particle"), [(60, 190), (190, 60)])

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from sage_ray.config import ExperimentConfig, resolve
@@ -18,8 +19,9 @@ from sage_ray.files import replacing, write_text
 from sage_ray.locks import is_locked, locked
 from sage_ray.record import provenance
 from sage_ray.record.home import Home
-from sage_ray.record.run_folder import RunFolder
+from sage_ray.record.run_folder import PER_IMAGE_SCHEMA, RunFolder
 from sage_ray.record.run_record import RunLabels
+from sage_ray.training.scoring import score_definitions
 
 CONFIG = ExperimentConfig().with_values({"pretrain.epochs": 2, "adversarial.epochs": 3})
 CONTRACT_FIELDS = [
@@ -271,6 +273,27 @@ def test_per_image_rows_replace_their_own_part_only(home: Home) -> None:
     assert sorted((row["part"], row["value"]) for row in kept) == [("test", 0.2)] * 3 + [("val", 0.3)] * 3
     assert {row["run_id"] for row in kept} == {"run-1"}
     assert list(kept[0]) == ["run_id", "part", "checkpoint", "image_sha", "score", "definition", "value", "group"]
+
+
+def test_definitions_of_an_earlier_release_are_completed_when_they_are_read(home: Home) -> None:
+    folder = make(home)
+    whole = score_definitions(folder.config())
+    short = {
+        "dice": whole["dice"].rpartition(", at ")[0],
+        "tp": "tp pixels of the foreground, for pooling, truth eroded by 0",
+    }
+    of_before = [row | {"score": name, "definition": short[name]} for name in short for row in rows("val", 1)]
+    folder.write_per_image([*of_before, *rows("test", 0.2)])
+    raw = pq.read_table(folder.per_image_path).to_pylist()
+    assert {row["definition"] for row in raw if row["part"] == "val"} == set(short.values())
+    found = {(row["part"], row["score"]): row["definition"] for row in folder.per_image()}
+    assert found == {
+        ("val", "dice"): whole["dice"], ("val", "tp"): whole["tp"], ("test", "dice"): "mean foreground Dice",
+    }  # fmt: skip
+    assert folder.per_image_encoded().cast(PER_IMAGE_SCHEMA).equals(folder.per_image_table())
+    # Without its config the run keeps the texts that it has.
+    (folder.path / "config.yaml").unlink()
+    assert {row["definition"] for row in folder.per_image()} == {row["definition"] for row in raw}
 
 
 # locks and provenance
