@@ -23,7 +23,6 @@ from sage_ray.training.precision import Precision, computing_in
 from sage_ray.training.recipe import Recipe
 
 COLUMNS = (*IMAGE_SCORES, *COUNTS)
-VALIDATION_SCORES = tuple(f"val/{name}" for name in (*IMAGE_SCORES, "f1_pixel", "loss"))
 SCORING_PRECISION: Precision = "fp32"
 """Of every score of an image; stands as `scoring` in record.json and in what `evaluate` says. Runs of the first release
 have none there: it scored validation images in the precision of training, and test images in fp32 (with TF32 in
