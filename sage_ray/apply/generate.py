@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,15 @@ from typing import Any
 import numpy as np
 
 from sage_ray.apply.input_pictures import find_pictures, make_folder, result_names
+from sage_ray.apply.loaded_model import load_for_use
 from sage_ray.config import stable_hash
 from sage_ray.data.images import BadFile, read_mask
 from sage_ray.errors import UserError
 from sage_ray.files import write_json
 from sage_ray.imaging import drawing
+from sage_ray.imaging.model import Model
 from sage_ray.record.home import Home
-from sage_ray.record.model_reference import resolve_model
 from sage_ray.record.provenance import now
-from sage_ray.training.context import choose_device
-from sage_ray.training.precision import use_precision
 
 SHEET_PAIRS = 6
 
@@ -57,16 +57,14 @@ def generate(
     """
     if seed < 0 or count < 1:
         raise UserError("bad number", f"seed={seed}, count={count}", "seed is at least 0, count at least 1")
-    ref = resolve_model(model, home)
-    device = choose_device("auto")
-    use_precision("fp32", device)
-    loaded = ref.load().to(device)
+    ref, loaded = load_for_use(model, home)
     if loaded.generator is None:
         raise UserError(
             "model without generator", ref.text, "name one that was trained with adversarial.epochs above 0"
         )
     paths = find_pictures(masks, "masks", ("masks", "segmaps"))
     foregrounds = [_foreground(path) for path in paths]
+    # (place of the mask, number of the copy) of each pair, and its name.
     names = {
         (n, copy): name if count == 1 else f"{name}-{copy:03d}"
         for n, name in enumerate(result_names(paths))
@@ -74,16 +72,8 @@ def generate(
     }
     folder = make_folder(Path(out).expanduser())
     _refuse_others(folder, {f"{name}.png" for name in names.values()})
-    shown: list[tuple[np.ndarray, np.ndarray]] = []
-    for (n, copy), name in names.items():
-        foreground = foregrounds[n]
-        image = loaded.generate(foreground, int(stable_hash([seed, paths[n].stem, copy]), 16))
-        drawing.save(image, folder / "images" / f"{name}.png")
-        drawing.save(foreground, folder / "masks" / f"{name}.png")
-        if len(shown) < SHEET_PAIRS:
-            shown.append((foreground, image))
-    sheet = drawing.generated_pairs([mask for mask, _ in shown], [image for _, image in shown])
-    drawing.save(sheet, folder / "pairs.png")
+    seeds = {place: int(stable_hash([seed, paths[place[0]].stem, place[1]]), 16) for place in names}
+    _write_pairs(loaded, [(foregrounds[n], seeds[n, copy], name) for (n, copy), name in names.items()], folder)
     identity = ref.identity()
     write_json(
         folder / "generation.json",
@@ -100,6 +90,19 @@ def generate(
     )
     files = {"images": "images/", "masks": "masks/", "sheet": "pairs.png"}
     return Generation(identity, folder, len(paths), len(names), seed, files)
+
+
+def _write_pairs(model: Model, pairs: Sequence[tuple[np.ndarray, int, str]], folder: Path) -> None:
+    """Draw the image of each (mask, seed, name) and write both, and a sheet of the first pairs."""
+    shown: list[tuple[np.ndarray, np.ndarray]] = []
+    for foreground, seed, name in pairs:
+        image = model.generate(foreground, seed)
+        drawing.save(image, folder / "images" / f"{name}.png")
+        drawing.save(foreground, folder / "masks" / f"{name}.png")
+        if len(shown) < SHEET_PAIRS:
+            shown.append((foreground, image))
+    sheet = drawing.generated_pairs([mask for mask, _ in shown], [image for _, image in shown])
+    drawing.save(sheet, folder / "pairs.png")
 
 
 def _foreground(path: Path) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from sage_ray.apply.input_pictures import find_pictures, make_folder, result_names
+from sage_ray.apply.loaded_model import load_for_use
 from sage_ray.data.images import BadFile, header_size
 from sage_ray.errors import UserError
 from sage_ray.files import write_json
@@ -21,16 +22,21 @@ from sage_ray.imaging.particles import ParticleCounter
 from sage_ray.imaging.rasters import open_rows, write_mask
 from sage_ray.imaging.tiles import ArraySource, RowSource
 from sage_ray.record.home import Home
-from sage_ray.record.model_reference import resolve_model
 from sage_ray.record.provenance import now
-from sage_ray.training.context import choose_device
-from sage_ray.training.precision import use_precision
 
 MIN_PARTICLE_PIXELS = 15
 """Smaller components are left out of the tables, as object scores leave them out; the masks keep them."""
 PREVIEW_SIDE = 2048
 """Longest side of an overlay, in pixels; larger images are shown by every n-th pixel."""
 SHEET_IMAGES = 12
+FILES = {
+    "masks": "masks/",
+    "overlays": "overlays/",
+    "particles": "particles.csv",
+    "images": "images.csv",
+    "overview": "overview.png",
+}
+"""What lies where in the folder that `predict` writes."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ def predict(
     """Segment images and measure their particles.
 
     Writes under `out`: masks/NAME.png (0 and 255; TIFF for an image over 64 million pixels), overlays/NAME.png,
-    particles.csv (a row a particle of all images), images.csv (a row an image), overview.png, prediction.json.
+    particles.csv (one row per particle of all images), images.csv (one row per image), overview.png, prediction.json.
 
     Args:
         model: run id, folder or `models:/` URI.
@@ -79,10 +85,7 @@ def predict(
     """
     if nm_per_pixel is not None and not (math.isfinite(nm_per_pixel) and nm_per_pixel > 0):
         raise UserError("no size of a pixel", f"nm_per_pixel={nm_per_pixel}", "give nanometres above 0, such as 1.5")
-    ref = resolve_model(model, home)
-    device = choose_device("auto")
-    use_precision("fp32", device)
-    loaded = ref.load().to(device)
+    ref, loaded = load_for_use(model, home)
     paths = find_pictures(images, "images", ("images",))
     _check_headers(paths)
     folder = make_folder(Path(out).expanduser())
@@ -98,11 +101,9 @@ def predict(
         drawing.save(done.overlay, folder / "overlays" / f"{name}.png")
         if len(shown) < SHEET_IMAGES:
             shown.append((done.overlay, f"{path.name}: {len(done.table)}"))
-    table = pd.concat(particles, ignore_index=True)
-    table[["image", *(column for column in table.columns if column != "image")]].to_csv(
-        folder / "particles.csv", index=False, float_format="%.6g"
-    )
-    summary = pd.DataFrame(rows)
+    table, summary = pd.concat(particles, ignore_index=True), pd.DataFrame(rows)
+    columns = ["image", *(column for column in table.columns if column != "image")]
+    table[columns].to_csv(folder / "particles.csv", index=False, float_format="%.6g")
     summary.to_csv(folder / "images.csv", index=False, float_format="%.6g")
     sheet = drawing.contact_sheet(
         [overlay for overlay, _ in shown], [caption for _, caption in shown], title="particles found"
@@ -115,13 +116,7 @@ def predict(
         particles=len(table),
         tiled=int(summary["tiled"].sum()),
         coverage=float(summary["coverage"].mean()),
-        files={
-            "masks": "masks/",
-            "overlays": "overlays/",
-            "particles": "particles.csv",
-            "images": "images.csv",
-            "overview": "overview.png",
-        },
+        files=dict(FILES),
     )
     _write_facts(result, folder, images, nm_per_pixel, loaded)
     return result

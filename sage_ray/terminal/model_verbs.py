@@ -1,0 +1,150 @@
+"""The verbs that choose, train, compare and use models: each a thin shell over one public function, imported inside it."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sage_ray.errors import UserError
+from sage_ray.terminal.apps import app
+from sage_ray.terminal.options import (
+    DEFAULT_MODEL,
+    ConfigFile,
+    ModelArgument,
+    ModelName,
+    OutFolder,
+    Preset,
+    Sets,
+    resolved_config,
+)
+from sage_ray.terminal.shell import Answer, Session, verb
+
+
+@verb(app, "best")
+def best(session: Session, name: Annotated[str, typer.Argument(metavar="STUDY", help="Name of a study.")]) -> Answer:
+    """Choose the best configuration of a study by the stated rule."""
+    from sage_ray.search.best import best as choose
+    from sage_ray.terminal.verb_answers import chosen
+
+    return chosen(choose(name, session.home), session)
+
+
+@verb(app, "final")
+def final(
+    session: Session,
+    source: Annotated[str | None, typer.Argument(metavar="STUDY", help="Study to take the configuration from.")] = None,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    sets: Sets = None,
+    trial: Annotated[str, typer.Option("--trial", help="best, base, or a trial's number.")] = "best",
+    seeds: Annotated[str, typer.Option("--seeds", help="Seeds with commas; the first is registered.")] = "0,1,2",
+    model_name: ModelName = DEFAULT_MODEL,
+) -> Answer:
+    """Retrain a configuration on train + validation, score each seed once on the locked test, register the first."""
+    from sage_ray.terminal.model_answers import finished
+    from sage_ray.terminal.verb_answers import parse_seeds, parse_trial
+
+    given = bool(preset or config)
+    if (source is None) != given or (source is not None and sets):
+        raise UserError("ambiguous source", "final", "give a study, or --preset NAME | -c FILE with --set")
+    start: Any = resolved_config(preset, config, sets).config if given else source
+    options: Any = {"trial": parse_trial(trial), "seeds": parse_seeds(seeds), "model_name": model_name}
+    from sage_ray.registry.final import final as retrain
+
+    declared = partial(setattr, session, "resumable")
+    outcome = retrain(start, session.home, watch=session.watch, declared=declared, **options)
+    return finished(outcome, session)
+
+
+@verb(app, "compare")
+def compare(
+    session: Session,
+    versions: Annotated[list[str] | None, typer.Argument(help="Registry versions [default: all].")] = None,
+    model_name: ModelName = DEFAULT_MODEL,
+) -> Answer:
+    """Put registry versions side by side on the same locked test set, with paired intervals and verdicts."""
+    from sage_ray.registry.compare import compare as side_by_side
+    from sage_ray.terminal.model_answers import compared
+
+    return compared(side_by_side(session.home, versions or None, model_name=model_name), session)
+
+
+@verb(app, "promote")
+def promote(
+    session: Session,
+    version: Annotated[str | None, typer.Argument(help="Registry version [default: the newest].")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Make it champion whatever the comparison says.")] = False,
+    model_name: ModelName = DEFAULT_MODEL,
+) -> Answer:
+    """Make a version champion if the comparison supports it; else it stays challenger."""
+    from sage_ray.registry.promote import promote as decide
+    from sage_ray.terminal.model_answers import promoted
+
+    return promoted(decide(session.home, version, force=force, model_name=model_name), session)
+
+
+@verb(app, "evaluate")
+def evaluate(
+    session: Session,
+    model: ModelArgument,
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Folder, synthetic:// source, or `test`.")] = "test",
+) -> Answer:
+    """Score a model on data, with intervals and each score's definition."""
+    from sage_ray.evaluation.locked_test import evaluate as score
+    from sage_ray.terminal.model_answers import evaluated
+
+    answers: list[Answer] = []
+    # The answer is whole before its reading is counted, and counted before it is shown.
+    score(model, data, session.home, tell=lambda result: answers.append(evaluated(result, model, session)))
+    return answers[0]
+
+
+@verb(app, "generate")
+def generate(
+    session: Session,
+    model: ModelArgument,
+    masks: Annotated[Path, typer.Argument(metavar="MASKS", help="Folder of masks, or one mask.")],
+    out: OutFolder,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed, same pictures.")] = 0,
+    count: Annotated[int, typer.Option("--count", min=1, help="Images drawn for each mask.")] = 1,
+) -> Answer:
+    """Draw synthetic image/mask pairs from masks."""
+    from sage_ray.apply.generate import generate as draw
+    from sage_ray.terminal.model_answers import wrote
+
+    return wrote(
+        draw(model, masks, out, home=session.home, seed=seed, count=count), out, [session.command(f"data check {out}")]
+    )
+
+
+@verb(app, "predict")
+def predict(
+    session: Session,
+    model: ModelArgument,
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder of images, or one image.")],
+    out: OutFolder,
+    nm_per_pixel: Annotated[float | None, typer.Option("--nm-per-pixel", help="Scale, for columns in nm.")] = None,
+) -> Answer:
+    """Write masks, overlays and a particle table for images of any size."""
+    from sage_ray.apply.predict import predict as segment
+    from sage_ray.terminal.model_answers import wrote
+
+    return wrote(segment(model, images, out, home=session.home, nm_per_pixel=nm_per_pixel), out, [])
+
+
+@verb(app, "report")
+def report(session: Session, name: Annotated[str, typer.Argument(metavar="STUDY", help="Name of a study.")]) -> Answer:
+    """Write a summary of a study as markdown, from what is recorded."""
+    from sage_ray.terminal.study_report import write_report
+
+    path = write_report(name, session.home)
+    return Answer(
+        path.read_text(encoding="utf-8").splitlines(),
+        {"study": name},
+        {"report": path},
+        [session.command(f"final {name}")],
+        verbatim=True,
+    )
