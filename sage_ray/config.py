@@ -8,7 +8,6 @@ do so.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
 import json
@@ -22,7 +21,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError, model_validator
 
-from sage_ray.errors import UserError
+from sage_ray.errors import UserError, did_you_mean
 from sage_ray.identity import identity_tree
 from sage_ray.sections import (
     PHASES,
@@ -118,6 +117,13 @@ class ExperimentConfig(Section):
             set_path(tree, path, value, "override")
         return build_config(tree, "override")
 
+    def with_sections(self, **sections: Any) -> ExperimentConfig:
+        """A copy with whole sections (or the seed) replaced by valid ones; nothing is validated again.
+
+        For what is settled after a config was built, such as where it computes: `with_values` builds a new one.
+        """
+        return self.model_copy(update=sections)
+
     def get(self, path: str) -> Any:
         """Value at a dotted path. Raises UserError with the nearest valid name if there is none."""
         check_path(path, "config")
@@ -158,11 +164,9 @@ def check_path(path: str, where: str) -> None:
     known = known_paths()
     if path in known:
         return
-    near = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
-    tail = [p for p in known if p.rsplit(".", 1)[-1] == path.rsplit(".", 1)[-1]]
-    hint = near[0] if near else (tail[0] if tail else None)
-    mend = f"did you mean {hint}?" if hint else "`sage-ray config show` lists every key"
-    raise UserError(f"unknown key {path}", where, mend)
+    same_leaf = next((p for p in known if p.rsplit(".", 1)[-1] == path.rsplit(".", 1)[-1]), None)
+    otherwise = f"did you mean {same_leaf}?" if same_leaf else "`sage-ray config show` lists every key"
+    raise UserError(f"unknown key {path}", where, did_you_mean(path, known, otherwise, least=0.5))
 
 
 def set_path(tree: dict[str, Any], path: str, value: Any, where: str) -> None:
@@ -234,9 +238,7 @@ def shipped(kind: Literal["preset", "space", "design", "study"], name: str | Non
     if kind in ("space", "design"):
         found = {stem: path for stem, path in found.items() if stem.startswith("ablate_") == (kind == "design")}
     if name is not None and name not in found:
-        near = difflib.get_close_matches(name, found, n=1, cutoff=0.4)
-        mend = f"did you mean {near[0]}?" if near else "choose one of " + ", ".join(found)
-        raise UserError(f"unknown {kind}", name, mend)
+        raise UserError(f"unknown {kind}", name, did_you_mean(name, found, "choose one of " + ", ".join(found)))
     return found
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(ValueError):
     """Bad input: one line "what: where: how to mend"; a command ends with exit code 2.
@@ -46,3 +49,16 @@ class RunStopped(RuntimeError):
     """A scheduler or `sage-ray stop` asked the run to end early; it ends as PRUNED at its epoch."""
 
     state = "stopped"
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str, *, least: float = 0.4) -> str:
+    """How to mend a name that does not exist: the nearest one that does, or what to do where none is near.
+
+    Args:
+        name: that was given.
+        known: names that exist.
+        otherwise: said if none of them is near.
+        least: similarity from which a name is near, 0 to 1 (`difflib`).
+    """
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=least)
+    return f"did you mean {near[0]}?" if near else otherwise

@@ -1,7 +1,8 @@
-"""Files that are either the old one or the new one after a crash, never half of one."""
+"""Files: written whole, so that a crash leaves the old one or the new one and never half of one; read; and hashed."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import uuid
@@ -59,6 +60,12 @@ def write_text(path: Path, text: str, *, durable: bool = True, only_if_absent: b
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Write bytes as `write_text` does text."""
+    with replacing(path, durable=durable) as temporary:
+        temporary.write_bytes(content)
+
+
 def write_json(path: Path, value: Any, *, durable: bool = True, only_if_absent: bool = False) -> None:
     """Write JSON (keys in the given order) as `write_text` does."""
     write_text(path, json.dumps(value, indent=1) + "\n", durable=durable, only_if_absent=only_if_absent)
@@ -71,3 +78,9 @@ def read_json(path: Path) -> Any:
         FileNotFoundError: there is none. ValueError: it is damaged.
     """
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file's bytes, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

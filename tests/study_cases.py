@@ -29,7 +29,7 @@ class Study:
         self.folder.write_meta({"name": space.name, "space_hash": space.hash})
         self.storage = StudyStorage(self.folder.path, space.name, space)
         self.storage.enqueue(space.fixed, space)
-        self.samples = [self.storage.draw(None, space)[1] for _ in range(running)]
+        self.samples = [self.storage.draw(None, space).sample for _ in range(running)]
 
     def train(self, number: int, seed: int = 0, **kwargs: Any) -> RunFolder:
         """Run one seed of a trial in this process."""

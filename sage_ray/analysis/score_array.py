@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from sage_ray.errors import UserError
+from sage_ray.errors import UserError, did_you_mean
 from sage_ray.statistics.clusters import Clusters, by_group
 from sage_ray.statistics.crossed import Images
 
@@ -56,8 +55,8 @@ class ScoreArray:
         """
         if arm in self.arms:
             return self.arms.index(arm)
-        near = difflib.get_close_matches(str(arm), self.arms, n=1, cutoff=0)
-        raise UserError("unknown reference arm", arm, f"did you mean {near[0]}? arms: {', '.join(self.arms)}")
+        mend = did_you_mean(str(arm), self.arms, "", least=0)
+        raise UserError("unknown reference arm", arm, f"{mend} arms: {', '.join(self.arms)}")
 
 
 def score_array(scores: pd.DataFrame, by_image: bool) -> ScoreArray:

@@ -6,7 +6,6 @@ no home at hand, the same files are fetched from MLflow's artifacts first. `anal
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import shutil
@@ -22,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sage_ray.analysis.run_rows import FILES, SCHEMA, join, read_run
-from sage_ray.errors import UserError
+from sage_ray.errors import UserError, did_you_mean
 from sage_ray.files import read_json, replacing, write_json
 from sage_ray.record.home import Home
 
@@ -122,8 +121,7 @@ class Tidy:
         known = self.studies()
         for name in names:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-                shown = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known) or 'none'}"
+                shown = did_you_mean(name, known, f"there are: {', '.join(known) or 'none'}")
                 raise UserError("no run of such a study", f"{name} in {self.home.path}", shown)
 
 

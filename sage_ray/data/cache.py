@@ -20,8 +20,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from filelock import FileLock, Timeout
 
-from sage_ray.data.pairs import file_sha256
 from sage_ray.errors import UserError
+from sage_ray.files import sha256_of
 
 FORMAT_VERSION = 1
 _ARRAYS = ("images.npy", "masks.npy")
@@ -87,7 +87,7 @@ def _open(folder: Path) -> tuple[CacheEntry | None, str | None]:
         state = tuple(_state(folder / name) for name in _ARRAYS)
         if (folder, state) not in _checked:
             for name in _ARRAYS:
-                if file_sha256(folder / name) != meta["sha256"][name]:
+                if sha256_of(folder / name) != meta["sha256"][name]:
                     return None, f"{name} does not match its checksum"
             _checked.add((folder, state))
         images, masks = (np.load(folder / name, mmap_mode="r") for name in _ARRAYS)

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from sage_ray.data.images import Problem
-from sage_ray.data.pairs import file_sha256, find_pairs, header_problems
+from sage_ray.data.pairs import find_pairs, header_problems
 from sage_ray.data.prepare import Facts, describe, duplicate_problem, duplicates, empty_problem, inspect, pixel_sha
 from sage_ray.data.synth import DrawnSource
+from sage_ray.files import sha256_of
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def check(path: str | Path, crop_bottom: int = 0) -> CheckReport:
         problems.extend(found)
         if found:
             continue
-        decoded = inspect(pair, (file_sha256(pair.image), file_sha256(pair.mask)), problems)
+        decoded = inspect(pair, (sha256_of(pair.image), sha256_of(pair.mask)), problems)
         if decoded is not None:
             _, foreground, facts = decoded
             usable.append((pair.stem, facts))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import shutil
 import time
@@ -77,12 +76,6 @@ def check_room(folder: Path, needed_bytes: int, url: str) -> None:
     if free < needed_bytes:
         mend = f"{needed_bytes / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB free; nothing was kept"
         raise UserError("disk is too full", url, mend)
-
-
-def sha256_of(path: Path) -> str:
-    """sha256 of a file, hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _attempt(transfer: _Transfer) -> None:

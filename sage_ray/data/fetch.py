@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from sage_ray.data.download import CANNOT, CHUNK_BYTES, Say, check_room, download, sha256_of
+from sage_ray.data.download import CANNOT, CHUNK_BYTES, Say, check_room, download
 from sage_ray.data.pairs import folder_fingerprint
 from sage_ray.data.public import PublicSet
 from sage_ray.errors import UserError
+from sage_ray.files import sha256_of
 
 MAX_UNPACKED_BYTES = 64 << 30
 """An archive that is, or claims to unpack to, more than this is refused before anything is written."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,6 +12,7 @@ from pathlib import Path
 from sage_ray.config import stable_hash
 from sage_ray.data.images import SUFFIXES, BadFile, Problem, header_size
 from sage_ray.errors import UserError
+from sage_ray.files import sha256_of, write_text
 
 MASK_FOLDERS = ("masks", "segmaps")
 _CHUNK = 1 << 20
@@ -103,15 +102,6 @@ def raise_first(problems: Sequence[Problem]) -> None:
         raise problems[0].error(len(problems) - 1)
 
 
-def file_sha256(path: Path) -> str:
-    """sha256 of a file's bytes, read in chunks."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def hash_files(paths: Sequence[Path], cache_dir: Path | None = None) -> list[str]:
     """sha256 of each file; with `cache_dir`, hashes are kept there by path, size and time of change.
 
@@ -128,7 +118,7 @@ def hash_files(paths: Sequence[Path], cache_dir: Path | None = None) -> list[str
             if entry is not None and entry[:2] == [facts.st_size, facts.st_mtime_ns]:
                 sha = str(entry[2])
             else:
-                sha = file_sha256(path)
+                sha = sha256_of(path)
         except OSError as error:
             raise UserError("unreadable file", path, error.strerror or "check its permissions") from None
         shas.append(sha)
@@ -136,7 +126,7 @@ def hash_files(paths: Sequence[Path], cache_dir: Path | None = None) -> list[str
             kept[str(path.absolute())] = [facts.st_size, facts.st_mtime_ns, sha]
     if store is not None and kept != known:
         with suppress(OSError):  # only speed is lost, as on a cache that others may not write
-            write_atomic(store, json.dumps(kept).encode())
+            write_text(store, json.dumps(kept), durable=False)
     return shas
 
 
@@ -155,16 +145,6 @@ def folder_fingerprint(path: str | Path) -> tuple[str, int]:
     raise_first(problems)
     shas = hash_files([pair.image for pair in pairs] + [pair.mask for pair in pairs])
     return fingerprint(list(zip(shas[: len(pairs)], shas[len(pairs) :], strict=True))), len(pairs)
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, then rename it, so that no reader sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.time_ns()}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _by_stem(folder: Path, problems: list[Problem]) -> dict[str, Path]:

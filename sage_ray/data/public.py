@@ -6,10 +6,9 @@ set is known by its data fingerprint, which is over its pictures alone, and not 
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, replace
 
-from sage_ray.errors import UserError
+from sage_ray.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -106,8 +105,7 @@ def public_set(name: str) -> PublicSet:
     """
     found = PUBLIC_SETS.get(name)
     if found is None:
-        near = difflib.get_close_matches(name.lower(), PUBLIC_SETS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(PUBLIC_SETS)}"
+        hint = did_you_mean(name.lower(), PUBLIC_SETS, f"known are {', '.join(PUBLIC_SETS)}", least=0.5)
         mend = f"{hint} (another archive: its http:// or https:// address, with --sha256)"
         raise UserError("no public data set of this name", name, mend)
     return found

@@ -6,12 +6,9 @@ travels inside registered models: it imports torch, numpy, safetensors and the n
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sage_ray.errors import UserError
+from sage_ray.files import replacing, sha256_of, write_text
 from sage_ray.imaging import tiles
+from sage_ray.imaging.pickle_guard import refuse_pickle
 from sage_ray.imaging.tiles import ArraySource, RowSource, Tiling
 from sage_ray.models import GENERATORS, SEGMENTERS
 from sage_ray.models.value_range import to_network_range, to_picture_range
@@ -31,7 +30,6 @@ FORMAT_VERSION = 1
 SEGMENTER_FILE = "segmenter.safetensors"
 GENERATOR_FILE = "generator.safetensors"
 SPEC_FILE = "model.json"
-PICKLED_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".joblib")
 TILED_BEYOND = 4
 """An image is tiled when one of its sides is more than this many times that of the training images."""
 MAX_WHOLE_PIXELS = 64_000_000
@@ -91,12 +89,13 @@ def save_model_folder(folder: Path, segmenter: nn.Module, generator: nn.Module |
     checksums = {}
     for name, network in networks.items():
         weights = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
-        _replace(folder / name, partial(save_file, weights))
-        checksums[name] = _sha256(folder / name)
+        with replacing(folder / name) as temporary:
+            save_file(weights, temporary)
+        checksums[name] = sha256_of(folder / name)
     if generator is None:
         (folder / GENERATOR_FILE).unlink(missing_ok=True)
     text = json.dumps({**spec, "format_version": FORMAT_VERSION, "sha256": checksums}, indent=2) + "\n"
-    _replace(folder / SPEC_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+    write_text(folder / SPEC_FILE, text)
     return folder
 
 
@@ -109,13 +108,13 @@ def load_model_folder(folder: str | Path) -> Model:
     """
     folder = Path(folder)
     if folder.is_file():
-        _refuse_pickle(folder)
+        refuse_pickle(folder)
         raise UserError("not a model folder", folder, f"give the folder that holds {SEGMENTER_FILE} and {SPEC_FILE}")
     if not folder.is_dir():
         raise UserError("no such model", folder, "give a folder with a model, such as runs/ID/artifacts/model")
     if not (folder / SEGMENTER_FILE).is_file() or not (folder / SPEC_FILE).is_file():
         for path in sorted(folder.iterdir()):
-            _refuse_pickle(path)
+            refuse_pickle(path)
         raise UserError("no model in folder", folder, f"it needs {SEGMENTER_FILE} and {SPEC_FILE}")
     spec = _read_spec(folder / SPEC_FILE)
     try:
@@ -331,8 +330,8 @@ def _load_network(
         )
     if not path.is_file():
         raise UserError("no such file", path, "the model folder is incomplete; save or download it again")
-    _refuse_pickle(path)
-    if _sha256(path) != spec["sha256"][path.name]:
+    refuse_pickle(path)
+    if sha256_of(path) != spec["sha256"][path.name]:
         raise UserError(
             "damaged weights", path, f"its checksum is not the one in {SPEC_FILE}; save or download it again"
         )
@@ -343,36 +342,3 @@ def _load_network(
         detail = " ".join(str(error).split())[:160]
         raise UserError("weights do not fit the network", path, f"save the model again ({detail})") from None
     return network.eval()
-
-
-def _refuse_pickle(path: Path) -> None:
-    if not path.is_file():
-        return
-    with path.open("rb") as file:
-        head = file.read(2)
-    # torch.save writes a zip, or a bare pickle, which begins with its protocol; safetensors with a length and a brace.
-    pickled = path.suffix.lower() in PICKLED_SUFFIXES or head == b"PK" or (head[:1] == b"\x80" and head[1:] < b"\x06")
-    if pickled and not _is_safetensors(path):
-        raise UserError(
-            "pickled weights are not loaded", path, "a pickle can run code: give safetensors weights, such as runs/ID"
-        )
-
-
-def _is_safetensors(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(9)
-    return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size - 8
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

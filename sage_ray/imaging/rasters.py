@@ -19,6 +19,7 @@ import tifffile
 
 from sage_ray.data.images import MAX_PIXELS, BadFile, header_size, read_image
 from sage_ray.errors import UserError
+from sage_ray.files import replacing
 from sage_ray.imaging.tiles import ArraySource, RowSource
 
 # Bytes of decoded rows that a reader holds at a time, about.
@@ -333,33 +334,29 @@ def write_mask(
     Args:
         path: replaced only when all is written.
         bands: foreground probabilities (n, columns) float32 from the top (`Model.predict_stream`), or masks (n,
-            columns)
-            bool; together as many rows as `shape` says.
+            columns) bool; together as many rows as `shape` says.
         watch: called with each band as a mask (n, columns) bool, such as `ParticleCounter.add`.
 
     Raises:
         UserError: the file cannot be written (full disk, no permission), or what reading the image raises.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        tifffile.imwrite(
-            temporary,
-            _write_tiles(bands, shape, watch),
-            shape=shape,
-            dtype=np.uint8,
-            tile=(WRITE_TILE, WRITE_TILE),
-            compression="zlib",
-            photometric="minisblack",
-            bigtiff=shape[0] * shape[1] > 1 << 31,
-            # By default tifffile gathers half a gigabyte of tiles before it writes them.
-            buffersize=BAND_BYTES,
-            maxworkers=1,
-        )
-        os.replace(temporary, path)
+        with replacing(path, durable=False) as temporary:
+            tifffile.imwrite(
+                temporary,
+                _write_tiles(bands, shape, watch),
+                shape=shape,
+                dtype=np.uint8,
+                tile=(WRITE_TILE, WRITE_TILE),
+                compression="zlib",
+                photometric="minisblack",
+                bigtiff=shape[0] * shape[1] > 1 << 31,
+                # By default tifffile gathers half a gigabyte of tiles before it writes them.
+                buffersize=BAND_BYTES,
+                maxworkers=1,
+            )
     except OSError as error:
         raise UserError("cannot write", path, f"free space or choose another folder ({error.strerror})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _write_tiles(

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import socket
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from sage_ray.errors import UserError
 from sage_ray.locks import locked
 from sage_ray.record.home import Home
 from sage_ray.record.mlflow_places import follow_home
@@ -54,43 +50,6 @@ def connect(home: Home) -> MlflowClient:
             return MlflowClient(tracking_uri=uri, registry_uri=home.registry_uri)
     except Exception as error:  # MLflow raises SQLAlchemy, alembic and its own errors here
         raise MirrorUnavailable(f"{uri}: {one_line_of(error)}") from error
-
-
-def fetch_registered(home: Home, uri: str, inner: str) -> Path:
-    """Local copy, under the home's cache, of one file of a registered model.
-
-    Args:
-        home: whose registry is asked.
-        uri: models:/NAME/VERSION or models:/NAME@ALIAS.
-        inner: path of the file inside the model.
-
-    Raises:
-        UserError: the registry cannot be reached, or there is no such model, version or file.
-    """
-    name, _, wanted = uri.removeprefix("models:/").replace("@", "/@").partition("/")
-    try:
-        client = connect(home)
-    except MirrorUnavailable as error:
-        raise UserError("MLflow registry cannot be reached", str(error), "start the server or mend its URI") from None
-    from mlflow.artifacts import download_artifacts
-    from mlflow.exceptions import MlflowException
-
-    try:
-        by_alias = wanted.startswith("@")
-        get = client.get_model_version_by_alias if by_alias else client.get_model_version
-        version = get(name, wanted.removeprefix("@"))
-        mark = hashlib.sha256(f"{home.registry_uri} {version.source} {version.creation_timestamp}".encode()).hexdigest()
-        target = home.cache / "models" / f"{name}-{version.version}-{mark[:12]}-{Path(inner).name}"
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            source = client.get_model_version_download_uri(name, version.version).rstrip("/")
-            with tempfile.TemporaryDirectory(dir=target.parent) as part:
-                got = download_artifacts(f"{source}/{inner}", dst_path=part, tracking_uri=home.mlflow_uri)
-                os.replace(got, target)
-        return target
-    except (MlflowException, OSError) as error:
-        mend = f"`sage-ray list` shows the versions ({one_line_of(error)})"
-        raise UserError("no such model, or it lacks the file", f"{uri}, {inner}", mend) from None
 
 
 def experiment_id(client: MlflowClient, home: Home) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sage_ray.config import ExperimentConfig, build_config, read_yaml
-from sage_ray.errors import UserError
+from sage_ray.errors import UserError, did_you_mean
 from sage_ray.files import read_json
+from sage_ray.imaging.pickle_guard import refuse_pickle
 from sage_ray.record.home import Home
 from sage_ray.record.model_versions import Version, download, get_version, parse_uri
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from sage_ray.imaging.model import Model
 
 SEGMENTER_FILE = "segmenter.safetensors"
-PICKLED_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib")
 PROVENANCE_FILE = "provenance.json"
 MODEL_IN_RUN = Path("artifacts/model")
 MODEL_IN_PACKAGE = Path("artifacts/model")
@@ -89,9 +88,26 @@ def resolve_model(text: str | Path, home: Home) -> ModelRef:
     if path.is_dir():
         return _from_folder(name, path.absolute())
     if path.is_file():
-        _refuse_pickle(path)
+        refuse_pickle(path)
         raise UserError("not a model folder", path, f"give the folder that holds {SEGMENTER_FILE} and model.json")
     raise UserError("no such model", name, _nearest_run(name, home))
+
+
+def segmenter_file(named: str, home: Home) -> Path:
+    """The file of the segmenter that `pretrain.checkpoint` names: a safetensors file, or a MODEL.
+
+    Raises:
+        UserError: there is no such file or model, or it is pickled.
+    """
+    path = Path(named).expanduser()
+    if path.is_file():
+        refuse_pickle(path)
+        return path.absolute()
+    of_run = "/" not in named and (home.runs / named).is_dir()
+    if not (named.startswith("models:") or of_run or path.is_dir()):
+        mend = "give a segmenter's .safetensors file, a model folder, the id of a finished run, or models:/NAME@ALIAS"
+        raise UserError("no such segmenter", f"pretrain.checkpoint={named}", mend)
+    return (resolve_model(named, home).folder / SEGMENTER_FILE).absolute()
 
 
 def _from_registry(name: str, home: Home) -> ModelRef:
@@ -126,24 +142,11 @@ def _from_folder(name: str, path: Path) -> ModelRef:
         run_id = str(read_json(record)["run_id"]) if record.is_file() else None
         return ModelRef(name, folder, "folder", run_id)
     for file in sorted(folder.iterdir()) if folder.is_dir() else ():
-        _refuse_pickle(file)
+        refuse_pickle(file)
     mend = f"it needs {SEGMENTER_FILE} and model.json, as in runs/ID/{MODEL_IN_RUN}"
     raise UserError("no model in folder", path, mend)
 
 
-def _refuse_pickle(path: Path) -> None:
-    pickled = path.suffix.lower() in PICKLED_SUFFIXES
-    if not pickled and path.is_file():
-        with path.open("rb") as file:
-            head = file.read(4)
-        # A zip (torch.save) or a pickle protocol 2 to 5, under any name.
-        pickled = head[:4] == b"PK\x03\x04" or (len(head) > 1 and head[0] == 0x80 and head[1] in (2, 3, 4, 5))
-    if pickled:
-        raise UserError(
-            "pickled weights are not loaded", path, "a pickle can run code: give safetensors weights, such as runs/ID"
-        )
-
-
 def _nearest_run(name: str, home: Home) -> str:
-    near = difflib.get_close_matches(name, home.run_ids(), n=1, cutoff=0.5)
-    return f"did you mean {near[0]}?" if near else "give a run id (`sage-ray list`), a folder or models:/NAME@ALIAS"
+    otherwise = "give a run id (`sage-ray list`), a folder or models:/NAME@ALIAS"
+    return did_you_mean(name, home.run_ids(), otherwise, least=0.5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 import shutil
@@ -13,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sage_ray.errors import UserError
+from sage_ray.errors import UserError, did_you_mean
 from sage_ray.record.home import Home
 from sage_ray.record.mlflow_client import MirrorUnavailable, connect
 
@@ -120,10 +119,8 @@ def get_version(home: Home, name: str, version: str | int) -> Version:
 def _nearest_model(home: Home, name: str) -> str:
     with registry(home) as client:
         names = [model.name for model in client.search_registered_models(max_results=200)]
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-    if near:
-        return f"did you mean {near[0]}?"
-    return "registered are " + ", ".join(names) if names else "nothing is registered yet: `sage-ray final STUDY` does"
+    there = "registered are " + ", ".join(names) if names else "nothing is registered yet: `sage-ray final STUDY` does"
+    return did_you_mean(name, names, there)
 
 
 def _quoted(name: str) -> str:

@@ -18,8 +18,8 @@ from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import PreparedData, headline, prepare
 from sage_ray.errors import RunFailed, RunStopped, UserError
 from sage_ray.record.home import Home
-from sage_ray.record.mlflow_client import fetch_registered
 from sage_ray.record.mlflow_mirror import Follower, Mirror
+from sage_ray.record.model_reference import segmenter_file
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunLabels, RunRecord
 from sage_ray.runtime.attempt import Recorder
@@ -45,7 +45,6 @@ from sage_ray.training.precision import resolve_precision
 from sage_ray.training.scoring import check_scores
 
 Launcher = Literal["auto", "inline", "ray"]
-REGISTERED_SEGMENTER = "artifacts/model/segmenter.safetensors"
 DRIVER_TIMEOUT_S = 60.0
 """How long a run waits for another process that still holds it: one that was killed takes a moment to go."""
 
@@ -97,9 +96,7 @@ def run(
     folder = RunFolder.create(home.runs, run_id, config, labels or RunLabels())
     with folder.lock("driver", DRIVER_TIMEOUT_S):
         record = folder.read()
-        if record.data_fingerprint not in (None, data.fingerprint):
-            what = f"data have changed since the run began (now {data.fingerprint}, was {record.data_fingerprint})"
-            raise UserError(what, run_id, "restore the images, or choose another run id")
+        _refuse_other_data(record, data)
         if record.finished:
             with _mirrored(home, folder, mirror and not Mirror(home).up_to_date(folder), say):
                 return record
@@ -111,6 +108,12 @@ def run(
             if under_ray:
                 return _run_under_ray(resolved, home, folder, on_report, should_stop, pause_path)
             return _run_inline(resolved, home, folder, data, on_report, should_stop, pause_path, say)
+
+
+def _refuse_other_data(record: RunRecord, data: PreparedData) -> None:
+    if record.data_fingerprint not in (None, data.fingerprint):
+        what = f"data have changed since the run began (now {data.fingerprint}, was {record.data_fingerprint})"
+        raise UserError(what, record.run_id, "restore the images, or choose another run id")
 
 
 def train(
@@ -160,15 +163,8 @@ def with_checkpoint(config: ExperimentConfig, home: Home) -> ExperimentConfig:
     named = config.pretrain.checkpoint
     if named is None:
         return config
-    if named.startswith("models:"):
-        return config.with_values({"pretrain.checkpoint": str(fetch_registered(home, named, REGISTERED_SEGMENTER))})
-    path = Path(named).expanduser()
-    of_run = RunFolder(home.runs / named).model / "segmenter.safetensors" if "/" not in named else None
-    found = next((p for p in (path, path / "segmenter.safetensors", of_run) if p is not None and p.is_file()), None)
-    if found is None:
-        mend = "give a segmenter's .safetensors file, a model folder, the id of a finished run, or models:/NAME@ALIAS"
-        raise UserError("no such segmenter", f"pretrain.checkpoint={named}", mend)
-    return config.with_values({"pretrain.checkpoint": str(found.absolute())})
+    pretrain = config.pretrain.model_copy(update={"checkpoint": str(segmenter_file(named, home))})
+    return config.with_sections(pretrain=pretrain)
 
 
 def _under_ray(config: ExperimentConfig, launcher: Launcher) -> bool:
@@ -201,7 +197,7 @@ def _settled(
     runtime = resolve_runtime(runtime, machines)
     if not under_ray:  # the driver of a cluster may itself have no GPU; Ray's are checked once it is connected
         _check_here(config.runtime, runtime, run_id if begun is not None else None)
-    return config.model_copy(update={"runtime": runtime}), looked[0] if looked else None
+    return config.with_sections(runtime=runtime), looked[0] if looked else None
 
 
 def _begun(config: ExperimentConfig, home: Home, run_id: str) -> RuntimeConfig | None:

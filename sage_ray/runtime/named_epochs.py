@@ -24,8 +24,9 @@ Budgets = dict[str, set[int]]
 
 def families(config: ExperimentConfig) -> dict[str, str]:
     """The family of each stage that a config trains, by phase."""
-    common = {"seed": 0, "pretrain.checkpoint": None, "data.split.fold": 0}
-    return stage_keys(config.with_values(common), "", "", {})
+    pretrain = config.pretrain.model_copy(update={"checkpoint": None})
+    data = config.data.model_copy(update={"split": config.data.split.model_copy(update={"fold": 0})})
+    return stage_keys(config.with_sections(seed=0, pretrain=pretrain, data=data), "", "", {})
 
 
 def named_epochs(config: ExperimentConfig, home: Home) -> dict[str, list[int]]:

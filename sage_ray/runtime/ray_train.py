@@ -8,11 +8,11 @@ import shutil
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sage_ray.config import ExperimentConfig, build_config
+from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import prepare
 from sage_ray.errors import NonFiniteLoss, RunFailed, RunStopped, UserError
 from sage_ray.files import read_json, write_json
@@ -38,9 +38,9 @@ ENDED_FILE = ".ended.json"
 
 @dataclass(frozen=True)
 class WorkerJob:
-    """What a worker needs to know; travels to it as plain data."""
+    """What a worker needs to know; Ray pickles it, the config included, so that it is not built again."""
 
-    config: dict[str, Any]
+    config: ExperimentConfig
     home: str
     run_id: str
     launch: str
@@ -73,7 +73,7 @@ def run_under_ray(
     gpus = gpus_held(config.runtime) / config.runtime.workers
     check_resources(config.runtime, gpus)
     job = WorkerJob(
-        config=config.model_dump(mode="json"),
+        config=config,
         home=str(home.path),
         run_id=folder.run_id,
         launch=launch,
@@ -133,7 +133,7 @@ def _trainer(config: ExperimentConfig, home: Home, job: WorkerJob, gpus: float) 
     backend = "nccl" if gpus >= 1 else "gloo"
     return TorchTrainer(
         train_worker,
-        train_loop_config=asdict(job),
+        train_loop_config={"job": job},
         torch_config=TorchConfig(backend=backend, timeout_s=COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(num_workers=runtime.workers, use_gpu=gpus > 0, resources_per_worker=resources),
         run_config=RunConfig(
@@ -144,16 +144,16 @@ def _trainer(config: ExperimentConfig, home: Home, job: WorkerJob, gpus: float) 
     )
 
 
-def train_worker(plain_job: dict[str, Any]) -> None:
+def train_worker(given: dict[str, WorkerJob]) -> None:
     """The training function of every worker; rank 0 also keeps the record."""
-    job = WorkerJob(**plain_job)
+    job = given["job"]
     if Path(job.working_dir).is_dir():
         os.chdir(job.working_dir)
     home = Home(job.home)
     folder = RunFolder.open(home.runs, job.run_id)
     if _ended(folder, job.launch) is not None:
         return  # an error that a restart cannot mend was recorded; all workers leave
-    config = build_config(job.config, job.run_id)
+    config = job.config
     context = RayContext(config.runtime)
     if context.rank:
         _train(config, home, folder, context, None)

@@ -30,13 +30,12 @@ from sage_ray.search.placement import Placement, limit, placed, worker_resources
 from sage_ray.search.ray_session import environment, nodes_now, ray_session, seen_machines
 from sage_ray.search.reconcile import make_scheduler, settle, take_up
 from sage_ray.search.searcher import OptunaSearcher
-from sage_ray.search.storage import Progress, StudyStorage
+from sage_ray.search.storage import Drawn, Progress, StudyStorage
 from sage_ray.search.study_budgets import StudyBudgets
 from sage_ray.search.study_folder import StudyFolder, StudyStatus, new_study_name, status_of
 from sage_ray.search.trainable import TrialRun, TrialTask, run_trial
 from sage_ray.sections import RuntimeConfig
 from sage_ray.stages.store import StageStore
-from sage_ray.study.dimension import Sample
 from sage_ray.study.spec import StudySpec
 from sage_ray.watch import SilentWatch, Watch
 
@@ -225,26 +224,22 @@ class _Sweep:
                 verbose=0,
             )
 
-    def _payload(self, number: int, sample: Sample) -> Mapping[str, Any]:
-        self._budgets.note(sample)
+    def _payload(self, drawn: Drawn) -> Mapping[str, Any]:
+        self._budgets.note(drawn.sample.values, drawn.configs[0])
+        places = self._spec.run_grid(drawn.number)
         runs = tuple(
-            TrialRun(
-                run_id=place.run_id,
-                arm=place.arm,
-                fold=place.fold,
-                config=self._spec.config(sample.values, place.seed, place.fold),
-            )
-            for place in self._spec.run_grid(number)
+            TrialRun(run_id=place.run_id, arm=place.arm, fold=place.fold, config=config)
+            for place, config in zip(places, drawn.configs, strict=True)
         )
         task = TrialTask(
             study=self._folder.name,
-            number=number,
+            number=drawn.number,
             home=self._folder.home.path,
             stop_path=self._folder.stop_path,
             objective=self._spec.objective,
             runs=runs,
         )
-        return {"task": task.model_dump_json()}
+        return {"task": task}
 
     def _progress(self, number: int) -> Progress:
         records = [run.read() for run in self._folder.run_folders(self._spec, number)]

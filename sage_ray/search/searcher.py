@@ -16,8 +16,7 @@ from ray.tune.search import Searcher
 
 from sage_ray.errors import UserError
 from sage_ray.runtime.driver_side import DriverSide
-from sage_ray.search.storage import Progress, StudyStorage
-from sage_ray.study.dimension import Sample
+from sage_ray.search.storage import Drawn, Progress, StudyStorage
 from sage_ray.study.spec import StudySpec
 
 logger = logging.getLogger(__name__)
@@ -33,7 +32,7 @@ class OptunaSearcher(DriverSide, Searcher):
         storage: the study.
         spec: what is searched or compared.
         orphans: numbers of trials to take up again, first.
-        payload: what the trainable gets for (number, sample); merged with `number`.
+        payload: what the trainable gets for a drawn trial; merged with its number.
         progress: what a trial has on disk.
         halted: whether the sweep is being ended on purpose; its trials then stay RUNNING, to be taken up again.
         limit: how many trials there may be at a time, asked anew for each: machines join and leave. Tune's own limiter
@@ -46,7 +45,7 @@ class OptunaSearcher(DriverSide, Searcher):
         spec: StudySpec,
         *,
         orphans: list[int],
-        payload: Callable[[int, Sample], Mapping[str, Any]],
+        payload: Callable[[Drawn], Mapping[str, Any]],
         progress: Callable[[int], Progress],
         halted: Callable[[], bool],
         limit: Callable[[], int],
@@ -66,17 +65,18 @@ class OptunaSearcher(DriverSide, Searcher):
             if number is None and len(self._storage.rows()) >= self._spec.trials:
                 return Searcher.FINISHED  # type: ignore[return-value]
             try:
-                number, sample = self._storage.draw(number, self._spec)
+                drawn = self._storage.draw(number, self._spec)
             except UserError as error:
                 logger.warning("%s", error)
                 continue
+            number = drawn.number
             stalls = self._storage.note_attempt(number, self._progress(number))
             if stalls >= MAX_STALLS:
                 self._storage.tell_failed(number, f"began to train {stalls} times without getting any further")
                 continue
             self._numbers[trial_id] = number
             self._live.add(trial_id)
-            return {"number": number, **self._payload(number, sample)}
+            return {"number": number, **self._payload(drawn)}
         # Not None: Tune would ask again for minutes before it looked at anything else.
         return Searcher.FINISHED  # type: ignore[return-value]
 

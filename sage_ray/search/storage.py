@@ -9,11 +9,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from sage_ray.config import ExperimentConfig
 from sage_ray.errors import UserError
 from sage_ray.record.overview import STORAGE_FILE
 from sage_ray.search.sampling import draw_sample, make_sampler
@@ -51,6 +52,14 @@ class TrialRow:
     seconds: float | None
 
 
+class Drawn(NamedTuple):
+    """A trial that is to begin: its number, what was drawn for it, and the config of each of its runs."""
+
+    number: int
+    sample: Sample
+    configs: tuple[ExperimentConfig, ...]
+
+
 class StudyStorage:
     """The trials of one study in `folder`/optuna.db. One driver writes (it holds the study's lock), anybody reads."""
 
@@ -85,25 +94,27 @@ class StudyStorage:
                 stored = {path: by_path[path].encode(value) for path, value in sample.drawn.items()}
                 self.study.enqueue_trial(stored, user_attrs={"point": index})
 
-    def draw(self, number: int | None, spec: StudySpec) -> tuple[int, Sample]:
-        """(number, sample) of a new trial, or of the running trial `number` that is taken up again.
+    def draw(self, number: int | None, spec: StudySpec) -> Drawn:
+        """A new trial, or the running trial `number` that is taken up again.
 
         Raises:
             UserError: the values cannot be combined; the trial is told as failed.
         """
         trial = self.study.ask() if number is None else Trial(self.study, self._id(number))
         stored = trial.user_attrs
-        if "sample" in stored:
-            known = json.loads(stored["sample"])
-            return trial.number, Sample(known["params"], known["values"], {})
         try:
-            sample = draw_sample(trial, spec)
-            spec.config(sample.values)
+            if "sample" in stored:
+                known = json.loads(stored["sample"])
+                sample = Sample(known["params"], known["values"], {})
+            else:
+                sample = draw_sample(trial, spec)
+            configs = spec.run_configs(trial.number, sample.values)
         except UserError as error:
             self.tell_failed(trial.number, f"values cannot be combined: {error}")
             raise
-        trial.set_user_attr("sample", json.dumps({"params": sample.params, "values": sample.values}))
-        return trial.number, sample
+        if "sample" not in stored:
+            trial.set_user_attr("sample", json.dumps({"params": sample.params, "values": sample.values}))
+        return Drawn(trial.number, sample, configs)
 
     def note_attempt(self, number: int, now: Progress) -> int:
         """Count a start of a trial that has `now` on disk; returns how many starts before it were stalls."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from sage_ray.config import ExperimentConfig
@@ -11,7 +12,7 @@ from sage_ray.errors import UserError
 from sage_ray.files import write_json
 from sage_ray.runtime.named_epochs import FILE, Budgets, families, written
 from sage_ray.search.study_folder import StudyFolder
-from sage_ray.study.dimension import Dimension, Sample
+from sage_ray.study.dimension import Dimension
 from sage_ray.study.spec import StudySpec
 
 MAX_VALUES = 8
@@ -36,12 +37,13 @@ class StudyBudgets:
         """Write the file for the configurations known beforehand and those of drawn trials (overrides of the base)."""
         known = [sample.values for sample in self._spec.fixed[:MAX_KNOWN]]
         for values in [*known, *drawn[-MAX_KNOWN:]]:
-            self._add(values)
+            with suppress(UserError):  # a trial that was refused ends nowhere
+                self._add(values, self._spec.config(values))
         self._write()
 
-    def note(self, sample: Sample) -> None:
-        """Add the budgets of a trial that begins."""
-        if self._add(sample.values):
+    def note(self, values: Mapping[str, Any], config: ExperimentConfig) -> None:
+        """Add the budgets of a trial that begins, of its values and the config of one of its runs."""
+        if self._add(values, config):
             self._write()
 
     def close(self) -> None:
@@ -51,12 +53,8 @@ class StudyBudgets:
     def _write(self) -> None:
         write_json(self._path, written(self._budgets), durable=False)
 
-    def _add(self, values: Mapping[str, Any]) -> bool:
+    def _add(self, values: Mapping[str, Any], config: ExperimentConfig) -> bool:
         """Whether the budgets of the configuration were new."""
-        try:
-            config = self._spec.config(values)
-        except UserError:
-            return False
         before = sum(map(len, self._budgets.values()))
         own = families(config)
         for phase, family in own.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sage_ray.config import ExperimentConfig
-from sage_ray.errors import UserError
+from sage_ray.errors import UserError, did_you_mean
 from sage_ray.files import read_json, write_json
 from sage_ray.locks import is_locked, locked
 from sage_ray.record.home import Home
@@ -122,9 +121,8 @@ class StudyFolder:
         folder = cls(home, name)
         known = home.study_names()
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-            mend = f"did you mean {near[0]}?" if near else f"`sage-ray list` shows the studies under {home.studies}"
-            raise UserError("no such study", name, mend)
+            otherwise = f"`sage-ray list` shows the studies under {home.studies}"
+            raise UserError("no such study", name, did_you_mean(name, known, otherwise))
         return folder
 
     def meta(self) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class TrialRun(BaseModel):
 
 
 class TrialTask(BaseModel):
-    """All that an actor needs for one trial; travels as JSON."""
+    """All that an actor needs for one trial; Ray pickles it, configs included, so that none is built again."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -85,7 +85,7 @@ def run_trial(config: dict[str, Any]) -> None:
     on later: the study is being stopped, or has to be because of `study_fault`, which no trial would survive). When
     Tune stops the trial, the thread ends with the report it stood in.
     """
-    task = TrialTask.model_validate_json(config["task"])
+    task: TrialTask = config["task"]
     finished: list[float] = []
     for index in range(len(task.runs)):
         value = _one_run(task, index, finished)

@@ -7,13 +7,13 @@ stages.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sage_ray.config import ExperimentConfig, stable_hash
+from sage_ray.files import sha256_of
 from sage_ray.sections import AdversarialConfig, PhaseName
 
 Numerics = Mapping[str, Any]
@@ -115,7 +115,7 @@ def stage_keys(config: ExperimentConfig, data_fingerprint: str, split_id: str, n
         )
         origin = {"start": keys["pretrain"], "epoch": config.pretrain.epochs, "handoff": config.pretrain.handoff}
     elif config.pretrain.checkpoint:
-        origin = {"start": file_sha256(Path(config.pretrain.checkpoint))}
+        origin = {"start": sha256_of(Path(config.pretrain.checkpoint))}
     if config.adversarial.epochs:
         phase = _phase_that_matters(tree["adversarial"], drop=("epochs",))
         if config.adversarial.perceptual == "none":
@@ -141,12 +141,6 @@ def stage_code_version(config: ExperimentConfig, phase: PhaseName, numerics: Num
     """The stage code version of one phase of a config: that of the newest change which touches it."""
     touching = (change.version for change in CODE_CHANGES if change.touches(config, phase, numerics))
     return max(touching, default=FIRST_CODE_VERSION)
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _loss_that_matters(loss: dict[str, Any]) -> dict[str, Any]:

@@ -71,7 +71,8 @@ class Arm:
     @cached_property
     def chain(self) -> tuple[str, ...]:
         """Keys of its stages, alike in two arms that can share the stage; they hold for one seed, fold and data set."""
-        return tuple(stage_keys(self.config.with_values({"pretrain.checkpoint": None}), "", "", {}).values())
+        pretrain = self.config.pretrain.model_copy(update={"checkpoint": None})
+        return tuple(stage_keys(self.config.with_sections(pretrain=pretrain), "", "", {}).values())
 
     @property
     def outcome(self) -> tuple[Any, ...]:
@@ -95,7 +96,7 @@ class Design(StudySpec):
     fraction: Fraction | None = None
 
     def on(self, runtime: RuntimeConfig) -> Design:
-        arms = [replace(a, config=a.config.model_copy(update={"runtime": runtime})) for a in self.arms]
+        arms = [replace(a, config=a.config.with_sections(runtime=runtime)) for a in self.arms]
         return replace(super().on(runtime), arms=tuple(arms))
 
     @property

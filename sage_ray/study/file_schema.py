@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from sage_ray.errors import UserError
+from sage_ray.errors import UserError, did_you_mean
 from sage_ray.identity import widened
 from sage_ray.metrics.definitions import STUDY_SCORES, is_lower_better
 from sage_ray.sections import word_or_number
@@ -244,8 +243,8 @@ def _as_user_error(error: ValidationError, where: str, model: type[StudyFile]) -
     label = f"{where}, {path}" if path else where
     if first["type"] == "extra_forbidden":
         known = _keys_at(first["loc"][:-1], model)
-        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.4)
-        return UserError("unknown key", label, f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}")
+        mend = did_you_mean(str(first["loc"][-1]), known, f"known: {', '.join(known)}")
+        return UserError("unknown key", label, mend)
     if first["type"] == "missing":
         return UserError("missing key", label, "add it")
     message = first["msg"].removeprefix("Value error, ")
@@ -263,8 +262,7 @@ def nearest(name: str, known: tuple[str, ...], kind: str) -> str:
     """`name` itself. Raises ValueError, with the nearest known name, unless it is among `known`."""
     if name in known:
         return name
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    raise ValueError(f"unknown {kind} {name}; " + (f"did you mean {near[0]}?" if near else "use " + ", ".join(known)))
+    raise ValueError(f"unknown {kind} {name}; {did_you_mean(name, known, 'use ' + ', '.join(known))}")
 
 
 def is_finite_number(value: Any) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +13,7 @@ from typing import Any
 import yaml
 
 from sage_ray.config import ExperimentConfig, check_path, stable_hash
-from sage_ray.errors import UserError
+from sage_ray.errors import UserError, did_you_mean
 from sage_ray.identity import identity_tree
 from sage_ray.study.base_config import (
     Sets,
@@ -127,10 +126,7 @@ class Space(StudySpec):
         free = {d.path: d for d in self.dimensions if d.kind != "tie"}
         for path in point:
             if path not in free:
-                near = difflib.get_close_matches(path, free, n=1, cutoff=0.4)
-                raise UserError(
-                    f"no free dimension {path}", where, f"did you mean {near[0]}?" if near else "use " + ", ".join(free)
-                )
+                raise UserError(f"no free dimension {path}", where, did_you_mean(path, free, "use " + ", ".join(free)))
         given = {path: _normal(self.base, path, value, where) for path, value in point.items()}
         for path, value in given.items():
             if not free[path].contains(value):

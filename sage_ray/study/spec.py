@@ -61,7 +61,7 @@ class StudySpec(ABC):
 
     def on(self: Spec, runtime: RuntimeConfig) -> Spec:
         """The same study with this runtime for all its runs."""
-        return replace(self, base=self.base.model_copy(update={"runtime": runtime}))
+        return replace(self, base=self.base.with_sections(runtime=runtime))
 
     @property
     def objective(self) -> ObjectivePart:
@@ -109,6 +109,14 @@ class StudySpec(ABC):
         if fold is not None:
             changed["data.split.fold"] = fold
         return self.base.with_values(changed)
+
+    def run_configs(self, number: int, values: Mapping[str, Any]) -> tuple[ExperimentConfig, ...]:
+        """The configs of the runs of trial `number`, in the order of `run_grid`: built here, and handed on to the step.
+
+        Raises:
+            UserError: the values cannot be combined.
+        """
+        return tuple(self.config(values, place.seed, place.fold) for place in self.run_grid(number))
 
     @abstractmethod
     def run_grid(self, number: int) -> list[RunPlace]:

@@ -1,4 +1,4 @@
-"""The command line's tree: `sage-ray VERB`, `sage-ray config VERB` and `sage-ray data VERB`, to which verbs are added."""
+"""The tree of the command line: `sage-ray VERB`, `sage-ray config VERB` and `sage-ray data VERB`."""
 
 from __future__ import annotations
 

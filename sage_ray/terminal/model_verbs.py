@@ -1,4 +1,4 @@
-"""The verbs that choose, train, compare and use models: each a thin shell over one public function, imported inside it."""
+"""The verbs that choose, train, compare and use models: thin shells over public functions, imported inside them."""
 
 from __future__ import annotations
 

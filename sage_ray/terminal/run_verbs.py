@@ -1,4 +1,4 @@
-"""The verbs that look around and that train: each a thin shell over one public function, imported inside the verb."""
+"""The verbs that look around, train and search: thin shells over public functions, imported inside them."""
 
 from __future__ import annotations
 

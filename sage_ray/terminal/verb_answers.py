@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sage_ray.errors import UserError
+from sage_ray.errors import UserError, did_you_mean
 from sage_ray.terminal.disk_answers import disk_line
 from sage_ray.terminal.display import params_text, score_text, tally, trial_table
 from sage_ray.terminal.model_answers import finished, named_model
@@ -233,8 +232,8 @@ def _resume_run(name: str, session: Session) -> Answer:
 
 def _unknown(name: str, session: Session) -> UserError:
     home = session.home
-    near = difflib.get_close_matches(name, [*home.study_names(), *home.final_ids(), *home.run_ids()], n=1, cutoff=0.4)
-    mend = f"did you mean {near[0]}?" if near else f"`{session.command('list')}` shows what there is"
+    known = [*home.study_names(), *home.final_ids(), *home.run_ids()]
+    mend = did_you_mean(name, known, f"`{session.command('list')}` shows what there is")
     return UserError("no such study, run or final training", name, mend)
 
 

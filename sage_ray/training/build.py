@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sage_ray.config import ExperimentConfig
 from sage_ray.errors import UserError
+from sage_ray.imaging.pickle_guard import refuse_pickle
 from sage_ray.losses.perceptual import VGG19Loss, load_vgg19
 from sage_ray.losses.segmentation import segmentation_loss
 from sage_ray.models import DISCRIMINATORS, GENERATORS, SEGMENTERS
@@ -188,10 +189,13 @@ def load_segmenter_file(segmenter: nn.Module, path: Path) -> None:
     """
     if not path.is_file():
         raise UserError("no such file", f"pretrain.checkpoint={path}", "give a .safetensors file of a segmenter")
+    refuse_pickle(path)
     try:
         weights = load_file(path)
     except Exception as error:  # safetensors raises its own, undocumented types
-        raise UserError("not a safetensors file", path, f"pickled weights are not loaded ({error})") from None
+        raise UserError(
+            "not a safetensors file", path, f"save the segmenter's weights as safetensors ({error})"
+        ) from None
     try:
         segmenter.load_state_dict(weights)
     except RuntimeError as error:

@@ -161,7 +161,7 @@ def test_a_trial_without_room_halts_the_study_instead_of_failing(
     told: list[dict[str, object]] = []
     monkeypatch.setattr(trainable.tune, "report", told.append)
     free[0] = 0
-    trainable.run_trial({"task": task.model_dump_json()})
+    trainable.run_trial({"task": task})
     assert [(t.get("trial_halted"), "not enough disk space" in str(t.get("study_fault"))) for t in told] == [(1, True)]
 
 

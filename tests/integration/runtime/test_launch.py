@@ -167,9 +167,9 @@ def test_another_run_can_start_from_a_registered_model(finished: Home, tmp_path:
     for named in ("models:/m@champion", "models:/m/1"):
         found = with_checkpoint(given.with_values({"pretrain.checkpoint": named}), finished).pretrain.checkpoint
         assert found is not None and Path(found).read_bytes() == weights.read_bytes()
-    for missing in ("models:/m@nobody", "models:/m/7", "models:/ghost/1"):
-        with pytest.raises(UserError, match=f"no such model.*{missing}"):
-            with_checkpoint(given.with_values({"pretrain.checkpoint": missing}), finished)
+    for missing, why in (("m@nobody", "version.*@nobody"), ("m/7", "version.*7"), ("ghost/1", "model.*ghost")):
+        with pytest.raises(UserError, match=f"no such .*{why}"):
+            with_checkpoint(given.with_values({"pretrain.checkpoint": f"models:/{missing}"}), finished)
 
 
 def stop_at(epoch: int, error: BaseException) -> Any:

@@ -61,7 +61,7 @@ def test_drawn_trials_add_theirs_and_what_others_may_draw(home: Home, tmp_path: 
     budgets = opened(home, spec)
     values = {"pretrain.epochs": 4, "adversarial.epochs": 1, "adversarial.lambda_cycle": 2.0}
     assert named(spec.config(values), home) == ([], [])
-    budgets.note(Sample(values, values, {}))
+    budgets.note(values, spec.config(values))
     assert named(spec.config(values), home) == ([2, 4], [1, 3])
     assert named(spec.config(values | {"adversarial.lambda_cycle": 1.0}), home) == ([2, 4], [])
     before = read_budgets(home.studies / spec.name / FILE)

@@ -52,7 +52,7 @@ def train_untold(home: Home, design: Design) -> None:
     storage = StudyStorage(folder.path, design.name, design)
     storage.enqueue(design.fixed, design)
     for number in range(design.trials):
-        _, sample = storage.draw(None, design)
+        sample = storage.draw(None, design).sample
         (place,) = design.run_grid(number)
         labels = RunLabels(study=design.name, trial=number, arm=place.arm, fold=place.fold)
         run(design.config(sample.values, place.seed, place.fold), home, place.run_id, labels=labels, mirror=False)

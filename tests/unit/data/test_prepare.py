@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from sage_ray.data.manifest import COLUMNS, manifest, read_manifest, write_manifest
-from sage_ray.data.pairs import file_sha256
 from sage_ray.data.prepare import PreparedData, prepare
 from sage_ray.data.preprocess import prepare_image, prepare_mask
 from sage_ray.data.synth import draw_pair, write_dataset
 from sage_ray.errors import UserError
+from sage_ray.files import sha256_of
 from sage_ray.sections import DataConfig
 
 NUM = 9
@@ -46,7 +46,7 @@ def test_rows_are_the_prepared_files_sorted_by_contents(folder: Path, tmp_path: 
     assert list(data.shas) == sorted(data.shas) and len(set(data.stems)) == NUM
     for row, stem in enumerate(data.stems):
         image_file, mask_file = folder / "images" / f"{stem}.png", folder / "segmaps" / f"{stem}.png"
-        assert data.shas[row] == file_sha256(image_file)
+        assert data.shas[row] == sha256_of(image_file)
         np.testing.assert_array_equal(data.images[row], prepare_image(np.asarray(Image.open(image_file)), (32, 48)))
         labels = np.asarray(Image.open(mask_file))
         want = prepare_mask(labels, (32, 48), erosion=2, min_object_pixels=4)
@@ -223,7 +223,7 @@ def test_manifest_tells_every_image_and_its_part(folder: Path, tmp_path: Path) -
     ]  # fmt: skip
     for row in table.itertuples():
         assert (folder / "images" / row.image_file).is_file() and (folder / "segmaps" / row.mask_file).is_file()
-        assert file_sha256(folder / "segmaps" / row.mask_file) == row.mask_sha256
+        assert sha256_of(folder / "segmaps" / row.mask_file) == row.mask_sha256
         assert (row.rows, row.columns) == (40, 40) and 0 < row.coverage < 1 and row.objects > 0
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match="unreadable manifest"):

@@ -54,7 +54,7 @@ class Study:
             self.storage,
             space,
             orphans=orphans,
-            payload=lambda number, sample: {"values": sample.values},
+            payload=lambda drawn: {"values": drawn.sample.values},
             progress=lambda number: (on_disk or {}).get(number, Progress()),
             halted=lambda: self.halted,
             limit=lambda: self.limit,
