@@ -139,7 +139,7 @@ def reference_of(versions: Sequence[Version]) -> Version:
 
 
 def compare_versions(home: Home, versions: Sequence[Version], reference: Version) -> Comparison:
-    """As `compare`, of these versions with this reference (one of them), without a table on disk."""
+    """Compare these versions with one of them, as `compare` does, without a table on disk."""
     check_same_test(versions)
     loaded = [_Loaded(v, pd.read_parquet(download(home, v, f"artifacts/{SCORES_FILE}"))) for v in versions]
     loaded, notes = _grouped_alike(loaded)
