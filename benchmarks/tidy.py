@@ -20,7 +20,7 @@ import numpy as np
 
 from sage_ray.config import ExperimentConfig, dump
 from sage_ray.files import write_json, write_text
-from sage_ray.metrics.definitions import COUNTS, IMAGE_SCORES
+from sage_ray.metrics.definitions import COUNTS, IMAGE_SCORES, VALIDATION_SCORES, definitions
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunRecord
@@ -28,7 +28,7 @@ from sage_ray.record.run_record import RunRecord
 LIMIT_S, LIMIT_MB = 10.0, 1000.0
 EPOCHS, PRETRAIN, IMAGES, SEEDS, ARMS = 60, 24, 28, 5, 10
 LOSSES = ("loss", "loss_rec_mask", "loss_id_mask", "loss_adv_image", "loss_adv_mask", "loss_disc_image")
-CURVES = (*(f"val/{name}" for name in (*IMAGE_SCORES, "f1_pixel", "loss")), *(f"train/{name}" for name in LOSSES))
+CURVES = (*VALIDATION_SCORES, *(f"train/{name}" for name in LOSSES))
 
 
 def write_home(home: Home, num_runs: int) -> None:
@@ -80,9 +80,12 @@ def write_metrics(folder: RunFolder, draws: np.random.Generator) -> None:
 
 def _image_rows(draws: np.random.Generator) -> list[dict[str, object]]:
     names = (*IMAGE_SCORES, *COUNTS)
+    defined = definitions(
+        min_object_pixels=15, boundary_tolerance=2.0, mask_erosion=0, min_truth_pixels=0, image_size=(512, 768)
+    )
     return [
         {"part": part, "checkpoint": "best", "image_sha": f"{part}{image:060x}", "score": name, "value": value,
-         "definition": f"{name} of foreground pixels, argmax (probability > 0.5), mean over images, truth as given"}
+         "definition": defined[name]}
         for part in ("val", "test")
         for image in range(IMAGES)
         for name, value in zip(names, draws.random(len(names)).tolist(), strict=True)

@@ -52,7 +52,7 @@ class Result:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options of a comparison with a reference arm."""
+    """Add the options of a comparison with a reference arm."""
     parser.add_argument("--reference", help="arm that the others are compared with [default: the design's]")
     parser.add_argument("--without", action="append", default=[], help="leave this arm out; may be repeated")
     parser.add_argument("--claim", choices=get_args(Claim), default="worse", help="about each arm [default: worse]")

@@ -147,7 +147,9 @@ def check_runs(finished: pd.DataFrame, study: str) -> None:
 
 
 def choose_part(tidy: Tidy, runs: ArmRuns, wanted: str | None) -> tuple[str, str]:
-    """(part, sentence on it): the locked test part if every run has been scored on it, else validation.
+    """The part of the data that arms are compared on, and a sentence on it.
+
+    It is the locked test part if every run has been scored on it, else validation.
 
     Raises:
         UserError: the test part is asked for and a run was not scored on it.
@@ -165,7 +167,7 @@ def choose_part(tidy: Tidy, runs: ArmRuns, wanted: str | None) -> tuple[str, str
 
 
 def image_scores(tidy: Tidy, runs: ArmRuns, part: str, score: str) -> Scores:
-    """A score of each image under each run's kept weights; one per run for pooled pixel F1, or where folds differ.
+    """A score of each image under each run's kept weights; one per run of pooled pixel F1, or where folds differ.
 
     Raises:
         UserError: the score is not stored, has several definitions, or runs were scored on different images.
@@ -229,7 +231,7 @@ def validation_curves(
 
 
 def finished_curves(tidy: Tidy, facts: StudyFacts, score: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(finished runs of a study, their `validation_curves` of one score).
+    """The finished runs of a study, and their `validation_curves` of one score.
 
     Raises:
         UserError: no such curve, several definitions, mixed data, or a lost file.
@@ -363,7 +365,7 @@ def _two_that_differ(sets: Mapping[str, frozenset[str]]) -> tuple[str, str]:
 
 
 def _with_groups(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of one score with the micrograph of every image, its own sha where it is no crop; no column if none is one.
+    """Rows of one score with the micrograph of every image, or its own sha where the image is no crop.
 
     Copies of one picture, which a group may hold, get names of their own.
     """

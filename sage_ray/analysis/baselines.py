@@ -67,7 +67,7 @@ def listed_systems(judged: Judged) -> list[str]:
     return list(dict.fromkeys([*PUBLISHED, *listed_arms(judged.runs)]))
 
 
-def name_of(arm: str) -> str:
+def system_name(arm: str) -> str:
     """The system's name in the paper, or the arm's."""
     return PUBLISHED[arm][0] if arm in PUBLISHED else arm
 
@@ -79,23 +79,23 @@ def system_table(judged: Judged, score: str, curves: dict[str, dict[str, ArmMean
     level = percent(judged.options.level)
     columns = [
         "system", "paper", "seeds", f"best epoch [{level}]", f"plateau [{level}]", f"{part} [{level}]",
-        f"{part} minus {name_of(runs.reference)}", "p (Holm)", "verdict",
+        f"{part} minus {system_name(runs.reference)}", "p (Holm)", "verdict",
     ]  # fmt: skip
     rows = []
     for arm in listed_systems(judged):
         paper = number(PUBLISHED[arm][1].get(score)) if arm in PUBLISHED else NONE
         if arm not in runs.arms:
             why = "not run" if arm in runs.not_run else "no run" if arm in runs.facts.arms else "not in this study"
-            rows.append([name_of(arm), paper, NONE, why, *[NONE] * 5])
+            rows.append([system_name(arm), paper, NONE, why, *[NONE] * 5])
             continue
         mean, row = result.mean(arm), result.row(arm)
         means = (curves["best"][arm], curves["plateau"][arm], mean)
         cells = [str(mean.num_seeds), *(interval(m.mean, m.low, m.high) for m in means)]
         if row is None:
-            rows.append([f"{name_of(arm)} (reference)", paper, *cells, NONE, NONE, NONE])
+            rows.append([f"{system_name(arm)} (reference)", paper, *cells, NONE, NONE, NONE])
             continue
         difference = interval(row.difference, row.low, row.high, signed=True)
-        rows.append([name_of(arm), paper, *cells, difference, p_value(row.p_holm), row.verdict])
+        rows.append([system_name(arm), paper, *cells, difference, p_value(row.p_holm), row.verdict])
     return TextTable(
         title=f"Systems of {runs.facts.name}: {label(score)}",
         columns=columns,
@@ -117,7 +117,7 @@ def system_cost_table(tidy: Tidy, judged: Judged) -> tuple[TextTable, pd.DataFra
         if arm in runs.arms:
             known = spent.loc[[arm]].iloc[0]
             parameters = f"{known['parameters']:,.0f}" if known["parameters"] > 0 else NONE
-            rows.append([name_of(arm), parameters, f"{known[measured]:,.0f}", str(seeds[arm])])
+            rows.append([system_name(arm), parameters, f"{known[measured]:,.0f}", str(seeds[arm])])
     where = "GPU seconds" if on_gpu else "CPU seconds (no GPU was used)"
     table = TextTable(
         title=f"Systems of {runs.facts.name}: cost",
@@ -173,7 +173,7 @@ def figure(judged: Judged, curves: dict[str, dict[str, dict[str, ArmMean]]], pat
                     axes.plot(mean.mean, y + 0.24 - 0.16 * k, **_mark(k))
         axes.set_title(label(score), fontsize=10)
         tidy_axes(axes)
-    panels[0].set_yticks(range(len(arms)), [name_of(arm) for arm in reversed(arms)])
+    panels[0].set_yticks(range(len(arms)), [system_name(arm) for arm in reversed(arms)])
     for k, name in enumerate(series):
         panels[0].plot([], [], label=name, **_mark(k))
     drawing.legend(loc="outside upper center", ncols=4, fontsize=8, frameon=False)

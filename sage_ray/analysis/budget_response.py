@@ -71,7 +71,7 @@ def seconds_table(facts: StudyFacts, found: pd.DataFrame) -> TextTable:
 
 
 def draw(found: pd.DataFrame, score: str, axes: Any, path: str, other: str) -> None:
-    """The response to one phase's epochs, a line for each budget of the other phase (one if there are many)."""
+    """Draw the response to one phase's epochs, a line for each budget of the other phase (one if there are many)."""
     levels = sorted(found[other].dropna().unique())
     grouped = [(f"{other} {value:g}", found[found[other] == value]) for value in levels]
     if len(levels) > MAX_LINES:

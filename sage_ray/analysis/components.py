@@ -27,7 +27,7 @@ def applies(facts: StudyFacts) -> str | None:
 
 
 def is_anothers(tidy: Tidy, facts: StudyFacts) -> bool:
-    """Whether a script of its own tabulates the study."""
+    """Whether another script, made for such studies, tabulates the study."""
     reasons = (
         baselines.applies(facts), loss_arms.applies(tidy, facts), scorings.applies(tidy, facts)
     )  # fmt: skip

@@ -46,7 +46,7 @@ def plateau(values: Sequence[float] | np.ndarray) -> float:
 
 
 def best_score(values: Sequence[float] | np.ndarray, *, lower: bool = False) -> tuple[float, int]:
-    """(best score, its place from 0) over the epochs that have a finite score; (nan, -1) if none has one."""
+    """The best of the finite scores and its place, counted from 0; (nan, -1) if none is finite."""
     scores = np.asarray(values, np.float64)
     if not np.isfinite(scores).any():
         return math.nan, -1

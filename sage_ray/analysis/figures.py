@@ -1,4 +1,4 @@
-"""Figures that print well in grey: styles differ in dash, marker and lightness; a footer with the provenance."""
+"""Figures that print well in grey, with a footer that says what they were made from."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def tidy_axes(*many: Any) -> None:
-    """Light grid, no box, text of one size."""
+    """Give axes a light grid, no box, and text of one size."""
     for axes in many:
         axes.grid(color="0.88", linewidth=0.6)
         axes.set_axisbelow(True)

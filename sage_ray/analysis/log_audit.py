@@ -114,12 +114,12 @@ def read_log(
 
 
 def audit_log(log: Log) -> list[AuditedPhase]:
-    """Every score in every phase."""
+    """The facts of every score in every phase."""
     return [_audit(log, phase, rows, score) for phase, rows in log.phases.items() for score in log.columns]
 
 
 def noise(values: np.ndarray) -> tuple[float, float]:
-    """(sd, lag-1 autocorrelation) around a running median of 11, of the last 50 values that have one; nan for none."""
+    """Standard deviation and lag-1 autocorrelation of the last 50 values around a running median of 11, or nan."""
     running = pd.Series(values).rolling(WIDE, center=True).median().to_numpy()
     rest = (values - running)[WIDE // 2 : len(values) - WIDE // 2][-RECENT:]
     if len(rest) < 10 or not np.isfinite(rest).all() or rest.std() == 0:
@@ -154,7 +154,7 @@ def log_table(name: str, audited: Sequence[AuditedPhase]) -> TextTable:
 
 
 def draw_log(log: Log, audited: Sequence[AuditedPhase], path: Path, source: Provenance) -> Path:
-    """Every score by epoch with its best epoch and its plateau, one row per score and one column per phase."""
+    """Draw every score by epoch with its best epoch and its plateau, one row per score and one column per phase."""
     figure = new_figure(1.0 + 3.6 * len(log.phases), 1.0 + 2.3 * len(log.columns))
     grid = figure.subplots(len(log.columns), len(log.phases), squeeze=False, sharey="row")
     for found in audited:

@@ -32,7 +32,7 @@ FINE = 60
 
 @dataclass(frozen=True)
 class Curve:
-    """A response.
+    """The response of a score to a setting.
 
     Attributes:
         table: x, value, low, high, runs, trials; low and high nan where nothing tells the spread.
@@ -146,7 +146,7 @@ def _lowess(at: np.ndarray, values: np.ndarray, grid: np.ndarray) -> np.ndarray:
 
 
 def draw_response(axes: Any, found: pd.DataFrame, curve: Curve, path: str, *, log: bool) -> None:
-    """Points and curve: filled for finished runs, open for stopped ones, ticks at the foot for failed ones."""
+    """Draw points and curve: filled for finished runs, open for stopped ones, ticks at the foot for failed ones."""
     finished = found[found["state"] == FINISHED]
     failed = found[found["state"] == "FAIL"]
     stopped = found[found["value"].notna() & ~found["state"].isin([FINISHED, "FAIL"])]

@@ -60,7 +60,7 @@ class ScoreArray:
 
 
 def score_array(scores: pd.DataFrame, by_image: bool) -> ScoreArray:
-    """The frame as an array.
+    """The frame as a complete array.
 
     Args:
         scores: columns arm, seed, value and, if `by_image`, image; one row per cell. A column group names the

@@ -46,7 +46,7 @@ def applies(tidy: Tidy, facts: StudyFacts) -> str | None:
 
 
 def arm_scores(tidy: Tidy, runs: ArmRuns, arm: str, part: str, score: str) -> dict[str, Scores]:
-    """The score of one arm, by measure; one definition within the arm, which the others need not share."""
+    """The scores of one arm by measure. They have one definition, which the other arms need not share."""
     own = replace(runs, runs=runs.runs[runs.runs["arm"] == arm].reset_index(drop=True), arms=(arm,), reference=arm)
     return {**curve_scores(tidy, own, score), "kept": image_scores(tidy, own, part, score)}
 

@@ -124,7 +124,7 @@ def _cells(found: pd.DataFrame) -> list[str]:
 
 
 def flattery_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """(mean, low, high) of finite values, a 95 % t interval over them; without bounds for fewer than two."""
+    """Mean of the finite values and the bounds of its 95 % t interval; nan for bounds of fewer than two values."""
     finite = values[np.isfinite(values)]
     if len(finite) < 2:
         return (float(finite.mean()) if len(finite) else math.nan, math.nan, math.nan)
@@ -135,7 +135,7 @@ def flattery_interval(values: np.ndarray) -> tuple[float, float, float]:
 def draw(
     tables: dict[str, pd.DataFrame], facts: StudyFacts, path: Path, source: Provenance, partial: Sequence[str]
 ) -> Path:
-    """Best epoch against plateau, a mark for each run of the last phase, one panel per score."""
+    """Draw best epoch against plateau, a mark for each run of the last phase, one panel per score."""
     figure = new_figure(1.2 + 3.6 * len(tables), 4.6)
     panels = figure.subplots(1, len(tables), squeeze=False)[0]
     for axes, (score, table) in zip(panels, tables.items(), strict=True):

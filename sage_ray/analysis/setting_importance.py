@@ -71,7 +71,7 @@ def too_short(tidy: Tidy, facts: StudyFacts) -> str | None:
 
 
 def stored_trials(folder: Path, name: str) -> tuple[list[FrozenTrial], bool]:
-    """(ended trials of a study, whether higher values are better).
+    """The ended trials of a study, and whether higher values are better.
 
     Raises:
         UserError: the storage is damaged or holds no such study.
@@ -213,7 +213,7 @@ def _note(method: str, num_used: int, num_complete: int) -> str:
 
 
 def table_of(facts: StudyFacts, found: Importance, resamples: int) -> TextTable:
-    """The importances as texts."""
+    """The importances as a table of texts."""
     rows = [[str(row.setting), interval(row.importance, row.low, row.high)] for row in found.table.itertuples()]
     return TextTable(
         title=f"What decides {facts.metric} in {facts.name}",
@@ -230,7 +230,7 @@ def table_of(facts: StudyFacts, found: Importance, resamples: int) -> TextTable:
 
 
 def draw(found: Importance, path: Path, title: str, source: Provenance) -> Path:
-    """Bars with intervals, the most important setting on top."""
+    """Draw bars with intervals, the most important setting on top."""
     table = found.table.iloc[::-1]
     figure = new_figure(6.8, 1.7 + 0.32 * len(table))
     axes = figure.subplots()

@@ -19,7 +19,7 @@ from sage_ray.study.design_schema import DEFAULT_REFERENCE, FINAL_ARM
 
 @dataclass(frozen=True)
 class StudyFacts:
-    """A study.
+    """What is known of a study.
 
     Attributes:
         name: of its folder.

@@ -80,7 +80,7 @@ class TextTable:
 
 
 def provenance_of(study: str, runs: pd.DataFrame) -> Provenance:
-    """Of the runs (rows of `Tidy.runs`) that a table was made from."""
+    """The provenance of a table that was made from these runs (rows of `Tidy.runs`)."""
     seeds = sorted({int(seed) for seed in runs["seed"] if seed is not None})
     dirty = "dirty" in runs and any(value == 1 for value in runs["dirty"] if value is not None)
     return Provenance(
@@ -118,7 +118,7 @@ def write_tables(
 
 
 def markdown_of(tables: Sequence[TextTable], source: Provenance) -> str:
-    """The tables with their notes, and the footer once."""
+    """The tables as markdown with their notes, and the footer once."""
     lines: list[str] = []
     for place, table in enumerate(tables):
         lines += [f"{'#' if place == 0 else '##'} {table.heading}", ""]
@@ -129,7 +129,7 @@ def markdown_of(tables: Sequence[TextTable], source: Provenance) -> str:
 
 
 def latex_of(tables: Sequence[TextTable], source: Provenance) -> str:
-    """Plain tabulars (no package needed) with notes below them, the footer as comments."""
+    """The tables as plain tabulars, which need no package, with notes below them and the footer as comments."""
     lines = [f"% {line}" for line in source.lines()]
     for table in tables:
         lines += ["", r"\begin{center}", rf"\textbf{{{escape(table.heading)}}}\par\smallskip"]
@@ -143,7 +143,7 @@ def latex_of(tables: Sequence[TextTable], source: Provenance) -> str:
 
 
 def escape(text: str) -> str:
-    """Text for LaTeX."""
+    """The text with LaTeX's special characters escaped."""
     return "".join(_LATEX.get(character, character) for character in text.replace("`", ""))
 
 

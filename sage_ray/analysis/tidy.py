@@ -176,7 +176,7 @@ class _Contents:
 
     @classmethod
     def of(cls, path: Path) -> _Contents:
-        """Of the table at `path`; nothing if there is none of this format."""
+        """The contents of the table at `path`; nothing if there is none of this format."""
         try:
             stored = json.loads(pq.read_metadata(path).metadata[_CONTENTS])
             if stored["format"] == FORMAT:
@@ -221,7 +221,7 @@ def _groups_of(path: Path, kept: Collection[str]) -> Iterator[pa.Table]:
 
 
 def _stamp(folder: Path) -> str:
-    """Changes when a file of the run that the table is made from does."""
+    """A text that changes when a file changes that the table is made from."""
     marks = []
     for name in FILES:
         try:
@@ -254,7 +254,7 @@ def _texts(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def fetch(uri: str, home: Home, studies: Collection[str] | None, say: Say) -> Home:
-    """Bring what an MLflow store holds of records, scores and studies into a folder of its own; returns it as a home.
+    """Copy records, scores and studies from an MLflow store into a folder of its own, and return it as a home.
 
     What has not changed on the server since the last time is not fetched again.
 

@@ -356,7 +356,7 @@ def _read_frame(path: Path) -> pd.DataFrame | None:
 def _evaluation(
     task: _Task, frame: pd.DataFrame, home: Home, path: Path, read: dict[str, Any] | None, *, fresh: bool
 ) -> Evaluation:
-    """What is found; its counts are those after `read` has been counted."""
+    """The evaluation of the scores in `frame`; its counts are those after `read` has been counted."""
     where = task.ref.text
     mine = frame[frame["checkpoint"] != BASELINE]
     other = frame[frame["checkpoint"] == BASELINE]

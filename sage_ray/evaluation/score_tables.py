@@ -110,7 +110,7 @@ def seed_table(frame: pd.DataFrame, score: str, where: str) -> SeedTable:
 
 
 def _groups(rows: pd.DataFrame, shas: Sequence[str]) -> tuple[str, ...]:
-    """Micrograph of each image; files of before have none, where every image is its own."""
+    """Micrograph of each image; the image itself where it is no crop, or where none was stored."""
     if "group" not in rows:
         return tuple(shas)
     named = rows.dropna(subset="group").drop_duplicates("image_sha").set_index("image_sha")["group"]
@@ -118,7 +118,7 @@ def _groups(rows: pd.DataFrame, shas: Sequence[str]) -> tuple[str, ...]:
 
 
 def why_no_interval(groups: Sequence[Hashable]) -> str | None:
-    """Why nothing can be said of further images: they are one image, or crops of one micrograph; None if it can."""
+    """Why there is no interval over images: they are one image, or crops of one micrograph; None if there is."""
     together = by_group(groups, len(groups))
     if together.num_groups > 1:
         return None

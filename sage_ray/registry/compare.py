@@ -28,6 +28,7 @@ from sage_ray.registry.card import score_text
 from sage_ray.registry.package import SCORES_FILE
 from sage_ray.runtime.devices import crossing
 from sage_ray.statistics import Interval, Verdict, coarser, paired_interval, verdicts
+from sage_ray.statistics.claims import UNDECIDED, WORDS
 
 CHAMPION = "champion"
 FIRST = "first version"
@@ -139,7 +140,7 @@ def reference_of(versions: Sequence[Version]) -> Version:
 
 
 def compare_versions(home: Home, versions: Sequence[Version], reference: Version) -> Comparison:
-    """As `compare`, of these versions with this reference (one of them), without a table on disk."""
+    """Compare these versions with one of them, as `compare` does, without a table on disk."""
     check_same_test(versions)
     loaded = [_Loaded(v, pd.read_parquet(download(home, v, f"artifacts/{SCORES_FILE}"))) for v in versions]
     loaded, notes = _grouped_alike(loaded)
@@ -163,7 +164,7 @@ def compare_versions(home: Home, versions: Sequence[Version], reference: Version
                 reference=reference.version,
                 differences=differences[number][0],
                 p_value=found.p_value if found else None,
-                verdict=found.word if found else "undecided",
+                verdict=found.word if found else WORDS[UNDECIDED],
             )
         else:
             row = replace(row, is_reference=True)

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 from sage_ray.errors import UserError
 from sage_ray.evaluation import ledger
+from sage_ray.evaluation.score_tables import PRIMARY
 from sage_ray.record.home import Home
 from sage_ray.record.model_versions import MODEL_NAME, Version, get_version, list_versions, registry
 from sage_ray.record.provenance import now, who
 from sage_ray.registry.compare import CHAMPION, FIRST, compare_versions, difference_text, reference_of
 from sage_ray.registry.register import CHALLENGER
+from sage_ray.statistics.claims import SUPPORTED, WORDS
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def promote(
     if before is None:
         oldest = reference.version
         _record(home, Promotion(model_name, oldest, True, CHAMPION, oldest, None, FIRST, None, None))
-    won = verdict == "supported"
+    won = verdict == WORDS[SUPPORTED]
     champion = entry.version if won else reference.version
     alias = CHAMPION if won else CHALLENGER
     previous = before.version if before else None
@@ -96,7 +98,7 @@ def _judge(home: Home, entry: Version, reference: Version) -> tuple[str, str]:
     comparison = compare_versions(home, [reference, entry], reference)
     row = next(row for row in comparison.versions if row.version == entry.version)
     assert row.differences is not None and row.verdict is not None
-    gain = row.differences["dice"]
+    gain = row.differences[PRIMARY]
     return row.verdict, f"{difference_text(gain)}, {gain.over}"
 
 

@@ -25,7 +25,7 @@ from sage_ray.metrics.definitions import (
     name_of,
     whole_definition,
 )
-from sage_ray.training.scoring import score_definitions
+from sage_ray.training.scoring import per_image_rows, score_definitions
 
 SETTINGS: dict[str, Any] = {
     "min_object_pixels": 15, "boundary_tolerance": 2.0, "mask_erosion": 0, "min_truth_pixels": 0,
@@ -101,3 +101,12 @@ def test_a_definition_of_an_earlier_release_is_completed_and_a_foreign_one_kept(
     assert whole_definition("dice", short, {}) == short
     assert all(counted_for(whole[name]) == whole[POOLED] for name in COUNTS)
     assert counted_for(short) == short
+
+
+def test_training_stores_whole_definitions_beside_validation_scores() -> None:
+    config = ExperimentConfig()
+    scores = dict.fromkeys((*IMAGE_SCORES, *COUNTS), 0.5)
+    rows = per_image_rows([scores], ["a" * 64], config, part="val", checkpoint="best")
+    assert {row["score"]: row["definition"] for row in rows} == {
+        name: text for name, text in score_definitions(config).items() if name != POOLED
+    }
