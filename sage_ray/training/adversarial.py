@@ -105,7 +105,8 @@ def run_cycles(
     real_features = functools.cache(lambda: _features(real_image, recipe))  # for both images, if a term needs them
 
     with recipe.autocast():
-        # Forward cycle. rec_mask trains the segmenter on synthetic steps, and a generator that learns on all or those.
+        # Forward cycle. rec_mask trains the segmenter on synthetic steps. It trains a generator that learns at every
+        # step, or on synthetic steps only (row 3).
         fake_image = generate(generator, real_mask, draws, recipe, "fake", extra_entry=True)
         feedback = settings.generator_feedback == "every_step" and not frozen
         if weights["rec_mask"] and (synthetic or feedback):
