@@ -162,6 +162,9 @@ def time_kind(training: Training, kind: Kind, sizes: Sizes, until: float) -> dic
     Steps are not waited for one by one: on a GPU the host runs ahead, as it does in training.
 
     Args:
+        training: networks and batches of the phase.
+        kind: of step.
+        sizes: how many steps are timed, and how many are taken before.
         until: value of `time.monotonic()` after which no step more than `MIN_STEPS` begins.
     """
     device, recipe = training.device, training.recipe(kind)

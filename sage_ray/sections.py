@@ -24,8 +24,10 @@ PHASES: tuple[PhaseName, ...] = ("pretrain", "adversarial")
 
 
 def word_or_number(value: Any, words: tuple[str, ...], least: float = 0) -> Any:
-    """`value` itself. Raises ValueError unless it is one of the words or a number of at least `least`; what pydantic
-    says of a union names its types."""
+    """`value` itself if it is one of the words or a number of at least `least`, else ValueError.
+
+    Used where pydantic's own message about a union would name its types.
+    """
     is_word = isinstance(value, str) and value in words
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and least <= value < float("inf")
     if not is_word and not is_number:
@@ -34,10 +36,14 @@ def word_or_number(value: Any, words: tuple[str, ...], least: float = 0) -> Any:
 
 
 class Section(BaseModel):
+    """A part of the config: frozen, and refusing keys that it does not know."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class SplitConfig(Section):
+    """Which images are locked away as test set, which choose epochs and configurations, and which are trained on."""
+
     test: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Share of all images locked away as test set (row 9: the published code has none)."""
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.15
@@ -100,6 +106,8 @@ class AugmentConfig(Section):
 
 
 class DataConfig(Section):
+    """The images and masks of a run, and what is done to them before they are split."""
+
     path: str = "synthetic://ordered?num=64&size=128&seed=0"
     """Folder with images/ and masks/ or segmaps/; or `synthetic://ordered?num=N&size=S&seed=K`, drawn particles."""
     image_size: tuple[Annotated[int, Field(ge=16)], Annotated[int, Field(ge=16)]] = (512, 768)
@@ -122,6 +130,8 @@ class DataConfig(Section):
 
 
 class SegmenterConfig(Section):
+    """The network from image to mask, which both phases train and which a run is judged by."""
+
     name: str = "attention_unet"
     """A name from `sage_ray.models.SEGMENTERS`."""
     width: PositiveInt = 64
@@ -139,6 +149,8 @@ class SegmenterConfig(Section):
 
 
 class GeneratorConfig(Section):
+    """The network from mask to image of phase 2."""
+
     name: str = "style_unet"
     width: PositiveInt = 64
     depth: Annotated[int, Field(ge=1, le=6)] = 4
@@ -155,6 +167,8 @@ class GeneratorConfig(Section):
 
 
 class DiscriminatorsConfig(Section):
+    """The two networks of phase 2 that tell real images and masks from made ones; both are built alike."""
+
     name: str = "patch_gan"
     width: PositiveInt = 64
     attention: bool = True
@@ -213,6 +227,8 @@ class ScheduleConfig(Section):
 
 
 class PretrainConfig(Section):
+    """Phase 1: the segmenter learns from real pairs alone."""
+
     epochs: Count = 200
     lr: Positive = 1e-4
     batch_size: PositiveInt = 2
@@ -237,6 +253,8 @@ class TermWeights(Section):
 
 
 class AdversarialConfig(Section):
+    """Phase 2: all four networks learn, the segmenter from generated images too."""
+
     epochs: Count = 500
     lr: Positive = 1e-4
     batch_size: PositiveInt = 2
@@ -283,6 +301,8 @@ class AdversarialConfig(Section):
 
 
 class EvaluationConfig(Section):
+    """How a run is scored, and which of its weights are kept."""
+
     select: Literal["best", "last", "ema"] = "best"
     """Which weights a run keeps as its result (row 9)."""
     metric: str = "val/dice"

@@ -35,7 +35,7 @@ class SampleDraws(Protocol):
     """The part of `training.draws.KeyedDraws` that augmentation asks for."""
 
     def row_uniform(self, name: str, count: int) -> list[list[float]]:
-        """`count` host floats in [0, 1) a row, keyed by the row's sample."""
+        """`count` host floats in [0, 1) per row, keyed by the row's sample."""
         ...
 
     def normal(self, name: str, shape: Sequence[int]) -> Tensor:
@@ -43,7 +43,7 @@ class SampleDraws(Protocol):
         ...
 
 
-class _Rows:
+class _SampleNumbers:
     """The host numbers of a batch, by name, and which rows drew an operation."""
 
     def __init__(self, draws: SampleDraws, device: torch.device) -> None:
@@ -83,7 +83,7 @@ def augment(image: Tensor, mask: Tensor, config: AugmentConfig, draws: SampleDra
     Returns:
         image (B,1,H,W) float32 in [0,1] and mask (B,1,H,W) float32 in {0,1}.
     """
-    rows = _Rows(draws, image.device)
+    rows = _SampleNumbers(draws, image.device)
     image, mask = image.clone(), mask.clone()
     _crop(image, mask, config, rows)
     for name, axis in (("hflip", 3), ("vflip", 2)):
@@ -111,7 +111,7 @@ def augment(image: Tensor, mask: Tensor, config: AugmentConfig, draws: SampleDra
     return image.clamp_(0, 1), mask
 
 
-def _crop(image: Tensor, mask: Tensor, config: AugmentConfig, rows: _Rows) -> None:
+def _crop(image: Tensor, mask: Tensor, config: AugmentConfig, rows: _SampleNumbers) -> None:
     """Rows that drew it are cropped to `crop_scale` of each side and resized back, the mask to the nearest."""
     chosen = rows.drew("crop", config)
     if not chosen or config.crop_scale == 1:
@@ -129,7 +129,7 @@ def _crop(image: Tensor, mask: Tensor, config: AugmentConfig, rows: _Rows) -> No
     mask[index] = functional.grid_sample(mask[index], grid, mode="nearest", padding_mode="border", align_corners=False)
 
 
-def _clahe(image: Tensor, config: AugmentConfig, rows: _Rows) -> None:
+def _clahe(image: Tensor, config: AugmentConfig, rows: _SampleNumbers) -> None:
     chosen = rows.drew("clahe", config)
     if not chosen:
         return
@@ -142,8 +142,10 @@ def _clahe(image: Tensor, config: AugmentConfig, rows: _Rows) -> None:
 
 @contextmanager
 def _counting() -> Iterator[None]:
-    """torch does not refuse operations for want of a fixed order: pixels are counted, and the sum of whole numbers has
-    the same bits in any order."""
+    """Inside, torch does not refuse operations that have no fixed order.
+
+    Pixels are counted here, and a sum of whole numbers has the same bits in any order.
+    """
     refused = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(False)
     try:
@@ -152,7 +154,7 @@ def _counting() -> Iterator[None]:
         torch.use_deterministic_algorithms(refused)
 
 
-def _noise(image: Tensor, config: AugmentConfig, rows: _Rows, draws: SampleDraws) -> None:
+def _noise(image: Tensor, config: AugmentConfig, rows: _SampleNumbers, draws: SampleDraws) -> None:
     chosen = rows.drew("noise", config)
     if not chosen:
         return

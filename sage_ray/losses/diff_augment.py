@@ -35,7 +35,7 @@ class AugmentDraw:
 
 
 def diff_augment(image: Tensor, draws: DiscriminatorDraws, name: str) -> Tensor:
-    """`image` (N,C,H,W) with all five steps applied; parameters are drawn an image, under `name`.
+    """`image` (N,C,H,W) with all five steps applied; parameters are drawn per image, under `name`.
 
     Always applies: the caller decides with the probability. The same draws and name give the same parameters.
     """

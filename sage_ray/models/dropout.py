@@ -1,8 +1,8 @@
 """Dropout whose keep masks come from keyed draws, so that no generator's state and no number of workers matters.
 
-Networks run eagerly draw where the layer is called. `torch.compile` cannot trace a draw (a context variable, a hash of
-a name), and would break its graph at each; layers of a network that `number_dropouts` has seen call an operator of our
-own instead, which a graph holds as one opaque node. Both draw the same numbers.
+A network that runs eagerly draws where the layer is called. `torch.compile` cannot trace a draw (a context variable, a
+hash of a name), and would break its graph at each. Layers of a network that `number_dropouts` has seen therefore call
+an operator of our own, which a graph holds as one opaque node. Both draw the same numbers.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class KeyedDropout(nn.Module):
         return features * ((uniform >= self.p) / (1 - self.p)).to(features.dtype)
 
     def extra_repr(self) -> str:
-        """The probability, as `print` of a network shows it."""
+        """The probability, as torch shows it in the text of a network."""
         return f"p={self.p}"
 
 

@@ -105,7 +105,8 @@ def run_cycles(
     real_features = functools.cache(lambda: _features(real_image, recipe))  # for both images, if a term needs them
 
     with recipe.autocast():
-        # Forward cycle. rec_mask trains the segmenter on synthetic steps, and a generator that learns on all or those.
+        # Forward cycle. rec_mask trains the segmenter on synthetic steps. It trains a generator that learns at every
+        # step, or on synthetic steps only (row 3).
         fake_image = generate(generator, real_mask, draws, recipe, "fake", extra_entry=True)
         feedback = settings.generator_feedback == "every_step" and not frozen
         if weights["rec_mask"] and (synthetic or feedback):
@@ -116,9 +117,10 @@ def run_cycles(
         # Backward cycle. While the generator is frozen, rec_image is made only if the segmenter learns from it.
         with keyed_dropout(draws, "real"):
             heads = head_logits(segmenter, real_image)
+        pred_logits = mean_logits(heads)  # before id_mask: autograd adds up gradients in the order of the forward pass
         if weights["id_mask"]:
             terms["id_mask"] = weights["id_mask"] * supervised_loss(heads, real_mask, recipe)
-        pred_mask = mask_of(mean_logits(heads), settings.mask_path)
+        pred_mask = mask_of(pred_logits, settings.mask_path)
         through = settings.mask_path != "argmax" and settings.cycle_image_while_frozen
         if (weights["rec_image_l1"] or weights["rec_image_vgg"]) and (through or not frozen):
             rec_image = generate(generator, pred_mask, draws, recipe, "rec", extra_entry=False)

@@ -32,16 +32,17 @@ def watch_attention(
     epoch: int,
     ends_phase: bool,
 ) -> dict[str, float]:
-    """Scores of the gates for an epoch's report, with maps kept as attention/epoch_NNNN; {} if it is not their turn.
+    """Scores of the gates for an epoch's report, with maps kept as attention/epoch_NNNN; {} in other epochs.
 
-    It is their turn every `runtime.attention_every` epochs and at the end of a phase, if the segmenter has gates.
+    Gates are looked at every `runtime.attention_every` epochs and at the end of a phase, if the segmenter has any.
     `val/attention_boundary_share` is the share of a gate's attention that falls on pixels within
     `evaluation.boundary_tolerance` of the true boundary, mean over gates and images with a boundary;
     `val/attention_boundary_area` is the share of all pixels that lie there: what even attention would give.
 
     Args:
         segmenter: scored in eval mode, left in train mode; without gates it is left alone.
-        pictures, shas: of the validation part, at least one.
+        pictures: of the validation part, at least one.
+        shas: content hashes of the pictures.
         config: of the run.
         ctx: keeps the maps; every worker computes the same.
         epoch: on the monotone counter, from 1.

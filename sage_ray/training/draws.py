@@ -15,16 +15,22 @@ from torch import Tensor
 
 
 class StepDraws(Protocol):
-    """What steps, augmentation, dropout and generator noise ask for random numbers."""
+    """What a training step asks for random numbers."""
 
     step: int
     """Step of the epoch that the draws belong to, from 0."""
 
-    def uniform(self, name: str, shape: Sequence[int]) -> Tensor: ...
+    def uniform(self, name: str, shape: Sequence[int]) -> Tensor:
+        """(B, *shape) float32 in [0, 1)."""
+        ...
 
-    def normal(self, name: str, shape: Sequence[int]) -> Tensor: ...
+    def normal(self, name: str, shape: Sequence[int]) -> Tensor:
+        """(B, *shape) float32, standard normal."""
+        ...
 
-    def batch_uniform(self, name: str, count: int) -> list[float]: ...
+    def batch_uniform(self, name: str, count: int) -> list[float]:
+        """`count` floats in [0, 1), one set for the whole batch of all workers."""
+        ...
 
 
 class KeyedDraws:
@@ -70,7 +76,7 @@ class KeyedDraws:
         return values if count <= 8 else values + self.batch_uniform(f"{name}+", count - 8)
 
     def row_uniform(self, name: str, count: int) -> list[list[float]]:
-        """`count` floats in [0, 1) a row, keyed as rows of `uniform` are; host numbers, equal on every device."""
+        """`count` floats in [0, 1) per row, keyed as rows of `uniform` are; host numbers, equal on every device."""
         keys = (f"{self._epoch_key}/{name}/{sample_id}" for sample_id in self._sample_ids)
         return [_host_floats(key, count) for key in keys]
 

@@ -24,12 +24,12 @@ from sage_ray.training.recipe import Recipe
 
 COLUMNS = (*IMAGE_SCORES, *COUNTS)
 SCORING_PRECISION: Precision = "fp32"
-"""Of every score of an image; stands as `scoring` in record.json and in what `evaluate` says. Runs of the first release
-have none there: it scored validation images in the precision of training, and test images in fp32 (with TF32 in
-convolutions on a GPU)."""
+"""The precision in which every score of an image is computed: `scoring` in record.json and in the answer of `evaluate`.
+Records of the first release have no such entry. It scored validation images in the precision of training, and test
+images in fp32 (with TF32 in convolutions on a GPU)."""
 Predict = Callable[[Tensor, Tensor], np.ndarray]
-"""From image (B,1,H,W) float32 in [0,1] and true mask (B,1,H,W) in {0,1} to the predicted masks (B,H,W) bool; the truth
-is for a loss beside the scores, no prediction may look at it."""
+"""From image (B,1,H,W) float32 in [0,1] and true mask (B,1,H,W) in {0,1} to the predicted masks (B,H,W) bool. The
+truth is there for a loss beside the scores; no prediction may look at it."""
 
 
 def score_pictures(
@@ -41,7 +41,8 @@ def score_pictures(
         predict: called with whole batches, without gradients, in full precision.
         pictures: that are scored.
         settings: batch size, and what the scores are.
-        rank, world_size: whole batches are shared out over workers; the rows of other workers are 0.
+        rank: of this worker; whole batches are shared out over workers, and the rows of other workers are 0.
+        world_size: number of workers.
     """
     table = np.zeros((len(pictures), len(COLUMNS)))
     batches = torch.split(torch.arange(len(pictures)), settings.batch_size)

@@ -20,7 +20,7 @@ class Snapshots:
     Args:
         store: where they are kept.
         ctx: the run's place among workers.
-        seconds: at least so much time lies between two snapshots by time; 0 takes one an epoch.
+        seconds: least time between two snapshots by time; 0 takes one per epoch.
         named: epochs of each phase, beside its end, that other trials start from.
         clock: seconds that only grow.
     """

@@ -31,6 +31,7 @@ from sage_ray.runtime.ray_context import RayContext, buckets
 from sage_ray.stages.store import Snapshot, StageStore
 from sage_ray.training.context import LocalContext, RunContext
 from sage_ray.training.loop import run_training
+from sage_ray.training.report import EpochReport
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -129,8 +130,8 @@ class Plain:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
 
-    def report(self, metrics: dict[str, Any]) -> None:
-        assert metrics["epoch"] >= 1
+    def report(self, report: EpochReport) -> None:
+        assert report.epoch >= 1
 
     def should_stop(self) -> bool:
         return False

@@ -17,7 +17,7 @@ from sage_ray.runtime.named_epochs import FILE, families, named_epochs, read_bud
 from sage_ray.search.study_budgets import MAX_VALUES, StudyBudgets, spaced
 from sage_ray.search.study_folder import StudyFolder
 from sage_ray.stages.store import StageStore
-from sage_ray.study.dimension import Dimension, Sample
+from sage_ray.study.dimension import Dimension
 from sage_ray.study.space import Space, load_space
 
 EPOCHS = {"pretrain.epochs": {"categorical": [4, 2]}, "adversarial.epochs": {"categorical": [1, 3]}}
