@@ -21,7 +21,7 @@ DRIVER_LOCK = "driver.lock"
 
 
 @dataclass(frozen=True)
-class StudyLine:
+class ListedStudy:
     """One study: how many of its trials ended in which way. `state`: running, finished or interrupted (resumable)."""
 
     study: str
@@ -35,7 +35,7 @@ class StudyLine:
 
 
 @dataclass(frozen=True)
-class RunLine:
+class ListedRun:
     """One run that belongs to no study and to no final training."""
 
     run_id: str
@@ -47,9 +47,9 @@ class RunLine:
 class Overview:
     """Studies, final trainings and single runs of a home, each by name."""
 
-    studies: tuple[StudyLine, ...]
+    studies: tuple[ListedStudy, ...]
     finals: tuple[str, ...]
-    runs: tuple[RunLine, ...]
+    runs: tuple[ListedRun, ...]
 
 
 def overview(home: Home) -> Overview:
@@ -63,7 +63,7 @@ def overview(home: Home) -> Overview:
     )
 
 
-def _study(folder: Path) -> StudyLine | None:
+def _study(folder: Path) -> ListedStudy | None:
     try:
         facts = dict(read_json(folder / "study.json"))
         count = _trials_by_state(folder / STORAGE_FILE)
@@ -71,7 +71,7 @@ def _study(folder: Path) -> StudyLine | None:
     except (OSError, ValueError, TypeError, KeyError, sqlite3.Error):
         return None
     unfinished = "running" if is_locked(folder / DRIVER_LOCK) else "interrupted"
-    return StudyLine(
+    return ListedStudy(
         study=folder.name,
         kind=str(facts.get("kind", "sweep")),
         state="finished" if sum(count[state] for state in ENDED) >= target else unfinished,
@@ -103,11 +103,11 @@ def _target_of_files(folder: Path, facts: Mapping[str, Any], count: Counter[str]
     return len(trained) * len(tree.get("seeds", (0,))) * max(1, len(tree.get("folds", ())))
 
 
-def _run(folder: Path) -> RunLine | None:
+def _run(folder: Path) -> ListedRun | None:
     try:
         record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
         if record.get("study") is not None or record.get("parent") is not None:
             return None
-        return RunLine(folder.name, str(record["state"]), int(record.get("epoch", 0)))
+        return ListedRun(folder.name, str(record["state"]), int(record.get("epoch", 0)))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None

@@ -1,4 +1,4 @@
-"""Recorder: the pen of the worker that trains a run; keeps record, metrics and results on disk true at every moment."""
+"""One attempt at a run, written down by the worker that trains it: record, metrics and results are true at any time."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from sage_ray.files import replacing, write_json
 from sage_ray.record import provenance
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunRecord, State
-from sage_ray.runtime.products import write_results
+from sage_ray.runtime.products import write_products
 from sage_ray.stages.keys import stage_keys
 from sage_ray.training.context import Arrays, Report, RunContext, computed_on, numerics
 from sage_ray.training.loop import TrainResult
 from sage_ray.training.scoring import SCORING_PRECISION
 
 
-class Recorder:
-    """Writes one attempt of a run. Only the holder of the folder's `writer` lock may have one.
+class Attempt:
+    """Writes one attempt at a run to its folder. Only the holder of the folder's `writer` lock may have one.
 
     Args:
         folder: the run.
@@ -96,7 +96,7 @@ class Recorder:
         self, result: TrainResult, config: ExperimentConfig, data: PreparedData, device: torch.device
     ) -> RunRecord:
         """Write the results and the record of a finished training."""
-        write_results(self.folder, config, data, result, device)
+        write_products(self.folder, config, data, result, device)
         selected = next((r for r in result.history if r["epoch"] == result.selected_epoch), result.metrics)
         return self._change(
             state="COMPLETE",

@@ -22,7 +22,7 @@ from sage_ray.record.mlflow_mirror import Follower, Mirror
 from sage_ray.record.model_reference import segmenter_file
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunLabels, RunRecord
-from sage_ray.runtime.attempt import Recorder
+from sage_ray.runtime.attempt import Attempt
 from sage_ray.runtime.devices import (
     Machines,
     describe_device,
@@ -258,24 +258,24 @@ def _run_inline(
 ) -> RunRecord:
     with folder.lock("writer", DRIVER_TIMEOUT_S):
         runtime = config.runtime
-        recorder = Recorder(folder, gpus=gpus_held(runtime), on_report=on_report, pause_path=pause_path)
+        attempt = Attempt(folder, gpus=gpus_held(runtime), on_report=on_report, pause_path=pause_path)
 
         def wished() -> bool:
-            return recorder.asked_to_end() or (should_stop is not None and should_stop())
+            return attempt.asked_to_end() or (should_stop is not None and should_stop())
 
-        context = LocalContext(runtime, on_report=recorder.report, on_arrays=recorder.keep, should_stop=wished, say=say)
+        context = LocalContext(runtime, on_report=attempt.report, on_arrays=attempt.keep, should_stop=wished, say=say)
         store = StageStore(runtime.stage_store or home.stages, say=say)
         try:
-            record = recorder.begin(data, config, context)
+            record = attempt.begin(data, config, context)
             named = named_epochs(config, home)
             check_space(run_need(config, home, record.stored_in(store), named), home, store, say)
             result = run_training(config, data, context, store, cache_dir=home.cache, named=named)
-            return recorder.complete(result, config, data, context.device)
+            return attempt.complete(result, config, data, context.device)
         except (UserError, KeyboardInterrupt, SystemExit) as error:
-            recorder.end(error)
+            attempt.end(error)
             raise
         except (RunFailed, RunStopped, Exception) as error:  # every other end is a state of the run, with its trace
-            return recorder.end(error)
+            return attempt.end(error)
 
 
 def _run_under_ray(
@@ -294,7 +294,7 @@ def _run_under_ray(
             config, home, folder, launch=launch, on_report=on_report, should_stop=should_stop, pause_path=pause_path
         )
     except BaseException as error:
-        Recorder(folder, gpus=0.0, pause_path=pause_path).end(error)
+        Attempt(folder, gpus=0.0, pause_path=pause_path).end(error)
         if isinstance(error, UserError | KeyboardInterrupt | SystemExit) or not isinstance(error, Exception):
             raise
         return folder.read()

@@ -24,7 +24,7 @@ NUM_SHOWN = 6
 PICTURE_SEED = 0
 
 
-def write_results(
+def write_products(
     folder: RunFolder, config: ExperimentConfig, data: PreparedData, result: TrainResult, device: torch.device
 ) -> None:
     """Write per_image.parquet, artifacts/model/ and, if the config wants them, artifacts/pictures/.

@@ -19,7 +19,7 @@ from sage_ray.files import read_json, write_json
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunRecord
-from sage_ray.runtime.attempt import Recorder, state_of
+from sage_ray.runtime.attempt import Attempt, state_of
 from sage_ray.runtime.devices import gpus_held
 from sage_ray.runtime.disk_space import check_space, run_need
 from sage_ray.runtime.named_epochs import named_epochs
@@ -160,38 +160,38 @@ def train_worker(given: dict[str, WorkerJob]) -> None:
         return
     with folder.lock("writer", WRITER_TIMEOUT_S):
         pause_path = None if job.pause_path is None else Path(job.pause_path)
-        recorder = Recorder(folder, gpus=job.gpus_per_worker * context.world_size, pause_path=pause_path)
+        attempt = Attempt(folder, gpus=job.gpus_per_worker * context.world_size, pause_path=pause_path)
         try:
-            _train(config, home, folder, context, recorder)
+            _train(config, home, folder, context, attempt)
         except (RunStopped, NonFiniteLoss) as error:
             # All workers agreed on these, so all of them return and nothing is tried again.
-            recorder.end(error)
+            attempt.end(error)
             _note_end(folder, job.launch, error)
         except (RunFailed, UserError) as error:
             # Perhaps rank 0's alone: raising makes Ray end the others, which may be waiting for this one.
-            recorder.end(error)
+            attempt.end(error)
             _note_end(folder, job.launch, error)
             raise
 
 
 def _train(
-    config: ExperimentConfig, home: Home, folder: RunFolder, context: RayContext, recorder: Recorder | None
+    config: ExperimentConfig, home: Home, folder: RunFolder, context: RayContext, attempt: Attempt | None
 ) -> None:
     data = prepare(config.data, home.cache)
     store = StageStore(config.runtime.stage_store or home.stages)
     named = named_epochs(config, home)
-    if recorder is not None:
-        record = recorder.begin(data, config, context)
+    if attempt is not None:
+        record = attempt.begin(data, config, context)
         check_space(run_need(config, home, record.stored_in(store), named), home, store, context.say)
-        context.listen(on_report=recorder.report, on_arrays=recorder.keep, should_stop=recorder.asked_to_end)
+        context.listen(on_report=attempt.report, on_arrays=attempt.keep, should_stop=attempt.asked_to_end)
     try:
         result = run_training(config, data, context, store, cache_dir=home.cache, named=named)
     except (RunStopped, NonFiniteLoss):
-        if recorder is None:
+        if attempt is None:
             return
         raise
-    if recorder is not None:
-        recorder.complete(result, config, data, context.device)
+    if attempt is not None:
+        attempt.complete(result, config, data, context.device)
 
 
 def _note_end(folder: RunFolder, launch: str, error: BaseException) -> None:

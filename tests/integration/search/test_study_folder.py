@@ -14,7 +14,7 @@ from sweep_cases import TOO_MUCH, write_space
 
 from sage_ray.errors import UserError
 from sage_ray.record.home import Home
-from sage_ray.record.overview import StudyLine, overview
+from sage_ray.record.overview import ListedStudy, overview
 from sage_ray.record.run_record import State
 from sage_ray.search.halt import INTERRUPTED, OUT_OF_TIME, STOPPED, Halt, HaltStopper, signals
 from sage_ray.search.plan import plan
@@ -101,7 +101,7 @@ def test_status_joins_storage_and_records(home: Home, tmp_path: Path) -> None:
     assert first.params == {"adversarial.lambda_cycle": 1.0, "adversarial.lr": 0.001}
     assert trial_config("tiny", home, 0) == space.config({}, 0)
     (line,) = overview(home).studies
-    assert all(getattr(line, name) == getattr(state, name) for name in StudyLine.__dataclass_fields__)
+    assert all(getattr(line, name) == getattr(state, name) for name in ListedStudy.__dataclass_fields__)
     with study.folder.driver_lock():
         assert status("tiny", home).state == "running"
         with pytest.raises(UserError, match="study is being run"), StudyFolder(home, "tiny").driver_lock():
