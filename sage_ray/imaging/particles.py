@@ -1,4 +1,10 @@
-"""The table of particles of a mask, also of a mask that comes in bands and is never whole in memory."""
+"""The table of particles of a mask, also of a mask that comes in bands and is never whole in memory.
+
+The measures are those of scikit-image's `regionprops` (area, centroid, equivalent diameter, Crofton perimeter), to
+which the tests hold them. They are summed by hand for two reasons. `regionprops` needs the whole mask and its labels,
+which for a field of 100,000 pixels a side are 50 GB. And where a 4-connected particle meets itself at a corner,
+`perimeter_crofton` joins the two pieces of its edge and reports less perimeter than it has.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +39,7 @@ _CORNER_PAIRS = {6: ((1, 2), (2, 4)), 9: ((0, 1), (3, 8))}
 
 
 def particle_table(mask: np.ndarray, nm_per_pixel: float | None = None, min_object_pixels: int = 0) -> pd.DataFrame:
-    """One row a 4-connected particle of a mask (H,W), non-zero is particle.
+    """One row per 4-connected particle of a mask (H,W), non-zero is particle.
 
     Columns: `label` (1..n, by first pixel, row by row), `area_px`, `equivalent_diameter_px` (of the disc of equal
     area), `centroid_row` and `centroid_column` (pixel centres, from 0), `perimeter_px` (Crofton's formula with four
@@ -101,7 +107,7 @@ class ParticleCounter:
         self.rows += len(band)
 
     def table(self, nm_per_pixel: float | None = None, min_object_pixels: int = 0) -> pd.DataFrame:
-        """One row a particle, see `particle_table`; called once, after the last band."""
+        """One row per particle, see `particle_table`; called once, after the last band."""
         if nm_per_pixel is not None and not (math.isfinite(nm_per_pixel) and nm_per_pixel > 0):
             raise UserError(
                 "no size of a pixel", f"nm_per_pixel={nm_per_pixel}", "give nanometres above 0, such as 1.5"

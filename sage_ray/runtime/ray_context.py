@@ -134,7 +134,11 @@ def buckets(tensors: list[Tensor], limit_bytes: int) -> list[list[Tensor]]:
 
 
 class _SumOverWorkers(torch.autograd.Function):
-    """y = sum over workers of x. The total loss is the sum of all workers' losses, so dx = sum over workers of dy."""
+    """y = sum over workers of x. The whole loss is the sum of all workers' losses, so dx = sum over workers of dy.
+
+    By hand, since `torch.distributed.nn.functional.all_reduce` (the same) is deprecated as of torch 2.13 and names a
+    private module as what to use instead.
+    """
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:

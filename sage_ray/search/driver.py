@@ -226,20 +226,7 @@ class _Sweep:
 
     def _payload(self, drawn: Drawn) -> Mapping[str, Any]:
         self._budgets.note(drawn.sample.values, drawn.configs[0])
-        places = self._spec.run_grid(drawn.number)
-        runs = tuple(
-            TrialRun(run_id=place.run_id, arm=place.arm, fold=place.fold, config=config)
-            for place, config in zip(places, drawn.configs, strict=True)
-        )
-        task = TrialTask(
-            study=self._folder.name,
-            number=drawn.number,
-            home=self._folder.home.path,
-            stop_path=self._folder.stop_path,
-            objective=self._spec.objective,
-            runs=runs,
-        )
-        return {"task": task}
+        return {"task": make_task(drawn, self._spec, self._folder)}
 
     def _progress(self, number: int) -> Progress:
         records = [run.read() for run in self._folder.run_folders(self._spec, number)]
@@ -251,6 +238,22 @@ class _Sweep:
             # for nothing, so it takes a grain of the resource that every cluster's head node has.
             return tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
         return tune.PlacementGroupFactory([worker_resources(self._spec)])
+
+
+def make_task(drawn: Drawn, spec: StudySpec, folder: StudyFolder) -> TrialTask:
+    """What an actor gets of a drawn trial: the configs that were built when it was drawn, each with its run's name."""
+    runs = tuple(
+        TrialRun(run_id=place.run_id, arm=place.arm, fold=place.fold, config=config)
+        for place, config in zip(spec.run_grid(drawn.number), drawn.configs, strict=True)
+    )
+    return TrialTask(
+        study=folder.name,
+        number=drawn.number,
+        home=folder.home.path,
+        stop_path=folder.stop_path,
+        objective=spec.objective,
+        runs=runs,
+    )
 
 
 class _Teller(DriverSide, tune.Callback):
