@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from sage_ray.errors import UserError
 from sage_ray.files import sha256_of
+from sage_ray.locks import locked
 
 FORMAT_VERSION = 1
 _ARRAYS = ("images.npy", "masks.npy")
@@ -57,8 +57,9 @@ def open_or_build(
         return entry
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(cache_dir / f"{key}.lock", timeout=_LOCK_TIMEOUT_S)
-        with lock:
+        with locked(cache_dir / f"{key}.lock", _LOCK_TIMEOUT_S) as held:
+            if not held:
+                raise UserError("cache is locked by another process", folder, f"end it, or remove {key}.lock")
             entry, damage = _open(folder)
             if entry is not None:
                 return entry
@@ -66,8 +67,6 @@ def open_or_build(
                 say(f"damaged cache {folder} ({damage}): decoding the images again")
             _build(folder, num, rows())
             entry, damage = _open(folder)
-    except Timeout:
-        raise UserError("cache is locked by another process", folder, f"end it, or remove {key}.lock") from None
     except OSError as error:
         detail = error.strerror or str(error)
         mend = "choose a writable --home with free space"

@@ -60,7 +60,7 @@ class CheckReport:
         low, middle, high = (coverage[key] for key in ("min", "median", "max"))
         lines.append(f"coverage: median {middle:.1%}, from {low:.1%} to {high:.1%}; {found['empty_masks']} empty masks")
         low, middle, high = (objects[key] for key in ("min", "median", "max"))
-        lines.append(f"objects: {objects['total']} in all, median {middle:g} an image, from {low:g} to {high:g}")
+        lines.append(f"objects: {objects['total']} in all, median {middle:g} per image, from {low:g} to {high:g}")
         return lines
 
 

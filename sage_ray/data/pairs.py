@@ -15,7 +15,6 @@ from sage_ray.errors import UserError
 from sage_ray.files import sha256_of, write_text
 
 MASK_FOLDERS = ("masks", "segmaps")
-_CHUNK = 1 << 20
 _SETTLE_NS = 2_000_000_000
 """A file changed less than this before it was hashed may change again within its timestamp, so its hash is not kept."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import os
 import pickle
 import tempfile
 import urllib.error
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sage_ray.errors import UserError
+from sage_ray.files import replacing
 
 VGG19_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
 VGG19_SHA256 = "dcbb9e9d"  # first digits; the published file carries them in its name
@@ -143,9 +143,8 @@ def load_vgg19(
             downloaded = Path(folder) / "download.pth"
             _download(url, downloaded, sha256, timeout_s)
             features = _read_features(downloaded, origin=url)
-            kept = Path(folder) / cached.name
-            safetensors.torch.save_file(features, kept)
-            os.replace(kept, cached)
+            with replacing(cached) as kept:
+                safetensors.torch.save_file(features, kept)
     except OSError as error:
         raise UserError("VGG19 weights cannot be kept", cached.parent, f"{error}; {_HOW_TO_GO_ON}") from None
     return features
@@ -204,6 +203,7 @@ def _read_features(path: Path, origin: str | None = None) -> dict[str, Tensor]:
 def _read_tensors(path: Path) -> Mapping[str, Tensor]:
     if path.suffix == ".safetensors":
         return safetensors.torch.load_file(path)
+    # The published file is a torch checkpoint. Loaded so, it can hold tensors alone, and no code is run.
     loaded = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(loaded, Mapping):
         raise ValueError(f"it holds a {type(loaded).__name__}, not tensors by name")

@@ -107,7 +107,10 @@ def segmenter_file(named: str, home: Home) -> Path:
     if not (named.startswith("models:") or of_run or path.is_dir()):
         mend = "give a segmenter's .safetensors file, a model folder, the id of a finished run, or models:/NAME@ALIAS"
         raise UserError("no such segmenter", f"pretrain.checkpoint={named}", mend)
-    return (resolve_model(named, home).folder / SEGMENTER_FILE).absolute()
+    try:
+        return (resolve_model(named, home).folder / SEGMENTER_FILE).absolute()
+    except UserError as error:
+        raise UserError(error.what, f"pretrain.checkpoint={error.where}", error.mend) from None
 
 
 def _from_registry(name: str, home: Home) -> ModelRef:

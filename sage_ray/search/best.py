@@ -176,7 +176,7 @@ def standard_errors(top: Candidate, candidates: Sequence[Candidate], metric: str
         units = f"{images} validation images"
         units = units if micrographs == images else f"{micrographs} micrographs ({units})"
         return errors, f"over the differences on {units} at the selected epoch: one seed only"
-    return errors, f"0: one seed, and {metric} has no value an image, so only equal values tie"
+    return errors, f"0: one seed, and {metric} has no value per image, so only equal values tie"
 
 
 @dataclass(frozen=True)

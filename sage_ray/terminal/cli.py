@@ -6,11 +6,11 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-# In this order, which is that of `sage-ray --help`.
-from sage_ray.terminal import (
-    model_verbs,  # noqa: F401
-    run_verbs,  # noqa: F401, I001
-)
+# The order of these two is that of the verbs in `sage-ray --help`.
+from sage_ray.terminal import run_verbs  # noqa: F401
+
+# isort: split
+from sage_ray.terminal import model_verbs  # noqa: F401
 from sage_ray.terminal.apps import app
 from sage_ray.terminal.shell import Answer, Session, UsageError, perform
 

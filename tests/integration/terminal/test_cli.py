@@ -18,7 +18,7 @@ from sage_ray.terminal.cli import app, call
 from sage_ray.terminal.shell import Answer, Session, answer_to, perform, plain
 
 COMMAND: Any = typer.main.get_command(app)
-VERBS = (
+IN_ORDER = (
     *("doctor", "config.show", "data.synth", "data.check", "data.fetch", "train", "plan", "sweep", "ablate", "resume"),
     *("stop", "gc", "list", "status", "sync", "best", "final", "compare", "promote", "evaluate", "generate"),
     *("predict", "report"),
@@ -75,6 +75,13 @@ def test_a_verb_has_its_options_and_a_help_text(verb: str) -> None:
     assert command.help and len(command.help.splitlines()[0]) > 20
 
 
+VERBS = (
+    *("doctor", "train", "plan", "sweep", "ablate", "resume", "stop", "list", "status", "gc", "sync", "best", "final"),
+    *("compare", "promote", "evaluate", "generate", "predict", "report", "config", "data"),
+)
+"""As a study uses them, then the groups."""
+
+
 def test_help_needs_neither_torch_nor_ray_nor_any_other_heavy_package() -> None:
     script = Path(sys.executable).with_name("sage-ray")
     done = subprocess.run([str(script), "--help"], capture_output=True, text=True, timeout=60)
@@ -96,6 +103,13 @@ def test_help_needs_neither_torch_nor_ray_nor_any_other_heavy_package() -> None:
         "kornia",
     }
     assert not heavy & set(loaded)
+
+
+def test_help_lists_the_verbs_in_the_order_of_a_study() -> None:
+    done = subprocess.run([sys.executable, "-m", "sage_ray", "--help"], capture_output=True, text=True, timeout=60)
+    words = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ") and line.split()]
+    verbs = [word for word in words if word in IN_ORDER]
+    assert verbs == list(IN_ORDER)
 
 
 def test_config_show_is_a_config_file_that_tells_origins(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
