@@ -18,7 +18,7 @@ from sage_ray.terminal.cli import app, call
 from sage_ray.terminal.shell import Answer, Session, answer_to, perform, plain
 
 COMMAND: Any = typer.main.get_command(app)
-IN_ORDER = (
+VERBS = (
     *("doctor", "config.show", "data.synth", "data.check", "data.fetch", "train", "plan", "sweep", "ablate", "resume"),
     *("stop", "gc", "list", "status", "sync", "best", "final", "compare", "promote", "evaluate", "generate"),
     *("predict", "report"),
@@ -75,7 +75,7 @@ def test_a_verb_has_its_options_and_a_help_text(verb: str) -> None:
     assert command.help and len(command.help.splitlines()[0]) > 20
 
 
-VERBS = (
+IN_ORDER = (
     *("doctor", "train", "plan", "sweep", "ablate", "resume", "stop", "list", "status", "gc", "sync", "best", "final"),
     *("compare", "promote", "evaluate", "generate", "predict", "report", "config", "data"),
 )
