@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -284,17 +281,6 @@ def test_the_good_twin_runs() -> None:
 def test_unequal_runs_are_refused_everywhere(call: Any) -> None:
     with pytest.raises(UserError, match="arm tversky lacks seed 0"):
         call(runs(without(arm="tversky", seed=0)))
-
-
-def test_importing_it_needs_neither_torch_nor_ray(repo: Path) -> None:
-    code = (
-        "import sys, sage_ray.analysis.arm_differences; "
-        "print([m for m in ('torch', 'ray', 'mlflow', 'optuna') if m in sys.modules])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=repo, capture_output=True, text=True, timeout=60, check=True
-    )
-    assert done.stdout.strip() == "[]"
 
 
 def crops(scores: pd.DataFrame, sizes: tuple[int, ...]) -> pd.DataFrame:

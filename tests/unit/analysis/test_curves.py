@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from analysis_cases import REPO, run_script
-from PIL import Image
+from analysis_cases import REPO
 
 from sage_ray.analysis.curves import best, curve_facts, one_definition, plateau, pooled_f1, window
 from sage_ray.analysis.log_audit import AuditedPhase, audit_log, noise, read_log
@@ -86,32 +82,6 @@ def test_the_published_log_shows_what_its_best_epochs_flatter(published_log: Pat
     dice, objects = found["2", "dice"], found["2", "instance_f1"]
     assert dice.best_epoch != objects.best_epoch
     assert dice.others == "instance_f1 0.9184" and objects.others == "dice 0.9310"
-
-
-def test_the_script_writes_the_audit_of_the_log(published_log: Path, tmp_path: Path) -> None:
-    done = run_script("selection_audit", "--csv", published_log, "--out", tmp_path / "audit")
-    assert done.returncode == 0, done.stderr
-    text = (tmp_path / "audit" / "selection_audit.md").read_text()
-    assert "| phase 2, dice | 438 | 0.933 | 418 | 0.888 | +0.045 |" in text
-    assert "best scores fall on different epochs" in text and "sha256" in text and "selection_audit.py --csv" in text
-    numbers = pd.read_csv(tmp_path / "audit" / "selection_audit.csv", comment="#")
-    assert len(numbers) == 4 and numbers["plateau"].round(3).tolist() == [0.887, 0.821, 0.888, 0.828]
-    with Image.open(tmp_path / "audit" / "selection_audit.png") as picture:
-        assert "Log published_training_log.csv" in picture.info["Description"] and min(picture.size) > 500
-
-
-def test_a_reader_that_has_gone_ends_no_script(published_log: Path, tmp_path: Path) -> None:
-    reader, writer = os.pipe()
-    os.close(reader)
-    script = [sys.executable, str(REPO / "analysis" / "selection_audit.py"), "--csv", str(published_log)]
-    try:
-        done = subprocess.run(
-            [*script, "--out", str(tmp_path)], cwd=REPO, stdout=writer, stderr=subprocess.PIPE, timeout=120, check=False
-        )
-    finally:
-        os.close(writer)
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert (tmp_path / "selection_audit.png").is_file()
 
 
 def test_noise_is_told_from_drift() -> None:
