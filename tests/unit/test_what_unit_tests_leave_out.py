@@ -16,7 +16,6 @@ MODULES = {
     "concurrent.futures.process",
     "socketserver",
     "http.server",
-    "ray",
     "mlflow",
 }
 """Modules that a unit test does not import."""

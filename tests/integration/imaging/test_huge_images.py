@@ -31,7 +31,7 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 import torch
-from sage_ray.registry import rasters
+from sage_ray.imaging import rasters
 from sage_ray.imaging.model import load_model_folder
 
 torch.set_num_threads(1)
