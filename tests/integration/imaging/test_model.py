@@ -53,8 +53,9 @@ def micrograph(rows: int, columns: int, seed: int = 0) -> np.ndarray:
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
-def test_module_loads_without_the_rest_of_the_package(folder: Path, tmp_path: Path) -> None:
+def test_module_loads_without_the_rest_of_the_package(tmp_path: Path) -> None:
     """In a registered model there is neither ray, mlflow, pandas, Pillow, scipy nor the trainer."""
+    folder = make_folder(tmp_path / "model", run_id="r1")
     np.save(tmp_path / "image.npy", micrograph(70, 80))
     barred = [
         "ray",
