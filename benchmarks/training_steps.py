@@ -15,8 +15,8 @@ from sage_ray.training import build
 from sage_ray.training.batches import Batch, Pictures, training_batches
 from sage_ray.training.context import LocalContext
 from sage_ray.training.draws import Draws
-from sage_ray.training.state import TrainState
 from sage_ray.training.learning_rate import LearningRate
+from sage_ray.training.state import TrainState
 
 
 def make_state(config: ExperimentConfig, phase: str, context: LocalContext) -> TrainState:
