@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -76,18 +75,18 @@ def test_a_verb_has_its_options_and_a_help_text(verb: str) -> None:
     assert command.help and len(command.help.splitlines()[0]) > 20
 
 
-def test_help_answers_in_under_half_a_second_without_torch_or_ray() -> None:
+def test_help_answers_without_loading_what_only_verbs_need() -> None:
+    """What makes `--help` quick: libraries that take seconds to import are imported inside the verbs that use them."""
     script = Path(sys.executable).with_name("sage-ray")
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        done = subprocess.run([str(script), "--help"], capture_output=True, text=True, timeout=60)
-        seconds.append(time.perf_counter() - start)
-        assert done.returncode == 0 and "sweep" in done.stdout
-    assert min(seconds) < 0.5
+    done = subprocess.run([str(script), "--help"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "sweep" in done.stdout
     code = "import sys; from sage_ray.terminal.cli import call; call(['--help']); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout.split()
-    assert not {"torch", "ray", "mlflow", "optuna", "numpy", "pandas"} & set(loaded)
+    heavy = {"torch", "ray", "mlflow", "optuna", "numpy", "pandas", "pyarrow", "matplotlib", "scipy", "skimage"}
+    assert "sage_ray.terminal.cli" in loaded and not heavy & set(loaded)
+    ours = {name for name in loaded if name.startswith("sage_ray.")}
+    rooms = {"models", "losses", "stages", "training", "runtime", "search", "registry", "analysis"}
+    assert not {name.split(".")[1] for name in ours} & rooms, ours
 
 
 def test_config_show_is_a_config_file_that_tells_origins(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
