@@ -2,18 +2,21 @@
 SHELL := /bin/bash
 PYTHON ?=
 BIN := .venv/bin
-# One thread a process: the tests and trials are small, and several run at once.
+# One thread per process: the tests and trials are small, and several run at once.
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export RAY_USAGE_STATS_ENABLED ?= 0
+
+# Two processes of tests, one module in each at a time; tests/conftest.py says what stays together. PYTEST="..." replaces it.
+PYTEST ?= $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: help setup demo test test-all bench tables lint format clean
 
 help:
 	@echo "setup     .venv with sage-ray in it (idempotent)"
 	@echo "demo      the whole path on drawn particles into ./demo_runs, at most 5 minutes on 2 cores"
-	@echo "test      tests without network and GPU, at most 15 minutes on 2 cores"
+	@echo "test      tests without network and GPU, at most 12 minutes on 2 cores"
 	@echo "test-all  all tests, the slow ones and those that need a GPU included"
 	@echo "bench     time of a step, an evaluation, the import and the orchestration, into benchmarks/results/"
 	@echo "tables    tables and figures of recorded studies"
@@ -26,10 +29,10 @@ demo: setup
 	@$(BIN)/python scripts/demo.py
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow and not gpu" --durations=15
+	$(PYTEST) -m "not slow and not gpu" --durations=15
 
 test-all: setup
-	$(BIN)/python -m pytest --durations=25
+	$(PYTEST) --durations=25
 
 bench: setup
 	@$(BIN)/python benchmarks/run_all.py

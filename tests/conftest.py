@@ -110,6 +110,26 @@ def emps_facts(emps: Path) -> EmpsFacts | None:
     return EMPS_FACTS.get(folder_fingerprint(emps)[0])
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Say which tests stay together when pytest-xdist spreads them over processes.
+
+    The tests of a module share its fixtures, so they run in one process. Tests that start Ray take all CPUs of the
+    machine, and some of them count seconds or press Ctrl-C; all of them run one after another in one process. They
+    take longest, so they come first.
+    """
+    if not hasattr(config, "workerinput"):
+        return
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if _with_ray(item) else str(item.path.relative_to(REPO))))
+    items.sort(key=lambda item: not _with_ray(item))
+
+
+def _with_ray(item: pytest.Item) -> bool:
+    """Whether a test starts Ray, or shares the fixtures of a module with tests that do."""
+    return item.get_closest_marker("ray") is not None or item.path.parent == REPO / "tests" / "ray"
+
+
 # What these tests need lies in the repository, so that a skip could only hide that formulas or real data went unseen.
 NEVER_SKIP = ("golden", "real")
 

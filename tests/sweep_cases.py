@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 from tiny_cases import SMALLEST
 
@@ -62,6 +65,20 @@ def wait_until(condition: Callable[[], Any], process: subprocess.Popen[str], tim
         assert process.poll() is None, f"ended early: {process.communicate()}"
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.05)
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """Kill a driver, and return when its Ray and all that trained for it have ended by themselves."""
+    family = psutil.Process(process.pid).children(recursive=True)
+    # Ray's agents train nothing, and end only half a minute after their driver.
+    agents = [child for child in family if child.is_running() and "Agent" in " ".join(child.cmdline())]
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    _, left = psutil.wait_procs([child for child in family if child not in agents], timeout=30)
+    assert not left, left
+    for agent in agents:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            agent.kill()
 
 
 def epochs_on_disk(home: Home, run_id: str) -> list[dict[str, Any]]:

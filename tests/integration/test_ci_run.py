@@ -17,7 +17,7 @@ setup lint test:
 \t@echo "$@ in $$PWD beside $$(ls ..) with $$(cat word)" >> $(LOG)
 \t@echo "$@ was run"
 \t@if [ "$@" = "$(FAIL)" ]; then exit 3; fi
-\t@if [ "$@" = "$(HANG)" ]; then sleep 60; fi
+\t@if [ "$@" = "$(HANG)" ]; then sleep 600; fi
 """
 IDENTITY = ("-c", "user.name=n", "-c", "user.email=e@example.org", "-c", "commit.gpgsign=false")
 
@@ -123,10 +123,9 @@ def test_a_signal_ends_it_at_once_and_leaves_nothing(
     deadline = time.monotonic() + 60
     while len(ran(tmp_path)) < 3 and time.monotonic() < deadline:
         time.sleep(0.05)
-    begun = time.monotonic()
     child.send_signal(number)
-    child.communicate(timeout=120)
-    assert child.returncode == 128 + number and time.monotonic() - begun < 20
+    child.communicate(timeout=120)  # what hangs would go on for far longer
+    assert child.returncode == 128 + number
     assert not list((tmp_path / "tmp").iterdir())
 
 

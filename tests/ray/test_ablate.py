@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections import Counter
 from pathlib import Path
 
-import psutil
 import pytest
 import yaml
-from sweep_cases import BASE, epochs_on_disk, record, start, wait_until
+from sweep_cases import BASE, epochs_on_disk, kill, record, start, wait_until
 
 from sage_ray.record.home import Home
 
@@ -33,10 +31,7 @@ def test_killed_ablation_goes_on_shares_phase_1_and_reads_the_test_once(tmp_path
     path.write_text(yaml.safe_dump(tree, sort_keys=False))
     process = start("ablate", str(path), "--home", str(home.path), "--quiet")
     wait_until(lambda: len(epochs_on_disk(home, "ab-full-s1")) >= 5, process)
-    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
-    psutil.wait_procs(family, timeout=30)
+    kill(process)
     before = {run_id: epochs_on_disk(home, run_id) for run_id in home.run_ids()}
     assert set(before) == {"ab-full-s0", "ab-full-s1"} and len(before["ab-full-s1"]) < EPOCHS
 

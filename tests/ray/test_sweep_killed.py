@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
-from sweep_cases import epochs_on_disk, record, start, wait_until, write_space
+from sweep_cases import epochs_on_disk, kill, record, start, wait_until, write_space
 
 from sage_ray.errors import UserError
 from sage_ray.record.home import Home
@@ -66,10 +66,7 @@ def test_killed_driver_resumes_with_nothing_lost_or_doubled(tmp_path: Path) -> N
     home = Home(tmp_path / "home")
     process = start("sweep", str(long_space(tmp_path, 0)), "--home", str(home.path), "--quiet")
     wait_until(lambda: len(epochs_on_disk(home, "tiny-t0001-s0")) >= 12, process)
-    orphans = family(process)
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
-    psutil.wait_procs(orphans, timeout=30)
+    kill(process)
     before = {run_id: epochs_on_disk(home, run_id) for run_id in home.run_ids()}
     sha = record(home, "tiny-t0000-s0")["weights_sha"]
     assert status("tiny", home).state == "interrupted" and status("tiny", home).running == 1

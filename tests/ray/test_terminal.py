@@ -151,7 +151,7 @@ def test_final_and_resume_of_a_final_training(home: Path) -> None:
         both_sizes(terminal, BAR.pattern, LARGE)
         terminal.until(r"^adversarial .* \d+/20 ")
         terminal.press_ctrl_c()
-        assert terminal.end() == 130
+        assert terminal.end() == 130, terminal.emulator.everything()
         (name,) = (path.stem for path in (home / "finals").glob("*.json"))
         check_ended(terminal, 130, TOLD.format(name))
 

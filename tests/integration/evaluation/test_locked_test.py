@@ -233,7 +233,7 @@ def test_what_cannot_be_shown_is_not_counted(fresh: Home) -> None:
 def test_a_shown_reading_was_counted_before(fresh: Home) -> None:
     """Killed while it prints, the verb has counted: the text is whole first, the count second, the print last."""
     script = (
-        "import os, sys\nfrom sage_ray.terminal import shell\nfrom sage_ray.terminal.cli import main\n"
+        "import os, sys\nfrom sage_ray.terminal.cli import main\n"
         "class Killed:\n    def write(self, text):\n        os._exit(9)\n    def flush(self): ...\n"
         "    def isatty(self): return False\n"
         "sys.stdout = Killed()\nsys.argv = ['sage-ray', 'evaluate', 'toy', '--quiet', '--home', sys.argv[1]]\nmain()\n"

@@ -1,9 +1,7 @@
-"""`prepare`: arrays, fingerprint, cache; many processes at once, damage, renamed files."""
+"""`prepare`: arrays, fingerprint, cache, damage, renamed files."""
 
 from __future__ import annotations
 
-import multiprocessing
-import resource
 import shutil
 from pathlib import Path
 
@@ -137,52 +135,6 @@ def test_damaged_cache_is_built_again_and_said(folder: Path, tmp_path: Path, dam
     said.clear()
     prepare(config_of(folder), cache, say=said.append)
     assert not said and entries(cache) == [key]
-
-
-def _prepare_in_process(folder: str, cache: str, barrier: object, results: object) -> None:
-    barrier.wait(timeout=60)  # type: ignore[attr-defined]
-    lines: list[str] = []
-    data = prepare(config_of(Path(folder)), Path(cache), say=lines.append)
-    stamp = next(path for path in Path(cache).iterdir() if path.is_dir()).joinpath("meta.json").stat()
-    digest = (int(data.images.astype(np.int64).sum()), data.fingerprint, stamp.st_ino, len(lines))
-    results.put(digest)  # type: ignore[attr-defined]
-
-
-def test_processes_that_start_at_once_build_the_cache_once(folder: Path, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    barrier, results = context.Barrier(4), context.Queue()
-    arguments = (str(folder), str(tmp_path / "cache"), barrier, results)
-    workers = [context.Process(target=_prepare_in_process, args=arguments) for _ in range(4)]
-    for worker in workers:
-        worker.start()
-    found = {results.get(timeout=60) for _ in workers}
-    for worker in workers:
-        worker.join(timeout=60)
-        assert worker.exitcode == 0
-    assert len(found) == 1, "all see one entry, written once"
-    assert len(entries(tmp_path / "cache")) == 1
-
-
-def _prepare_on_a_small_disk(folder: str, cache: str, results: object) -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
-    try:
-        prepare(config_of(Path(folder)), Path(cache))
-    except UserError as error:
-        results.put(str(error))  # type: ignore[attr-defined]
-    else:
-        results.put("no error")  # type: ignore[attr-defined]
-
-
-def test_full_disk_is_said_and_leaves_nothing_behind(folder: Path, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    results = context.Queue()
-    worker = context.Process(target=_prepare_on_a_small_disk, args=(str(folder), str(tmp_path / "cache"), results))
-    worker.start()
-    said = results.get(timeout=60)
-    worker.join(timeout=60)
-    assert said.startswith("cannot write the cache (File too large): ") and worker.exitcode == 0
-    assert entries(tmp_path / "cache") == []
-    assert len(prepare(config_of(folder), tmp_path / "cache").images) == NUM
 
 
 def test_left_overs_of_a_killed_builder_are_removed(folder: Path, tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +118,3 @@ def test_pictures_are_saved(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.asarray(picture), mask * np.uint8(255))
     with Image.open(drawing.save(drawing.overlay(GREY, GREY > 90), tmp_path / "overlay.png")) as picture:
         assert picture.mode == "RGB"
-
-
-def test_no_global_plotting_state_is_touched() -> None:
-    code = "import sys, sage_ray.imaging.drawing; print('matplotlib.pyplot' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout == "False\n"

@@ -1,4 +1,4 @@
-"""What a final training will do: config on train + validation, replayed drops, seeds declared before training."""
+"""What a final training will do: config on train + validation, replayed drops, seeds declared beforehand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from sage_ray.config import resolve
 from sage_ray.errors import UserError
 from sage_ray.record.home import Home
 from sage_ray.registry.final_plan import declare, final_config, make_plan, plan_path, read_plan
-from sage_ray.runtime.launch import run
 
 TINY = SMALLEST | {"adversarial.epochs": 0, "runtime.pictures": False}
 
@@ -37,25 +36,6 @@ def test_drops_that_validation_drove_are_replayed() -> None:
     assert (final.adversarial.schedule.rule, final.adversarial.schedule.drops) == ("drops", ())
     with pytest.raises(UserError, match="learning-rate drops are unknown: x, pretrain.schedule.rule=plateau"):
         final_config(trial, None, "x")
-
-
-def test_a_run_with_plateau_hands_its_drops_on(home: Home) -> None:
-    values = {
-        **TINY,
-        "pretrain.epochs": 5,
-        "pretrain.schedule.rule": "plateau",
-        "pretrain.schedule.patience": 0,
-        "pretrain.schedule.mode": "min",
-        "pretrain.schedule.metric": "val/dice",
-    }
-    record = run(resolve(preset="tiny_sage_gan", sets=values).config, home, "plateau", mirror=False, launcher="inline")
-    drops = record.lr_drops["pretrain"]
-    assert drops, "a score that rises is no improvement in mode min, so the rate must have dropped"
-    plan = make_plan("plateau", home, trial="best", seeds=(3, 1), model_name="m")
-    config = plan.run_config(1)
-    assert config.pretrain.schedule.rule == "drops" and list(config.pretrain.schedule.drops) == drops
-    assert (config.seed, plan.seeds, plan.choice) == (1, (3, 1), "run")
-    assert plan.run_ids == [f"{plan.final_id}-s3", f"{plan.final_id}-s1"]
 
 
 def test_plan_is_declared_once_and_seeds_make_another(home: Home) -> None:

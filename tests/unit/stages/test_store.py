@@ -5,13 +5,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import multiprocessing
 import os
 import socket
-import subprocess
-import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +16,7 @@ import torch
 from safetensors.torch import save
 
 from sage_ray.config import resolve
-from sage_ray.errors import RunStopped, SnapshotFailed
+from sage_ray.errors import SnapshotFailed
 from sage_ray.stages import keys as keys_module
 from sage_ray.stages.host_copy import HostCopy
 from sage_ray.stages.keys import stage_keys
@@ -169,32 +165,6 @@ def test_numerics_data_and_split_are_in_the_key() -> None:
         assert stage_keys(config, *other)["pretrain"] != base["pretrain"]
 
 
-def _hold(root: str, started: object, seconds: float) -> None:
-    with stage_lease(StageStore(root), "k", lambda: False):
-        started.set()  # type: ignore[attr-defined]
-        time.sleep(seconds)
-
-
-def test_a_lease_is_exclusive_and_passes_on_when_its_owner_is_killed(tmp_path: Path) -> None:
-    fork = multiprocessing.get_context("spawn")
-    started = fork.Event()
-    process = fork.Process(target=_hold, args=(str(tmp_path), started, 60.0))
-    process.start()
-    assert started.wait(120)
-    said: list[str] = []
-    with (
-        pytest.raises(RunStopped),
-        stage_lease(StageStore(tmp_path), "k", lambda: False, should_stop=lambda: bool(said), say=said.append),
-    ):
-        pytest.fail("the lease was given out twice")
-    assert "waiting" in said[0]
-    process.kill()
-    process.join()
-    with stage_lease(StageStore(tmp_path), "k", lambda: False):
-        assert (tmp_path / "k" / "lease.json").exists()
-    assert not (tmp_path / "k" / "lease.json").exists()
-
-
 def test_a_waiter_goes_on_when_the_stage_is_done(tmp_path: Path) -> None:
     answers = iter([False, True])
     with stage_lease(StageStore(tmp_path), "k", lambda: False):
@@ -319,33 +289,6 @@ def test_a_snapshot_holds_what_was_put_while_training_goes_on(tmp_path: Path, mo
     writer.close()
     found = store.load_latest("k", 9)
     assert found is not None and not found.tensors["network.a"].any() and found.meta["history"] == [{"epoch": 1}]
-
-
-AT_THE_END = """
-import concurrent.futures.thread as pool, sys, threading, time
-import torch
-from sage_ray.stages.store import Snapshot, StageStore
-from sage_ray.stages.writer import SnapshotWriter
-
-writer = SnapshotWriter(StageStore(sys.argv[1]))
-
-def leave():
-    while not pool._shutdown:
-        time.sleep(0.01)
-    writer.put(Snapshot("k" * 16, 3, {"network.a": torch.ones(2)}, {"best_epoch": 3}))
-    writer.close()
-
-threading.Thread(target=leave).start()
-"""
-
-
-def test_a_thread_that_outlives_its_process_still_stores_its_epoch(tmp_path: Path) -> None:
-    """As the thread of a trial does that Tune stops while the actor is going."""
-    done = subprocess.run(
-        [sys.executable, "-c", AT_THE_END, str(tmp_path)], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0 and not done.stderr, done.stderr
-    assert StageStore(tmp_path).epochs("k" * 16) == [3]
 
 
 def test_host_buffers_are_used_again_and_let_go() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
@@ -110,18 +108,6 @@ def test_a_cpu_run_changes_nothing_of_torch(torch_settings: None) -> None:
     with computing_in("fp32", CPU):
         assert torch.backends.cudnn.allow_tf32
     assert not torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
-
-
-def test_no_setting_warns_and_compiled_networks_can_read_them() -> None:
-    code = (
-        "import torch; from sage_ray.training.precision import use_precision\n"
-        "for name in ('tf32', 'fp32', 'bf16'):\n"
-        "    use_precision(name, torch.device('cuda'))\n"
-        "    torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32\n"
-        "    with torch.backends.cudnn.flags(enabled=True): pass\n"
-    )
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and not done.stderr, done.stderr
 
 
 def test_autocast_follows_the_resolved_precision(monkeypatch: pytest.MonkeyPatch) -> None:
