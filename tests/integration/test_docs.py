@@ -168,3 +168,12 @@ def test_every_make_target_is_described_and_every_script_parses() -> None:
     for shell in (REPO / ".ci" / "run", REPO / "scripts" / "setup.sh"):
         subprocess.run(["bash", "-n", str(shell)], check=True, timeout=30)
         assert shell.stat().st_mode & 0o111, f"{shell} is not executable"
+
+
+def test_the_way_from_yaml_to_the_step_names_functions_that_are_where_it_says() -> None:
+    page = (REPO / "docs" / "FROM_YAML_TO_STEP.md").read_text(encoding="utf-8")
+    steps = re.findall(r"^\| \d+ \| `([\w/.]+)`(?: `(\w+)`)? \|", page, re.MULTILINE)
+    assert len(steps) == 11
+    for path, function in steps:
+        source = (REPO / path).read_text(encoding="utf-8")
+        assert not function or f"def {function}(" in source, (path, function)
