@@ -9,7 +9,7 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 # Two processes of tests, one module in each at a time; tests/conftest.py says what stays together. PYTEST="..." replaces it.
-PYTEST ?= $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+PYTEST ?= $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 .PHONY: help setup demo test test-all bench tables lint format clean
 

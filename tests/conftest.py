@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 # Before torch, numpy and Ray are imported: threads are read once, and nobody phones home.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -110,24 +112,41 @@ def emps_facts(emps: Path) -> EmpsFacts | None:
     return EMPS_FACTS.get(folder_fingerprint(emps)[0])
 
 
+RAY = "tests that start Ray"
+
+
+@functools.cache
+def _group_of(path: str) -> str:
+    """Which tests stay in one process: those of a module, since they share its fixtures, and all tests that start Ray.
+
+    Ray takes all CPUs of the machine, and some of its tests count seconds or press Ctrl-C.
+    """
+    marked = re.search(
+        r"^(@|pytestmark = \[?)pytest\.mark\.ray\b", (REPO / path).read_text(encoding="utf-8"), re.MULTILINE
+    )
+    return RAY if marked or path.startswith("tests/ray/") else path
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Say which tests stay together when pytest-xdist spreads them over processes.
+    """In several processes the tests that start Ray come first: they take longest."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: _group_of(item.nodeid.split("::")[0]) != RAY)
 
-    The tests of a module share its fixtures, so they run in one process. Tests that start Ray take all CPUs of the
-    machine, and some of them count seconds or press Ctrl-C; all of them run one after another in one process. They
-    take longest, so they come first.
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Spread groups of tests over processes, in the order of collection.
+
+    xdist's own `--dist loadgroup` groups by a private attribute that pytest 9.2 does not have any more.
     """
-    if not hasattr(config, "workerinput"):
-        return
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if _with_ray(item) else str(item.path.relative_to(REPO))))
-    items.sort(key=lambda item: not _with_ray(item))
+    from xdist.scheduler import LoadScopeScheduling
 
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group_of(nodeid.split("::")[0])
 
-def _with_ray(item: pytest.Item) -> bool:
-    """Whether a test starts Ray, or shares the fixtures of a module with tests that do."""
-    return item.get_closest_marker("ray") is not None or item.path.parent == REPO / "tests" / "ray"
+    return Groups(config, log)
 
 
 # What these tests need lies in the repository, so that a skip could only hide that formulas or real data went unseen.
