@@ -125,7 +125,8 @@ def classify_values(values: np.ndarray, path: Path | str = "mask") -> Mask:
     ids = found[found != 0]
     if len(ids) <= 1:
         foreground = values != 0
-        return Mask(foreground, int(label(foreground, connectivity=1).max()))
+        objects: np.ndarray = label(foreground, connectivity=1)  # type: ignore[no-untyped-call]  # scikit-image
+        return Mask(foreground, int(objects.max()))
     reason = _why_no_labels(values, found, ids)
     if reason is not None:
         raise BadFile(
@@ -146,7 +147,8 @@ def _why_no_labels(values: np.ndarray, found: np.ndarray, ids: np.ndarray) -> st
     factor, slack = _ID_SLACK
     if ids.max() > factor * len(ids) + slack:
         return f"{len(ids)} grey values up to {ids.max()}"
-    areas = np.bincount(label(values, connectivity=1, background=0).ravel())[1:]
+    regions: np.ndarray = label(values, connectivity=1, background=0)  # type: ignore[no-untyped-call]  # scikit-image
+    areas = np.bincount(regions.ravel())[1:]
     touching, steps = _contacts(values)
     factor, slack = _REGION_SLACK
     specks = np.median(areas) < _SPECK_PIXELS and touching > _TOUCHING_SHARE
@@ -238,7 +240,8 @@ def _colour_labels(colours: np.ndarray) -> np.ndarray:
     codes = (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
     found, inverse = np.unique(codes, return_inverse=True)
     first = 0 if found[0] == 0 else 1
-    return inverse.reshape(codes.shape) + first
+    labels: np.ndarray = inverse.reshape(codes.shape) + first
+    return labels
 
 
 def _unreadable(path: Path, error: Exception) -> BadFile:

@@ -52,7 +52,8 @@ def _lattice(rng: Generator, size: int, radius: float, basis: np.ndarray) -> np.
     kept = rng.random(len(centres)) > rng.uniform(0.01, 0.2)
     if rng.random() < 0.5:
         kept &= _domain(rng, centres, size)
-    return centres[kept]
+    left: np.ndarray = centres[kept]
+    return left
 
 
 def _domain(rng: Generator, centres: np.ndarray, size: int) -> np.ndarray:

@@ -108,7 +108,8 @@ def _relief(radial: np.ndarray, phi: np.ndarray, particles: Particles) -> np.nda
     height = np.sqrt(np.clip(1 - radial**2, 0, 1))
     rim = (1 - height) ** 1.6
     facing = radial * np.cos(phi - particles.light)
-    return 0.7 + 0.3 * height**2 + particles.rim * rim + 0.18 * facing
+    relief: np.ndarray = 0.7 + 0.3 * height**2 + particles.rim * rim + 0.18 * facing
+    return relief
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,8 @@ def _noise(rng: Generator, size: int, scale: float, octaves: float) -> np.ndarra
         weight, scale = weight * octaves, scale / 2
         if scale < 0.5:
             break
-    return total / max(total.std(), 1e-9)
+    texture: np.ndarray = total / max(total.std(), 1e-9)
+    return texture
 
 
 def _illumination(rng: Generator, size: int) -> np.ndarray:
@@ -218,7 +220,8 @@ def _illumination(rng: Generator, size: int) -> np.ndarray:
     spot = rng.uniform(-1, 1, 2)
     width = rng.uniform(0.3, 0.8)
     field = field + rng.uniform(-0.8, 0.8) * np.exp(-((rows - spot[0]) ** 2 + (columns - spot[1]) ** 2) / width**2)
-    return field / np.abs(field).max()
+    change: np.ndarray = field / np.abs(field).max()
+    return change
 
 
 def _streaks(rng: Generator, cover: np.ndarray, conditions: Conditions) -> np.ndarray:
@@ -226,7 +229,8 @@ def _streaks(rng: Generator, cover: np.ndarray, conditions: Conditions) -> np.nd
     decay = math.exp(-1 / (len(cover) * rng.uniform(0.08, 0.3)))
     tails = lfilter([1 - decay], [1, -decay], cover, axis=1)
     uneven = np.clip(1 + 0.5 * rng.normal(0, 1, (len(cover), 1)), 0, 2)
-    return -conditions.streaks * gaussian_filter1d(np.tanh(2 * tails) * uneven, 0.6, axis=0)
+    streaks: np.ndarray = -conditions.streaks * gaussian_filter1d(np.tanh(2 * tails) * uneven, 0.6, axis=0)
+    return streaks
 
 
 def _digitise(rng: Generator, signal: np.ndarray) -> np.ndarray:
@@ -234,4 +238,5 @@ def _digitise(rng: Generator, signal: np.ndarray) -> np.ndarray:
     low, high = np.quantile(signal, (0.002, 0.998))
     black, white = rng.uniform(0.0, 0.16), rng.uniform(0.78, 1.03)
     scaled = black + (signal - low) / max(high - low, 1e-6) * (white - black)
-    return np.clip(np.round(255 * scaled), 0, 255).astype(np.uint8)
+    grey: np.ndarray = np.clip(np.round(255 * scaled), 0, 255).astype(np.uint8)
+    return grey

@@ -21,8 +21,10 @@ def stretch(image: np.ndarray) -> np.ndarray:
         # A table over the grey levels gives the same numbers as the formula a pixel, without a float64 copy.
         levels = np.arange(np.iinfo(image.dtype).max + 1, dtype=np.float64)
         table = np.clip(255 * (levels - low) / scale, 0, 255).astype(np.uint8)
-        return table[image]
-    return np.clip(255 * (image.astype(np.float64) - low) / scale, 0, 255).astype(np.uint8)
+        looked_up: np.ndarray = table[image]
+        return looked_up
+    grey: np.ndarray = np.clip(255 * (image.astype(np.float64) - low) / scale, 0, 255).astype(np.uint8)
+    return grey
 
 
 def prepare_image(image: np.ndarray, size: tuple[int, int], crop_bottom: int = 0) -> np.ndarray:
@@ -59,10 +61,11 @@ def prepare_mask(
 
 
 def _without_small(foreground: np.ndarray, min_pixels: int) -> np.ndarray:
-    objects = label(foreground, connectivity=1)
+    objects: np.ndarray = label(foreground, connectivity=1)  # type: ignore[no-untyped-call]  # scikit-image
     kept = np.bincount(objects.ravel()) >= min_pixels
     kept[0] = False
-    return kept[objects]
+    large: np.ndarray = kept[objects]
+    return large
 
 
 def _crop(pixels: np.ndarray, rows: int) -> np.ndarray:

@@ -74,7 +74,8 @@ def _renumber(labels: np.ndarray) -> np.ndarray:
     found = np.unique(labels)
     table = np.zeros(int(found[-1]) + 1, np.uint16)
     table[found] = np.arange(len(found)) + (found[0] != 0)
-    return table[labels]
+    renumbered: np.ndarray = table[labels]
+    return renumbered
 
 
 @dataclass(frozen=True)

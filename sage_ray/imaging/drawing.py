@@ -103,7 +103,8 @@ def attention_overlay(
     size = (picture.shape[1], picture.shape[0])
     smooth = np.asarray(Image.fromarray(shares).resize(size, Image.Resampling.BILINEAR))
     colours = matplotlib.colormaps["plasma"](smooth)[..., :3]
-    return (0.55 * 255 * colours + 0.45 * picture).astype(np.uint8)
+    mixed: np.ndarray = (0.55 * 255 * colours + 0.45 * picture).astype(np.uint8)
+    return mixed
 
 
 def contact_sheet(

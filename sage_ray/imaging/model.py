@@ -146,6 +146,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
+        """Device that the networks are on."""
         return next(self.segmenter.parameters()).device
 
     def to(self, device: str | torch.device) -> Model:

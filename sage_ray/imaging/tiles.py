@@ -37,7 +37,8 @@ class RowSource(Protocol):
         ...
 
     @property
-    def dtype(self) -> np.dtype: ...
+    def dtype(self) -> np.dtype:
+        """Type of the pixels."""
 
     def bands(self) -> Iterator[np.ndarray]:
         """Consecutive bands (n, columns) of rows that together are the image."""
@@ -53,10 +54,12 @@ class ArraySource:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """(rows, columns) of the image."""
         return self.array.shape[0], self.array.shape[1]
 
     @property
     def dtype(self) -> np.dtype:
+        """Type of the pixels."""
         return self.array.dtype
 
     def bands(self) -> Iterator[np.ndarray]:
@@ -89,8 +92,10 @@ def stretch(image: np.ndarray, low: float, high: float) -> np.ndarray:
     scale = high - low + _EPSILON
     if image.dtype in (np.uint8, np.uint16):
         levels = np.arange(np.iinfo(image.dtype).max + 1, dtype=np.float64)
-        return np.clip(255 * (levels - low) / scale, 0, 255).astype(np.uint8)[image]
-    return np.clip(255 * (image.astype(np.float64) - low) / scale, 0, 255).astype(np.uint8)
+        looked_up: np.ndarray = np.clip(255 * (levels - low) / scale, 0, 255).astype(np.uint8)[image]
+        return looked_up
+    grey: np.ndarray = np.clip(255 * (image.astype(np.float64) - low) / scale, 0, 255).astype(np.uint8)
+    return grey
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -115,13 +120,15 @@ def resize_probability(probability: np.ndarray, size: tuple[int, int]) -> np.nda
         if probability.shape[axis] != size[axis]:
             first, weights = _taps(probability.shape[axis], size[axis])
             probability = _filtered(probability, first, weights.astype(np.float32), axis)
-    return np.clip(probability, 0, 1)
+    clipped: np.ndarray = np.clip(probability, 0, 1)
+    return clipped
 
 
 def resize_nearest(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Mask (H,W) resized to `size` (rows, columns): the pixel under each new pixel's centre, as in Pillow."""
     rows, columns = (_nearest(old, new) for old, new in zip(mask.shape, size, strict=True))
-    return mask[rows[:, None], columns[None, :]]
+    resized: np.ndarray = mask[rows[:, None], columns[None, :]]
+    return resized
 
 
 def _nearest(old: int, new: int) -> np.ndarray:

@@ -44,6 +44,7 @@ class Home:
 
     @property
     def studies(self) -> Path:
+        """studies/NAME: one folder per study."""
         return self.path / "studies"
 
     @property

@@ -77,10 +77,12 @@ def _prepare_import() -> None:
 
 
 def is_http(uri: str) -> bool:
+    """Whether a URI is a server's, and no database file."""
     return urlsplit(uri).scheme in ("http", "https")
 
 
 def probe(uri: str) -> None:
+    """Raise MirrorUnavailable if the server of a URI does not accept a connection within `PROBE_TIMEOUT_S`."""
     if not is_http(uri):
         return
     parts = urlsplit(uri)
@@ -93,4 +95,5 @@ def probe(uri: str) -> None:
 
 
 def one_line_of(error: BaseException) -> str:
+    """What an error says, on one line of at most 200 characters."""
     return (" ".join(str(error).split()) or type(error).__name__)[:200]

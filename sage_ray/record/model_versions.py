@@ -42,6 +42,7 @@ class Version:
 
     @property
     def uri(self) -> str:
+        """models:/NAME/VERSION."""
         return f"models:/{self.name}/{self.version}"
 
 

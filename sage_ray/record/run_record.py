@@ -86,6 +86,7 @@ class RunRecord(BaseModel):
 
     @property
     def finished(self) -> bool:
+        """Whether the run is COMPLETE: nothing is left to train."""
         return self.state == FINISHED
 
     def stored_in(self, store: StageStore) -> Callable[[str, int], bool]:

@@ -47,10 +47,12 @@ class FinalPlan(BaseModel):
         return build_config(self.config, self.final_id).with_values({"seed": seed})
 
     def run_id(self, seed: int) -> str:
+        """Name of the run of one seed."""
         return f"{self.final_id}-s{seed}"
 
     @property
     def run_ids(self) -> list[str]:
+        """Names of all its runs, in the order of the seeds."""
         return [self.run_id(seed) for seed in self.seeds]
 
 

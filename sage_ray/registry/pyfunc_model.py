@@ -11,7 +11,7 @@ from typing import Any
 
 import mlflow
 import numpy as np
-from mlflow.pyfunc import PythonModel
+from mlflow.pyfunc.model import PythonModel
 
 TASKS = ("probability", "mask", "generate")
 

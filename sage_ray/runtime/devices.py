@@ -57,6 +57,7 @@ class Machines:
 
     @property
     def cpus(self) -> float:
+        """CPUs of all nodes together."""
         return sum(node.cpus for node in self.nodes)
 
     @property

@@ -24,8 +24,13 @@ GB = 1e9
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes that a run adds: `stages` to the stage store at its end, `writing` beside them while it writes a snapshot,
-    `results` to the home."""
+    """Bytes that a run adds.
+
+    Attributes:
+        stages: to the stage store at its end.
+        writing: beside them while it writes a snapshot.
+        results: to the home.
+    """
 
     stages: int
     writing: int
@@ -33,8 +38,10 @@ class Need:
 
 
 def kept_bytes(footprint: StageFootprint, epochs: int, starts: Collection[int] = ()) -> int:
-    """Bytes that a stage of `epochs` epochs keeps at most: the newest snapshots and those at `starts`, each with best
-    weights of its own."""
+    """Bytes that a stage of `epochs` epochs keeps at most.
+
+    They are those of the newest snapshots and of the ones at `starts`, each with best weights of its own.
+    """
     newest = {epoch for epoch in range(epochs - NEWEST + 1, epochs + 1) if epoch > 0}
     kept = newest | {epoch for epoch in starts if 0 < epoch < epochs}
     return len(kept) * (footprint.state + footprint.best + epochs * EPOCH_BYTES)

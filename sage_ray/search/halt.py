@@ -60,9 +60,11 @@ class HaltStopper(DriverSide, tune.Stopper):
         self._halt = halt
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether Tune shall end one trial: never, they are ended together."""
         return False
 
     def stop_all(self) -> bool:
+        """Whether Tune shall end all trials."""
         return self._halt.check()
 
 

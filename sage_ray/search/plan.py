@@ -152,6 +152,7 @@ class StudyData:
         """Of the decoded images and masks of all data sections so far."""
 
     def keys(self, config: ExperimentConfig) -> dict[str, str]:
+        """Stage keys of a config on its data, by phase."""
         fingerprint, split_id = self._data(config.data)
         try:
             return stage_keys(config, fingerprint, split_id, trial_numerics(config))

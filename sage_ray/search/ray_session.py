@@ -70,8 +70,10 @@ def ray_session() -> Iterator[None]:
 
 @contextmanager
 def seen_machines() -> Iterator[Machines]:
-    """The machines that a study runs on. Those of the cluster of `RAY_ADDRESS`, or of a Ray that is connected, which
-    stays connected for the body; else this machine, without a Ray.
+    """The machines that a study runs on.
+
+    They are those of the cluster of `RAY_ADDRESS`, or of a Ray that is connected, which stays connected for the body;
+    else this machine, without a Ray.
 
     Raises:
         UserError: `RAY_ADDRESS` cannot be reached, or is that of a Ray client (ray://).

@@ -70,6 +70,7 @@ def simulate(spec: StudySpec, count: int) -> list[Sample]:
 
 
 def draw_sample(trial: Trial, spec: StudySpec) -> Sample:
+    """The configuration of a trial: the fixed one that it was queued for, or one that Optuna suggests."""
     index = trial.user_attrs.get("point")
     if index is None:
         return spec.sample(lambda dimension: _suggest(trial, dimension))

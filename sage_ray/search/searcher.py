@@ -57,6 +57,7 @@ class OptunaSearcher(DriverSide, Searcher):
         self._live: set[str] = set()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """What the next trial gets; None if it shall wait, FINISHED if there is none."""
         while not self._halted():
             # With a trial alive, None makes Tune look after that one and ask again; without one it would wait here.
             if self._live and len(self._live) >= self._limit():
@@ -81,9 +82,11 @@ class OptunaSearcher(DriverSide, Searcher):
         return Searcher.FINISHED  # type: ignore[return-value]
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Tell Optuna the running objective of a trial."""
         self._note(self._numbers[trial_id], result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tell Optuna how a trial ended."""
         number = self._numbers[trial_id]
         self._live.discard(trial_id)
         if error:

@@ -36,8 +36,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class TrialRow:
-    """One trial as the storage has it: `reports` by epoch, `attempts` starts, `stalls` as MAX_STALLS counts them, and
-    `seen`, what was on disk when it was started last (None: it does not count)."""
+    """One trial as the storage has it.
+
+    `reports` are by epoch; `attempts` counts starts, and `stalls` those that `MAX_STALLS` counts; `seen` is what was on
+    disk when it was started last (None: that start does not count).
+    """
 
     number: int
     state: str
@@ -83,6 +86,7 @@ class StudyStorage:
         return [_row(trial) for trial in self.study.get_trials(deepcopy=False) if trial.state != waiting]
 
     def row(self, number: int) -> TrialRow:
+        """One trial, by number."""
         return _row(self._storage.get_trial(self._id(number)))
 
     def enqueue(self, samples: tuple[Sample, ...], spec: StudySpec) -> None:

@@ -104,6 +104,7 @@ class StudyFolder:
 
     @property
     def base_path(self) -> Path:
+        """The base config of the study."""
         return self.path / "base.yaml"
 
     @property
@@ -113,6 +114,7 @@ class StudyFolder:
 
     @property
     def exists(self) -> bool:
+        """Whether a study was begun in this folder."""
         return (self.path / "study.json").is_file()
 
     @classmethod
@@ -137,6 +139,7 @@ class StudyFolder:
         return value
 
     def write_meta(self, meta: dict[str, Any]) -> None:
+        """Write study.json: what is said of the study as a whole."""
         write_json(self.path / "study.json", {"format_version": FORMAT_VERSION, **meta})
 
     def spec(self) -> StudySpec:

@@ -108,8 +108,11 @@ def with_resources(base: ExperimentConfig, file: StudyFile, source: str) -> Expe
 
 
 def hashed_device(base: ExperimentConfig, file: StudyFile) -> str:
-    """The device in a study's hash: that of a numbered `resources.gpu`. A word is hashed as the CPU, what it came in
-    for, on whatever device the study began; it stays there (`search.placement`)."""
+    """The device in a study's hash: that of a numbered `resources.gpu`.
+
+    A word is hashed as the CPU, in whose place it came, on whatever device the study began; the study stays on that one
+    (`search.placement`).
+    """
     return "cpu" if isinstance(file.resources.gpu, str) else base.runtime.device
 
 

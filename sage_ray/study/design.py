@@ -96,6 +96,7 @@ class Design(StudySpec):
     fraction: Fraction | None = None
 
     def on(self, runtime: RuntimeConfig) -> Design:
+        """The same design with this runtime for all its arms."""
         arms = [replace(a, config=a.config.with_sections(runtime=runtime)) for a in self.arms]
         return replace(super().on(runtime), arms=tuple(arms))
 
@@ -107,6 +108,7 @@ class Design(StudySpec):
 
     @cached_property
     def hash(self) -> str:
+        """16 hex digits over base, arms and what else makes two ablations the same."""
         left_out = {"name", "base", "arms", "factors", "generators", "max_hours", "concurrency", "test"}
         tree = identity_tree(self.file, exclude=left_out)
         arms = [[arm.name, arm.values, arm.not_run] for arm in self.arms]
@@ -140,14 +142,17 @@ class Design(StudySpec):
 
     @property
     def trials(self) -> int:
+        """Number of runs: arms that are trained, times seeds, times folds."""
         return len(self.cells)
 
     @cached_property
     def fixed(self) -> tuple[Sample, ...]:
+        """All runs, in the order of their trials."""
         return tuple(_sample(arm, place) for arm, place in self.cells)
 
     @property
     def untuned(self) -> ExperimentConfig:
+        """The config of the reference arm."""
         return self.reference.config
 
     def run_grid(self, number: int) -> list[RunPlace]:
@@ -155,11 +160,13 @@ class Design(StudySpec):
         return [self.cells[number][1]]
 
     def max_epochs(self, number: int | None = None) -> int:
+        """Number of epochs, both phases together, of trial `number`, or the largest of any."""
         if number is not None:
             return self.cells[number][0].epochs
         return max(arm.epochs for arm in self.arms if arm.not_run is None)
 
     def to_yaml(self, base_file: str) -> str:
+        """The design as YAML with `base_file` as its base."""
         tree = self.file.model_dump(mode="json", exclude_defaults=True, exclude={"name", "base", "arms", "factors"})
         if self.file.kind == "arms":
             tree["arms"] = {arm.name: _written(arm.values, arm.not_run) for arm in self.arms}
@@ -172,15 +179,18 @@ class Design(StudySpec):
         return yaml.safe_dump(tree, sort_keys=False, width=120)
 
     def facts(self) -> dict[str, Any]:
+        """What study.json says of the design: its kind, reference and arms."""
         arms = [{"name": a.name, "not_run": a.not_run, "levels": a.levels, "values": a.values} for a in self.arms]
         facts = {"design": self.file.kind, "reference": self.reference.name, "test": self.file.test, "arms": arms}
         structure = {"fraction": self.fraction.lines()} if self.fraction else {}
         return super().facts() | facts | structure
 
     def not_run(self) -> dict[str, str]:
+        """Arms that are declared but not trained, with the reason."""
         return {arm.name: arm.not_run for arm in self.arms if arm.not_run is not None}
 
     def details(self) -> list[str]:
+        """Lines for `plan`: arms, and for a fraction its structure."""
         trained = [arm.name for arm in self.arms if arm.not_run is None]
         lines = [f"{len(trained)} arms, compared with {self.reference.name}: {', '.join(trained)}"]
         lines += [f"not run: {name} ({reason})" for name, reason in self.not_run().items()]

@@ -21,6 +21,8 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Part(BaseModel):
+    """A part of a study's file; unknown keys are refused."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, use_attribute_docstrings=True)
 
 
@@ -55,12 +57,15 @@ class ObjectivePart(Part):
 
     @property
     def maximize(self) -> bool:
+        """Whether a higher value is better; where the file does not say, the score decides."""
         if self.direction is None:
             return not is_lower_better(self.metric)
         return self.direction == "maximize"
 
 
 class SamplerPart(Part):
+    """How configurations are drawn: the name of a sampler, its seed, and how many draws come before it learns."""
+
     name: str = "tpe"
     seed: Annotated[int, Field(ge=0)] = 0
     startup: Annotated[int, Field(ge=1)] | None = None
@@ -73,6 +78,8 @@ class SamplerPart(Part):
 
 
 class SchedulerPart(Part):
+    """Whether trials are stopped early: the name of a scheduler and its settings."""
+
     name: str = "fifo"
     grace_epochs: Annotated[int, Field(ge=1)] = 4
     """No trial is stopped before this epoch; epochs count over both phases."""

@@ -69,14 +69,17 @@ class Space(StudySpec):
 
     @property
     def sampler(self) -> SamplerPart:
+        """How configurations are drawn, as the file says."""
         return self.file.sampler
 
     @property
     def scheduler(self) -> SchedulerPart:
+        """Whether trials are stopped early, as the file says."""
         return self.file.scheduler
 
     @property
     def untuned(self) -> ExperimentConfig:
+        """The base itself."""
         return self.base
 
     def run_grid(self, number: int) -> list[RunPlace]:
@@ -142,6 +145,7 @@ class Space(StudySpec):
         return sample
 
     def max_epochs(self, number: int | None = None) -> int:
+        """Largest number of epochs, both phases together, that a trial may have."""
         total = 0
         for path in ("pretrain.epochs", "adversarial.epochs"):
             largest = self.base.get(path)
@@ -152,6 +156,7 @@ class Space(StudySpec):
         return total
 
     def to_yaml(self, base_file: str) -> str:
+        """The space as YAML with `base_file` as its base."""
         tree = self.file.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         tree = {"name": self.name, "base": {"file": base_file}, **{k: v for k, v in tree.items() if k != "base"}}
         tree["base"] = {"file": base_file}

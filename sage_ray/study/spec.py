@@ -53,6 +53,7 @@ class StudySpec(ABC):
 
     @property
     def name(self) -> str:
+        """Name of the study."""
         return self.file.name
 
     def renamed(self: Spec, name: str) -> Spec:
@@ -91,10 +92,12 @@ class StudySpec(ABC):
 
     @property
     def sampler(self) -> SamplerPart:
+        """How configurations are drawn: one after another, where all are known."""
         return SamplerPart(name="grid")
 
     @property
     def scheduler(self) -> SchedulerPart:
+        """Whether trials are stopped early: none is, unless a search says so."""
         return SchedulerPart(name="fifo")
 
     def sample(self, choose: Callable[[Dimension], Any]) -> Sample:

@@ -85,7 +85,8 @@ class Pace:
         first_time, first_epoch = seen[0]
         if not total or epoch <= first_epoch or now <= first_time:
             return None
-        return max(total - epoch, 0) * (now - first_time) / (epoch - first_epoch)
+        left: float = max(total - epoch, 0) * (now - first_time) / (epoch - first_epoch)
+        return left
 
     def of_study(self, ended: int, target: int | None) -> float | None:
         """Seconds until `target` trials have ended; trials that an earlier session ended do not count as pace."""
@@ -94,7 +95,8 @@ class Pace:
         here = ended - self._done_at_start
         if not target or here <= 0:
             return None
-        return (target - ended) * (self._clock() - self._started) / here
+        left: float = (target - ended) * (self._clock() - self._started) / here
+        return left
 
 
 class RunClock:

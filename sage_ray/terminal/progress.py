@@ -92,9 +92,11 @@ class PlainWatch:
         self._last_epoch, self._tenth, self._told = 0, -1, 0.0
 
     def line(self, text: str) -> None:
+        """Print one event."""
         print(_fit(clean(text), self._stream), file=self._stream, flush=True)
 
     def update(self, status: Any) -> None:
+        """Print a line for each trial whose state has changed."""
         for trial in field_of(status, "trials", ()):
             number, state = field_of(trial, "number"), str(field_of(trial, "state"))
             if self._seen.get(number) == state:
@@ -109,6 +111,7 @@ class PlainWatch:
         return f"trial {field_of(trial, 'number')} {state} {params_text(field_of(trial, 'params') or {})}"
 
     def epoch(self, report: Mapping[str, Any], total: int) -> None:
+        """Print an epoch if it is its turn."""
         remaining = self._clock.remaining(report, total)
         epoch = int(report["epoch"])
         if epoch <= self._last_epoch:
@@ -155,6 +158,7 @@ class LiveWatch:
         self._states: dict[int, str] | None = None
 
     def line(self, text: str) -> None:
+        """Print one event above the live picture."""
         text = _fit(clean(text), self._stream)
         with self._lock:
             self._follow_size()
@@ -162,6 +166,7 @@ class LiveWatch:
             self._console.print(text, markup=False)
 
     def update(self, status: Any) -> None:
+        """Show the table of trials as it is now."""
         with self._lock:
             states = {int(field_of(t, "number")): str(field_of(t, "state")) for t in field_of(status, "trials", ())}
             now = time.monotonic()
@@ -181,6 +186,7 @@ class LiveWatch:
                 self.line(trial_event(trial))
 
     def epoch(self, report: Mapping[str, Any], total: int) -> None:
+        """Show the bar of a run as it is now."""
         with self._lock:
             remaining = self._clock.remaining(report, total)
             now = time.monotonic()
@@ -238,6 +244,7 @@ class LiveWatch:
         self._begin()
 
     def close(self, *, replaced: bool = False) -> None:
+        """End the live picture; the last one stays, unless it is replaced by what is printed next."""
         self._closed.set()
         with self._lock:
             live, self._live = self._live, None

@@ -63,12 +63,14 @@ class Session:
 
     @cached_property
     def home(self) -> Home:
+        """The home that --home or SAGE_HOME names."""
         from sage_ray.record.home import Home
 
         return Home(self.home_path)
 
     @cached_property
     def watch(self) -> Watch:
+        """What progress is shown by: a live picture, plain lines, or nothing with --quiet."""
         from sage_ray.terminal.progress import make_watch
 
         return make_watch(quiet=self.quiet)
@@ -121,7 +123,7 @@ def verb(app: typer.Typer, name: str, full_name: str | None = None) -> Callable[
         parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + shared
         command.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in parameters}
-        del command.__wrapped__  # type: ignore[attr-defined]
+        del command.__wrapped__
         app.command(name)(command)
 
     return register

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sage_ray.errors import UserError
-from sage_ray.terminal.progress import score_text, tally
+from sage_ray.terminal.display import score_text, tally
 
 if TYPE_CHECKING:
     from sage_ray.record.home import Home

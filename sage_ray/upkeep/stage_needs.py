@@ -22,8 +22,11 @@ from sage_ray.training.context import available_cpus, numerics
 
 @dataclass
 class StageNeed:
-    """Who needs a stage: `going_on` and `finished` hold a name for each epoch at which work ends that is unfinished or
-    finished; `outdated` if this release would give the stage of the finished work another key."""
+    """Who needs a stage.
+
+    `going_on` and `finished` hold a name for each epoch at which work ends that is unfinished or finished. `outdated`
+    is true if this release would give the stage of the finished work another key.
+    """
 
     going_on: dict[int, str] = field(default_factory=dict)
     finished: dict[int, str] = field(default_factory=dict)
