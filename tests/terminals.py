@@ -78,7 +78,7 @@ class Terminal:
         rows: int = 24,
         *,
         deadline_s: float = 240,
-        program: Sequence[str] = (sys.executable, "-m", "sage_ray.terminal.cli"),
+        program: Sequence[str] = (sys.executable, "-m", "sage_ray"),
     ) -> None:
         self.emulator = Emulator(columns, rows)
         self.screens: list[Screen] = []
