@@ -145,7 +145,7 @@ def time_phase(
 def time_evaluation(
     options: argparse.Namespace, config: ExperimentConfig, data: PreparedData, context: LocalContext, cache: Path
 ) -> dict[str, float]:
-    """Median seconds an image of a scored evaluation pass: prediction, all scores, loss."""
+    """Median seconds per image of a scored evaluation pass: prediction, all scores, loss."""
     recipe: Recipe = build_recipe(config, context, cache)
     state = build_state(config, "pretrain", context)
     indices = np.resize(data.split.validation, 8)

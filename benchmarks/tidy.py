@@ -66,7 +66,7 @@ def _config_text(config: ExperimentConfig) -> str:
 
 
 def write_metrics(folder: RunFolder, draws: np.random.Generator) -> None:
-    """Write metrics.jsonl, one line an epoch."""
+    """Write metrics.jsonl, one line per epoch."""
     values = draws.random((EPOCHS, len(CURVES)))
     lines = []
     for epoch in range(1, EPOCHS + 1):

@@ -41,10 +41,10 @@ from sage_ray.sections import (
 logger = logging.getLogger(__name__)
 
 REMOVED: dict[str, str] = {
-    "runtime.snapshot_every": "snapshots go by time, see runtime.snapshot_seconds (0: one an epoch)",
+    "runtime.snapshot_every": "snapshots go by time, see runtime.snapshot_seconds (0: one per epoch)",
     "runtime.keep_every": "the newest two snapshots are kept, ends of stages, and epochs that an open study names",
 }
-"""Settings of an earlier release that are gone, with what holds instead: read, ignored, and said once a process."""
+"""Settings of an earlier release that are gone, with what holds instead: read, ignored, and said once per process."""
 
 
 class ExperimentConfig(Section):

@@ -267,12 +267,12 @@ def written(process: subprocess.Popen[bytes], main: int, side: int, window: Wind
 
 
 def walk(demo: Demo) -> None:
-    """The steps, one a line."""
+    """The steps, one per line."""
     data, fresh = OUT / "data", OUT / "fresh"
     demo.sage(f"data synth {data} --num 64 --size 64 --seed 0")
     demo.sage(f"data check {data}")
     # A longer phase 1, which all trials share, and averaged weights: enough to learn dark particles beside bright ones.
-    # A shorter phase 2, which costs five times as much an epoch: five minutes are for all of it.
+    # A shorter phase 2, which costs five times as much per epoch: five minutes are for all of it.
     epochs = "--set pretrain.epochs=18 --set adversarial.epochs=13"
     chosen = f"search_tiny --name demo --set data.path={data} {epochs} --set evaluation.ema_decay=0.9"
     demo.sage(f"plan {chosen}")

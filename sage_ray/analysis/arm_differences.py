@@ -48,14 +48,14 @@ class Row:
     arm: str
     reference: str
     mean: float
-    """Of the arm, over images and seeds."""
+    """Mean of the arm, over images and seeds."""
     reference_mean: float
     difference: float
     """mean - reference_mean, in the score's own direction."""
     low: float
     high: float
     level: float
-    """Of the interval [low, high], which Holm's correction does not widen."""
+    """Level of the interval [low, high], which Holm's correction does not widen."""
     df: float
     p_value: float
     """Two-sided, that the difference lies at the nearest boundary of the claim (0 without a margin)."""
@@ -92,7 +92,7 @@ class ArmComparison:
     """What the verdicts mean here; belongs below the table."""
     speaks_of: str
     components: Components
-    """Of the arms that share one seed variance, if the reference does; else of all."""
+    """Variance components of the arms that share one seed variance, if the reference does; else of all arms."""
     detectable: float
     """Smallest distance of the truth from the claim's boundary (a difference, without a margin) that these seeds and
     images find with chance `power`, after the correction; NaN with one seed."""

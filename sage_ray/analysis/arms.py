@@ -256,7 +256,7 @@ def checked_curves(tidy: Tidy, facts: StudyFacts, score: str, run_ids: Collectio
 
 
 def last_phase(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of curves, the rows of each run's last phase."""
+    """The rows of each run's last phase, of a frame of curves."""
     last = rows.groupby("run_id")["phase"].transform("last")
     return rows[rows["phase"] == last]
 

@@ -71,7 +71,7 @@ def _plateaus(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def curve_table(facts: StudyFacts, rows: pd.DataFrame, score: str) -> TextTable:
-    """Of each series: seeds, epochs, plateau of each phase, and when the median first comes near the last plateau."""
+    """One row per series: seeds, epochs, plateau of each phase, and when the median first nears the last plateau."""
     table = []
     levels = _plateaus(rows)
     middle = bands(rows)

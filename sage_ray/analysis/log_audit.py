@@ -86,7 +86,7 @@ def read_log(
     try:
         table = pd.read_csv(path, comment="#")
     except FileNotFoundError:
-        raise UserError("no such file", path, "give the path of a CSV with a row an epoch") from None
+        raise UserError("no such file", path, "give the path of a CSV with one row per epoch") from None
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
         raise UserError("unreadable CSV", path, " ".join(str(error).split())[:200]) from None
     phase = _column(table, phase_column, "phase", path)

@@ -10,7 +10,7 @@ from sage_ray.analysis.tidy import Tidy
 
 
 def run_costs(tidy: Tidy, runs: ArmRuns) -> pd.DataFrame:
-    """Of each run: arm, parameters of its segmenter, seconds of all its epochs, and GPU seconds of them.
+    """One row per run: arm, parameters of its segmenter, seconds of all its epochs, and GPU seconds of them.
 
     Epochs that were taken from another run's stage count with the seconds that they took there.
     """

@@ -20,7 +20,7 @@ from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunRecord
 
 FILES = ("record.json", "config.yaml", "metrics.jsonl", "per_image.parquet")
-"""Of a run folder, what the tidy table is made from."""
+"""The files of a run folder that the tidy table is made from."""
 TEXTS = (
     "study", "arm", "run_id", "state", "part", "kind", "phase", "checkpoint", "image", "group", "score", "definition",
     "text",

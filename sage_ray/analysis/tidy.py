@@ -26,7 +26,7 @@ from sage_ray.files import read_json, replacing, write_json
 from sage_ray.record.home import Home
 
 FORMAT = 2
-"""Of the rows; a table of another one is made anew."""
+"""Format of the rows; a table of another format is made anew."""
 RUNS_A_GROUP = 100
 """Runs in one row group: what is held in memory at a time."""
 EXPERIMENT = "sage-ray"

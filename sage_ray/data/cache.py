@@ -32,7 +32,7 @@ _checked: set[tuple[Any, ...]] = set()
 
 @dataclass(frozen=True, eq=False)
 class CacheEntry:
-    """Arrays (N,H,W) uint8, memory-mapped read-only, and one dict of facts a row."""
+    """Arrays (N,H,W) uint8, memory-mapped read-only, and one dict of facts per row."""
 
     images: np.ndarray
     masks: np.ndarray

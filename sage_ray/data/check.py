@@ -32,7 +32,7 @@ class CheckReport:
         return not self.problems
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON: counts, sizes "ROWSxCOLUMNS" with their number, coverage and objects an image."""
+        """Plain data for JSON: counts, sizes "ROWSxCOLUMNS" with their number, coverage and objects per image."""
         return {
             "path": self.path,
             "pairs": len(self.facts),
@@ -47,7 +47,7 @@ class CheckReport:
         }
 
     def lines(self) -> list[str]:
-        """The report as text, problems first, one a line."""
+        """The report as text, problems first, one per line."""
         found = self.as_dict()
         lines = [str(problem) for problem in self.problems]
         lines.append(f"{found['pairs']} usable pairs, {len(self.problems)} problems in {self.path}")

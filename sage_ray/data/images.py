@@ -160,7 +160,7 @@ def _why_no_labels(values: np.ndarray, found: np.ndarray, ids: np.ndarray) -> st
 
 
 def _contacts(values: np.ndarray) -> tuple[float, float]:
-    """Of neighbouring pixels with unlike values: share without background, and share that are steps of at most 2."""
+    """Among neighbouring pixels of unlike values: share without background, and share that are steps of at most 2."""
     touching = steps = contacts = 0
     wide = values.astype(np.int32)
     for a, b in ((wide[1:], wide[:-1]), (wide[:, 1:], wide[:, :-1])):

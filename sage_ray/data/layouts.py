@@ -16,7 +16,7 @@ MAX_PARTICLES = 4000
 def draw_centres(rng: Generator, size: int, radius: float) -> tuple[np.ndarray, bool]:
     """Centres (n,2) float64 of particles of mean `radius` pixels, and whether they may overlap.
 
-    The frame is `size` pixels a side; centres may lie up to one radius outside it. At least one lies well inside.
+    The frame is a square of `size` pixels; centres may lie up to one radius outside it. At least one lies well inside.
     """
     layout, overlapping = _LAYOUTS[int(rng.choice(len(_LAYOUTS), p=_WEIGHTS))]
     centres = layout(rng, size, radius)

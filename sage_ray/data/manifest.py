@@ -1,4 +1,4 @@
-"""The manifest: one row an image, with contents, size, coverage, objects and split part, kept as parquet."""
+"""The manifest: one row per image, with contents, size, coverage, objects and split part, kept as parquet."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COLUMNS = (
 
 
 def manifest(data: PreparedData) -> pd.DataFrame:
-    """One row an image, in the order of `data.images`.
+    """One row per image, in the order of `data.images`.
 
     Columns: stem, image_file, mask_file (empty if drawn), image_sha256, mask_sha256, rows and columns of the original
     in pixels, coverage in [0, 1] and objects of the raw mask, part ("train", "validation" or "test").

@@ -129,7 +129,7 @@ class Conditions:
     blur: float
     """Standard deviation in pixels."""
     dose: float
-    """Electrons a pixel at full scale."""
+    """Electrons per pixel at full scale."""
 
 
 def draw_conditions(rng: Generator, size: int) -> Conditions:

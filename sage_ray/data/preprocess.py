@@ -18,7 +18,7 @@ def stretch(image: np.ndarray) -> np.ndarray:
     low, high = float(image.min()), float(image.max())
     scale = high - low + _EPSILON
     if image.dtype == np.uint8 or image.dtype == np.uint16:
-        # A table over the grey levels gives the same numbers as the formula a pixel, without a float64 copy.
+        # A table over the grey levels gives the same numbers as the formula per pixel, without a float64 copy.
         levels = np.arange(np.iinfo(image.dtype).max + 1, dtype=np.float64)
         table = np.clip(255 * (levels - low) / scale, 0, 255).astype(np.uint8)
         looked_up: np.ndarray = table[image]

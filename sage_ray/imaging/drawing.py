@@ -120,7 +120,7 @@ def contact_sheet(
 
     Args:
         pictures: grey (H,W) or (H,W,3), sizes may differ.
-        captions: one a picture, or None.
+        captions: one per picture, or None.
         columns: None: as many as make the sheet about as high as wide.
         cell: longer side of a cell in pixels.
         title: a line above.
@@ -196,7 +196,7 @@ def learning_curves(
     The adversarial phase is shaded; the epoch whose weights were kept is marked.
 
     Args:
-        history: reports of a run, one an epoch, with `epoch`, `phase` and keys `val/...` and `train/...`.
+        history: reports of a run, one per epoch, with `epoch`, `phase` and keys `val/...` and `train/...`.
         path: file to write.
         selected_epoch: of the run's record.
 

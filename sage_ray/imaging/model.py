@@ -299,7 +299,7 @@ class _Cropped:
 def _checked(image: np.ndarray) -> np.ndarray:
     image = np.asarray(image)
     if image.ndim != 2 or image.size == 0:
-        raise UserError("not a grey image", f"array of shape {image.shape}", "give one (rows, columns) array an image")
+        raise UserError("not a grey image", f"array of shape {image.shape}", "give one (rows, columns) array per image")
     if image.dtype == bool:
         return image.astype(np.uint8)
     if image.dtype.kind not in "uif":

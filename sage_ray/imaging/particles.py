@@ -2,7 +2,7 @@
 
 The measures are those of scikit-image's `regionprops` (area, centroid, equivalent diameter, Crofton perimeter), to
 which the tests hold them. They are summed by hand for two reasons. `regionprops` needs the whole mask and its labels,
-which for a field of 100,000 pixels a side are 50 GB. And where a 4-connected particle meets itself at a corner,
+which for a field of 100,000 x 100,000 pixels are 50 GB. And where a 4-connected particle meets itself at a corner,
 `perimeter_crofton` joins the two pieces of its edge and reports less perimeter than it has.
 """
 

@@ -1,4 +1,4 @@
-"""Networks: one file an architecture. A new one is one file and one line in a table below.
+"""Networks: one file per architecture. A new one is one file and one line in a table below.
 
 Tables map a name in the config to a class that is built from plain keyword arguments; forward signatures are the same
 within a table. SEGMENTERS: image (N,1,H,W) in [-1,1] to logits (N,2,H,W). GENERATORS: mask (N,1,H,W), latents

@@ -34,7 +34,7 @@ class Home:
 
     @property
     def runs(self) -> Path:
-        """runs/ID: one folder a run (`runtime.record.RunFolder`)."""
+        """runs/ID: one folder per run (`record.run_folder.RunFolder`)."""
         return self.path / "runs"
 
     @property

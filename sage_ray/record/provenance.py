@@ -25,7 +25,7 @@ GIT_TIMEOUT_S = 10.0
 def code_version() -> tuple[str | None, bool | None]:
     """(commit, dirty) of the checkout that the package runs from; (None, None) when installed without one.
 
-    Read once a process: the code that runs is the code that was imported. `dirty` counts tracked files only.
+    Read once per process: the code that runs is the code that was imported. `dirty` counts tracked files only.
     """
     root = Path(sage_ray.__file__).parent
     commit = _git(root, "rev-parse", "HEAD")

@@ -68,7 +68,7 @@ class VersionScores:
     """Version that it is compared with; None for the reference itself."""
     differences: dict[str, Difference] | None = None
     verdict: str | None = None
-    """Of the claim "better Dice than the reference": supported, refuted or undecided."""
+    """Verdict on the claim "better Dice than the reference": supported, refuted or undecided."""
     p_value: float | None = None
     """Holm-adjusted over the versions compared."""
 

@@ -64,7 +64,7 @@ class FinalResult:
     versions: list[VersionScores]
     """The new version, and the one it is compared with, if any shares its test set."""
     verdict: str
-    """Of the comparison: supported, refuted or undecided; `first version` if there is nothing to compare with."""
+    """Verdict of the comparison: supported, refuted, undecided, or `first version` without anything to compare."""
 
 
 def final(

@@ -112,7 +112,7 @@ def save_package(target: Path, model_folder: Path, scores: pd.DataFrame, provena
     Args:
         target: folder to write.
         model_folder: segmenter.safetensors, generator.safetensors (if any), model.json.
-        scores: test scores of all seeds, one row an image and score.
+        scores: test scores of all seeds, one row per image and score.
         provenance: what made the model; kept as provenance.json.
         card: the model card in Markdown.
     """

@@ -86,7 +86,7 @@ class Attempt:
             self._on_report(report)
 
     def keep(self, name: str, arrays: Arrays) -> None:
-        """Write arrays as artifacts/NAME.npz; of an epoch that is trained again the later ones stay."""
+        """Write arrays as artifacts/NAME.npz; an epoch that is trained again replaces its own."""
         path = self.folder.artifacts / f"{name}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path, durable=False) as temporary, temporary.open("wb") as stream:
@@ -145,7 +145,7 @@ class Attempt:
 
 
 def state_of(error: BaseException) -> tuple[State, str | None]:
-    """The state and the one line that an exception ends a run with."""
+    """The state in which an exception leaves a run, and the line that says why."""
     line = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, RunStopped):
         return "PRUNED", None

@@ -14,11 +14,11 @@ from sage_ray.stages.store import NEWEST, StageStore
 from sage_ray.training.footprint import StageFootprint, footprints, product_bytes
 
 PICTURES_BYTES = 2_500_000
-"""Curves, predictions, attention and generated images of one run; they hardly depend on the size of the images."""
+"""Bytes of one run's pictures (curves, predictions, attention, generated images), whatever the size of its images."""
 RECORD_BYTES, EPOCH_BYTES = 40_000, 1_300
-"""Of a run's record, config, environment and manifest, and of each of its epochs in metrics.jsonl."""
+"""Bytes of a run's record, config, environment and manifest; and bytes of one epoch in metrics.jsonl."""
 DATABASE_BYTES, EPOCH_ROWS_BYTES = 1_000_000, 5_000
-"""Of MLflow's database of an empty home, and of the metrics of one epoch in it."""
+"""Bytes of MLflow's database in an empty home; and bytes of one epoch's metrics in it."""
 GB = 1e9
 
 

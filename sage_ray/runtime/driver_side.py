@@ -20,7 +20,7 @@ _HERE: weakref.WeakValueDictionary[str, DriverSide] = weakref.WeakValueDictionar
 
 @dataclass(frozen=True)
 class Gone:
-    """What is left of a driver's object in another process, or after the driver dropped it: its kind."""
+    """What stands for a driver's object in another process, or after the driver dropped it: only its kind is known."""
 
     kind: str
 

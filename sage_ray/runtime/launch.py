@@ -46,7 +46,7 @@ from sage_ray.training.scoring import check_scores
 
 Launcher = Literal["auto", "inline", "ray"]
 DRIVER_TIMEOUT_S = 60.0
-"""How long a run waits for another process that still holds it: one that was killed takes a moment to go."""
+"""Longest wait for another process that still holds the run; one that was killed takes a moment to end."""
 
 
 def run(
@@ -148,7 +148,7 @@ def train(
 
 
 def default_run_id(config: ExperimentConfig, name: str | None = None) -> str:
-    """NAME-HASH-sSEED."""
+    """The run id that a config gets by itself: NAME-HASH-sSEED."""
     return f"{name or 'run'}-{config.config_hash()[:8]}-s{config.seed}"
 
 

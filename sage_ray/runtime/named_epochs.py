@@ -41,7 +41,7 @@ def named_epochs(config: ExperimentConfig, home: Home) -> dict[str, list[int]]:
 
 
 def read_budgets(path: Path) -> Budgets:
-    """What stands in a budgets file; nothing if it is gone or damaged: a run then trains some epochs again, no more."""
+    """What a budgets file says; nothing if it is gone or damaged, which costs some epochs trained again."""
     try:
         value = read_json(path)["families"]
         return {str(family): {int(epoch) for epoch in epochs} for family, epochs in value.items()}

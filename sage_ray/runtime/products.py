@@ -1,4 +1,4 @@
-"""What a finished run leaves behind: scores an image, the model folder, and pictures to judge it by."""
+"""What a finished run leaves behind: scores per image, the model folder, and pictures to judge it by."""
 
 from __future__ import annotations
 

@@ -233,7 +233,7 @@ def _blame(error: BaseException) -> str:
 
 
 def _new_reports(folder: RunFolder) -> Iterator[list[Report]]:
-    """Endless: each time, the reports that were added since the last; lines of an earlier attempt count as replayed."""
+    """An endless iterator over the reports added since the last call; those of an earlier attempt count as replayed."""
     path = folder.path / "metrics.jsonl"
     known = {line["epoch"] for line in folder.metrics()}
     last, size = 0, -1

@@ -51,7 +51,7 @@ class ArmRun:
 
 @dataclass(frozen=True)
 class ArmSummary:
-    """One arm: how far it is, and means over its finished runs; no interval, which is what the analysis is for."""
+    """One arm: how far it is, and means over its finished runs. Intervals are the analysis' part."""
 
     arm: str
     is_reference: bool
@@ -61,13 +61,13 @@ class ArmSummary:
     done: int
     failed: int
     value: float | None
-    """Of the study's objective."""
+    """Mean of the study's objective over the finished runs."""
     test: float | None
-    """Of `test_score` on the locked test at the selected epoch, over images and runs."""
+    """Mean of `test_score` on the locked test at the selected epoch, over images and runs."""
     tested: int
     """Runs that have been scored on the locked test."""
     definitions: dict[str, str]
-    """Of the objective's score and of the test score; only arms with equal ones may be compared."""
+    """What the objective's score and the test score are; only arms with equal definitions may be compared."""
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,9 @@ class Candidate:
     """The study's objective, mean over seeds."""
     seed_values: dict[int, float]
     epochs: int
-    """Of both phases: the first measure of cost."""
+    """Number of epochs of both phases, the first measure of cost."""
     network_flops: int
-    """Of one forward pass of each trained network: the second."""
+    """Operations of one forward pass of each trained network, the second measure of cost."""
     per_image: dict[str, float] = field(default_factory=dict)
     """Validation score of each image (by sha) at the selected epoch, mean over seeds; empty if the metric has none."""
     groups: dict[str, str] = field(default_factory=dict)

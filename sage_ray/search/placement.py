@@ -25,8 +25,8 @@ from sage_ray.study.spec import StudySpec
 Spec = TypeVar("Spec", bound=StudySpec)
 
 SHARE_AT_MOST = 4
-"""Trials on one GPU under `gpu: share` with `concurrency: auto`: each has its own weights and CUDA context there, and
-beyond a few they only wait for each other."""
+"""Most trials on one GPU under `gpu: share` with `concurrency: auto`. Each has its own weights and CUDA context,
+and more of them only wait for each other."""
 _RAY_STEPS = 10_000
 """Ray counts GPUs in steps of 1/10000."""
 

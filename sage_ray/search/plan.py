@@ -149,7 +149,7 @@ class StudyData:
         self._home = home
         self._seen: dict[str, tuple[str, str]] = {}
         self.cache_bytes = 0
-        """Of the decoded images and masks of all data sections so far."""
+        """Bytes of the decoded images and masks of all data sections so far."""
 
     def keys(self, config: ExperimentConfig) -> dict[str, str]:
         """Stage keys of a config on its data, by phase."""

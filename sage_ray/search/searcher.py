@@ -107,7 +107,7 @@ class OptunaSearcher(DriverSide, Searcher):
             self._storage.report(number, int(result["step"]), float(result["objective"]))
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing of it is worth keeping: the storage has all. Tune insists on a file."""
+        """Write the file that Tune insists on; nothing is kept in it, as the storage has all."""
         Path(checkpoint_path).write_text("the study's storage is the truth\n")
 
     def restore(self, checkpoint_path: str) -> None:

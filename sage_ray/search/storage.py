@@ -149,18 +149,18 @@ class StudyStorage:
             self._storage.set_trial_intermediate_value(self._id(number), epoch, value)
 
     def tell_complete(self, number: int, value: float) -> None:
-        """COMPLETE with its objective, or FAIL if that is not finite."""
+        """Tell a trial as COMPLETE with its objective, or as FAIL if that is not finite."""
         if math.isfinite(value):
             self._tell(number, TrialState.COMPLETE, value)
         else:
             self.tell_failed(number, f"the objective is not finite ({value})")
 
     def tell_pruned(self, number: int) -> None:
-        """PRUNED at the last reported epoch."""
+        """Tell a trial as PRUNED at its last reported epoch."""
         self._tell(number, TrialState.PRUNED, None)
 
     def tell_failed(self, number: int, error: str) -> None:
-        """FAIL with one line that says why."""
+        """Tell a trial as FAIL with one line that says why."""
         if self.row(number).state == "RUNNING":
             self._storage.set_trial_user_attr(self._id(number), "error", " ".join(error.split())[:500])
             self._tell(number, TrialState.FAIL, None)

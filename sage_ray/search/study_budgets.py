@@ -16,10 +16,10 @@ from sage_ray.study.dimension import Dimension
 from sage_ray.study.spec import StudySpec
 
 MAX_VALUES = 8
-"""A range of more epochs than this is named at so many evenly spaced ones: a trial with another budget starts from the
-nearest below."""
+"""Most epochs that a range of budgets names. Of a wider range so many evenly spaced ones are named; a trial with
+another budget starts from the nearest one below."""
 MAX_KNOWN = 512
-"""Configurations known beforehand that are looked at when a study starts; later ones are when their trial begins."""
+"""Most configurations known beforehand that a study names at its start; others are named when their trials begin."""
 
 
 class StudyBudgets:

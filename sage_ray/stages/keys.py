@@ -42,7 +42,7 @@ class CodeChange:
 
 
 FIRST_CODE_VERSION = 2
-"""Of the first release, and of every stage that no later change touches.
+"""Code version of the first release, and of every stage that no later change touches.
 
 2: passes that can train nothing no longer move running statistics of generator and discriminators.
 """

@@ -4,7 +4,7 @@ Layout: `KEY/EPOCH/{state.safetensors, meta.json}` and `KEY/best-SHA.safetensors
 `meta.json` with its sha256 last, both under a temporary name that is then renamed: a snapshot exists when its meta.json
 can be read, and is trusted when the checksums hold. A damaged one is set aside, said, and recomputed.
 
-The best weights so far change seldom and are stored once a change: a file named by its content, written before the
+The best weights so far change seldom and are stored once per change: a file named by its content, written before the
 snapshots that refer to it and removed with the last of them. Format 1 (the first release) held them in every state.
 """
 

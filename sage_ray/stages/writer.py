@@ -33,7 +33,7 @@ class SnapshotWriter:
     def put(self, snapshot: Snapshot) -> None:
         """Queue a snapshot; waits for the one before it. Raises SnapshotFailed if that one failed.
 
-        Best weights are those of epoch `meta["best_epoch"]` of the stage, and are copied once a change.
+        Best weights are those of epoch `meta["best_epoch"]` of the stage, and are copied once per change.
         """
         self.flush()
         best = (snapshot.key, snapshot.meta.get("best_epoch"))

@@ -26,7 +26,7 @@ import numpy as np
 from scipy.special import stdtr, stdtrit
 
 FEW_SEEDS = 8.0
-"""Of k above: what is added to the weight of the seeds' mean square, over the cube of its degrees of freedom."""
+"""The constant in k above: added to the weight of the seeds' mean square, over the cube of its degrees of freedom."""
 Floats = np.ndarray | float
 
 

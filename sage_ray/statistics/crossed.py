@@ -55,9 +55,9 @@ class Contrasts:
     pooled: np.ndarray
     """bool: the seeds' mean square is that of the pool, not of the pair."""
     seed_sd: np.ndarray
-    """Of the paired difference of two runs, each averaged over the images."""
+    """Standard deviation of the paired difference of two runs, each averaged over the images."""
     image_sd: np.ndarray
-    """Of the paired difference at one image (at one micrograph, where images are its crops), averaged over the seeds;
+    """Standard deviation of the paired difference at one image (or micrograph, of crops), averaged over the seeds;
     NaN with one."""
 
     def half_width(self, level: float) -> np.ndarray:

@@ -65,7 +65,7 @@ class Arm:
 
     @property
     def epochs(self) -> int:
-        """Of both phases."""
+        """Number of epochs of both phases."""
         return self.config.pretrain.epochs + self.config.adversarial.epochs
 
     @cached_property

@@ -98,7 +98,7 @@ class ResourcesPart(Part):
     gpu: Literal["auto", "share"] | Annotated[float, Field(ge=0, allow_inf_nan=False)] = widened(
         "auto", hashed_as={"auto": 0.0, "share": 0.0}
     )
-    """auto: one GPU a worker where Ray has any, else the CPU; share: several trials on each GPU, as many as
+    """auto: one GPU per worker where Ray has any, else the CPU; share: several trials on each GPU, as many as
     `concurrency` spreads over them, or with `concurrency: auto` as many as the CPUs allow, at most 4. 0 is the CPU."""
     workers: Annotated[int, Field(ge=1)] = 1
 

@@ -41,7 +41,7 @@ class StudySpec(ABC):
     noun: ClassVar[str]
     """What the file is called in a message."""
     file_name: ClassVar[str]
-    """Of the file inside the study's folder."""
+    """Name of the study's file inside its folder."""
     verb: ClassVar[str]
     may_change: ClassVar[str]
     """What a later start of the same study may have otherwise, in words."""

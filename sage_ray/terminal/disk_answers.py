@@ -26,7 +26,7 @@ def disk_line(plan: Plan) -> str:
 
 
 def collected(found: GarbageReport, words: str, session: Session) -> Answer:
-    """Of `gc`: a table of what can go and why, the total, and what options would free beside it.
+    """Answer of `gc`: a table of what can go and why, the total, and what options would free beside it.
 
     Args:
         found: by it.

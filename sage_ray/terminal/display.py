@@ -184,7 +184,7 @@ def trial_table(
 
 
 def parameter_columns(rows: Sequence[Mapping[str, Any]], width: int | None) -> list[str]:
-    """A header and one text a row: parameters that vary between the rows, as many as `width` columns hold.
+    """A header and one text per row: parameters that vary between the rows, as many as `width` columns hold.
 
     Of one row, and of rows that are all alike, every parameter is shown: there is nothing that they differ in.
     """
@@ -336,7 +336,7 @@ def epoch_text(report: Mapping[str, Any], total: int) -> str:
 
 
 def score_lines(scores: Mapping[str, Any], beside: Mapping[str, Any] | None = None) -> list[str]:
-    """Scores with intervals and definitions, one a line, each beside that of something else on the same images.
+    """Scores with intervals and definitions, one per line, each beside that of something else on the same images.
 
     What all definitions share is said once, in the last line. A score has `mean`, `low`, `high` and `definition`.
     """
@@ -356,6 +356,6 @@ def _with_interval(line: Any) -> str:
 
 
 def score_pairs(scores: Mapping[str, Any]) -> list[str]:
-    """Scores with intervals, two a line, for where they are defined elsewhere."""
+    """Scores with intervals, two per line, for where they are defined elsewhere."""
     cells = [f"  {name:<12}  {_with_interval(line):<23}" for name, line in scores.items()]
     return ["".join(cells[k : k + 2]).rstrip() for k in range(0, len(cells), 2)]

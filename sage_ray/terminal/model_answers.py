@@ -21,7 +21,7 @@ CHAMPION = "models:/{}@champion"
 
 
 def finished(result: FinalResult, session: Session) -> Answer:
-    """Of `final`: scores on the locked test, and the version that was registered."""
+    """Answer of `final`: scores on the locked test, and the version that was registered."""
     lines = [f"{result.final_id}: {result.rule}"]
     for run in result.runs:
         updates = f"generator updates {run.generator_updates}, synthetic steps {run.synthetic_steps}"
@@ -70,7 +70,7 @@ def _basis(line: ScoreLine) -> str:
 
 
 def compared(comparison: Comparison, session: Session) -> Answer:
-    """Of `compare`: versions side by side."""
+    """Answer of `compare`: versions side by side."""
     lines = [
         f"{comparison.model_name} on {_images(comparison.images, 'locked test image')}, "
         f"reference version {comparison.reference} ({comparison.reference_is})",
@@ -84,7 +84,7 @@ def compared(comparison: Comparison, session: Session) -> Answer:
 
 
 def promoted(outcome: Promotion, session: Session) -> Answer:
-    """Of `promote`: who is champion now, and why."""
+    """Answer of `promote`: which version is champion now, and why."""
     lines = [f"version {outcome.version} is {outcome.alias}: {outcome.reason}"]
     if outcome.difference:
         lines.append(f"Dice against the champion before: {outcome.difference}")
@@ -96,7 +96,7 @@ def promoted(outcome: Promotion, session: Session) -> Answer:
 
 
 def evaluated(result: Evaluation, model: str, session: Session) -> Answer:
-    """Of `evaluate`: scores with definitions, beside Otsu thresholding of the same images."""
+    """Answer of `evaluate`: scores with definitions, beside Otsu thresholding of the same images."""
     against = ", beside Otsu thresholding" if result.baseline else ""
     lines = [f"{model} on {_images(result.images)} ({result.part} of {result.data}){against}:"]
     lines += score_lines(result.scores, result.baseline or None)
@@ -113,7 +113,7 @@ def evaluated(result: Evaluation, model: str, session: Session) -> Answer:
 
 
 def wrote(outcome: Prediction | Generation, out: Path, follow: list[str]) -> Answer:
-    """Of `predict` and `generate`: how much was made, and what lies where in the folder."""
+    """Answer of `predict` and `generate`: how much was made, and what lies where in the folder."""
     fields = plain(outcome)
     counts = {name: value for name, value in fields.items() if isinstance(value, int | float)}
     lines = [", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in counts.items())]

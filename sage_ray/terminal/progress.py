@@ -1,4 +1,4 @@
-"""Progress of runs and studies: a live table and bar on a terminal, one plain line an event anywhere else."""
+"""Progress of runs and studies: a live table and bar on a terminal, one plain line per event anywhere else."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def trial_event(trial: Any) -> str:
 
 
 class PlainWatch:
-    """One line an event, without control characters: for logs, pipes and notebooks.
+    """One line per event, without control characters: for logs, pipes and notebooks.
 
     Of a run, a line for each tenth of its epochs, first and last included; more often where these are far apart.
     """

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def checked(report: CheckReport, path: str, session: Session) -> Answer:
-    """Of `data check`: every problem, one a line."""
+    """Answer of `data check`: every problem, one per line."""
     fields = {**plain(report.as_dict()), "path": path}
     if not report.ok:
         error = f"{len(report.problems)} problem(s): {path}: each is named on stdout"
@@ -81,7 +81,7 @@ def train_and_watch(config: ExperimentConfig, session: Session, run_id: str | No
 
 
 def trained(record: RunRecord, session: Session) -> Answer:
-    """Of a run: its state, and its scores at the selected epoch."""
+    """Answer about a run: its state, and its scores at the selected epoch."""
     folder = session.home.runs / record.run_id
     scores = record.selected_metrics or record.metrics
     shown = {name: value for name, value in scores.items() if name.startswith("val/")}
@@ -121,7 +121,7 @@ def trained(record: RunRecord, session: Session) -> Answer:
 
 
 def planned(plan: Plan, space: str, sets: list[str], name: str | None, session: Session) -> Answer:
-    """Of `plan`: the cost of a study."""
+    """Answer of `plan`: the cost of a study."""
     saved = 1 - plan.epochs_with_reuse / max(plan.epochs_without_reuse, 1)
     counted = f"{plan.trials} trials, {plan.runs} runs" if plan.kind == "sweep" else f"{plan.runs} runs"
     lines = [
@@ -150,7 +150,7 @@ def study_lines(status: StudyStatus) -> list[str]:
 
 
 def swept(status: StudyStatus, session: Session) -> Answer:
-    """Of `sweep`, `resume` and `status`: the study as it stands."""
+    """Answer of `sweep`, `resume` and `status`: the study as it stands."""
     paths: dict[str, Any] = {"study": Path(status.path)}
     if status.state == "finished":
         verbs = ("best", "report") if status.done else ("report",)
@@ -163,7 +163,7 @@ def swept(status: StudyStatus, session: Session) -> Answer:
 
 
 def ablated(result: AblationResult, session: Session) -> Answer:
-    """Of `ablate`, and of `resume` and `status` of an ablation: one line an arm, failures, and what to run next."""
+    """Answer of `ablate` (also `resume` and `status`): one line per arm, failures, and what to run next."""
     found = result.status
     fields = {**plain(found), **{name: value for name, value in plain(result).items() if name != "status"}}
     paths: dict[str, Any] = {"study": Path(found.path), "runs": session.home.runs}
@@ -238,7 +238,7 @@ def _unknown(name: str, session: Session) -> UserError:
 
 
 def status_of(name: str, session: Session) -> Answer:
-    """Of `status`: a study, a final training, or one run's record."""
+    """Answer of `status`: a study, a final training, or one run's record."""
     if name in session.home.study_names():
         from sage_ray.search.ablate import is_ablation, read_ablation
         from sage_ray.search.study_folder import status
@@ -289,7 +289,7 @@ def _status_of_run(name: str, session: Session) -> Answer:
 
 
 def listed(session: Session) -> Answer:
-    """Of `list`: studies, final trainings, and runs that belong to neither."""
+    """Answer of `list`: studies, final trainings, and runs that belong to neither."""
     from sage_ray.record.overview import overview
 
     found = overview(session.home)
@@ -302,7 +302,7 @@ def listed(session: Session) -> Answer:
 
 
 def synced(report: SyncReport, session: Session) -> Answer:
-    """Of `sync`: what was sent."""
+    """Answer of `sync`: what was sent."""
     text = f"{len(report.sent)} runs sent, {len(report.up_to_date)} up to date, {len(report.orphans)} orphans closed"
     uri = session.home.mlflow_uri
     show = f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite") else f"open {uri}"
@@ -310,7 +310,7 @@ def synced(report: SyncReport, session: Session) -> Answer:
 
 
 def chosen(choice: BestChoice, session: Session) -> Answer:
-    """Of `best`: the chosen trial, why, and who came next."""
+    """Answer of `best`: the chosen trial, why, and who came next."""
     lines = [
         f"trial {choice.trial}: {score_text(choice.value)}  {params_text(choice.params)}",
         f"rule: {choice.rule}",

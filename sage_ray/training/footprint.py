@@ -16,7 +16,7 @@ from sage_ray.training.build import check_names, network_kwargs
 PRODUCTS = ("segmenter", "generator")
 """The networks that a run keeps."""
 NAME_BYTES = 106
-"""Of a tensor's name, shape and place in the table of a safetensors file."""
+"""Bytes of one tensor's entry (name, shape, place) in the table of a safetensors file."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class StageFootprint:
 
 
 def footprints(config: ExperimentConfig) -> dict[str, StageFootprint]:
-    """The footprint of each stage that a config trains, by phase: weights, two moments each, and the average if any.
+    """The footprint of each stage that a config trains, by phase: weights, two moments per weight, and any average.
 
     Raises:
         UserError: unknown network.

@@ -126,7 +126,7 @@ class GradientReport:
 
     @property
     def norms(self) -> Norms:
-        """Of each term in the first kind of step that has it: the generator learning, with synthetic images."""
+        """Norms of each term in the first kind of step that has it: the generator learning, with synthetic images."""
         found: Norms = {}
         for step in self.steps:
             found |= {term: norms for term, norms in step.norms.items() if term not in found}

@@ -20,7 +20,7 @@ from sage_ray.errors import UserError
 Precision = Literal["fp32", "tf32", "bf16"]
 
 CUBLAS_WORKSPACE = ":4096:8"
-"""Buffers with which cuBLAS adds up in a fixed order; it reads them once a process."""
+"""Buffers with which cuBLAS adds up in a fixed order; it reads them once per process."""
 _LEGACY = ".*new API settings to control TF32.*"
 
 

@@ -35,7 +35,7 @@ truth is there for a loss beside the scores; no prediction may look at it."""
 def score_pictures(
     predict: Predict, pictures: Pictures, settings: EvaluationConfig, *, rank: int = 0, world_size: int = 1
 ) -> np.ndarray:
-    """Scores (N, len(COLUMNS)) float64 of all pictures, in their order; every score of an image comes from here.
+    """Scores (N, len(COLUMNS)) float64 of all pictures, in their order. Every score of an image is computed here.
 
     Args:
         predict: called with whole batches, without gradients, in full precision.

@@ -35,7 +35,7 @@ class StageNeed:
 
 @dataclass
 class Needs:
-    """Of a home, for one stage store.
+    """What a home needs of one stage store.
 
     Attributes:
         stages: by key.

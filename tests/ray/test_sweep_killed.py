@@ -1,7 +1,7 @@
 """A sweep that is killed, interrupted or stopped goes on: nothing lost, nothing doubled.
 
-An orderly stop trains no epoch twice. A kill costs what was trained since the last snapshot: with one an epoch nothing,
-and with the default time between two a trial of seconds repeats its phase, to the same lines.
+An orderly stop trains no epoch twice. A kill costs what was trained since the last snapshot: with one per epoch
+nothing, and with the default time between two a trial of seconds repeats its phase, to the same lines.
 """
 
 from __future__ import annotations
