@@ -138,7 +138,7 @@ def pixel_sha(pixels: np.ndarray) -> str:
 
 
 def duplicates(stems: Sequence[str], facts: Sequence[Facts]) -> list[list[int]]:
-    """Indices of pictures with equal pixels, one list a picture that occurs more than once."""
+    """Indices of pictures with equal pixels, one list per picture that occurs more than once."""
     same: dict[str, list[int]] = defaultdict(list)
     for index in sorted(range(len(stems)), key=lambda i: stems[i]):
         same[facts[index].pixel_sha].append(index)

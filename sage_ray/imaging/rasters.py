@@ -170,7 +170,7 @@ def _grey(pixels: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PngRows:
-    """A PNG file of 8 or 16 bits a channel, grey or colour, as bands of grey rows."""
+    """A PNG file of 8 or 16 bits per channel, grey or colour, as bands of grey rows."""
 
     path: Path
     shape: tuple[int, int]

@@ -73,7 +73,7 @@ class RunFolder:
 
     @property
     def model(self) -> Path:
-        """artifacts/model: the selected weights, see `registry.predictor`."""
+        """artifacts/model: the selected weights, see `imaging.model`."""
         return self.artifacts / "model"
 
     @property
