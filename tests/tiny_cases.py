@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from sage_ray.config import ExperimentConfig, resolve
+
 SMALLEST: dict[str, Any] = {
     "data.path": "synthetic://ordered?num=16&size=32&seed=0",
     "data.image_size": [32, 32],
@@ -20,5 +22,10 @@ SMALLEST: dict[str, Any] = {
 
 
 def as_sets(values: Mapping[str, Any]) -> tuple[str, ...]:
-    """The words that follow `--set`, one a value."""
+    """The words that follow `--set`, one per value."""
     return tuple(f"{path}={value if isinstance(value, str) else json.dumps(value)}" for path, value in values.items())
+
+
+def tiny_config(*sets: str, preset: str = "tiny_sage_gan") -> ExperimentConfig:
+    """The smallest config of a preset, with `sets` (as after `--set`) replaced."""
+    return resolve(preset=preset, sets=[*as_sets(SMALLEST), *sets]).config

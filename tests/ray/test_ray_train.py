@@ -16,10 +16,10 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from tiny_cases import SMALLEST, as_sets
+from tiny_cases import tiny_config
 from torch import Tensor, nn
 
-from sage_ray.config import ExperimentConfig, resolve
+from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import prepare
 from sage_ray.errors import RunStopped, UserError
 from sage_ray.models.norm import BatchNorm
@@ -35,7 +35,6 @@ from sage_ray.training.report import EpochReport
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
-TINY = as_sets(SMALLEST | {"pretrain.epochs": 2, "adversarial.epochs": 2, "runtime.snapshot_seconds": 0})
 # One step of phase 2 with every term at work, so that the first moments of Adam are the gradients, scaled.
 ONE_STEP = (
     "pretrain.epochs=0",
@@ -53,7 +52,7 @@ def norm(kind: str) -> tuple[str, ...]:
 
 
 def tiny(*sets: str) -> ExperimentConfig:
-    return resolve(preset="tiny_sage_gan", sets=[*TINY, *sets]).config
+    return tiny_config("pretrain.epochs=2", "adversarial.epochs=2", "runtime.snapshot_seconds=0", *sets)
 
 
 STEPS = {

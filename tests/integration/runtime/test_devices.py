@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_cases import SMALLEST, as_sets
+from tiny_cases import tiny_config
 
-from sage_ray.config import ExperimentConfig, resolve
+from sage_ray.config import ExperimentConfig
 from sage_ray.errors import RunStopped, UserError
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
@@ -27,9 +27,7 @@ H100 = Machines((Node(16, 2),), gpu="NVIDIA H100", bf16=True)
 
 
 def tiny(*sets: str) -> ExperimentConfig:
-    return resolve(
-        "tiny_sage_gan", sets=[*as_sets(SMALLEST), "pretrain.epochs=2", "adversarial.epochs=0", *sets]
-    ).config
+    return tiny_config("pretrain.epochs=2", "adversarial.epochs=0", *sets)
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, machines: Machines) -> None:

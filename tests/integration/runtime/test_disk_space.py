@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from study_cases import Study, tiny_space
 from sweep_cases import write_space
-from tiny_cases import SMALLEST, as_sets
+from tiny_cases import SMALLEST, as_sets, tiny_config
 
 from sage_ray.config import ExperimentConfig, resolve, shipped
 from sage_ray.errors import NoSpace
@@ -34,8 +34,7 @@ Usage = namedtuple("Usage", "total used free")
 
 
 def tiny(*sets: str) -> ExperimentConfig:
-    words = as_sets(SMALLEST | {"pretrain.epochs": 2, "adversarial.epochs": 3, "runtime.pictures": False})
-    return resolve(preset="tiny_sage_gan", sets=[*words, *sets]).config
+    return tiny_config("pretrain.epochs=2", "adversarial.epochs=3", "runtime.pictures=false", *sets)
 
 
 def size(folder: Path) -> int:

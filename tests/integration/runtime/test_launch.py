@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_cases import SMALLEST, as_sets
+from tiny_cases import tiny_config
 
 from sage_ray.config import ExperimentConfig, dump, resolve
 from sage_ray.errors import RunStopped, UserError
@@ -30,11 +30,9 @@ from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunLabels
 from sage_ray.runtime.launch import default_run_id, run, train, with_checkpoint
 
-TINY = as_sets(SMALLEST | {"pretrain.epochs": 2, "adversarial.epochs": 2, "runtime.pictures": False})
-
 
 def tiny(*sets: str) -> ExperimentConfig:
-    return resolve(preset="tiny_sage_gan", sets=[*TINY, *sets]).config
+    return tiny_config("pretrain.epochs=2", "adversarial.epochs=2", "runtime.pictures=false", *sets)
 
 
 CONFIG = tiny()

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_cases import tiny_config
 from torch import Tensor, nn
 
-from sage_ray.config import ExperimentConfig, resolve
+from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import PreparedData, prepare
 from sage_ray.metrics.boundary import boundary, within
 from sage_ray.record.home import Home
@@ -23,20 +24,15 @@ from sage_ray.training.context import LocalContext
 from sage_ray.training.loop import TrainResult, run_training
 
 SETS = [
-    "data.path=synthetic://ordered?num=16&size=32&seed=0",
-    "data.image_size=[32, 32]",
-    "segmenter.width=4",
-    "segmenter.depth=2",
     "pretrain.epochs=5",
     "adversarial.epochs=0",
-    "runtime.threads=1",
     "runtime.pictures=false",
 ]
 SHARE, AREA = "val/attention_boundary_share", "val/attention_boundary_area"
 
 
 def tiny(*sets: str, preset: str = "tiny_attention_unet") -> ExperimentConfig:
-    return resolve(preset=preset, sets=[*SETS, *sets]).config
+    return tiny_config(*SETS, *sets, preset=preset)
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_cases import tiny_config
 
-from sage_ray.config import ExperimentConfig, resolve
+from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import PreparedData, prepare
 from sage_ray.errors import NonFiniteLoss, RunStopped, UserError
 from sage_ray.stages.store import StageStore
@@ -24,14 +25,7 @@ from sage_ray.training.recipe import build_recipe
 from sage_ray.training.scoring import validate
 
 SETS = [
-    "data.path=synthetic://ordered?num=16&size=32&seed=0",
-    "data.image_size=[32, 32]",
-    "segmenter.width=4",
-    "segmenter.depth=2",
-    "generator.width=4",
-    "generator.depth=2",
     "generator.style_dim=4",
-    "discriminators.width=4",
     "discriminators.heads=1",
     "discriminators.head_dim=4",
     "pretrain.epochs=3",
@@ -44,7 +38,7 @@ SETS = [
 
 
 def tiny(*sets: str, preset: str = "tiny_sage_gan") -> ExperimentConfig:
-    return resolve(preset=preset, sets=[*SETS, *sets]).config
+    return tiny_config(*SETS, *sets, preset=preset)
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_cases import SMALLEST, as_sets
+from tiny_cases import tiny_config
 
-from sage_ray.config import ExperimentConfig, resolve
+from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import PreparedData, prepare
 from sage_ray.errors import RunStopped
 from sage_ray.stages.store import NEWEST, Snapshot, StageStore
@@ -26,11 +26,9 @@ from sage_ray.training.context import LocalContext
 from sage_ray.training.interrupts import Interrupts
 from sage_ray.training.snapshots import Snapshots
 
-TINY = as_sets(SMALLEST | {"pretrain.epochs": 3, "adversarial.epochs": 4, "adversarial.freeze_epochs": 1})
-
 
 def tiny(*sets: str) -> ExperimentConfig:
-    return resolve(preset="tiny_sage_gan", sets=[*TINY, *sets]).config
+    return tiny_config("pretrain.epochs=3", "adversarial.epochs=4", "adversarial.freeze_epochs=1", *sets)
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 from study_cases import Study, tiny_space
-from tiny_cases import SMALLEST, as_sets
+from tiny_cases import tiny_config
 
-from sage_ray.config import ExperimentConfig, resolve
+from sage_ray.config import ExperimentConfig
 from sage_ray.errors import UserError
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
@@ -27,13 +27,10 @@ from sage_ray.stages.store import Snapshot, StageStore
 from sage_ray.terminal.cli import call
 from sage_ray.upkeep.garbage import WHY, GarbageReport, collect_garbage
 
-TINY = as_sets(
-    SMALLEST | {"pretrain.epochs": 2, "adversarial.epochs": 3, "runtime.pictures": False, "runtime.snapshot_seconds": 0}
-)
-
 
 def tiny(*sets: str) -> ExperimentConfig:
-    return resolve(preset="tiny_sage_gan", sets=[*TINY, *sets]).config
+    own = ("pretrain.epochs=2", "adversarial.epochs=3", "runtime.pictures=false", "runtime.snapshot_seconds=0")
+    return tiny_config(*own, *sets)
 
 
 def train(home: Home, name: str, *sets: str, stop_at: int | None = None) -> RunFolder:
