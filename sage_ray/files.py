@@ -60,12 +60,6 @@ def write_text(path: Path, text: str, *, durable: bool = True, only_if_absent: b
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
-    """Write bytes as `write_text` does text."""
-    with replacing(path, durable=durable) as temporary:
-        temporary.write_bytes(content)
-
-
 def write_json(path: Path, value: Any, *, durable: bool = True, only_if_absent: bool = False) -> None:
     """Write JSON (keys in the given order) as `write_text` does."""
     write_text(path, json.dumps(value, indent=1) + "\n", durable=durable, only_if_absent=only_if_absent)

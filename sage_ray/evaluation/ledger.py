@@ -7,11 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+from sage_ray.errors import UserError
 from sage_ray.locks import locked
 from sage_ray.record.provenance import now, who
 
 TEST_READS = "test_reads.jsonl"
 PROMOTIONS = "promotions.jsonl"
+LOCK_TIMEOUT_S = 60.0
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -28,9 +30,16 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def append_once(path: Path, row: dict[str, Any], key: tuple[str, ...] = ()) -> bool:
-    """Append `row` with who and when, unless a row with equal values of all `key` fields is there. True if appended."""
+    """Append `row` with who and when, unless a row with equal values of all `key` fields is there. True if appended.
+
+    Raises:
+        UserError: another process has kept the ledger locked for `LOCK_TIMEOUT_S`; nothing was appended.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path.with_name(path.name + ".lock"), timeout_s=60):
+    lock = path.with_name(path.name + ".lock")
+    with locked(lock, LOCK_TIMEOUT_S) as held:
+        if not held:
+            raise UserError("ledger is locked by another process", path, f"end it, or remove {lock.name}")
         if key and any(all(old.get(name) == row[name] for name in key) for old in read(path)):
             return False
         cut_short = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")

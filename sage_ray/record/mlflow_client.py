@@ -44,7 +44,9 @@ def connect(home: Home) -> MlflowClient:
         logging.getLogger(name).setLevel(logging.ERROR)
     home.path.mkdir(parents=True, exist_ok=True)
     try:
-        with locked(home.path / ".mlflow.lock", LOCK_TIMEOUT_S):
+        with locked(home.path / ".mlflow.lock", LOCK_TIMEOUT_S) as held:
+            if not held:
+                raise MirrorUnavailable("another process is opening it")
             if home.database is not None:
                 follow_home(home.database, EXPERIMENT, home.artifact_root)
             return MlflowClient(tracking_uri=uri, registry_uri=home.registry_uri)

@@ -172,7 +172,9 @@ class Mirror:
         if name not in self._parents:
             client = self.client
             key = hashlib.sha256(f"{self.home.identity}:study:{name}".encode()).hexdigest()[:32]
-            with locked(self.home.path / ".mlflow.lock", LOCK_TIMEOUT_S):
+            with locked(self.home.path / ".mlflow.lock", LOCK_TIMEOUT_S) as held:
+                if not held:
+                    raise MirrorUnavailable(f"another process is making the parent run of {name}")
                 found = self._find(key)
                 if found is None:
                     tags = {"sage.key": key, "sage.kind": "study", "sage.study": name, "sage.state": "RUNNING"}

@@ -1,4 +1,4 @@
-"""The record of a run on disk: written first, believed always; MLflow is a projection of it.
+"""The folder of a run. What it says is written before anything else is told, and MLflow is filled from it.
 
 `runs/ID/{config.yaml, record.json, metrics.jsonl, per_image.parquet, error.txt, artifacts/}`. Every file is replaced in
 one step, except metrics.jsonl, which grows by one line per epoch; a last line cut short by a crash is dropped.
