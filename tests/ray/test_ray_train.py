@@ -165,6 +165,8 @@ class Pair:
 def ray_here() -> Iterator[None]:
     patch = pytest.MonkeyPatch()
     patch.delenv("RAY_ADDRESS", raising=False)
+    # Workers get the paths that Ray was started with, so a Ray that an earlier module left running will not do.
+    ray_cluster.disconnect()
     # The workers import this module by its name.
     here = Path(__file__).parent
     patch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")]))
