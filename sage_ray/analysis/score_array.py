@@ -39,7 +39,7 @@ class ScoreArray:
             return "these trained weights only: one seed, no interval"
         seeds = f"further training runs than the {len(self.seeds)} seeds"
         if not self.images:
-            return f"{seeds} seen here, one value per run on the same images; says nothing of other images"
+            return f"{seeds} seen here, one value a run on the same images; says nothing of other images"
         if images == "these":
             these = f"these {len(self.images)} images" if len(self.images) > 1 else "this one image"
             return f"{these} and {seeds} seen here; says nothing of other images"

@@ -193,7 +193,7 @@ def test_scores_once_a_run_are_paired_by_seed() -> None:
     for once, row in zip(comparison.rows, by_image.rows, strict=True):
         assert (once.low, once.high, once.df) == pytest.approx((row.low, row.high, row.df))
         assert once.num_images == 0 and math.isnan(once.effect_image_sd)
-        assert "one value per run" in once.speaks_of
+        assert "one value a run" in once.speaks_of
     assert comparison.detectable == pytest.approx(by_image.detectable)
 
 
