@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from prepare_cases import NUM, config_of, entries, pairs_in
 
 from sage_ray.data.manifest import COLUMNS, manifest, read_manifest, write_manifest
 from sage_ray.data.prepare import PreparedData, prepare
@@ -17,20 +18,10 @@ from sage_ray.errors import UserError
 from sage_ray.files import sha256_of
 from sage_ray.sections import DataConfig
 
-NUM = 9
-
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return write_dataset(tmp_path / "data", num=NUM, size=40, seed=1, instance_maps=True)
-
-
-def config_of(folder: Path, **values: object) -> DataConfig:
-    return DataConfig.model_validate({"path": str(folder), "image_size": (32, 48), **values})
-
-
-def entries(cache: Path) -> list[str]:
-    return sorted(path.name for path in cache.iterdir() if path.is_dir())
+    return pairs_in(tmp_path / "data")
 
 
 def same(a: PreparedData, b: PreparedData) -> bool:
