@@ -100,14 +100,14 @@ def segmenter_file(named: str, home: Home) -> Path:
         UserError: there is no such file or model, or it is pickled.
     """
     path = Path(named).expanduser()
-    if path.is_file():
-        refuse_pickle(path)
-        return path.absolute()
     of_run = "/" not in named and (home.runs / named).is_dir()
-    if not (named.startswith("models:") or of_run or path.is_dir()):
+    if not (named.startswith("models:") or of_run or path.exists()):
         mend = "give a segmenter's .safetensors file, a model folder, the id of a finished run, or models:/NAME@ALIAS"
         raise UserError("no such segmenter", f"pretrain.checkpoint={named}", mend)
     try:
+        if path.is_file():
+            refuse_pickle(path)
+            return path.absolute()
         return (resolve_model(named, home).folder / SEGMENTER_FILE).absolute()
     except UserError as error:
         raise UserError(error.what, f"pretrain.checkpoint={error.where}", error.mend) from None

@@ -50,10 +50,11 @@ class TrialTask(BaseModel):
 
 
 class _Reporter:
-    """Hands the epochs of one run to Tune.
+    """Reports the epochs of one run to Tune.
 
-    The scheduler judges the first run only, and not at its last epoch, where nothing is left to save: those reports
-    alone carry `epoch`. Every report carries `objective`, the mean over the finished runs and this one so far.
+    Every report carries `objective`: the mean over the trial's finished runs and the present value of this one. The
+    scheduler compares trials by reports with `epoch`. Only the trial's first run gives them, and not for its last
+    epoch, since stopping the run there would save nothing.
     """
 
     def __init__(self, task: TrialTask, index: int, finished: list[float]) -> None:

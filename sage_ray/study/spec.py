@@ -44,7 +44,7 @@ class StudySpec(ABC):
     """Name of the study's file inside its folder."""
     verb: ClassVar[str]
     may_change: ClassVar[str]
-    """What a later start of the same study may have otherwise, in words."""
+    """Keys of the file that may differ when the same study is started again, as a message lists them."""
 
     file: StudyFile
     base: ExperimentConfig

@@ -149,6 +149,10 @@ def test_another_run_can_start_from_a_run_by_its_name(finished: Home) -> None:
     for named in (weights, weights.parent):
         given = tiny("pretrain.epochs=0").with_values({"pretrain.checkpoint": str(named)})
         assert with_checkpoint(given, finished).pretrain.checkpoint == str(weights)
+    pickled = finished.path / "weights.safetensors"
+    pickled.write_bytes(b"\x80\x04pickle")
+    with pytest.raises(UserError, match=f"pickled weights are not loaded: pretrain.checkpoint={pickled}"):
+        with_checkpoint(tiny("pretrain.epochs=0", f"pretrain.checkpoint={pickled}"), finished)
     with pytest.raises(UserError, match="no such segmenter: pretrain.checkpoint=ghost"):
         run(tiny("pretrain.epochs=0", "pretrain.checkpoint=ghost"), finished, "x", mirror=False)
 
