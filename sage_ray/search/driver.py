@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,12 @@ from sage_ray.data.prepare import headline, prepare
 from sage_ray.errors import RunFailed, UserError
 from sage_ray.files import write_text
 from sage_ray.record.home import Home
-from sage_ray.record.mlflow_client import MirrorUnavailable
-from sage_ray.record.mlflow_mirror import Mirror
 from sage_ray.record.provenance import code_version
 from sage_ray.record.run_folder import RunFolder
-from sage_ray.record.run_record import State
 from sage_ray.runtime.disk_space import check_space, run_need
 from sage_ray.runtime.driver_side import DriverSide
 from sage_ray.search.halt import FAULT, INTERRUPTED, Halt, HaltStopper, signals, terminated_as_interrupted
+from sage_ray.search.parent_run import ParentRun
 from sage_ray.search.placement import Placement, limit, placed, worker_resources
 from sage_ray.search.ray_session import environment, nodes_now, ray_session, seen_machines
 from sage_ray.search.reconcile import make_scheduler, settle, take_up
@@ -150,7 +147,7 @@ def _drive(folder: StudyFolder, spec: StudySpec, watch: Watch, placement: Placem
         budgets.open([row.values for row in storage.rows() if row.values is not None])
     halt = Halt(folder.stop_path, spec.file.max_hours, watch.line)
     watch.update(status_of(folder, spec, storage.rows()))
-    parent = _ParentRun(folder, watch)
+    parent = ParentRun(folder, watch)
     parent.say("RUNNING")
     try:
         if ended < spec.trials:
@@ -291,39 +288,6 @@ class _Teller(DriverSide, tune.Callback):
         if at_once or now - self._shown >= UPDATE_S:
             self._shown = now
             self._watch.update(status_of(self._folder, self._spec, self._storage.rows()))
-
-
-class _ParentRun:
-    """The study's run in MLflow; a server that is away never holds up the study."""
-
-    def __init__(self, folder: StudyFolder, watch: Watch) -> None:
-        self._folder, self._watch = folder, watch
-        self._thread: threading.Thread | None = None
-
-    def say(self, state: State, status: StudyStatus | None = None, runs: Sequence[RunFolder] = ()) -> None:
-        """Put the parent run into `state`: in the background at the start, waiting for it at the end."""
-        if self._thread is not None:
-            self._thread.join(timeout=30)
-        self._thread = threading.Thread(target=self._send, args=(state, status, runs), daemon=True)
-        self._thread.start()
-        if state != "RUNNING":
-            self._thread.join(timeout=30)
-
-    def _send(self, state: State, status: StudyStatus | None, runs: Sequence[RunFolder]) -> None:
-        tags = {"sage.home": str(self._folder.home.path)}
-        if status is not None:
-            counts = ("target", "done", "pruned", "failed", "metric", "direction")
-            tags |= {f"sage.{name}": str(getattr(status, name)) for name in counts}
-        mirror = Mirror(self._folder.home)
-        try:
-            mirror.parent_run(self._folder.name, state=state, tags=tags)
-            for run in runs:
-                mirror.push(run)
-            if status is not None:
-                for path in (self._folder.spec_path, self._folder.base_path, self._folder.path / "study.json"):
-                    mirror.log_parent_artifact(self._folder.name, path)
-        except (MirrorUnavailable, UserError) as error:
-            self._watch.line(f"MLflow does not have the study itself ({error}); `sage-ray sync` sends its runs")
 
 
 def _trial_name(trial: Trial) -> str:
