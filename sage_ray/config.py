@@ -159,9 +159,15 @@ def known_paths(model: type[BaseModel] = ExperimentConfig, prefix: str = "") -> 
     return paths
 
 
+@functools.cache
+def _leaves() -> dict[str, Any]:
+    """`known_paths` of the config, looked up once: a study checks every key of every configuration against them."""
+    return known_paths()
+
+
 def check_path(path: str, where: str) -> None:
     """Raise UserError, naming the nearest valid path, unless `path` is a leaf of the config."""
-    known = known_paths()
+    known = _leaves()
     if path in known:
         return
     same_leaf = next((p for p in known if p.rsplit(".", 1)[-1] == path.rsplit(".", 1)[-1]), None)

@@ -68,6 +68,8 @@ def _network_sizes(config: ExperimentConfig) -> dict[str, _Size]:
         ("disc_image", DISCRIMINATORS, config.discriminators.name, "discriminators"),
         ("disc_mask", DISCRIMINATORS, config.discriminators.name, "discriminators"),
     )
+    # Dropout has no weights: networks that differ in it alone are of one size, which is counted once.
+    kwargs["segmenter"]["dropout"] = 0.0
     return {name: _size(table[kind], tuple(sorted(kwargs[section].items()))) for name, table, kind, section in parts}
 
 
