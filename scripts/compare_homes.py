@@ -22,7 +22,7 @@ import pandas as pd
 from safetensors import safe_open
 
 from sage_ray.record.home import Home
-from sage_ray.search.study_folder import status
+from sage_ray.search.study_status import status
 
 CIRCUMSTANCES = ("seconds", "time_ms", "replayed")
 """What tells when and how an epoch came about, not what it computed."""

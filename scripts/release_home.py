@@ -155,9 +155,12 @@ def epochs(home: Path, run_id: str) -> int:
 def drop_stages(home: Path) -> None:
     """Keep the newest snapshot of each stage, and of phase 2 only those of unfinished runs and of KEPT_RUN."""
     records = [json.loads(path.read_text()) for path in (home / "runs").glob("*/record.json")]
-    ended = {record["stage_keys"].get("adversarial") for record in records if record["run_id"] != KEPT_RUN}
+    ended, needed = set(), set()
+    for record in records:
+        going_on = record["run_id"] == KEPT_RUN or record["state"] in ("RUNNING", "INTERRUPTED")
+        (needed if going_on else ended).add(record["stage_keys"].get("adversarial"))
     for stage in (home / "stages").iterdir():
-        if stage.name in ended:
+        if stage.name in ended - needed:
             shutil.rmtree(stage)
             continue
         for epoch in sorted((e for e in stage.iterdir() if e.name.isdigit()), key=lambda e: int(e.name))[:-1]:
