@@ -30,7 +30,10 @@ POOLED = "f1_pixel"
 LOSS = "loss"
 SCORES_TO_ONE = (*IMAGE_SCORES, POOLED)
 """Scores that lie in [0, 1] and have a definition of their own."""
-LOWER_IS_BETTER = frozenset({LOSS})
+DEVICE_SECONDS = "gpu_seconds"
+"""What the epochs of a training took, times its GPUs (on a CPU: its workers), whether trained now or taken from a
+store. No score of an image, but a study may weigh it against one."""
+LOWER_IS_BETTER = frozenset({LOSS, DEVICE_SECONDS})
 LABELS = {
     "dice": "Dice",
     "iou": "IoU",

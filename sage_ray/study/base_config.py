@@ -28,12 +28,26 @@ def read_tree(path: Path, sets: Sets, own_keys: Collection[str]) -> tuple[dict[s
     """(the file's mapping, sets of the base): a set whose first part is one of `own_keys` has changed the mapping."""
     tree = read_yaml(path)
     pairs = dict(sets.items() if isinstance(sets, Mapping) else (parse_set(text) for text in sets))
-    for key in [key for key in pairs if key.split(".")[0] in own_keys]:
-        _set_own(tree, key, pairs.pop(key))
+    own = {key: pairs.pop(key) for key in list(pairs) if key.split(".")[0] in own_keys}
+    set_own(tree, own)
     return tree, pairs
 
 
-def _set_own(tree: dict[str, Any], key: str, value: Any) -> None:
+def set_own(tree: dict[str, Any], values: Mapping[str, Any]) -> None:
+    """Change keys of a study file's mapping in place, such as {"seeds": [0, 1], "sampler.seed": 3}.
+
+    Another metric takes its own direction with it, unless a direction is set beside it.
+    """
+    objective = tree.get("objective")
+    if isinstance(objective, dict) and values.get("objective.metric", objective.get("metric")) != objective.get(
+        "metric"
+    ):
+        objective.pop("direction", None)
+    for key, value in values.items():
+        _set_one(tree, key, value)
+
+
+def _set_one(tree: dict[str, Any], key: str, value: Any) -> None:
     rest = key.split(".")
     while len(rest) > 1 and ".".join(rest) not in tree:
         # The name of an arm or of a level may itself have dots: the longest one that is there is meant.

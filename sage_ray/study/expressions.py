@@ -1,4 +1,4 @@
-"""Arithmetic over config paths, for dimensions that are tied to others: "1 - segmentation_loss.alpha".
+"""Arithmetic over config paths, for ties ("1 - segmentation_loss.alpha") and the sides of constraints.
 
 Parsed with `ast` and walked by hand: numbers, + - * /, parentheses and dotted paths, nothing that can run code.
 """
@@ -29,10 +29,11 @@ _UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {ast.UAdd: operator.pos,
 
 @dataclass(frozen=True)
 class Expression:
-    """A parsed expression; `paths` are the config paths it reads, in order of appearance."""
+    """A parsed expression: `paths` are the config paths it reads, in order of appearance; errors call it `noun`."""
 
     text: str
     paths: tuple[str, ...]
+    noun: str = "tie"
 
     def evaluate(self, lookup: Callable[[str], Any], where: str) -> float:
         """The value with each path replaced by `lookup(path)`, rounded to 12 significant digits.
@@ -46,26 +47,29 @@ class Expression:
                 raise OverflowError("the result is not finite")
             return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
         except ZeroDivisionError:
-            raise UserError("division by 0", f"{where}, tie {self.text!r}", "change the ranges it reads") from None
+            raise UserError(
+                "division by 0", f"{where}, {self.noun} {self.text!r}", "change the ranges it reads"
+            ) from None
         except (TypeError, OverflowError) as error:
-            raise UserError("no number", f"{where}, tie {self.text!r}", f"tie numbers only ({error})") from None
+            where = f"{where}, {self.noun} {self.text!r}"
+            raise UserError("no number", where, f"a {self.noun} takes numbers only ({error})") from None
 
 
-def parse(text: str, where: str) -> Expression:
-    """The expression in `text`.
+def parse(text: str, where: str, noun: str = "tie") -> Expression:
+    """The expression in `text`; `noun` is what errors call it.
 
     Raises:
         UserError: anything else than numbers, paths, + - * / and parentheses.
     """
     mend = "use numbers, config paths, + - * / and parentheses"
     if not isinstance(text, str) or len(text) > MAX_CHARACTERS:
-        raise UserError("bad tie", f"{where}, {str(text)[:60]!r}", mend)
+        raise UserError(f"bad {noun}", f"{where}, {str(text)[:60]!r}", mend)
     try:
         tree = ast.parse(text, mode="eval").body
         paths = _paths(tree)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise UserError("bad tie", f"{where}, {text!r}", mend) from None
-    return Expression(text, tuple(dict.fromkeys(paths)))
+        raise UserError(f"bad {noun}", f"{where}, {text!r}", mend) from None
+    return Expression(text, tuple(dict.fromkeys(paths)), noun)
 
 
 def _paths(node: ast.expr) -> list[str]:

@@ -10,8 +10,8 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sage_ray.errors import UserError, did_you_mean
-from sage_ray.identity import widened
-from sage_ray.metrics.definitions import STUDY_SCORES, is_lower_better
+from sage_ray.identity import later, widened
+from sage_ray.metrics.definitions import DEVICE_SECONDS, STUDY_SCORES, is_lower_better
 from sage_ray.sections import word_or_number
 
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -45,15 +45,17 @@ class ObjectivePart(Part):
     """What a trial is judged by."""
 
     metric: str = "val/dice"
+    """A validation score, or gpu_seconds: what training took as if nothing had been reused (on a CPU, seconds)."""
     reduce: Literal["plateau", "last", "best"] = "plateau"
-    """plateau: median of the last ceil(0.2 n) epochs of the last phase; last; best epoch of the last phase."""
+    """plateau: median of the last ceil(0.2 n) epochs of the last phase; last; best epoch of the last phase. Seconds are
+    summed whatever it says."""
     direction: Literal["maximize", "minimize"] | None = None
-    """None: minimize a loss, maximize a score."""
+    """None: minimize a loss and seconds, maximize a score."""
 
     @field_validator("metric")
     @classmethod
     def _known(cls, metric: str) -> str:
-        return nearest(metric, STUDY_SCORES, "score")
+        return nearest(metric, (*STUDY_SCORES, DEVICE_SECONDS), "score")
 
     @property
     def maximize(self) -> bool:
@@ -61,6 +63,11 @@ class ObjectivePart(Part):
         if self.direction is None:
             return not is_lower_better(self.metric)
         return self.direction == "maximize"
+
+    @property
+    def against(self) -> bool:
+        """Whether the direction that the file states is not that of the score."""
+        return self.direction is not None and self.maximize == is_lower_better(self.metric)
 
 
 class SamplerPart(Part):
@@ -172,9 +179,14 @@ class StudyFile(Part):
     fold."""
     max_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Wall time of one start or `resume`; running trials are then left resumable."""
+    max_gpu_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = later(None)
+    """GPU-hours of the whole study, over all its starts; running trials are then left resumable. On a CPU the hours of
+    the workers count."""
+    max_failures_in_a_row: Annotated[int, Field(ge=1)] | None = later(10)
+    """After so many failed trials one after another the study stops, resumable; null: never."""
     concurrency: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """Trials at a time; auto: as many as fit the CPUs and GPUs that Ray has by then. On a cluster that grows on demand
-    give a number: auto asks for no more than there is."""
+    """Trials at a time, at most as many as fit the CPUs and GPUs that Ray has by then; auto: as many as fit. On a
+    cluster that grows on demand give a number: Ray's autoscaler is asked for room for so many."""
     resources: ResourcesPart = ResourcesPart()
 
     @field_validator("concurrency", mode="before")
@@ -192,6 +204,8 @@ class StudyFile(Part):
                 raise ValueError(f"{label} repeats a value")
         if not self.seeds:
             raise ValueError("seeds is empty; give at least one, such as [0]")
+        if self.objective.metric == DEVICE_SECONDS:
+            raise ValueError(f"{DEVICE_SECONDS} is no objective by itself; list it second, after a validation score")
         return self
 
 
@@ -212,11 +226,34 @@ class SpaceFile(StudyFile):
     scheduler: SchedulerPart = SchedulerPart()
     trials: Annotated[int, Field(ge=1)] | None = None
     """All trials, points included; a grid may leave it out."""
+    constraints: tuple[str, ...] = later(())
+    """Comparisons of config paths, such as "segmentation_loss.w_ce + segmentation_loss.w_dice > 0". What violates one
+    is never drawn."""
+    second_objective: ObjectivePart | None = later(None)
+    """The second entry of an `objective` that is a list of two."""
+    earlier: tuple[str, ...] = later((), alias="from")
+    """Studies of the same home whose trials the sampler knows from the start."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _two_objectives(cls, tree: Any) -> Any:
+        if not isinstance(tree, Mapping) or not isinstance(tree.get("objective"), list | tuple):
+            return tree
+        listed = list(tree["objective"])
+        if len(listed) not in (1, 2):
+            raise ValueError(f"objective lists {len(listed)} entries; give one or two")
+        second = {"second_objective": listed[1]} if len(listed) == 2 else {}
+        return {**tree, "objective": listed[0], **second}
 
     @model_validator(mode="after")
     def _whole(self) -> SpaceFile:
         if not self.space:
             raise ValueError("space has no dimension")
+        second = self.second_objective
+        if second is not None and second.metric == self.objective.metric:
+            raise ValueError(f"objective names {second.metric} twice; give two different ones, or one")
+        if second is not None and self.scheduler.name != "fifo":
+            raise ValueError("a scheduler judges by one number: with two objectives use scheduler {name: fifo}")
         if self.trials is None and self.sampler.name != "grid":
             raise ValueError("trials is missing; say how many (only a grid has a natural end)")
         return self

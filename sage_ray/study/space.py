@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from sage_ray.config import ExperimentConfig, check_path, stable_hash
+from sage_ray.config import ExperimentConfig, stable_hash
 from sage_ray.errors import UserError, did_you_mean
 from sage_ray.identity import identity_tree
 from sage_ray.study.base_config import (
@@ -24,26 +23,32 @@ from sage_ray.study.base_config import (
     read_tree,
     with_resources,
 )
+from sage_ray.study.constraints import Constraint
 from sage_ray.study.dimension import Dimension, Sample
-from sage_ray.study.expressions import parse
-from sage_ray.study.file_schema import DimensionPart, SamplerPart, SchedulerPart, SpaceFile, parse_file
+from sage_ray.study.file_schema import (
+    ObjectivePart,
+    SamplerPart,
+    SchedulerPart,
+    SpaceFile,
+    StudyFile,
+    parse_file,
+)
+from sage_ray.study.space_parts import make_constraint, make_dimension, normal_value, ordered
 from sage_ray.study.spec import RunPlace, StudySpec
 from sage_ray.training.build import check_names
 
 MAX_GRID = 100_000
-OWN_KEYS = frozenset(SpaceFile.model_fields) - {"base", "space", "points"}
-NO_DIMENSION = {
-    "runtime.": "it is no part of a run's identity; set it under base.set",
-    "data.path": "scores on different images do not compare; make one study a data set",
-    "data.split.": "scores on different splits do not compare; set it under base.set",
-    "evaluation.min_object_pixels": "it changes what the scores mean; set it under base.set",
-    "evaluation.boundary_tolerance": "it changes what the scores mean; set it under base.set",
-}
+OWN_KEYS = frozenset(SpaceFile.model_fields) - {"base", "space", "points", "earlier", "second_objective"}
+MAX_LISTED = 5
+"""Most impossible cells of a grid that are listed by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Space(StudySpec):
-    """A checked search space. `dimensions` are in an order in which conditions and ties can be evaluated."""
+    """A checked search space.
+
+    `dimensions` are in an order in which conditions and ties can be evaluated; `constraints` are those of the file.
+    """
 
     kind = "sweep"
     noun = "space"
@@ -52,11 +57,21 @@ class Space(StudySpec):
     may_change = "trials, max_hours and concurrency"
 
     file: SpaceFile
+    constraints: tuple[Constraint, ...] = ()
+
+    @property
+    def objectives(self) -> tuple[ObjectivePart, ...]:
+        """The objective, and the second one if the file lists two."""
+        second = self.file.second_objective
+        if second is None:
+            return (self.objective,)
+        direction = "maximize" if second.maximize else "minimize"
+        return (self.objective, second.model_copy(update={"direction": direction}))
 
     @cached_property
     def hash(self) -> str:
         """16 hex digits over what makes two studies the same search; trials, hours and concurrency may grow."""
-        left_out = {"name", "base", "trials", "max_hours", "concurrency"}
+        left_out = {"name", "base", "trials", "max_hours", "concurrency", "max_gpu_hours", "max_failures_in_a_row"}
         tree = identity_tree(self.file, exclude=left_out, by_alias=True)
         return stable_hash({"base": self.base.identity(), "device": hashed_device(self.base, self.file), **tree})
 
@@ -71,6 +86,11 @@ class Space(StudySpec):
     def sampler(self) -> SamplerPart:
         """How configurations are drawn, as the file says."""
         return self.file.sampler
+
+    def drawn_at_random(self) -> Space:
+        """The same space, drawn by a sampler that looks at no scores."""
+        sampler = self.file.sampler.model_copy(update={"name": "random"})
+        return replace(self, file=self.file.model_copy(update={"sampler": sampler}))
 
     @property
     def scheduler(self) -> SchedulerPart:
@@ -92,12 +112,47 @@ class Space(StudySpec):
 
     @cached_property
     def fixed(self) -> tuple[Sample, ...]:
-        """Configurations known beforehand, in order: the points, then the cells of a grid that are no points."""
+        """Configurations known beforehand, in order: points, then the possible cells of a grid that are no points."""
         samples = [self.point(point, f"{self.source}, points[{k}]") for k, point in enumerate(self.file.points)]
         if self.file.sampler.name == "grid":
             seen = {stable_hash(sample.params) for sample in samples}
-            samples += [cell for cell in self._grid() if stable_hash(cell.params) not in seen]
+            cells = (cell for cell, refused in self._judged_cells if refused is None)
+            samples += [cell for cell in cells if stable_hash(cell.params) not in seen]
         return tuple(samples)
+
+    @cached_property
+    def _judged_cells(self) -> tuple[tuple[Sample, str | None], ...]:
+        """Each cell of the grid, and why it can be no trial."""
+        return tuple((cell, self.refusal(cell)) for cell in self.cells())
+
+    def details(self) -> list[str]:
+        """Lines for `plan`: cells of a grid that cannot be combined, which take no trial."""
+        if self.file.sampler.name != "grid":
+            return []
+        refused = [(cell, reason) for cell, reason in self._judged_cells if reason is not None]
+        lines = [
+            f"impossible cell: {', '.join(f'{path}={value}' for path, value in cell.params.items())} ({reason})"
+            for cell, reason in refused[:MAX_LISTED]
+        ]
+        more = len(refused) - MAX_LISTED
+        return lines + ([f"and {more} more impossible cells"] if more > 0 else [])
+
+    def refusal(self, sample: Sample) -> str | None:
+        """Why a configuration can be no trial: a constraint that it violates, or what the config refuses."""
+        try:
+            missed = [text for text, amount in self.missed_constraints(sample.values).items() if amount > 0]
+        except UserError as error:
+            return str(error)
+        return f"violates the constraint {missed[0]}" if missed else super().refusal(sample)
+
+    def missed_constraints(self, values: Mapping[str, Any]) -> dict[str, float]:
+        """Each constraint with the amount by which `values` miss it, at most 0 where it is kept.
+
+        Raises:
+            UserError: a constraint cannot be evaluated.
+        """
+        where = f"{self.source}, constraints"
+        return {c.text: c.missed_by(lambda path: self._value(path, values), where) for c in self.constraints}
 
     def sample(self, choose: Callable[[Dimension], Any]) -> Sample:
         """One configuration: `choose` gives the value of each active dimension, ties follow.
@@ -130,7 +185,7 @@ class Space(StudySpec):
         for path in point:
             if path not in free:
                 raise UserError(f"no free dimension {path}", where, did_you_mean(path, free, "use " + ", ".join(free)))
-        given = {path: _normal(self.base, path, value, where) for path, value in point.items()}
+        given = {path: normal_value(self.base, path, value, where) for path, value in point.items()}
         for path, value in given.items():
             if not free[path].contains(value):
                 raise UserError(f"{path} = {value} lies outside its range", where, "move the point or widen the range")
@@ -160,6 +215,9 @@ class Space(StudySpec):
         tree = self.file.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         tree = {"name": self.name, "base": {"file": base_file}, **{k: v for k, v in tree.items() if k != "base"}}
         tree["base"] = {"file": base_file}
+        second = tree.pop("second_objective", None)
+        if second is not None:
+            tree["objective"] = [tree.get("objective", {}), second]
         return yaml.safe_dump(tree, sort_keys=False, width=120)
 
     def _refuse_outside(self, sample: Sample, where: str) -> None:
@@ -182,7 +240,12 @@ class Space(StudySpec):
     def _whole(self, path: str) -> bool:
         return isinstance(self.base.get(path), int)
 
-    def _grid(self) -> Iterable[Sample]:
+    def cells(self) -> Iterable[Sample]:
+        """All configurations of a space whose dimensions have finitely many values, each once.
+
+        Raises:
+            UserError: a dimension has not, or there are more than `MAX_GRID`.
+        """
         free = [d for d in self.dimensions if d.kind != "tie"]
         axes = [d.grid() for d in free]
         cells = 1
@@ -219,81 +282,59 @@ def load_space(path_or_name: str | Path, sets: Sets = ()) -> Space:
 def build_space(file: SpaceFile, source: str, folder: Path, sets: Mapping[str, Any]) -> Space:
     """The checked space of a parsed file. Args: source names it in errors; folder is what base.file is relative to."""
     base = with_resources(base_config(file.base, folder, sets), file, source)
+    file, notes = _fixed_by(sets, file, base, source)
     check_parts(base, file, source)
-    dimensions = tuple(_dimension(path, part, base, source) for path, part in file.space.items())
-    space = Space(file=file, base=base, dimensions=_ordered(dimensions, source), source=source)
+    dimensions = tuple(make_dimension(path, part, base, source) for path, part in file.space.items())
+    constraints = tuple(make_constraint(text, source) for text in file.constraints)
+    space = Space(
+        file=file,
+        base=base,
+        dimensions=ordered(dimensions, source),
+        source=source,
+        constraints=constraints,
+        notes=(*notes, *against_notes(file, source)),
+    )
     if file.sampler.name in ("gp", "qmc") and any(d.when for d in dimensions):
         where = f"{source}, sampler {file.sampler.name}"
         raise UserError("conditional dimensions", where, "it cannot search them; use tpe or random")
     _check_ends(space)
-    for sample in space.fixed[: len(file.points)]:
-        space.config(sample.values)
     points = len(file.points)
+    for number, sample in enumerate(space.fixed[:points]):
+        space.config(sample.values)
+        refused = space.refusal(sample)
+        if refused is not None:
+            raise UserError(f"point {number} {refused}", f"{source}, points", "change the point or the constraint")
     if file.trials is not None and points > file.trials:
         raise UserError(f"{points} points but {file.trials} trials", source, "raise trials or drop points")
     return space
 
 
-def _dimension(path: str, part: DimensionPart, base: ExperimentConfig, source: str) -> Dimension:
-    where = f"{source}, space.{path}"
-    check_path(path, where)
-    if path == "seed":
-        raise UserError("seed is no dimension", where, "list the seeds of a trial under seeds")
-    for prefix, reason in NO_DIMENSION.items():
-        if path.startswith(prefix):
-            raise UserError(f"{path} is no dimension", where, reason)
-    when: dict[str, tuple[Any, ...]] = {}
-    for condition, allowed in part.when.items():
-        check_path(condition, f"{where}, when")
-        listed = allowed if isinstance(allowed, list | tuple) else [allowed]
-        if not listed:
-            raise UserError("empty condition", f"{where}, when.{condition}", "list at least one value")
-        when[condition] = tuple(_normal(base, condition, value, f"{where}, when") for value in listed)
-    if part.tie is not None:
-        expression = parse(part.tie, where)
-        for read in expression.paths:
-            check_path(read, f"{where}, tie")
-        return Dimension(path, "tie", expression=expression, when=when)
-    if part.categorical is not None:
-        choices = tuple(_normal(base, path, choice, where) for choice in part.categorical)
-        if len({json.dumps(choice) for choice in choices}) != len(choices):
-            raise UserError("repeated choice", where, "list each choice once")
-        return Dimension(path, "categorical", choices=choices, when=when)
-    if part.float_range is not None:
-        low, high = part.float_range
-        return Dimension(path, "float", low, high, part.log, part.step, when=when)
-    assert part.int_range is not None
-    return Dimension(path, "int", *part.int_range, part.log, part.step, when=when)
+def _fixed_by(
+    sets: Mapping[str, Any], file: SpaceFile, base: ExperimentConfig, source: str
+) -> tuple[SpaceFile, list[str]]:
+    """The file without the dimensions that `sets` (from the command line) give a value, and a line for each of them."""
+    fixed = [path for path in file.space if path in sets]
+    if not fixed:
+        return file, []
+    if len(fixed) == len(file.space):
+        raise UserError("nothing is left to search", f"{source}, --set {fixed[0]}", "leave a dimension free")
+    space = {path: part for path, part in file.space.items() if path not in fixed}
+    points: list[dict[str, Any]] = []
+    for point in file.points:
+        kept = {path: value for path, value in point.items() if path not in fixed}
+        if kept not in points:
+            points.append(kept)
+    notes = [f"{path} is fixed at {base.get(path)} by --set: no dimension of this study" for path in fixed]
+    return file.model_copy(update={"space": space, "points": tuple(points)}), notes
 
 
-def _normal(base: ExperimentConfig, path: str, value: Any, where: str) -> Any:
-    """`value` as the config field at `path` holds it: 1e-4 read as text is a number, a list may become a tuple."""
-    check_path(path, where)
-    try:
-        return base.with_values({path: value}).get(path)
-    except UserError as error:
-        if error.where.endswith(path):
-            raise UserError(f"bad value for {path}", where, error.mend) from None
-    # Refused only together with other settings of the base: the ends are checked later, with conditions and ties.
-    return value
-
-
-def _ordered(dimensions: tuple[Dimension, ...], source: str) -> tuple[Dimension, ...]:
-    by_path = {d.path: d for d in dimensions}
-    needs: dict[str, list[str]] = {}
-    for d in dimensions:
-        reads = (*d.when, *(d.expression.paths if d.expression else ()))
-        needs[d.path] = [path for path in reads if path in by_path]
-    ordered: list[Dimension] = []
-    placed: set[str] = set()
-    while len(ordered) < len(dimensions):
-        ready = [d for d in dimensions if d.path not in placed and all(p in placed for p in needs[d.path])]
-        if not ready:
-            circle = [path for path in by_path if path not in placed]
-            raise UserError("dimensions depend on each other in a circle", source, " and ".join(circle))
-        ordered.append(ready[0])
-        placed.add(ready[0].path)
-    return tuple(ordered)
+def against_notes(file: StudyFile, source: str) -> list[str]:
+    """A warning if the file states another direction than the score's own."""
+    objective = file.objective
+    if not objective.against:
+        return []
+    better = "lower" if objective.direction == "maximize" else "higher"
+    return [f"warning: {source} says {objective.direction} {objective.metric}, of which {better} is better"]
 
 
 def _check_ends(space: Space) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
 from sage_ray.config import ExperimentConfig
+from sage_ray.errors import UserError
 from sage_ray.sections import RuntimeConfig
 from sage_ray.study.dimension import Dimension, Sample
 from sage_ray.study.file_schema import ObjectivePart, SamplerPart, SchedulerPart, StudyFile
@@ -35,6 +36,7 @@ class StudySpec(ABC):
         base: the config that its trials start from, resources filled in.
         source: names the file in errors.
         dimensions: what a sampler draws; () if every configuration is known beforehand.
+        notes: lines for the user about what was made of the file.
     """
 
     kind: ClassVar[Kind]
@@ -50,6 +52,7 @@ class StudySpec(ABC):
     base: ExperimentConfig
     source: str
     dimensions: tuple[Dimension, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -69,6 +72,11 @@ class StudySpec(ABC):
         """What a trial is judged by, the direction filled in."""
         part = self.file.objective
         return part.model_copy(update={"direction": "maximize" if part.maximize else "minimize"})
+
+    @property
+    def objectives(self) -> tuple[ObjectivePart, ...]:
+        """All that a trial is judged by, directions filled in; the first is the one that `objective` has."""
+        return (self.objective,)
 
     @property
     @abstractmethod
@@ -103,6 +111,18 @@ class StudySpec(ABC):
     def sample(self, choose: Callable[[Dimension], Any]) -> Sample:
         """A configuration that is not known beforehand: `choose` gives the value of each active dimension."""
         raise AssertionError(f"every configuration of {self.noun} {self.name} is known beforehand")
+
+    def refusal(self, sample: Sample) -> str | None:
+        """Why a configuration can be no trial, in words; None if it can."""
+        try:
+            self.config(sample.values)
+        except UserError as error:
+            return str(error)
+        return None
+
+    def missed_constraints(self, values: Mapping[str, Any]) -> dict[str, float]:
+        """Each constraint of the file with the amount by which `values` miss it, at most 0 where it is kept."""
+        return {}
 
     def config(self, values: Mapping[str, Any], seed: int | None = None, fold: int | None = None) -> ExperimentConfig:
         """The config of `values` (a Sample's), with the run's seed and fold. Raises UserError if it is refused."""

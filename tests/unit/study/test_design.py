@@ -193,8 +193,12 @@ def test_a_name_taken_by_another_study_or_by_foreign_runs_is_refused(tmp_path: P
     home.check_writable()
     folder = StudyFolder(home, "good")
     folder.path.mkdir()
-    folder.write_meta({"name": "good", "space_hash": load(changed(ARMS, seeds=[7]), tmp_path).hash})
-    with pytest.raises(UserError, match="study exists with another design: good: choose another --name"):
+    other = load(changed(ARMS, objective={"metric": "val/iou"}), tmp_path)
+    folder.base_path.write_text(dump(other.base))
+    (folder.path / "design.yaml").write_text(other.to_yaml("base.yaml"))
+    folder.write_meta({"name": "good", "space_hash": other.hash})
+    before = "study exists with another design: good: objective.metric was val/iou, is val/dice: choose another --name"
+    with pytest.raises(UserError, match=before):
         sweep(design, home)
     RunFolder.create(home.runs, "mine-dice-s1", design.base, RunLabels(study="mine-dice"))
     with pytest.raises(UserError, match="run mine-dice-s1 is no part of this study"):
