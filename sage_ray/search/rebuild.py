@@ -1,0 +1,255 @@
+"""A study's Optuna storage made anew from what its runs recorded: it was lost or damaged, or the study was changed.
+
+The storage is the truth about the trials of a study while it runs, and yet nothing in it is beyond recovery: each run's
+folder has its config, its reports and how it ended. A study that gets more seeds, arms, choices or dimensions is made
+anew the same way under its new file, with the trials that it had.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import sqlite3
+import statistics
+import time
+from calendar import timegm
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from sage_ray.config import ExperimentConfig, flatten, stable_hash
+from sage_ray.errors import UserError
+from sage_ray.record.overview import FAILED_ATTR, STORAGE_FILE
+from sage_ray.record.run_folder import RunFolder
+from sage_ray.record.run_record import RunRecord
+from sage_ray.search.objectives import run_objectives
+from sage_ray.search.sampling import POINT, directions_of, distribution, stored_params
+from sage_ray.search.storage import DIVERGED, TrialRow, is_divergence, storage_of
+from sage_ray.search.study_folder import StudyFolder
+from sage_ray.search.trainable import is_study_fault
+from sage_ray.study.dimension import Sample
+from sage_ray.study.objective import reduce_reports
+from sage_ray.study.spec import StudySpec
+
+FILE_HASH = "file_hash"
+"""User attribute of an Optuna study: hash of the file that its trials were drawn and stored under."""
+_NEW = ".optuna.new.db"
+
+
+def is_sound(folder: StudyFolder, *, thorough: bool = False) -> bool:
+    """Whether the study's storage is there and can be read; `thorough` reads all of it."""
+    path = folder.path / STORAGE_FILE
+    if not path.is_file():
+        return False
+    with (
+        contextlib.suppress(sqlite3.Error),
+        contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=60)) as database,
+    ):
+        names = [str(name) for (name,) in database.execute("SELECT study_name FROM studies").fetchall()]
+        database.execute("SELECT COUNT(*) FROM trials").fetchone()
+        whole = not thorough or database.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
+        return whole and folder.name in names
+    return False
+
+
+def is_of(folder: StudyFolder, file_hash: str) -> bool:
+    """Whether the study's storage, which is sound, was made under the file of that hash; one that does not say was."""
+    study = optuna.load_study(study_name=folder.name, storage=storage_of(folder.path))
+    return study.user_attrs.get(FILE_HASH) in (None, file_hash)
+
+
+def stamp(folder: StudyFolder, file_hash: str) -> None:
+    """Note in the study's storage the file that it is of, unless it says so already."""
+    study = optuna.load_study(study_name=folder.name, storage=storage_of(folder.path))
+    if FILE_HASH not in study.user_attrs:
+        study.set_user_attr(FILE_HASH, file_hash)
+
+
+def rebuild(
+    folder: StudyFolder, spec: StudySpec, *, known: Sequence[TrialRow] = (), again: Collection[str] = ()
+) -> int:
+    """Make the study's storage anew from its runs; the old file stays beside it. Returns the number of trials.
+
+    Args:
+        folder: the study, locked by the caller.
+        spec: what its file says by now.
+        known: rows of the storage before, if it could be read: what they know and no run does is kept.
+        again: first runs of the failed trials that shall be taken up again.
+    """
+    fresh = folder.path / _NEW
+    fresh.unlink(missing_ok=True)
+    storage = storage_of(folder.path, _NEW)
+    study = optuna.create_study(storage=storage, study_name=folder.name, directions=directions_of(spec))
+    study.set_user_attr(FILE_HASH, spec.hash)
+    trials = recover(folder, spec, known=known, again=again)
+    study.add_trials(trials)
+    storage.remove_session()
+    storage.engine.dispose()
+    old = folder.path / STORAGE_FILE
+    if old.exists():
+        os.replace(old, folder.path / f"optuna.before-{time.strftime('%Y%m%d-%H%M%S')}.db")
+    for tail in ("-journal", "-wal", "-shm"):
+        Path(f"{old}{tail}").unlink(missing_ok=True)
+    os.replace(fresh, old)
+    return sum(trial.state != TrialState.WAITING for trial in trials)
+
+
+def recover(
+    folder: StudyFolder, spec: StudySpec, *, known: Sequence[TrialRow] = (), again: Collection[str] = ()
+) -> list[FrozenTrial]:
+    """The trials of a study as its runs tell them, by number; see `rebuild`."""
+    rows = {row.number: row for row in known}
+    numbers = _numbers(folder, spec, rows)
+    points = {stable_hash(sample.params): index for index, sample in reversed(list(enumerate(spec.fixed)))}
+    trials = []
+    for number in range(max(numbers, default=-1) + 1):
+        named = spec.run_grid(number)[0].run_id in again
+        trial = _trial(folder, spec, number, rows.get(number), points, again=named)
+        trial.number = number
+        trials.append(trial)
+    return trials
+
+
+def _numbers(folder: StudyFolder, spec: StudySpec, rows: Mapping[int, TrialRow]) -> set[int]:
+    if spec.kind == "ablation":
+        return {number for number in range(spec.trials) if folder.run_folders(spec, number)}
+    pattern = re.compile(rf"{re.escape(folder.name)}-t(\d{{4,}})-s\d+(-f\d+)?")
+    found = (pattern.fullmatch(run_id) for run_id in folder.home.run_ids())
+    return {int(match[1]) for match in found if match} | set(rows)
+
+
+def _trial(
+    folder: StudyFolder,
+    spec: StudySpec,
+    number: int,
+    row: TrialRow | None,
+    points: dict[str, int],
+    *,
+    again: bool,
+) -> FrozenTrial:
+    runs = [run for run in folder.run_folders(spec, number) if run.read().study == folder.name]
+    sample = _sample(spec, number, runs, row)
+    if sample is None:
+        if row is not None and row.state == "FAIL" and not again:
+            return create_trial(state=TrialState.FAIL, user_attrs={"error": row.error or "failed"})
+        return _waiting(spec, number, points)
+    records = [run.read() for run in runs]
+    if again:
+        _take_up_failed(runs)
+    state, error = _state(spec, records, row, again=again)
+    attrs: dict[str, Any] = {"sample": json.dumps({"params": sample.params, "values": sample.values})}
+    index_of = points.pop(stable_hash(sample.params), None) if spec.kind == "sweep" else number
+    if index_of is not None:
+        attrs[POINT] = index_of
+    constraints = spec.missed_constraints(sample.values)
+    if error is not None:
+        attrs["error"] = error
+    if error is not None and is_divergence(error):
+        state, attrs[FAILED_ATTR], constraints = TrialState.PRUNED, 1, {**constraints, DIVERGED: 1.0}
+    complete = state == TrialState.COMPLETE
+    stored = stored_params(spec, sample)
+    trial = create_trial(
+        state=state,
+        values=_objectives(spec, runs) if complete else None,
+        params=stored,
+        distributions={d.path: distribution(d) for d in spec.dimensions if d.path in stored},
+        user_attrs=attrs,
+        intermediate_values=_reports(spec, runs),
+        constraints=constraints or None,
+    )
+    _set_times(trial, records)
+    return trial
+
+
+def _waiting(spec: StudySpec, number: int, points: dict[str, int]) -> FrozenTrial:
+    """A trial of which nothing is left. It is drawn again, and as draws are keyed by number, to what it was."""
+    if number >= len(spec.fixed) or points.pop(stable_hash(spec.fixed[number].params), None) is None:
+        return create_trial(state=TrialState.WAITING)
+    return create_trial(
+        state=TrialState.WAITING,
+        user_attrs={POINT: number},
+        system_attrs={"fixed_params": stored_params(spec, spec.fixed[number])},
+    )
+
+
+def _sample(spec: StudySpec, number: int, runs: Sequence[RunFolder], row: TrialRow | None) -> Sample | None:
+    """What the trial is a configuration of, from the config of a run; else what the storage before knew."""
+    if spec.kind == "ablation":
+        return spec.fixed[number] if runs else None
+    if runs:
+        return sample_of(spec, runs[0].config())
+    if row is not None and row.values is not None and row.state != "FAIL":
+        return sample_of(spec, spec.config(row.values))
+    return None
+
+
+def sample_of(spec: StudySpec, config: ExperimentConfig) -> Sample:
+    """A config as a sample of a space: what differs from its base, and the values of its dimensions."""
+    mine, base = (flatten(tree.identity()) for tree in (config, spec.base))
+    differing = {path: value for path, value in mine.items() if value != base.get(path, ...)}
+    for path in ("seed", "data.split.fold"):
+        differing.pop(path, None)
+    sample = spec.sample(lambda dimension: config.get(dimension.path))
+    params = {path: config.get(path) for path in sample.params}
+    return Sample(params, {**params, **differing} if differing else {}, sample.drawn)
+
+
+def _state(
+    spec: StudySpec, records: Sequence[RunRecord], row: TrialRow | None, *, again: bool
+) -> tuple[TrialState, str | None]:
+    """How a trial ended, by its runs, and why it failed."""
+    failed = [record for record in records if record.state == "FAIL" and not is_study_fault(record)]
+    if again:
+        return TrialState.RUNNING, None
+    if failed:
+        return TrialState.FAIL, f"{failed[0].run_id}: {failed[0].error or 'failed'}"
+    if row is not None and row.state == "FAIL":
+        return TrialState.FAIL, row.error or "failed"
+    if any(record.state == "PRUNED" for record in records):
+        return TrialState.PRUNED, None
+    whole = len(records) == len(spec.seeds_and_folds()) if spec.kind == "sweep" else bool(records)
+    return (TrialState.COMPLETE if whole and all(r.finished for r in records) else TrialState.RUNNING), None
+
+
+def _take_up_failed(runs: Sequence[RunFolder]) -> None:
+    for run in runs:
+        if run.read().state == "FAIL":
+            run.set_state("INTERRUPTED", error="failed before; taken up again")
+
+
+def _objectives(spec: StudySpec, runs: Sequence[RunFolder]) -> list[float]:
+    """The objectives of a complete trial, each a mean over its runs."""
+    each = [run_objectives(run.metrics(), run.config(), spec.objectives) for run in runs]
+    return [statistics.fmean(values) for values in zip(*each, strict=True)]
+
+
+def _reports(spec: StudySpec, runs: Sequence[RunFolder]) -> dict[int, float] | None:
+    """The running objective by epoch of the trial's first run; none of a study with two objectives."""
+    if not runs or len(spec.objectives) > 1:
+        return None
+    lines = runs[0].metrics()
+    values = {int(line["epoch"]): reduce_reports(lines[:end], spec.objective) for end, line in enumerate(lines, 1)}
+    return {epoch: value for epoch, value in values.items() if value == value} or None
+
+
+def _set_times(trial: FrozenTrial, records: Sequence[RunRecord]) -> None:
+    stamps = [timegm(time.strptime(record.created, "%Y-%m-%dT%H:%M:%SZ")) for record in records if record.created]
+    if stamps:
+        trial.datetime_start = datetime.fromtimestamp(min(stamps))
+        if trial.state.is_finished():
+            trial.datetime_complete = trial.datetime_start + timedelta(seconds=sum(r.seconds for r in records))
+
+
+def relabel(folder: StudyFolder, spec: StudySpec) -> None:
+    """Give the runs of an ablation the number that their trial has by now: more seeds or arms move them."""
+    for number in range(spec.trials):
+        for run in folder.run_folders(spec, number):
+            with contextlib.suppress(UserError):
+                if run.read().trial != number:
+                    run.update(trial=number)
