@@ -27,7 +27,7 @@ from sage_ray.data.prepare import prepare
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.search.driver import sweep
-from sage_ray.search.study_folder import trial_config
+from sage_ray.search.study_status import trial_config
 from sage_ray.stages.store import StageStore
 from sage_ray.study.space import Space, load_space
 from sage_ray.training.context import LocalContext

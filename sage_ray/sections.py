@@ -349,6 +349,9 @@ class RuntimeConfig(Section):
     """pyarrow filesystem URI or folder of the stage store; None: `stages/` under the home."""
     max_retries: Count = 2
     """Restarts of a run whose worker was killed."""
+    silence_minutes: Positive | None = None
+    """A trial of a study that reports no epoch for so long is ended and tried again; None: 20 times the study's longest
+    epoch, at least 10 minutes, and an hour before the first epoch is known."""
     pictures: bool = True
     """Write curves, predictions, overlays and generated images when a run ends."""
     attention_every: Count = 0

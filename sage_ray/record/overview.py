@@ -18,11 +18,17 @@ from sage_ray.record.home import Home
 ENDED = ("COMPLETE", "PRUNED", "FAIL")
 STORAGE_FILE = "optuna.db"
 DRIVER_LOCK = "driver.lock"
+FAILED_ATTR = "failed"
+"""User attribute of a trial that failed although Optuna has it in another state (`search.storage`)."""
 
 
 @dataclass(frozen=True)
 class ListedStudy:
-    """One study: how many of its trials ended in which way. `state`: running, finished or interrupted (resumable)."""
+    """One study: how many of its trials ended in which way.
+
+    `state`: running, finished, interrupted (resumable), or damaged: its storage is lost, and `resume` makes it anew
+    from its runs; nothing is counted then.
+    """
 
     study: str
     kind: str
@@ -53,7 +59,7 @@ class Overview:
 
 
 def overview(home: Home) -> Overview:
-    """What the home holds; a study or run whose files are damaged is left out (`status NAME` says what is wrong)."""
+    """What the home holds. A run whose record is damaged, or a study whose study.json is, is left out."""
     studies = (_study(home.studies / name) for name in home.study_names())
     runs = (_run(home.runs / run_id) for run_id in home.run_ids())
     return Overview(
@@ -66,14 +72,20 @@ def overview(home: Home) -> Overview:
 def _study(folder: Path) -> ListedStudy | None:
     try:
         facts = dict(read_json(folder / "study.json"))
+    except (OSError, ValueError, TypeError):
+        return None
+    running, kind = is_locked(folder / DRIVER_LOCK), str(facts.get("kind", "sweep"))
+    try:
         count = _trials_by_state(folder / STORAGE_FILE)
         target = int(facts["trials"]) if "trials" in facts else _target_of_files(folder, facts, count)
     except (OSError, ValueError, TypeError, KeyError, sqlite3.Error):
-        return None
-    unfinished = "running" if is_locked(folder / DRIVER_LOCK) else "interrupted"
+        count, target = None, int(facts.get("trials", 0))
+    if count is None or (not running and not (folder / STORAGE_FILE).is_file()):
+        return ListedStudy(folder.name, kind, "damaged", 0, 0, 0, 0, target)
+    unfinished = "running" if running else "interrupted"
     return ListedStudy(
         study=folder.name,
-        kind=str(facts.get("kind", "sweep")),
+        kind=kind,
         state="finished" if sum(count[state] for state in ENDED) >= target else unfinished,
         done=count["COMPLETE"],
         pruned=count["PRUNED"],
@@ -88,7 +100,14 @@ def _trials_by_state(database: Path) -> Counter[str]:
     if not database.is_file():
         return Counter()
     with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
-        return Counter(dict(connection.execute("SELECT state, COUNT(*) FROM trials GROUP BY state").fetchall()))
+        return Counter(dict(connection.execute(_COUNT, {"failed": FAILED_ATTR}).fetchall()))
+
+
+_COUNT = """
+SELECT CASE WHEN a.trial_id IS NULL OR t.state != 'PRUNED' THEN t.state ELSE 'FAIL' END AS shown, COUNT(*)
+FROM trials t LEFT JOIN trial_user_attributes a ON a.trial_id = t.trial_id AND a.key = :failed
+GROUP BY shown
+"""
 
 
 def _target_of_files(folder: Path, facts: Mapping[str, Any], count: Counter[str]) -> int:

@@ -19,7 +19,7 @@ from sage_ray.study.file_schema import ObjectivePart
 from sage_ray.study.objective import reduce_reports
 
 if TYPE_CHECKING:
-    from sage_ray.search.study_folder import StudyStatus, TrialStatus
+    from sage_ray.search.study_status import StudyStatus, TrialStatus
     from sage_ray.study.spec import StudySpec
 
 RUN_PARAMS = ("seed", "fold")
@@ -43,6 +43,18 @@ class Candidate:
     """Validation score of each image (by sha) at the selected epoch, mean over seeds; empty if the metric has none."""
     groups: dict[str, str] = field(default_factory=dict)
     """Micrograph of each of these images that is a crop."""
+    second: float | None = None
+    """The study's second objective, mean over runs, turned so that less is better; None if it has one objective."""
+
+
+@dataclass(frozen=True)
+class FrontTrial:
+    """A trial of the Pareto front: no other is better in one objective and at least as good in the other."""
+
+    trial: int
+    objectives: dict[str, float]
+    """Value of each objective by its metric."""
+    params: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -81,6 +93,8 @@ class BestChoice:
     lr_drops: dict[str, list[int]]
     """Epochs of each phase after which the learning rate dropped in the trial's first run."""
     weights_sha: str | None
+    front: list[FrontTrial] = field(default_factory=list)
+    """With two objectives the trials among which the choice is, best in the first objective first; else empty."""
 
 
 def best(name: str, home: Home) -> BestChoice:
@@ -110,6 +124,7 @@ def best(name: str, home: Home) -> BestChoice:
         run_ids=[run.run_id for run in runs],
         lr_drops=runs[0].read().lr_drops,
         weights_sha=runs[0].read().weights_sha,
+        front=study.front,
     )
 
 
@@ -138,15 +153,35 @@ def choose(
     seeds = f"{len(top.seed_values)} seed{'s' if len(top.seed_values) != 1 else ''}"
     rule = (
         f"objective on {metric}, mean over {seeds}; complete trials within one standard error of the top ({basis}); "
-        "of these the cheapest: fewest epochs, then least network FLOPs, then lowest trial number. "
+        f"of these {_cheapest(top)}. "
         f"{len(within_trials)} of {len(order)} complete trials are within."
     )
     return chosen, top, standings, rule
 
 
-def cost(candidate: Candidate) -> tuple[int, int, int]:
-    """Sort key: cheaper first."""
-    return candidate.epochs, candidate.network_flops, candidate.trial
+def cost(candidate: Candidate) -> tuple[float, int, int, int]:
+    """Sort key: cheaper first, a second objective before all."""
+    return candidate.second or 0.0, candidate.epochs, candidate.network_flops, candidate.trial
+
+
+def _cheapest(candidate: Candidate) -> str:
+    ties = "fewest epochs, then least network FLOPs, then lowest trial number"
+    if candidate.second is None:
+        return f"the cheapest: {ties}"
+    return f"the best in the second objective, then {ties}"
+
+
+def pareto_front(trials: Sequence[TrialStatus], objectives: Sequence[ObjectivePart]) -> list[FrontTrial]:
+    """The complete trials that no other one dominates, best in the first objective first."""
+    signs = np.array([-1.0 if part.maximize else 1.0 for part in objectives])
+    complete = [t for t in trials if t.state == "COMPLETE" and len(t.objectives) == len(objectives)]
+    losses = np.array([list(t.objectives.values()) for t in complete]).reshape(-1, len(objectives)) * signs
+    front = [
+        (tuple(loss), FrontTrial(trial.number, trial.objectives, trial.params))
+        for trial, loss in zip(complete, losses, strict=True)
+        if not np.any(np.all(losses <= loss, axis=1) & np.any(losses < loss, axis=1))
+    ]
+    return [entry for _, entry in sorted(front, key=lambda pair: pair[0])]
 
 
 def standard_errors(top: Candidate, candidates: Sequence[Candidate], metric: str) -> tuple[dict[int, float], str]:
@@ -190,6 +225,8 @@ class StudyTrials:
     maximize: bool
     candidates: list[Candidate]
     runs: dict[int, list[RunFolder]]
+    front: list[FrontTrial]
+    """The Pareto front of a study with two objectives."""
     meanings: dict[int, str]
     """What the metric of each trial is; a search has one meaning, the arms of an ablation may differ in it."""
 
@@ -200,12 +237,14 @@ def read_trials(name: str, home: Home) -> StudyTrials:
     Raises:
         UserError: no such study.
     """
-    from sage_ray.search.study_folder import StudyFolder, status
+    from sage_ray.search.study_folder import StudyFolder
+    from sage_ray.search.study_status import status
 
     spec = StudyFolder.open(home, name).spec()
     objective = spec.objective
+    state = status(name, home)
     candidates, runs, meanings = [], {}, {}
-    for group in _groups(status(name, home), spec):
+    for group in _groups(state, spec):
         number = group[0].number
         mine = [RunFolder.open(home.runs, run.run_id) for trial in group for run in trial.runs]
         values = [trial.value for trial in group if trial.state == "COMPLETE" and trial.value is not None]
@@ -223,10 +262,20 @@ def read_trials(name: str, home: Home) -> StudyTrials:
                 network_flops=network_flops(config),
                 per_image=image_values(mine, objective.metric),
                 groups=image_groups(mine),
+                second=_second(group[0], spec),
             )
         )
         meanings[number] = meaning(objective.metric, config)
-    return StudyTrials(objective.metric, objective.maximize, candidates, runs, meanings)
+    front = pareto_front(state.trials, spec.objectives) if len(spec.objectives) > 1 else []
+    return StudyTrials(objective.metric, objective.maximize, candidates, runs, front, meanings)
+
+
+def _second(trial: TrialStatus, spec: StudySpec) -> float | None:
+    if len(spec.objectives) < 2:
+        return None
+    part = spec.objectives[1]
+    value = trial.objectives[part.metric]
+    return -value if part.maximize else value
 
 
 def _groups(state: StudyStatus, spec: StudySpec) -> list[list[TrialStatus]]:

@@ -2,90 +2,160 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import time
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from ray import tune
-from ray.tune.experiment import Trial
-
-from sage_ray.config import dump
 from sage_ray.data.prepare import headline, prepare
 from sage_ray.errors import RunFailed, UserError
-from sage_ray.files import write_text
 from sage_ray.record.home import Home
-from sage_ray.record.provenance import code_version
-from sage_ray.record.run_folder import RunFolder
 from sage_ray.runtime.disk_space import check_space, run_need
-from sage_ray.runtime.driver_side import DriverSide
-from sage_ray.search.halt import FAULT, INTERRUPTED, Halt, HaltStopper, signals, terminated_as_interrupted
+from sage_ray.search.changes import Change, changed_spec, check_changes
+from sage_ray.search.earlier import with_earlier
+from sage_ray.search.halt import FAULT, INTERRUPTED, Halt, terminated_as_interrupted
+from sage_ray.search.opening import check_wish, failed_trials, open_storage, refuse_taken_name, write_study
 from sage_ray.search.parent_run import ParentRun
-from sage_ray.search.placement import Placement, limit, placed, worker_resources
-from sage_ray.search.ray_session import environment, nodes_now, ray_session, seen_machines
-from sage_ray.search.reconcile import make_scheduler, settle, take_up
-from sage_ray.search.searcher import OptunaSearcher
-from sage_ray.search.storage import Drawn, Progress, StudyStorage
+from sage_ray.search.placement import Placement, placed
+from sage_ray.search.ray_session import seen_machines
+from sage_ray.search.reconcile import settle, take_up
+from sage_ray.search.sampling import simulate
+from sage_ray.search.storage import StudyStorage
 from sage_ray.search.study_budgets import StudyBudgets
-from sage_ray.search.study_folder import StudyFolder, StudyStatus, new_study_name, status_of
-from sage_ray.search.trainable import TrialRun, TrialTask, run_trial
+from sage_ray.search.study_folder import StudyFolder, new_study_name
+from sage_ray.search.study_status import StudyStatus, status_of, study_rows
+from sage_ray.search.tune_run import TuneRun
 from sage_ray.sections import RuntimeConfig
 from sage_ray.stages.store import StageStore
+from sage_ray.study.space import Space
 from sage_ray.study.spec import StudySpec
 from sage_ray.watch import SilentWatch, Watch
 
-UPDATE_S = 1.0
-"""Least time between two looks at the storage for the live table."""
 LEAVE_S = 20.0
 """Time that trials get, once Ray has ended, to be gone."""
 
 
-def sweep(space: StudySpec, home: Home, name: str | None = None, watch: Watch | None = None) -> StudyStatus:
+@dataclasses.dataclass(frozen=True)
+class _Start:
+    """One start of a study: its runtime at the first one, what changes, and which failed trials go on again."""
+
+    begun: RuntimeConfig | None
+    changes: Sequence[Change] = ()
+    again: Collection[str] = ()
+
+
+def sweep(
+    space: StudySpec,
+    home: Home,
+    name: str | None = None,
+    watch: Watch | None = None,
+    *,
+    earlier: Sequence[str] = (),
+) -> StudyStatus:
     """Run the study of `space` to its end, or go on with it if it exists; returns its status.
 
     Args:
-        space: what to search, or the design of an ablation (whose verb also scores the locked test at the end).
+        space: what to search, or the design of an ablation (whose verb also scores the locked test at the end). Of a
+            study that exists it may differ in what `search.changes` lists.
         home: where study, runs and stages are kept.
         name: of the study; default: the space's.
         watch: shown the status as it changes and lines for the user.
+        earlier: studies of the home whose trials the sampler shall know, and whose best are tried first.
 
     Raises:
         UserError: bad input; nothing was trained.
         RunFailed: a fault that would end every trial (full disk, say) stopped the study; it can be resumed.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the study can be resumed.
     """
+    watch = watch or SilentWatch()
     name = new_study_name(name or space.name)
     spec = space.renamed(name)
     home.check_writable()
     folder = StudyFolder(home, name)
-    _refuse_other(folder, spec)
+    refuse_taken_name(folder, spec)
+    fingerprint = _look_at_data(spec, home, watch)
+    spec = _with_earlier(folder, spec, earlier, fingerprint)
+    changes = check_wish(folder, spec)
     begun = folder.spec().base.runtime if folder.exists else None
-    return _start(folder, spec, begun, watch or SilentWatch())
+    return _start(folder, spec, fingerprint, _Start(begun, changes), watch)
 
 
-def resume(name: str, home: Home, watch: Watch | None = None) -> StudyStatus:
-    """Go on with a study after any kind of end; see `sweep`.
+def resume(
+    name: str,
+    home: Home,
+    watch: Watch | None = None,
+    *,
+    sets: Iterable[str] | Mapping[str, Any] = (),
+    retry_failed: bool = False,
+    retry: Collection[int] = (),
+) -> StudyStatus:
+    """Go on with a study after any kind of end, or with more of it; see `sweep`.
+
+    Args:
+        name: of the study.
+        home: where it is.
+        watch: shown the status as it changes and lines for the user.
+        sets: keys of its file that change, such as "trials=64" (`search.changes` lists them).
+        retry_failed: take up again the trials that crashed or hung.
+        retry: numbers of failed trials to take up again, diverged ones too.
 
     Raises:
-        UserError: no such study, it is being run, or its data changed.
+        UserError: no such study, it is being run, its data changed, or it must not change so.
     """
+    watch = watch or SilentWatch()
     folder = StudyFolder.open(home, name)
     home.check_writable()
-    spec = folder.spec()
-    return _start(folder, spec, spec.base.runtime, watch or SilentWatch())
+    old = folder.spec()
+    spec = changed_spec(folder, sets) if sets else old
+    changes = check_changes(old, spec, study_rows(folder, old), folder) if sets else []
+    again = failed_trials(folder, all_crashed=retry_failed, named=retry) if retry_failed or retry else set()
+    if retry_failed and not again:
+        watch.line("no trial has crashed: there is none to try again")
+    fingerprint = _look_at_data(spec, home, watch)
+    return _start(folder, spec, fingerprint, _Start(old.base.runtime, changes, again), watch)
 
 
-def _start(folder: StudyFolder, spec: StudySpec, begun: RuntimeConfig | None, watch: Watch) -> StudyStatus:
-    """One start of a study; `begun` is the runtime of its first."""
-    fingerprint = _look_at_data(spec, folder.home, watch)
+def _with_earlier(folder: StudyFolder, spec: StudySpec, names: Sequence[str], fingerprint: str) -> StudySpec:
+    """The study with what it takes from earlier ones: as it was begun, if it exists."""
+    if folder.exists:
+        stored = folder.spec()
+        known = stored.file.earlier if isinstance(stored, Space) else ()
+        if names and tuple(names) != known:
+            mend = "choose another --name: what a sampler knows from the start does not change"
+            raise UserError(f"study began with --from {', '.join(known) or 'no study'}", folder.name, mend)
+        if known and isinstance(spec, Space) and isinstance(stored, Space) and spec.file.points != stored.file.points:
+            points = (*stored.file.points, *(p for p in spec.file.points if p not in stored.file.points))
+            file = spec.file.model_copy(update={"points": points, "earlier": known})
+            return dataclasses.replace(spec, file=file)
+        return spec
+    if not names:
+        return spec
+    if not isinstance(spec, Space):
+        raise UserError(
+            "an ablation draws nothing", f"--from {names[0]}", "it shares stages with earlier studies anyway"
+        )
+    return with_earlier(spec, names, folder.home, fingerprint)
+
+
+def _start(folder: StudyFolder, spec: StudySpec, fingerprint: str, start: _Start, watch: Watch) -> StudyStatus:
+    """One start of a study, whose name and file have been looked at."""
+    for note in spec.notes:
+        watch.line(note)
+    for change in start.changes:
+        watch.line(f"changed: {change}")
     with seen_machines() as machines:
-        spec, placement = placed(spec, machines, begun=begun)
+        spec, placement = placed(spec, machines, begun=start.begun)
+        _check_drawable(spec)
         folder.path.mkdir(parents=True, exist_ok=True)
         with folder.driver_lock(), terminated_as_interrupted():
-            _write_study(folder, spec, fingerprint)
-            return _drive(folder, spec, watch, placement)
+            write_study(folder, spec, fingerprint, start.changes)
+            storage = open_storage(folder, spec, fingerprint, watch, start.again)
+            return _drive(folder, spec, storage, watch, placement)
+
+
+def _check_drawable(spec: StudySpec) -> None:
+    """Raise UserError if the constraints of a space leave nothing to draw."""
+    if isinstance(spec, Space) and spec.constraints and spec.trials > len(spec.fixed):
+        simulate(spec, len(spec.fixed) + 1)
 
 
 def _look_at_data(spec: StudySpec, home: Home, watch: Watch) -> str:
@@ -95,47 +165,10 @@ def _look_at_data(spec: StudySpec, home: Home, watch: Watch) -> str:
     return data.fingerprint
 
 
-def _refuse_other(folder: StudyFolder, spec: StudySpec) -> None:
-    """Raise UserError if the name is taken: by another study, or by runs that are no part of this one."""
-    if folder.exists:
-        if folder.meta()["space_hash"] != spec.hash:
-            mend = f"choose another --name, or resume it with its own {spec.noun} ({spec.may_change} may change)"
-            raise UserError(f"study exists with another {spec.noun}", folder.name, mend)
-        return
-    for place in (place for number in range(spec.trials) for place in spec.run_grid(number)):
-        run = RunFolder(folder.home.runs / place.run_id)
-        if (run.path / "record.json").is_file() and run.read().study != folder.name:
-            raise UserError(f"run {place.run_id} is no part of this study", folder.name, "choose another --name")
-
-
-def _write_study(folder: StudyFolder, spec: StudySpec, fingerprint: str) -> None:
-    """Write the file of the study, base.yaml and study.json, and count this start; the caller holds the lock."""
-    _refuse_other(folder, spec)
-    commit, dirty = code_version()
-    meta: dict[str, Any] = {
-        "name": folder.name,
-        "space_hash": spec.hash,
-        "data_fingerprint": fingerprint,
-        "commit": commit,
-        "dirty": dirty,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "starts": 0,
-    }
-    if folder.exists:
-        meta = folder.meta()
-    if meta["data_fingerprint"] != fingerprint:
-        where = f"{spec.base.data.path} of study {folder.name}"
-        raise UserError("the images changed since the study began", where, "restore them, or begin another study")
-    write_text(folder.base_path, dump(spec.base))
-    if folder.spec_path.name != spec.file_name:
-        folder.spec_path.unlink(missing_ok=True)  # of another study, killed before it was one
-    write_text(folder.path / spec.file_name, spec.to_yaml(folder.base_path.name))
-    folder.write_meta({**meta, **spec.facts(), "starts": meta["starts"] + 1, "commit_of_last_start": commit})
-
-
-def _drive(folder: StudyFolder, spec: StudySpec, watch: Watch, placement: Placement) -> StudyStatus:
+def _drive(
+    folder: StudyFolder, spec: StudySpec, storage: StudyStorage, watch: Watch, placement: Placement
+) -> StudyStatus:
     folder.stop_path.unlink(missing_ok=True)
-    storage = StudyStorage(folder.path, folder.name, spec)
     storage.enqueue(spec.fixed, spec)
     orphans = take_up(storage, folder, spec)
     settle(storage, folder, spec)
@@ -155,7 +188,7 @@ def _drive(folder: StudyFolder, spec: StudySpec, watch: Watch, placement: Placem
                 watch.line(line)
             if orphans:
                 watch.line(f"going on with {len(orphans)} unfinished trials, {ended} of {spec.trials} have ended")
-            _Sweep(folder, spec, storage, budgets, halt, watch).run(orphans, spec.trials - ended)
+            TuneRun(folder, spec, storage, budgets, halt, watch).run(orphans, spec.trials - ended)
     finally:
         ended_runs = settle(storage, folder, spec, patience_s=LEAVE_S)
         for row in storage.rows():
@@ -175,126 +208,3 @@ def _drive(folder: StudyFolder, spec: StudySpec, watch: Watch, placement: Placem
     if halt.reason == INTERRUPTED and not finished:
         raise KeyboardInterrupt(f"stopped cleanly; go on with: sage-ray resume {folder.name}")
     return dataclasses.replace(status, state="finished" if finished else "interrupted")
-
-
-class _Sweep:
-    """One Tune experiment over what is left of a study."""
-
-    def __init__(
-        self,
-        folder: StudyFolder,
-        spec: StudySpec,
-        storage: StudyStorage,
-        budgets: StudyBudgets,
-        halt: Halt,
-        watch: Watch,
-    ) -> None:
-        self._folder, self._spec, self._storage, self._budgets = folder, spec, storage, budgets
-        self._halt, self._watch = halt, watch
-
-    def run(self, orphans: list[int], remaining: int) -> None:
-        with environment(), ray_session(), signals(self._halt):
-            look = nodes_now()
-            searcher = OptunaSearcher(
-                self._storage,
-                self._spec,
-                orphans=orphans,
-                payload=self._payload,
-                progress=self._progress,
-                halted=self._halt.check,
-                limit=lambda: limit(self._spec, look),
-            )
-            tune.run(
-                tune.with_resources(run_trial, self._resources()),
-                name=f"start-{self._folder.meta()['starts']:04d}",
-                storage_path=str(self._folder.path / "ray"),
-                search_alg=searcher,
-                scheduler=make_scheduler(self._spec, self._storage.rows()),
-                num_samples=remaining,
-                reuse_actors=True,
-                max_failures=self._spec.base.runtime.max_retries,
-                stop=HaltStopper(self._halt),
-                callbacks=[_Teller(self._folder, self._spec, self._storage, self._halt, self._watch)],
-                raise_on_failed_trial=False,
-                trial_name_creator=_trial_name,
-                trial_dirname_creator=_trial_name,
-                verbose=0,
-            )
-
-    def _payload(self, drawn: Drawn) -> Mapping[str, Any]:
-        self._budgets.note(drawn.sample.values, drawn.configs[0])
-        return {"task": make_task(drawn, self._spec, self._folder)}
-
-    def _progress(self, number: int) -> Progress:
-        records = [run.read() for run in self._folder.run_folders(self._spec, number)]
-        return Progress(sum(record.epoch for record in records), sum(record.attempt for record in records))
-
-    def _resources(self) -> Any:
-        if self._spec.file.resources.workers > 1:
-            # The trial itself only waits for the workers that Ray Train places for it. Tune refuses a trial that asks
-            # for nothing, so it takes a grain of the resource that every cluster's head node has.
-            return tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
-        return tune.PlacementGroupFactory([worker_resources(self._spec)])
-
-
-def make_task(drawn: Drawn, spec: StudySpec, folder: StudyFolder) -> TrialTask:
-    """What an actor gets of a drawn trial: the configs that were built when it was drawn, each with its run's name."""
-    runs = tuple(
-        TrialRun(run_id=place.run_id, arm=place.arm, fold=place.fold, config=config)
-        for place, config in zip(spec.run_grid(drawn.number), drawn.configs, strict=True)
-    )
-    return TrialTask(
-        study=folder.name,
-        number=drawn.number,
-        home=folder.home.path,
-        stop_path=folder.stop_path,
-        objective=spec.objective,
-        runs=runs,
-    )
-
-
-class _Teller(DriverSide, tune.Callback):
-    """Keeps the live table up to date and notes why a trial crashed."""
-
-    def __init__(self, folder: StudyFolder, spec: StudySpec, storage: StudyStorage, halt: Halt, watch: Watch) -> None:
-        self._folder, self._spec, self._storage = folder, spec, storage
-        self._halt, self._watch = halt, watch
-        self._shown = 0.0
-
-    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._show(at_once=True)
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
-    ) -> None:
-        if result.get("study_fault"):
-            self._halt.want(FAULT, str(result["study_fault"]))
-        self._show()
-
-    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._show(at_once=True)
-
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        number = int(trial.config["number"])
-        trace = _trace(trial)
-        self._storage.tell_failed(number, trace.strip().splitlines()[-1] if trace.strip() else "its process died")
-        for run in self._folder.run_folders(self._spec, number):
-            if run.read().state in ("RUNNING", "FAIL") and not (run.path / "error.txt").exists():
-                run.write_error(trace or "the process of the run died without a word (killed, or out of memory?)")
-        self._show(at_once=True)
-
-    def _show(self, *, at_once: bool = False) -> None:
-        now = time.monotonic()
-        if at_once or now - self._shown >= UPDATE_S:
-            self._shown = now
-            self._watch.update(status_of(self._folder, self._spec, self._storage.rows()))
-
-
-def _trial_name(trial: Trial) -> str:
-    return f"t{int(trial.config['number']):04d}-{trial.trial_id}"
-
-
-def _trace(trial: Trial) -> str:
-    with contextlib.suppress(OSError, TypeError):
-        return Path(trial.error_file).read_text(encoding="utf-8")
-    return ""

@@ -15,6 +15,7 @@ from ray import tune
 from sage_ray.runtime.driver_side import DriverSide
 
 STOPPED, INTERRUPTED, OUT_OF_TIME, FAULT = "stopped", "interrupted", "out of time", "fault"
+OUT_OF_GPU_HOURS = "out of GPU-hours"
 
 
 class Halt:

@@ -10,7 +10,8 @@ from sage_ray.record.mlflow_client import MirrorUnavailable
 from sage_ray.record.mlflow_mirror import Mirror
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import State
-from sage_ray.search.study_folder import StudyFolder, StudyStatus
+from sage_ray.search.study_folder import StudyFolder
+from sage_ray.search.study_status import StudyStatus
 from sage_ray.watch import Watch
 
 

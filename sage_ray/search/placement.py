@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -100,19 +99,10 @@ def usual(machines: Machines) -> Placement:
 
 
 def trials_at_once(spec: StudySpec, nodes: tuple[Node, ...]) -> int:
-    """How many trials of a placed study run at a time on these machines, at least 1.
-
-    A number given as `concurrency` is what is asked of Ray; those beyond what fits wait for a machine.
-    """
+    """How many trials of a placed study run at a time on these machines: as many as fit, or fewer if asked, least 1."""
     fits = max(_fit(spec, Machines(nodes)), 1)
     wanted = spec.file.concurrency
     return fits if wanted == "auto" else min(wanted, fits)
-
-
-def limit(spec: StudySpec, look: Callable[[], tuple[Node, ...]]) -> int:
-    """How many trials of a placed study may have been asked for: `concurrency`, or as many as fit by now."""
-    wanted = spec.file.concurrency
-    return trials_at_once(spec, look()) if wanted == "auto" else wanted
 
 
 def worker_resources(spec: StudySpec) -> dict[str, float]:
@@ -203,5 +193,5 @@ def _idle(spec: StudySpec, machines: Machines, at_once: int, begun: bool) -> lis
             why = f"concurrency is {at_once}" if at_once < fits else "the CPUs allow no more trials (resources.cpu)"
             found.append(f"{idle_gpus(idle, machines.gpus)}: {why}")
     if file.concurrency != "auto" and file.concurrency > at_once:
-        found.append(f"concurrency is {file.concurrency}, of which {at_once} fit at a time")
+        found.append(f"concurrency is {file.concurrency}, of which {at_once} fit; others begin when there is room")
     return found

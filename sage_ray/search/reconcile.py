@@ -11,6 +11,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import State
+from sage_ray.search.objectives import run_objectives
 from sage_ray.search.storage import StudyStorage, TrialRow
 from sage_ray.search.study_folder import StudyFolder
 from sage_ray.search.trainable import is_study_fault
@@ -45,7 +46,8 @@ def tell_finished(storage: StudyStorage, spec: StudySpec, number: int, runs: lis
     reports = runs[0].metrics()
     for end, report in enumerate(reports, start=1):
         storage.report(number, int(report["epoch"]), reduce_reports(reports[:end], objective))
-    storage.tell_complete(number, statistics.fmean(reduce_reports(run.metrics(), objective) for run in runs))
+    each = [run_objectives(run.metrics(), run.config(), spec.objectives) for run in runs]
+    storage.tell_complete(number, [statistics.fmean(values) for values in zip(*each, strict=True)])
 
 
 def settle(storage: StudyStorage, folder: StudyFolder, spec: StudySpec, *, patience_s: float = 0.0) -> list[RunFolder]:

@@ -34,6 +34,7 @@ class OptunaSearcher(DriverSide, Searcher):
         orphans: numbers of trials to take up again, first.
         payload: what the trainable gets for a drawn trial; merged with its number.
         progress: what a trial has on disk.
+        failed: told number and reason of a trial that failed, and decides whether it was the trial's own fault.
         halted: whether the sweep is being ended on purpose; its trials then stay RUNNING, to be taken up again.
         limit: how many trials there may be at a time, asked anew for each: machines join and leave. Tune's own limiter
             is fixed when the sweep starts.
@@ -47,14 +48,18 @@ class OptunaSearcher(DriverSide, Searcher):
         orphans: list[int],
         payload: Callable[[Drawn], Mapping[str, Any]],
         progress: Callable[[int], Progress],
+        failed: Callable[[int, str], None],
         halted: Callable[[], bool],
         limit: Callable[[], int],
     ) -> None:
         super().__init__(metric="objective", mode="max" if spec.file.objective.maximize else "min")
         self._storage, self._spec, self._orphans = storage, spec, deque(orphans)
-        self._payload, self._progress, self._halted, self._limit = payload, progress, halted, limit
+        self._payload, self._progress, self._failed = payload, progress, failed
+        self._halted, self._limit = halted, limit
         self._numbers: dict[str, int] = {}
         self._live: set[str] = set()
+        self._count: int | None = None
+        """Trials that were started, once it is known: nobody else starts any."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """What the next trial gets; None if it shall wait, FINISHED if there is none."""
@@ -63,13 +68,16 @@ class OptunaSearcher(DriverSide, Searcher):
             if self._live and len(self._live) >= self._limit():
                 return None
             number = self._orphans.popleft() if self._orphans else None
-            if number is None and len(self._storage.rows()) >= self._spec.trials:
+            if number is None and self._begun() >= self._spec.trials:
                 return Searcher.FINISHED  # type: ignore[return-value]
+            fresh = number is None
             try:
                 drawn = self._storage.draw(number, self._spec)
             except UserError as error:
                 logger.warning("%s", error)
+                self._count = None
                 continue
+            self._count = self._begun() + fresh
             number = drawn.number
             stalls = self._storage.note_attempt(number, self._progress(number))
             if stalls >= MAX_STALLS:
@@ -80,6 +88,11 @@ class OptunaSearcher(DriverSide, Searcher):
             return {"number": number, **self._payload(drawn)}
         # Not None: Tune would ask again for minutes before it looked at anything else.
         return Searcher.FINISHED  # type: ignore[return-value]
+
+    def _begun(self) -> int:
+        if self._count is None:
+            self._count = len(self._storage.rows())
+        return self._count
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Tell Optuna the running objective of a trial."""
@@ -93,9 +106,9 @@ class OptunaSearcher(DriverSide, Searcher):
             # The driver's callback comes next, knows the trace, and tells the failure with it.
             return
         if result and result.get("trial_failed"):
-            self._storage.tell_failed(number, str(result["trial_failed"]))
+            self._failed(number, str(result["trial_failed"]))
         elif result and result.get("trial_complete"):
-            self._storage.tell_complete(number, float(result["objective"]))
+            self._storage.tell_complete(number, [float(value) for value in result["objectives"]])
         elif self._halted() or not result or result.get("trial_halted"):
             self._storage.forgive(number)
         else:

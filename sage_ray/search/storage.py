@@ -6,7 +6,8 @@ import contextlib
 import json
 import logging
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,13 +16,16 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from sage_ray.config import ExperimentConfig
-from sage_ray.errors import UserError
-from sage_ray.record.overview import STORAGE_FILE
-from sage_ray.search.sampling import draw_sample, make_sampler
+from sage_ray.errors import NonFiniteLoss, UserError
+from sage_ray.record.overview import FAILED_ATTR, STORAGE_FILE
+from sage_ray.search.sampling import POINT, KeyedSampler, directions_of, draw_sample, queue
 from sage_ray.study.dimension import Sample
 from sage_ray.study.spec import StudySpec
 
 LOCK_TIMEOUT_S = 60
+DIVERGED = "diverged"
+"""Constraint of Optuna's that a diverged trial violates: a sampler then keeps away, and no score is invented for it."""
+_DIVERGENCE = re.compile(rf"(^|: ){NonFiniteLoss.state}\b")
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +42,8 @@ class Progress:
 class TrialRow:
     """One trial as the storage has it.
 
-    `reports` are by epoch; `attempts` counts starts, and `stalls` those that `MAX_STALLS` counts; `seen` is what was on
+    `state` is RUNNING, COMPLETE, PRUNED or FAIL; `value` the first of `objectives`. `reports` are by epoch; `attempts`
+    counts starts, and `stalls` those that `MAX_STALLS` counts; `seen` is what was on
     disk when it was started last (None: that start does not count).
     """
 
@@ -47,6 +52,7 @@ class TrialRow:
     params: dict[str, Any]
     values: dict[str, Any] | None
     value: float | None
+    objectives: tuple[float, ...]
     reports: dict[int, float]
     error: str | None
     attempts: int
@@ -66,43 +72,50 @@ class Drawn(NamedTuple):
 class StudyStorage:
     """The trials of one study in `folder`/optuna.db. One driver writes (it holds the study's lock), anybody reads."""
 
-    def __init__(self, folder: Path, name: str, spec: StudySpec) -> None:
-        self._storage = optuna.storages.RDBStorage(
-            f"sqlite:///{folder / STORAGE_FILE}", engine_kwargs={"connect_args": {"timeout": LOCK_TIMEOUT_S}}
-        )
+    def __init__(self, folder: Path, name: str, spec: StudySpec, earlier: Sequence[FrozenTrial] = ()) -> None:
+        self._storage = storage_of(folder)
         self.study = optuna.create_study(
             storage=self._storage,
             study_name=name,
             pruner=optuna.pruners.NopPruner(),
-            direction="maximize" if spec.objective.maximize else "minimize",
+            directions=directions_of(spec),
             load_if_exists=True,
         )
-        self.study.sampler = make_sampler(spec, done=len(self.rows()))
+        self._sampler = KeyedSampler(spec, earlier)
+        self.study.sampler = self._sampler
+        self._several = len(spec.objectives) > 1
         self._ids: dict[int, int] = {}
+        self._ended: dict[int, TrialRow] = {}
 
     def rows(self) -> list[TrialRow]:
-        """All trials that were started, by number."""
-        waiting = TrialState.WAITING
-        return [_row(trial) for trial in self.study.get_trials(deepcopy=False) if trial.state != waiting]
+        """All trials that were started, by number. Those that ended are read once: they change no more."""
+        found = []
+        for trial in self.study.get_trials(deepcopy=False):
+            row = self._ended.get(trial.number)
+            if row is None and trial.state != TrialState.WAITING:
+                row = row_of(trial)
+                if trial.state.is_finished():
+                    self._ended[trial.number] = row
+            if row is not None:
+                found.append(row)
+        return found
 
     def row(self, number: int) -> TrialRow:
         """One trial, by number."""
-        return _row(self._storage.get_trial(self._id(number)))
+        return self._ended.get(number) or row_of(self._storage.get_trial(self._id(number)))
 
     def enqueue(self, samples: tuple[Sample, ...], spec: StudySpec) -> None:
         """Queue the fixed configurations that are not there yet, in order."""
-        there = {trial.user_attrs.get("point") for trial in self.study.get_trials(deepcopy=False)}
-        by_path = {dimension.path: dimension for dimension in spec.dimensions}
+        there = {trial.user_attrs.get(POINT) for trial in self.study.get_trials(deepcopy=False)}
         for index, sample in enumerate(samples):
             if index not in there:
-                stored = {path: by_path[path].encode(value) for path, value in sample.drawn.items()}
-                self.study.enqueue_trial(stored, user_attrs={"point": index})
+                queue(self.study, sample, index, spec)
 
     def draw(self, number: int | None, spec: StudySpec) -> Drawn:
         """A new trial, or the running trial `number` that is taken up again.
 
         Raises:
-            UserError: the values cannot be combined; the trial is told as failed.
+            UserError: the values cannot be combined, or nothing possible is left to draw; the trial is told as failed.
         """
         trial = self.study.ask() if number is None else Trial(self.study, self._id(number))
         stored = trial.user_attrs
@@ -112,11 +125,14 @@ class StudyStorage:
                 sample = Sample(known["params"], known["values"], {})
             else:
                 sample = draw_sample(trial, spec)
-            configs = spec.run_configs(trial.number, sample.values)
+            configs = self._sampler.configs(trial.number, sample)
+            missed = spec.missed_constraints(sample.values)
         except UserError as error:
             self.tell_failed(trial.number, f"values cannot be combined: {error}")
             raise
         if "sample" not in stored:
+            for name, amount in missed.items():
+                trial.set_constraint(name, amount)
             trial.set_user_attr("sample", json.dumps({"params": sample.params, "values": sample.values}))
         return Drawn(trial.number, sample, configs)
 
@@ -142,35 +158,49 @@ class StudyStorage:
 
     def report(self, number: int, epoch: int, value: float) -> None:
         """Note the running objective after `epoch` epochs; non-finite values are left out."""
-        if not math.isfinite(value):
+        if not math.isfinite(value) or self._several:  # Optuna takes no reports of a study with two objectives
             return
         # A trial that was told already takes no more reports, and must not end the sweep by one.
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
             self._storage.set_trial_intermediate_value(self._id(number), epoch, value)
 
-    def tell_complete(self, number: int, value: float) -> None:
-        """Tell a trial as COMPLETE with its objective, or as FAIL if that is not finite."""
-        if math.isfinite(value):
-            self._tell(number, TrialState.COMPLETE, value)
+    def tell_complete(self, number: int, values: Sequence[float]) -> None:
+        """Tell a trial as COMPLETE with its objectives, or as FAIL if one is not finite."""
+        odd = next((value for value in values if not math.isfinite(value)), None)
+        if odd is None:
+            self._tell(number, TrialState.COMPLETE, list(values))
         else:
-            self.tell_failed(number, f"the objective is not finite ({value})")
+            self.tell_failed(number, f"the objective is not finite ({odd})")
 
     def tell_pruned(self, number: int) -> None:
         """Tell a trial as PRUNED at its last reported epoch."""
         self._tell(number, TrialState.PRUNED, None)
 
     def tell_failed(self, number: int, error: str) -> None:
-        """Tell a trial as FAIL with one line that says why."""
-        if self.row(number).state == "RUNNING":
-            self._storage.set_trial_user_attr(self._id(number), "error", " ".join(error.split())[:500])
-            self._tell(number, TrialState.FAIL, None)
+        """Tell a trial as FAIL with one line that says why.
 
-    def _tell(self, number: int, state: TrialState, value: float | None) -> None:
+        Samplers learn nothing of a FAIL. One that diverged is therefore kept as pruned and infeasible in the storage,
+        which says where not to draw without a score that nobody has seen; its row says FAIL.
+        """
+        if self.row(number).state != "RUNNING":
+            return
+        line = " ".join(error.split())[:500]
+        trial_id = self._id(number)
+        self._storage.set_trial_user_attr(trial_id, "error", line)
+        if not is_divergence(line):
+            self._tell(number, TrialState.FAIL, None)
+            return
+        Trial(self.study, trial_id).set_constraint(DIVERGED, 1.0)
+        self._storage.set_trial_user_attr(trial_id, FAILED_ATTR, 1)
+        # Not by `Study.tell`, which would make the last report its value.
+        self._storage.set_trial_state_values(trial_id, TrialState.PRUNED)
+
+    def _tell(self, number: int, state: TrialState, values: list[float] | None) -> None:
         # A second telling (Tune may repeat a completion) must never end the sweep.
         if self.row(number).state != "RUNNING":
             logger.info("trial %d was told before", number)
             return
-        self.study.tell(number, value, state=state)
+        self.study.tell(number, values, state=state)
 
     def _id(self, number: int) -> int:
         if number not in self._ids:
@@ -179,22 +209,36 @@ class StudyStorage:
         return self._ids[number]
 
 
+def storage_of(folder: Path, file: str = STORAGE_FILE) -> optuna.storages.RDBStorage:
+    """Optuna's storage in a database file of a study's folder; made if it is not there."""
+    return optuna.storages.RDBStorage(
+        f"sqlite:///{folder / file}", engine_kwargs={"connect_args": {"timeout": LOCK_TIMEOUT_S}}
+    )
+
+
 def read_rows(folder: Path, name: str) -> list[TrialRow]:
     """Trials of a study whose database exists, by number; [] if there is none yet."""
     if not (folder / STORAGE_FILE).is_file():
         return []
-    storage = optuna.storages.RDBStorage(
-        f"sqlite:///{folder / STORAGE_FILE}", engine_kwargs={"connect_args": {"timeout": LOCK_TIMEOUT_S}}
-    )
     try:
-        study = optuna.load_study(study_name=name, storage=storage)
+        study = optuna.load_study(study_name=name, storage=storage_of(folder))
     except KeyError:
         return []
-    trials = study.get_trials(deepcopy=False, states=None)
-    return [_row(trial) for trial in trials if trial.state != TrialState.WAITING]
+    return rows_of(study.get_trials(deepcopy=False, states=None))
 
 
-def _row(trial: FrozenTrial) -> TrialRow:
+def is_divergence(error: str) -> bool:
+    """Whether the line that says why a trial failed names a loss that was not finite."""
+    return _DIVERGENCE.search(error) is not None
+
+
+def rows_of(trials: Sequence[FrozenTrial]) -> list[TrialRow]:
+    """Rows of the trials that were started."""
+    return [row_of(trial) for trial in trials if trial.state != TrialState.WAITING]
+
+
+def row_of(trial: FrozenTrial) -> TrialRow:
+    """One trial of the storage."""
     attrs = trial.user_attrs
     sample = json.loads(attrs["sample"]) if "sample" in attrs else None
     starts: Mapping[str, Any] = attrs.get("starts", {})
@@ -202,10 +246,11 @@ def _row(trial: FrozenTrial) -> TrialRow:
     started = trial.datetime_start
     return TrialRow(
         number=trial.number,
-        state=trial.state.name,
+        state="FAIL" if FAILED_ATTR in attrs and trial.state == TrialState.PRUNED else trial.state.name,
         params=sample["params"] if sample else dict(trial.params),
         values=sample["values"] if sample else None,
-        value=trial.value if trial.state == TrialState.COMPLETE else None,
+        value=trial.values[0] if trial.state == TrialState.COMPLETE else None,
+        objectives=tuple(trial.values) if trial.state == TrialState.COMPLETE else (),
         reports=dict(trial.intermediate_values),
         error=attrs.get("error"),
         attempts=starts.get("attempts", 0),

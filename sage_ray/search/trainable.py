@@ -6,7 +6,7 @@ import gc
 import math
 import statistics
 import sys
-from collections.abc import Callable
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,12 @@ from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunLabels, RunRecord
 from sage_ray.runtime import launch
+from sage_ray.search.objectives import devices_of, run_objectives
 from sage_ray.study.file_schema import ObjectivePart
 from sage_ray.study.objective import reduce_reports
+
+STILL_HERE_S = 20.0
+"""Longest time between two signs of life of a run that waits for a shared stage."""
 
 
 class TrialRun(BaseModel):
@@ -45,8 +49,13 @@ class TrialTask(BaseModel):
     number: int
     home: Path
     stop_path: Path
-    objective: ObjectivePart
+    objectives: tuple[ObjectivePart, ...]
     runs: tuple[TrialRun, ...]
+
+    @property
+    def objective(self) -> ObjectivePart:
+        """The first objective, by which a scheduler compares."""
+        return self.objectives[0]
 
 
 class _Reporter:
@@ -60,18 +69,35 @@ class _Reporter:
     def __init__(self, task: TrialTask, index: int, finished: list[float]) -> None:
         self._task, self._first, self._finished = task, index == 0, finished
         config = task.runs[index].config
+        self._devices = devices_of(config)
         self._last_epoch = config.pretrain.epochs + config.adversarial.epochs
         self._reports: list[dict[str, Any]] = []
+        self._last_sent = time.monotonic()
         self.stopped_by_tune = False
 
     def __call__(self, report: dict[str, Any]) -> None:
         self._reports.append(report)
         value = reduce_reports(self._reports, self._task.objective)
         result: dict[str, Any] = {"objective": statistics.fmean([*self._finished, value])}
+        result["epoch_seconds"] = float(report["seconds"])
+        result["spent"] = 0.0 if report["replayed"] else float(report["seconds"]) * self._devices
         if self._first:
             result["step"] = report["epoch"]
             if report["epoch"] < self._last_epoch:
                 result["epoch"] = report["epoch"]
+        self._send(result)
+
+    def still_here(self) -> bool:
+        """Tell, now and then, that a run which has no epoch to report waits for a stage that another one computes.
+
+        It is asked as a wish to stop: whenever the loop looks whether it shall end, and never by a loop that hangs.
+        """
+        if time.monotonic() - self._last_sent >= STILL_HERE_S:
+            self._send({"objective": math.nan, "waits": 1})
+        return False
+
+    def _send(self, result: dict[str, Any]) -> None:
+        self._last_sent = time.monotonic()
         try:
             tune.report(result)
         except SystemExit:
@@ -87,17 +113,18 @@ def run_trial(config: dict[str, Any]) -> None:
     Tune stops the trial, the thread ends with the report it stood in.
     """
     task: TrialTask = config["task"]
-    finished: list[float] = []
+    finished: list[list[float]] = []
     for index in range(len(task.runs)):
-        value = _one_run(task, index, finished)
-        if value is None:
+        values = _one_run(task, index, [first for first, *_ in finished])
+        if values is None:
             return
-        finished.append(value)
-    tune.report({"objective": statistics.fmean(finished), "trial_complete": 1})
+        finished.append(values)
+    means = [statistics.fmean(values) for values in zip(*finished, strict=True)]
+    tune.report({"objective": means[0], "objectives": means, "trial_complete": 1})
 
 
-def _one_run(task: TrialTask, index: int, finished: list[float]) -> float | None:
-    """The objective of one run; None if the trial ended with it, which is then reported."""
+def _one_run(task: TrialTask, index: int, finished: list[float]) -> list[float] | None:
+    """The objectives of one run; None if the trial ended with it, which is then reported."""
     run = task.runs[index]
     reporter = _Reporter(task, index, finished)
     try:
@@ -118,16 +145,17 @@ def _one_run(task: TrialTask, index: int, finished: list[float]) -> float | None
         _end(trial_failed=f"{run.run_id}: {record.error or record.state}")
     if record.state != "COMPLETE":
         return None
-    return reduce_reports(RunFolder(Home(task.home).runs / run.run_id).metrics(), task.objective)
+    return run_objectives(RunFolder(Home(task.home).runs / run.run_id).metrics(), run.config, task.objectives)
 
 
-def _launch(task: TrialTask, run: TrialRun, on_report: Callable[[dict[str, Any]], None]) -> RunRecord:
+def _launch(task: TrialTask, run: TrialRun, reporter: _Reporter) -> RunRecord:
     return launch.run(
         run.config,
         Home(task.home),
         run.run_id,
         labels=RunLabels(study=task.study, trial=task.number, arm=run.arm, fold=run.fold, parent=task.study),
-        on_report=on_report,
+        on_report=reporter,
+        should_stop=reporter.still_here,
         pause_path=task.stop_path,
         launcher="ray" if run.config.runtime.workers > 1 else "inline",
     )

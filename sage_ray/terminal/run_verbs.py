@@ -152,46 +152,68 @@ def plan(session: Session, space: StudyFile, sets: Sets = None, name: StudyName 
 
 
 @verb(app, "sweep")
-def sweep(session: Session, space: SpaceFile, sets: Sets = None, name: StudyName = None) -> Answer:
+def sweep(
+    session: Session,
+    space: SpaceFile,
+    sets: Sets = None,
+    name: StudyName = None,
+    earlier: Annotated[
+        list[str] | None,
+        typer.Option("--from", metavar="STUDY", help="The sampler knows its trials, its best come first; repeatable."),
+    ] = None,
+) -> Answer:
     """Run a search; after an interruption `sage-ray resume NAME` goes on with nothing lost."""
     from sage_ray.study.space import load_space
-    from sage_ray.terminal.verb_answers import swept
+    from sage_ray.terminal.study_answers import ended, swept
 
     loaded = load_space(space, sets or [])
     session.resumable = name or loaded.name
     from sage_ray.search.driver import sweep as search
 
-    return swept(search(loaded, session.home, name, watch=session.watch), session)
+    found = search(loaded, session.home, name, watch=session.watch, earlier=earlier or ())
+    return ended(swept(found, session), found, session)
 
 
 @verb(app, "ablate")
 def ablate(session: Session, design: DesignFile, sets: Sets = None, name: StudyName = None) -> Answer:
     """Train every arm of an ablation with the same seeds, then score each run once on the locked test."""
     from sage_ray.study.design import load_design
-    from sage_ray.terminal.verb_answers import ablated
+    from sage_ray.terminal.study_answers import ablated, ended
 
     loaded = load_design(design, sets or [])
     session.resumable = name or loaded.name
     from sage_ray.search.ablate import ablate as run_design
 
-    return ablated(run_design(loaded, session.home, name, watch=session.watch), session)
+    result = run_design(loaded, session.home, name, watch=session.watch)
+    return ended(ablated(result, session), result.status, session)
 
 
 @verb(app, "resume")
 def resume(
-    session: Session, name: Annotated[str, typer.Argument(metavar="NAME", help="Study, run or final.")]
+    session: Session,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Study, run or final.")],
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change the study's file, such as trials=64; repeatable."),
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try again what crashed or hung, but not what diverged.")
+    ] = False,
+    retry: Annotated[
+        list[int] | None, typer.Option("--retry", metavar="TRIAL", help="Try a failed trial again; repeatable.")
+    ] = None,
 ) -> Answer:
-    """Go on with an interrupted study, run or final training."""
+    """Go on with an interrupted study, run or final training, or with more of a study."""
     from sage_ray.terminal.verb_answers import resumed
 
     session.resumable = name
-    return resumed(name, session)
+    return resumed(name, session, sets or [], retry_failed, retry or [])
 
 
 @verb(app, "stop")
 def stop(session: Session, name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a study.")]) -> Answer:
     """Ask a running study to end cleanly, from another terminal."""
-    from sage_ray.search.study_folder import stop as ask
+    from sage_ray.search.study_status import stop as ask
 
     ask(name, session.home)
     follow = [session.command(f"status {name}"), session.command(f"resume {name}")]

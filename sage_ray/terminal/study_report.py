@@ -11,7 +11,7 @@ from sage_ray.terminal.display import score_text, tally
 if TYPE_CHECKING:
     from sage_ray.record.home import Home
     from sage_ray.record.run_record import RunRecord
-    from sage_ray.search.study_folder import StudyStatus
+    from sage_ray.search.study_status import StudyStatus
 
 
 def write_report(name: str, home: Home) -> Path:
@@ -21,7 +21,7 @@ def write_report(name: str, home: Home) -> Path:
         UserError: no such study.
     """
     from sage_ray.files import write_text
-    from sage_ray.search.study_folder import status
+    from sage_ray.search.study_status import status
 
     found = status(name, home)
     home.check_writable()

@@ -7,20 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from sage_ray.errors import UserError, did_you_mean
 from sage_ray.terminal.disk_answers import disk_line
-from sage_ray.terminal.display import params_text, score_text, tally, trial_table
+from sage_ray.terminal.display import params_text, score_text, tally
 from sage_ray.terminal.model_answers import finished, named_model
-from sage_ray.terminal.progress import width_of
 from sage_ray.terminal.shell import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, Answer, Session, plain
+from sage_ray.terminal.study_answers import ablated, ended, swept
 
 if TYPE_CHECKING:
     from sage_ray.config import ExperimentConfig
     from sage_ray.data.check import CheckReport
     from sage_ray.record.mlflow_mirror import SyncReport
+    from sage_ray.record.overview import ListedStudy
     from sage_ray.record.run_record import RunRecord
-    from sage_ray.search.ablate import AblationResult, ArmSummary
     from sage_ray.search.best import BestChoice
     from sage_ray.search.plan import Plan
-    from sage_ray.search.study_folder import StudyStatus
 
 
 def checked(report: CheckReport, path: str, session: Session) -> Answer:
@@ -140,78 +139,22 @@ def planned(plan: Plan, space: str, sets: list[str], name: str | None, session: 
     return Answer(lines, {**plain(plan), "study": name or plan.study}, next=[session.command(f"{verb} {space}{tail}")])
 
 
-def study_lines(status: StudyStatus) -> list[str]:
-    """A study as a plain table, cut at the width of a terminal, and why trials failed."""
-    lines = [f"{status.study} {status.state}: {tally(status)}; {status.metric}, {status.direction}"]
-    if status.trials:
-        table = trial_table(status, status.trials, width_of())
-        lines += [table.header, *table.rows]
-    return lines + [f"trial {trial.number} failed: {trial.error}" for trial in status.trials if trial.error]
-
-
-def swept(status: StudyStatus, session: Session) -> Answer:
-    """Answer of `sweep`, `resume` and `status`: the study as it stands."""
-    paths: dict[str, Any] = {"study": Path(status.path)}
-    if status.state == "finished":
-        verbs = ("best", "report") if status.done else ("report",)
-    elif status.state == "running":
-        verbs = ("status", "stop")
-    else:
-        verbs = ("resume",)
-    follow = [session.command(f"{v} {status.study}") for v in verbs]
-    return Answer(study_lines(status), plain(status), paths, follow, replaces_picture=True)
-
-
-def ablated(result: AblationResult, session: Session) -> Answer:
-    """Answer of `ablate` (also `resume` and `status`): one line per arm, failures, and what to run next."""
-    found = result.status
-    fields = {**plain(found), **{name: value for name, value in plain(result).items() if name != "status"}}
-    paths: dict[str, Any] = {"study": Path(found.path), "runs": session.home.runs}
-    if found.state == "finished":
-        follow = [session.make("tables"), session.command(f"report {found.study}")]
-    else:
-        verbs = ("status", "stop") if found.state == "running" else ("resume",)
-        follow = [session.command(f"{verb} {found.study}") for verb in verbs]
-    return Answer(arm_lines(result), fields, paths, follow)
-
-
-def arm_lines(result: AblationResult) -> list[str]:
-    """An ablation as a plain table: means over finished runs of the objective and of the locked test's score."""
-    found = result.status
-    wide = max(len(arm.arm) for arm in result.arms) + 2
-    score, test = f"{found.metric} ({result.reduce})", f"test {result.test_score}"
-    lines = [f"{found.study} {found.state}: {tally(found)}; means over seeds, * the reference"]
-    lines.append(f"{'arm':<{wide}}  {'done':>6}  {'failed':>6}  {score}  {test}")
-    lines += [_arm_line(arm, wide, len(score), len(test)) for arm in result.arms]
-    lines += [f"{run.run_id} failed: {run.error}" for run in result.runs if run.state == "FAIL"]
-    common = next(arm.definitions for arm in result.arms if arm.is_reference)
-    others = [arm.arm for arm in result.arms if arm.definitions != common and arm.not_run is None]
-    if others:
-        lines.append(f"scored by another definition than the reference, not to be compared: {', '.join(others)}")
-    return lines + result.notes
-
-
-def _arm_line(arm: ArmSummary, wide: int, score: int, test: int) -> str:
-    name = f"{arm.arm}{' *' if arm.is_reference else ''}"
-    if arm.not_run is not None:
-        return f"{name:<{wide}}  not run: {arm.not_run}"
-    done = f"{arm.done}/{arm.wanted}"
-    return (
-        f"{name:<{wide}}  {done:>6}  {arm.failed:>6}  {score_text(arm.value):>{score}}  {score_text(arm.test):>{test}}"
-    )
-
-
-def resumed(name: str, session: Session) -> Answer:
-    """Go on with whatever `name` is: a study, a final training, or a run."""
+def resumed(name: str, session: Session, sets: list[str], retry_failed: bool, retry: list[int]) -> Answer:
+    """Go on with whatever `name` is: a study, which may change by it, a final training, or a run."""
     from sage_ray.registry.final import is_final, resume_final
     from sage_ray.search.ablate import is_ablation, resume_ablation
 
+    wishes: Any = {"sets": sets, "retry_failed": retry_failed, "retry": retry}
     if is_ablation(name, session.home):
-        return ablated(resume_ablation(name, session.home, watch=session.watch), session)
+        result = resume_ablation(name, session.home, watch=session.watch, **wishes)
+        return ended(ablated(result, session), result.status, session)
     if (session.home.studies / name / "study.json").is_file():
         from sage_ray.search.driver import resume
 
-        return swept(resume(name, session.home, watch=session.watch), session)
+        found = resume(name, session.home, watch=session.watch, **wishes)
+        return ended(swept(found, session), found, session)
+    if any(wishes.values()):
+        raise UserError("no study", name, "--set, --retry-failed and --retry change a study; leave them out")
     if is_final(name, session.home):
         return finished(resume_final(name, session.home, watch=session.watch), session)
     if name in session.home.run_ids():
@@ -241,7 +184,7 @@ def status_of(name: str, session: Session) -> Answer:
     """Answer of `status`: a study, a final training, or one run's record."""
     if name in session.home.study_names():
         from sage_ray.search.ablate import is_ablation, read_ablation
-        from sage_ray.search.study_folder import status
+        from sage_ray.search.study_status import status
 
         if is_ablation(name, session.home):
             return ablated(read_ablation(name, session.home), session)
@@ -293,12 +236,18 @@ def listed(session: Session) -> Answer:
     from sage_ray.record.overview import overview
 
     found = overview(session.home)
-    lines = [f"{'study' if s.kind == 'sweep' else s.kind} {s.study}: {s.state}, {tally(s)}" for s in found.studies]
+    lines = [f"{'study' if s.kind == 'sweep' else s.kind} {s.study}: {_state(s, session)}" for s in found.studies]
     lines += [f"final {name}" for name in found.finals]
     lines += [f"run   {run.run_id}: {run.state}, epoch {run.epoch}" for run in found.runs]
     named = [*(study.study for study in found.studies), *found.finals, *(run.run_id for run in found.runs)]
     follow = [session.command(f"status {named[0]}" if named else "sweep search_tiny")]
     return Answer(lines or ["nothing yet"], plain(found), {"home": session.home_path}, follow)
+
+
+def _state(study: ListedStudy, session: Session) -> str:
+    if study.state == "damaged":
+        return f"storage lost or damaged, `{session.command(f'resume {study.study}')}` makes it anew from the runs"
+    return f"{study.state}, {tally(study)}"
 
 
 def synced(report: SyncReport, session: Session) -> Answer:
@@ -321,6 +270,11 @@ def chosen(choice: BestChoice, session: Session) -> Answer:
             f"  trial {row.trial}: {score_text(row.value)} ({near} one standard error {row.standard_error:.4f})  "
             f"{params_text(row.params)}"
         )
+    if choice.front:
+        lines.append(f"Pareto front, {len(choice.front)} trials that no other one beats in both objectives:")
+        for entry in choice.front:
+            values = "  ".join(f"{metric} {score_text(value)}" for metric, value in entry.objectives.items())
+            lines.append(f"  {'*' if entry.trial == choice.trial else ' '}trial {entry.trial}: {values}")
     fields = plain(choice)
     return Answer(
         lines, fields, {"study": session.home.studies / choice.study}, [session.command(f"final {choice.study}")]

@@ -14,7 +14,8 @@ from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunRecord
 from sage_ray.search.plan import StudyData
 from sage_ray.search.study_budgets import MAX_KNOWN
-from sage_ray.search.study_folder import StudyFolder, status
+from sage_ray.search.study_folder import StudyFolder
+from sage_ray.search.study_status import status
 from sage_ray.stages.keys import stage_keys
 from sage_ray.stages.store import StageStore
 from sage_ray.training.context import available_cpus, numerics

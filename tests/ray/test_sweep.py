@@ -17,7 +17,7 @@ from sage_ray.record.home import Home
 from sage_ray.record.overview import Overview, overview
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.search.driver import resume, sweep
-from sage_ray.search.study_folder import status, stop, trial_config
+from sage_ray.search.study_status import status, stop, trial_config
 from sage_ray.study.objective import reduce_reports
 from sage_ray.study.space import load_space
 from sage_ray.terminal.shell import plain
@@ -67,7 +67,10 @@ def test_states_are_exact_and_agree_everywhere(swept: tuple[Home, Path, Seen]) -
     state = status("tiny", home)
     stored = optuna.load_study(study_name="tiny", storage=f"sqlite:///{home.studies}/tiny/optuna.db").trials
     assert [t.number for t in state.trials] == [0, 1, 2, 3]
-    assert [t.state for t in state.trials] == [t.state.name for t in stored]
+    # Optuna is told that a trial diverged by a constraint that it violates, so that its samplers keep away.
+    told = {"FAIL": "PRUNED"}
+    assert [told.get(t.state, t.state) for t in state.trials] == [t.state.name for t in stored]
+    assert [t.constraints for t in stored] == [{}, {"diverged": 1.0}, {}, {}] and stored[1].values is None
     assert state.trials[0].state == "COMPLETE" and state.trials[1].state == "FAIL"
     assert state.failed == 1 and state.done + state.pruned == 3
     assert "diverged" in (state.trials[1].error or "") and "epoch" in (state.trials[1].error or "")
@@ -82,7 +85,7 @@ def test_poorest_point_is_pruned_at_its_step(swept: tuple[Home, Path, Seen]) -> 
     home, _, _ = swept
     stored = optuna.load_study(study_name="tiny", storage=f"sqlite:///{home.studies}/tiny/optuna.db").trials
     at_rung = {t.number: t.intermediate_values[3] for t in stored if 3 in t.intermediate_values}
-    pruned = [t for t in stored if t.state == optuna.trial.TrialState.PRUNED]
+    pruned = [t for t in stored if t.state == optuna.trial.TrialState.PRUNED and not t.constraints]
     assert len(at_rung) == 3
     for trial in pruned:
         assert trial.last_step == 3 and at_rung[trial.number] < max(at_rung.values())
@@ -132,8 +135,12 @@ def test_finished_study_is_left_as_it_is(swept: tuple[Home, Path, Seen]) -> None
 
 def test_name_taken_by_another_space_is_refused(swept: tuple[Home, Path, Seen], tmp_path: Path) -> None:
     home, path, _ = swept
-    with pytest.raises(UserError, match="study exists with another space"):
+    with pytest.raises(UserError, match="another space: tiny: objective.reduce was plateau, is last"):
+        sweep(load_space(path, ["objective.reduce=last"]), home)
+    with pytest.raises(UserError, match=r"seeds \[1\] would be left out"):
         sweep(load_space(path, ["seeds=[0]"]), home)
+    with pytest.raises(UserError, match="3 trials, but 4 have begun"):
+        resume("tiny", home, sets=["trials=3", "points=[]"])
     with pytest.raises(UserError, match="did you mean tiny"):
         resume("tinny", home)
     with pytest.raises(UserError, match="not running"):

@@ -20,7 +20,8 @@ from sweep_cases import epochs_on_disk, kill, record, start, wait_until, write_s
 from sage_ray.errors import UserError
 from sage_ray.record.home import Home
 from sage_ray.search.driver import resume
-from sage_ray.search.study_folder import StudyFolder, status, stop
+from sage_ray.search.study_folder import StudyFolder
+from sage_ray.search.study_status import status, stop
 
 pytestmark = pytest.mark.ray
 
@@ -97,7 +98,7 @@ def test_ctrl_c_stop_and_resume(tmp_path: Path) -> None:
     wait_until(lambda: len(epochs_on_disk(home, "tiny-t0000-s0")) >= len(before["tiny-t0000-s0"]) + 4, process)
     assert stop("tiny", home).state == "running"
     stopped, errors = answer(process)
-    assert stopped["ok"] and stopped["state"] == "interrupted" and process.returncode == 0, errors
+    assert not stopped["ok"] and stopped["state"] == "interrupted" and process.returncode == 130, errors
     lines = {run_id: epochs_on_disk(home, run_id) for run_id in home.run_ids()}
     assert record(home, "tiny-t0000-s0")["state"] == "INTERRUPTED"
     assert lines["tiny-t0000-s0"][: len(before["tiny-t0000-s0"])] == before["tiny-t0000-s0"]
@@ -131,5 +132,5 @@ def test_time_budget_leaves_the_study_resumable(tmp_path: Path) -> None:
     path = long_space(tmp_path, max_hours=0.0001)
     process = start("sweep", str(path), "--home", str(home.path), "--json")
     state, errors = answer(process)
-    assert process.returncode == 0 and state["state"] == "interrupted", errors
+    assert process.returncode == 130 and state["state"] == "interrupted", errors
     assert state["done"] == 0 and "out of time" not in errors

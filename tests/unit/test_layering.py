@@ -62,6 +62,7 @@ ONLY: dict[str, tuple[str, ...]] = {
     "ray": ("sage_ray.runtime.*", "sage_ray.search.*"),
     "optuna": (
         *("sage_ray.search.sampling", "sage_ray.search.searcher", "sage_ray.search.storage"),
+        *("sage_ray.search.rebuild", "sage_ray.search.earlier"),
         "sage_ray.analysis.setting_importance",
     ),
     "mlflow": (

@@ -24,11 +24,13 @@ from sage_ray.runtime.launch import run
 from sage_ray.search.ablate import ablate, is_ablation, read_ablation, resume_ablation
 from sage_ray.search.best import best, read_trials
 from sage_ray.search.storage import StudyStorage
-from sage_ray.search.study_folder import StudyFolder, status
+from sage_ray.search.study_folder import StudyFolder
+from sage_ray.search.study_status import status
 from sage_ray.study.design import Design, load_design
 from sage_ray.terminal.shell import Session
+from sage_ray.terminal.study_answers import ablated
 from sage_ray.terminal.study_report import write_report
-from sage_ray.terminal.verb_answers import ablated, resumed, status_of
+from sage_ray.terminal.verb_answers import resumed, status_of
 
 
 def make_design(folder: Path, arms: dict[str, Any], base: dict[str, Any], **changes: Any) -> Design:
@@ -158,7 +160,11 @@ def test_best_and_final_choose_among_whole_arms(ended: Home) -> None:
 def test_the_verbs_tell_arms_reasons_and_failures(ended: Home) -> None:
     session = Session("status", ended.path, quiet=True)
     answer = status_of("ab", session)
-    assert answer.lines == resumed("ab", session).lines == ablated(read_ablation("ab", ended), session).lines
+    assert (
+        answer.lines
+        == resumed("ab", session, [], False, []).lines
+        == ablated(read_ablation("ab", ended), session).lines
+    )
     text = "\n".join(answer.lines)
     assert "full *" in text and "not run: no weights" in text and "ab-broken-s1 failed: " in text
     assert "another definition" not in text

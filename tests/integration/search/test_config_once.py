@@ -15,7 +15,7 @@ from sage_ray.config import ExperimentConfig
 from sage_ray.record.home import Home
 from sage_ray.runtime import launch
 from sage_ray.search import trainable
-from sage_ray.search.driver import make_task
+from sage_ray.search.tune_run import make_task
 
 
 def test_a_config_is_built_once_between_the_space_and_the_step(

@@ -56,6 +56,7 @@ class Study:
             orphans=orphans,
             payload=lambda drawn: {"values": drawn.sample.values},
             progress=lambda number: (on_disk or {}).get(number, Progress()),
+            failed=self.storage.tell_failed,
             halted=lambda: self.halted,
             limit=lambda: self.limit,
         )
@@ -64,7 +65,7 @@ class Study:
         return {row.number: row.state for row in self.storage.rows()}
 
     def finish(self, trial_id: str, value: float) -> None:
-        self.searcher.on_trial_complete(trial_id, {"objective": value, "trial_complete": 1})
+        self.searcher.on_trial_complete(trial_id, {"objective": value, "objectives": [value], "trial_complete": 1})
 
 
 def test_points_come_first_then_draws_until_the_target(tmp_path: Path) -> None:
@@ -108,7 +109,7 @@ def test_each_end_is_told_as_what_it_is(tmp_path: Path) -> None:
     study.searcher.on_trial_complete("id3", {"objective": math.nan, "trial_failed": "diverged: step 3"})
     study.searcher.on_trial_complete("id4", {"objective": math.nan, "trial_halted": 1})
     study.finish("id0", 0.9)
-    study.searcher.on_trial_complete("id2", {"objective": 0.3, "trial_complete": 1})
+    study.searcher.on_trial_complete("id2", {"objective": 0.3, "objectives": [0.3], "trial_complete": 1})
     rows = {row.number: row for row in read_rows(tmp_path, "unit")}
     states = {number: row.state for number, row in rows.items()}
     assert states == {0: "COMPLETE", 1: "FAIL", 2: "PRUNED", 3: "FAIL", 4: "RUNNING", 5: "RUNNING"}

@@ -19,7 +19,8 @@ from sage_ray.record.run_record import State
 from sage_ray.search.halt import INTERRUPTED, OUT_OF_TIME, STOPPED, Halt, HaltStopper, signals
 from sage_ray.search.plan import plan
 from sage_ray.search.reconcile import settle, take_up
-from sage_ray.search.study_folder import StudyFolder, status, trial_config
+from sage_ray.search.study_folder import StudyFolder
+from sage_ray.search.study_status import status, trial_config
 from sage_ray.study.objective import reduce_reports
 from sage_ray.study.space import load_space
 

@@ -14,7 +14,7 @@ from sage_ray.errors import UserError
 from sage_ray.record.home import Home
 from sage_ray.runtime.devices import Machines, Node
 from sage_ray.search import ray_session
-from sage_ray.search.placement import limit, placed, worker_resources
+from sage_ray.search.placement import placed, trials_at_once, worker_resources
 from sage_ray.search.plan import plan
 from sage_ray.study.design import Design, load_spec
 from sage_ray.study.space import Space, load_space
@@ -97,7 +97,7 @@ def test_what_a_trial_gets(
         ({"resources": {"cpu": 5}}, FOUR, "2 of 4 GPUs stand idle: the CPUs allow no more"),
         ({"concurrency": 1}, FOUR, "3 of 4 GPUs stand idle: concurrency is 1"),
         ({}, UNUSABLE, "2 GPUs of the Ray cluster cannot be used by the torch"),
-        ({"concurrency": 9}, FOUR, "concurrency is 9, of which 4 fit at a time"),
+        ({"concurrency": 9}, FOUR, "concurrency is 9, of which 4 fit;"),
     ],
 )
 def test_a_gpu_that_stands_idle_is_warned_of(
@@ -111,9 +111,10 @@ def test_a_gpu_that_stands_idle_is_warned_of(
 def test_the_limit_follows_the_machines_that_are_there_by_then(tmp_path: Path) -> None:
     nodes = [(Node(1),), (Node(1), Node(3)), (Node(1),), ()]
     auto, _ = placed(space(tmp_path), LAPTOP)
-    assert [limit(auto, lambda seen=seen: seen) for seen in nodes] == [1, 4, 1, 1]  # type: ignore[misc]
+    assert [trials_at_once(auto, seen) for seen in nodes] == [1, 4, 1, 1]
     told, _ = placed(space(tmp_path, concurrency=6), LAPTOP)
-    assert limit(told, lambda: (Node(1),)) == 6, "a number is what is asked of a cluster that grows on demand"
+    assert [trials_at_once(told, seen) for seen in nodes] == [1, 4, 1, 1], "no more are drawn than fit"
+    assert trials_at_once(told, (Node(4), Node(4))) == 6
 
 
 def test_a_study_stays_on_the_device_it_began_on(tmp_path: Path) -> None:

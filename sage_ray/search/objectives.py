@@ -1,0 +1,36 @@
+"""What one run is worth under each objective of its study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sage_ray.config import ExperimentConfig
+from sage_ray.metrics.definitions import DEVICE_SECONDS
+from sage_ray.runtime.devices import gpus_held
+from sage_ray.study.file_schema import ObjectivePart
+from sage_ray.study.objective import reduce_reports
+
+
+def run_objectives(
+    reports: Sequence[Mapping[str, Any]], config: ExperimentConfig, objectives: Sequence[ObjectivePart]
+) -> list[float]:
+    """Each objective of a run, from its reports in epoch order; NaN where a score is not finite.
+
+    gpu_seconds are those of all its epochs, also of those that came from the stage store: what the configuration would
+    cost by itself.
+    """
+    return [
+        device_seconds(reports, config) if objective.metric == DEVICE_SECONDS else reduce_reports(reports, objective)
+        for objective in objectives
+    ]
+
+
+def device_seconds(reports: Sequence[Mapping[str, Any]], config: ExperimentConfig) -> float:
+    """Seconds of all epochs of a run, times the GPUs that it held, or on a CPU times its workers."""
+    return sum(float(report["seconds"]) for report in reports) * devices_of(config)
+
+
+def devices_of(config: ExperimentConfig) -> float:
+    """GPUs that a run holds, or on a CPU its workers."""
+    return gpus_held(config.runtime) or config.runtime.workers

@@ -1,0 +1,223 @@
+"""The status of a study, from its storage and its runs' records, and the wish to stop it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sage_ray.config import ExperimentConfig
+from sage_ray.errors import UserError
+from sage_ray.record.home import Home
+from sage_ray.search.rebuild import is_sound, recover
+from sage_ray.search.storage import TrialRow, read_rows, rows_of
+from sage_ray.search.study_folder import StudyFolder
+from sage_ray.study.spec import Kind, StudySpec
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """One run (seed and fold, in an ablation of an arm) of a trial."""
+
+    run_id: str
+    seed: int
+    fold: int | None
+    state: str
+    epoch: int
+    weights_sha: str | None
+    arm: str | None = None
+    test_reads: int = 0
+
+
+@dataclass(frozen=True)
+class TrialStatus:
+    """One trial: `state` RUNNING, COMPLETE, PRUNED or FAIL; `value` its objective, or the running one.
+
+    `epoch` is the last epoch of its first run, `epochs` how many it can have (None: as the study says); `weights_sha`
+    that run's selected weights; `values` the overrides that make its config. `objectives` has each objective of a
+    complete trial by its metric; `silent_s` is how long ago a running trial reported its last epoch, in seconds (None:
+    it has not reported).
+    """
+
+    number: int
+    params: dict[str, Any]
+    value: float | None
+    state: str
+    epoch: int
+    weights_sha: str | None
+    values: dict[str, Any]
+    error: str | None
+    attempts: int
+    seconds: float | None
+    runs: tuple[RunStatus, ...]
+    epochs: int | None = None
+    objectives: dict[str, float] = field(default_factory=dict)
+    silent_s: float | None = None
+
+
+@dataclass(frozen=True)
+class StudyStatus:
+    """A study as a whole. `state`: running (a driver lives), finished, or interrupted (resumable).
+
+    `kind`: sweep, or ablation; `not_run`: its arms that are declared but not trained, with the reason;
+    `runs_of_trial`: seeds times folds.
+    """
+
+    study: str
+    done: int
+    pruned: int
+    failed: int
+    running: int
+    trials: tuple[TrialStatus, ...]
+    target: int
+    epochs: int
+    state: str
+    metric: str
+    direction: str
+    path: str
+    kind: Kind = "sweep"
+    not_run: dict[str, str] = field(default_factory=dict)
+    runs_of_trial: int = 1
+
+
+def status(name: str, home: Home) -> StudyStatus:
+    """Trials of a study with states and scores, from the Optuna storage and the run records; changes nothing.
+
+    Raises:
+        UserError: no such study; the nearest name is given.
+    """
+    folder = StudyFolder.open(home, name)
+    spec = folder.spec()
+    return status_of(folder, spec, study_rows(folder, spec))
+
+
+def study_rows(folder: StudyFolder, spec: StudySpec) -> list[TrialRow]:
+    """Trials of a study from its storage, or from its runs where the storage is lost or damaged; changes nothing."""
+    if folder.driver_alive() or is_sound(folder):
+        return read_rows(folder.path, folder.name)
+    return rows_of(recover(folder, spec))
+
+
+def status_of(
+    folder: StudyFolder, spec: StudySpec, rows: Sequence[TrialRow], known: dict[int, TrialStatus] | None = None
+) -> StudyStatus:
+    """The status of a study from rows of its storage.
+
+    Args:
+        folder: the study.
+        spec: what it runs.
+        rows: its trials.
+        known: trials that had ended at an earlier look, which are not read again; new ones are added.
+    """
+    known = {} if known is None else known
+    trials = tuple(known.get(row.number) or _trial(folder, spec, row) for row in rows)
+    known.update({trial.number: trial for trial in trials if trial.state != "RUNNING"})
+    count = Counter(trial.state for trial in trials)
+    ended = count["COMPLETE"] + count["PRUNED"] + count["FAIL"]
+    unfinished = "running" if folder.driver_alive() else "interrupted"
+    return StudyStatus(
+        study=folder.name,
+        done=count["COMPLETE"],
+        pruned=count["PRUNED"],
+        failed=count["FAIL"],
+        running=count["RUNNING"],
+        trials=trials,
+        target=spec.trials,
+        epochs=spec.max_epochs(),
+        state="finished" if ended >= spec.trials else unfinished,
+        metric=spec.objective.metric,
+        direction=str(spec.objective.direction),
+        path=str(folder.path),
+        kind=spec.kind,
+        not_run=spec.not_run(),
+        runs_of_trial=len(spec.run_grid(0)) if spec.trials else 1,
+    )
+
+
+def stop(name: str, home: Home) -> StudyStatus:
+    """Ask a running study to end cleanly: trials end at their next epoch, and `resume` goes on with them.
+
+    Raises:
+        UserError: no such study, or it is not running.
+    """
+    folder = StudyFolder.open(home, name)
+    if not folder.driver_alive():
+        raise UserError("study is not running", name, f"`sage-ray resume {name}` starts it again")
+    folder.stop_path.write_text("sage-ray stop\n")
+    return status(name, home)
+
+
+def trial_config(name: str, home: Home, number: int) -> ExperimentConfig:
+    """The config of a trial, with the study's first seed.
+
+    Raises:
+        UserError: no such study or trial.
+    """
+    folder = StudyFolder.open(home, name)
+    spec = folder.spec()
+    rows = {row.number: row for row in study_rows(folder, spec)}
+    row = rows.get(number)
+    if row is None or row.values is None:
+        mend = f"the study has trials 0 to {max(rows)}" if rows else "the study has no trial yet"
+        raise UserError(f"no trial {number}", f"study {name}", mend)
+    place = spec.run_grid(number)[0]
+    return spec.config(row.values, place.seed, place.fold)
+
+
+def _trial(folder: StudyFolder, spec: StudySpec, row: TrialRow) -> TrialStatus:
+    runs = []
+    for place in spec.run_grid(row.number):
+        record = _record(folder.home.runs / place.run_id / "record.json")
+        if record is not None:
+            runs.append(
+                RunStatus(
+                    run_id=place.run_id,
+                    seed=place.seed,
+                    fold=place.fold,
+                    state=record.get("state", "?"),
+                    epoch=record.get("epoch", 0),
+                    weights_sha=record.get("weights_sha"),
+                    arm=place.arm,
+                    test_reads=record.get("test_reads", 0),
+                )
+            )
+    last = max(row.reports, default=0)
+    return TrialStatus(
+        number=row.number,
+        params=row.params,
+        value=row.value if row.state == "COMPLETE" else row.reports.get(last),
+        state=row.state,
+        epoch=max(last, runs[0].epoch if runs else 0),
+        weights_sha=runs[0].weights_sha if runs else None,
+        values=row.values or {},
+        error=row.error,
+        attempts=row.attempts,
+        seconds=row.seconds,
+        runs=tuple(runs),
+        epochs=spec.max_epochs(row.number) if spec.kind == "ablation" else None,
+        objectives={part.metric: value for part, value in zip(spec.objectives, row.objectives, strict=False)},
+        silent_s=_silent_s(folder, runs) if row.state == "RUNNING" else None,
+    )
+
+
+def _silent_s(folder: StudyFolder, runs: Sequence[RunStatus]) -> float | None:
+    """Seconds since the last epoch that one of the runs reported."""
+    stamps = []
+    for run in runs:
+        with contextlib.suppress(OSError):
+            stamps.append((folder.home.runs / run.run_id / "metrics.jsonl").stat().st_mtime)
+    return round(max(time.time() - max(stamps), 0.0), 1) if stamps else None
+
+
+def _record(path: Path) -> dict[str, Any] | None:
+    # A record that is damaged or being replaced must not hide the study.
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None

@@ -1,0 +1,238 @@
+"""One start of a study as an experiment of Ray Tune: what is drawn and run, what is heard of it, what ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial
+
+from sage_ray.runtime.driver_side import DriverSide
+from sage_ray.search.faults import Faults
+from sage_ray.search.halt import FAULT, OUT_OF_GPU_HOURS, Halt, HaltStopper, signals
+from sage_ray.search.objectives import devices_of
+from sage_ray.search.placement import trials_at_once, worker_resources
+from sage_ray.search.ray_session import environment, nodes_now, ray_session
+from sage_ray.search.reconcile import make_scheduler
+from sage_ray.search.searcher import OptunaSearcher
+from sage_ray.search.silence import Silence
+from sage_ray.search.storage import Drawn, Progress, StudyStorage, TrialRow
+from sage_ray.search.study_budgets import StudyBudgets
+from sage_ray.search.study_folder import StudyFolder
+from sage_ray.search.study_status import TrialStatus, status_of
+from sage_ray.search.trainable import TrialRun, TrialTask, run_trial
+from sage_ray.search.worker_probe import probe_workers
+from sage_ray.study.spec import StudySpec
+from sage_ray.watch import Watch
+
+UPDATE_S = 1.0
+"""Least time between two looks at the storage for the live table."""
+
+
+class TuneRun:
+    """One experiment of Ray Tune over what is left of a study.
+
+    Args:
+        folder: the study.
+        spec: what it runs, placed.
+        storage: its trials.
+        budgets: told the epochs that its trials may end at.
+        halt: ends the experiment when it is on.
+        watch: shown the status and told lines.
+    """
+
+    def __init__(
+        self,
+        folder: StudyFolder,
+        spec: StudySpec,
+        storage: StudyStorage,
+        budgets: StudyBudgets,
+        halt: Halt,
+        watch: Watch,
+    ) -> None:
+        self._folder, self._spec, self._storage, self._budgets = folder, spec, storage, budgets
+        self._halt, self._watch = halt, watch
+        self._faults = Faults(
+            storage.tell_failed, lambda reason: halt.want(FAULT, reason), spec.file.max_failures_in_a_row
+        )
+
+    def run(self, orphans: list[int], remaining: int) -> None:
+        """Take up the trials `orphans`, and draw and run the others of `remaining`, until all ended or the halt is on.
+
+        Raises:
+            UserError: a worker lacks the package or has another version.
+        """
+        with environment(), ray_session(), signals(self._halt), self._room():
+            probe_workers()
+            look = nodes_now()
+            searcher = OptunaSearcher(
+                self._storage,
+                self._spec,
+                orphans=orphans,
+                payload=self._payload,
+                progress=self._progress,
+                failed=self._faults.failed,
+                halted=self._halt.check,
+                limit=lambda: trials_at_once(self._spec, look()),
+            )
+            listener = _Listener(self._folder, self._spec, self._storage, self._faults, self._halt, self._watch)
+            tune.run(
+                tune.with_resources(run_trial, self._resources()),
+                name=f"start-{self._folder.meta()['starts']:04d}",
+                storage_path=str(self._folder.path / "ray"),
+                search_alg=searcher,
+                scheduler=make_scheduler(self._spec, self._storage.rows()),
+                num_samples=remaining,
+                reuse_actors=True,
+                max_failures=self._spec.base.runtime.max_retries,
+                stop=HaltStopper(self._halt),
+                callbacks=[listener],
+                raise_on_failed_trial=False,
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
+                verbose=0,
+            )
+            for number in self._faults.close(stopped=self._halt.reason is not None):
+                self._leave_open(number)
+
+    @contextlib.contextmanager
+    def _room(self) -> Iterator[None]:
+        """Ask a cluster's autoscaler for room for all trials that `concurrency` names; drawn are those that fit."""
+        wanted = self._spec.file.concurrency
+        if wanted == "auto" or not os.environ.get("RAY_ADDRESS"):
+            yield
+            return
+        from ray.autoscaler.sdk import request_resources
+
+        request_resources(bundles=[worker_resources(self._spec)] * (wanted * self._spec.file.resources.workers))
+        try:
+            yield
+        finally:
+            request_resources(bundles=[])
+
+    def _leave_open(self, number: int) -> None:
+        """A trial that ended by a fault of all goes on with the study: its runs have not failed."""
+        for run in self._folder.run_folders(self._spec, number):
+            if run.read().state == "FAIL":
+                run.set_state("INTERRUPTED", error="ended by what ended every trial; it goes on with its study")
+
+    def _payload(self, drawn: Drawn) -> Mapping[str, Any]:
+        self._budgets.note(drawn.sample.values, drawn.configs[0])
+        return {"task": make_task(drawn, self._spec, self._folder)}
+
+    def _progress(self, number: int) -> Progress:
+        records = [run.read() for run in self._folder.run_folders(self._spec, number)]
+        return Progress(sum(record.epoch for record in records), sum(record.attempt for record in records))
+
+    def _resources(self) -> Any:
+        if self._spec.file.resources.workers > 1:
+            # The trial itself only waits for the workers that Ray Train places for it. Tune refuses a trial that asks
+            # for nothing, so it takes a grain of the resource that every cluster's head node has.
+            return tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
+        return tune.PlacementGroupFactory([worker_resources(self._spec)])
+
+
+def make_task(drawn: Drawn, spec: StudySpec, folder: StudyFolder) -> TrialTask:
+    """What an actor gets of a drawn trial: the configs that were built when it was drawn, each with its run's name."""
+    runs = tuple(
+        TrialRun(run_id=place.run_id, arm=place.arm, fold=place.fold, config=config)
+        for place, config in zip(spec.run_grid(drawn.number), drawn.configs, strict=True)
+    )
+    return TrialTask(
+        study=folder.name,
+        number=drawn.number,
+        home=folder.home.path,
+        stop_path=folder.stop_path,
+        objectives=spec.objectives,
+        runs=runs,
+    )
+
+
+class _Listener(DriverSide, tune.Callback):
+    """Hears what trials report: keeps the live table and the account of hours, and looks after those that hang."""
+
+    def __init__(
+        self,
+        folder: StudyFolder,
+        spec: StudySpec,
+        storage: StudyStorage,
+        faults: Faults,
+        halt: Halt,
+        watch: Watch,
+    ) -> None:
+        self._folder, self._spec, self._storage = folder, spec, storage
+        self._faults, self._halt, self._watch = faults, halt, watch
+        self._silence = Silence(spec.base.runtime.silence_minutes, watch.line)
+        self._ended: dict[int, TrialStatus] = {}
+        self._shown = 0.0
+        self._spent_s = spent_seconds(folder, spec, storage.rows()) if spec.file.max_gpu_hours is not None else 0.0
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        self._silence.look(trials)
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._silence.started(trial)
+        self._show(at_once=True)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        self._silence.heard(trial, result)
+        if result.get("study_fault"):
+            self._halt.want(FAULT, str(result["study_fault"]))
+        if "spent" in result:
+            self._faults.epoch(int(trial.config["number"]))
+            self._spend(float(result["spent"]))
+        self._show()
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        if self._storage.row(int(trial.config["number"])).state in ("COMPLETE", "PRUNED"):
+            self._faults.ended_well()
+        self._show(at_once=True)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        number = int(trial.config["number"])
+        trace = _trace(trial)
+        reason = self._silence.ended.get(trial.trial_id)
+        self._faults.failed(number, reason or (trace.strip().splitlines() or ["its process died"])[-1])
+        for run in self._folder.run_folders(self._spec, number):
+            if run.read().state in ("RUNNING", "FAIL") and not (run.path / "error.txt").exists():
+                run.write_error(trace or "the process of the run died without a word (killed, or out of memory?)")
+        self._show(at_once=True)
+
+    def _spend(self, seconds: float) -> None:
+        limit = self._spec.file.max_gpu_hours
+        self._spent_s += seconds
+        if limit is not None and self._spent_s >= 3600 * limit:
+            self._halt.want(OUT_OF_GPU_HOURS, f"max_gpu_hours ({limit:g}) are spent")
+
+    def _show(self, *, at_once: bool = False) -> None:
+        now = time.monotonic()
+        if at_once or now - self._shown >= UPDATE_S:
+            self._shown = now
+            self._watch.update(status_of(self._folder, self._spec, self._storage.rows(), self._ended))
+
+
+def spent_seconds(folder: StudyFolder, spec: StudySpec, rows: Sequence[TrialRow]) -> float:
+    """Seconds that the runs of a study have trained for so far, times their GPUs, or on a CPU their workers."""
+    total = 0.0
+    for row in rows:
+        for run in folder.run_folders(spec, row.number):
+            lines = [line for line in run.metrics() if not line.get("replayed")]
+            total += sum(float(line["seconds"]) for line in lines) * devices_of(run.config())
+    return total
+
+
+def _trial_name(trial: Trial) -> str:
+    return f"t{int(trial.config['number']):04d}-{trial.trial_id}"
+
+
+def _trace(trial: Trial) -> str:
+    with contextlib.suppress(OSError, TypeError):
+        return Path(trial.error_file).read_text(encoding="utf-8")
+    return ""

@@ -1,0 +1,99 @@
+"""What the verbs of a study say about it: trials of a search, arms of an ablation, and how it ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sage_ray.terminal.display import score_text, tally, trial_table
+from sage_ray.terminal.progress import width_of
+from sage_ray.terminal.shell import EXIT_FAILED, EXIT_INTERRUPTED, Answer, Session, plain
+
+if TYPE_CHECKING:
+    from sage_ray.search.ablate import AblationResult, ArmSummary
+    from sage_ray.search.study_status import StudyStatus
+
+
+def study_lines(status: StudyStatus) -> list[str]:
+    """A study as a plain table, cut at the width of a terminal, and why trials failed."""
+    lines = [f"{status.study} {status.state}: {tally(status)}; {status.metric}, {status.direction}"]
+    if status.trials:
+        table = trial_table(status, status.trials, width_of())
+        lines += [table.header, *table.rows]
+    if status.state == "running":
+        running = [trial for trial in status.trials if trial.state == "RUNNING"]
+        lines += [f"trial {trial.number} {_last_report(trial.silent_s)}" for trial in running]
+    return lines + [f"trial {trial.number} failed: {trial.error}" for trial in status.trials if trial.error]
+
+
+def _last_report(silent_s: float | None) -> str:
+    if silent_s is None:
+        return "has reported no epoch yet"
+    ago = f"{silent_s:.0f} s" if silent_s < 120 else f"{silent_s / 60:.0f} minutes"
+    return f"reported its last epoch {ago} ago"
+
+
+def swept(status: StudyStatus, session: Session) -> Answer:
+    """Answer of `sweep`, `resume` and `status`: the study as it stands."""
+    paths: dict[str, Any] = {"study": Path(status.path)}
+    if status.state == "finished":
+        verbs = ("best", "report") if status.done else ("report",)
+    elif status.state == "running":
+        verbs = ("status", "stop")
+    else:
+        verbs = ("resume",)
+    follow = [session.command(f"{v} {status.study}") for v in verbs]
+    return Answer(study_lines(status), plain(status), paths, follow, replaces_picture=True)
+
+
+def ended(answer: Answer, status: StudyStatus, session: Session) -> Answer:
+    """The answer of a verb that has run a study, with the exit code of how it ended.
+
+    1 if not a single trial has a score, 130 if it ended before its last trial: by Ctrl-C, `stop` or a limit of hours.
+    """
+    if status.state == "interrupted":
+        again = session.command(f"resume {status.study}")
+        answer.exit_code, answer.error = EXIT_INTERRUPTED, f"interrupted; go on with: {again}"
+    elif status.failed and not status.done and not status.pruned:
+        why = next((trial.error for trial in status.trials if trial.error), "see the trials")
+        answer.exit_code, answer.error = EXIT_FAILED, f"every trial of {status.study} failed, the first: {why}"
+    return answer
+
+
+def ablated(result: AblationResult, session: Session) -> Answer:
+    """Answer of `ablate` (also `resume` and `status`): one line per arm, failures, and what to run next."""
+    found = result.status
+    fields = {**plain(found), **{name: value for name, value in plain(result).items() if name != "status"}}
+    paths: dict[str, Any] = {"study": Path(found.path), "runs": session.home.runs}
+    if found.state == "finished":
+        follow = [session.make("tables"), session.command(f"report {found.study}")]
+    else:
+        verbs = ("status", "stop") if found.state == "running" else ("resume",)
+        follow = [session.command(f"{verb} {found.study}") for verb in verbs]
+    return Answer(arm_lines(result), fields, paths, follow)
+
+
+def arm_lines(result: AblationResult) -> list[str]:
+    """An ablation as a plain table: means over finished runs of the objective and of the locked test's score."""
+    found = result.status
+    wide = max(len(arm.arm) for arm in result.arms) + 2
+    score, test = f"{found.metric} ({result.reduce})", f"test {result.test_score}"
+    lines = [f"{found.study} {found.state}: {tally(found)}; means over seeds, * the reference"]
+    lines.append(f"{'arm':<{wide}}  {'done':>6}  {'failed':>6}  {score}  {test}")
+    lines += [_arm_line(arm, wide, len(score), len(test)) for arm in result.arms]
+    lines += [f"{run.run_id} failed: {run.error}" for run in result.runs if run.state == "FAIL"]
+    common = next(arm.definitions for arm in result.arms if arm.is_reference)
+    others = [arm.arm for arm in result.arms if arm.definitions != common and arm.not_run is None]
+    if others:
+        lines.append(f"scored by another definition than the reference, not to be compared: {', '.join(others)}")
+    return lines + result.notes
+
+
+def _arm_line(arm: ArmSummary, wide: int, score: int, test: int) -> str:
+    name = f"{arm.arm}{' *' if arm.is_reference else ''}"
+    if arm.not_run is not None:
+        return f"{name:<{wide}}  not run: {arm.not_run}"
+    done = f"{arm.done}/{arm.wanted}"
+    return (
+        f"{name:<{wide}}  {done:>6}  {arm.failed:>6}  {score_text(arm.value):>{score}}  {score_text(arm.test):>{test}}"
+    )
