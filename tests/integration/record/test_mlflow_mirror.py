@@ -18,12 +18,14 @@ import pytest
 
 from sage_ray.config import ExperimentConfig
 from sage_ray.errors import UserError
-from sage_ray.record import mlflow_mirror
+from sage_ray.record import mlflow_client, mlflow_follower
 from sage_ray.record.home import Home
 from sage_ray.record.mlflow_client import MirrorUnavailable
-from sage_ray.record.mlflow_mirror import Follower, Mirror, sync
+from sage_ray.record.mlflow_follower import Follower
+from sage_ray.record.mlflow_mirror import Mirror
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunLabels
+from sage_ray.upkeep.mlflow_sync import sync
 
 CONFIG = ExperimentConfig().with_values({"pretrain.epochs": 2, "adversarial.epochs": 3})
 
@@ -45,12 +47,12 @@ def finish(folder: RunFolder, state: Any = "COMPLETE") -> None:
 
 
 def client(home: Home) -> Any:
-    return mlflow_mirror.connect(home)
+    return mlflow_client.connect(home)
 
 
 def runs(home: Home) -> list[Any]:
     c = client(home)
-    return list(c.search_runs([mlflow_mirror.experiment_id(c, home)]))
+    return list(c.search_runs([mlflow_client.experiment_id(c, home)]))
 
 
 def the_run(home: Home, run_id: str = "run-1") -> Any:
@@ -181,7 +183,7 @@ def test_a_kill_at_any_moment_doubles_nothing(home: Home) -> None:
     Mirror(home).parent_run("s")  # the store exists, so that the kills fall into the sending
     code = (
         "import sys; from pathlib import Path; from sage_ray.record.home import Home\n"
-        "from sage_ray.record.mlflow_mirror import Mirror, connect; from sage_ray.record.run_folder import RunFolder\n"
+        "from sage_ray.record.mlflow_mirror import Mirror; from sage_ray.record.run_folder import RunFolder\n"
         "home = Home(sys.argv[1]); mirror = Mirror(home); mirror.client; print('ready', flush=True)\n"
         "mirror.push(RunFolder.open(home.runs, 'run-1'))"
     )
@@ -200,7 +202,7 @@ def test_a_kill_at_any_moment_doubles_nothing(home: Home) -> None:
 
 
 def test_follower_mirrors_while_the_run_goes_on(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mlflow_mirror, "POLL_S", 0.05)
+    monkeypatch.setattr(mlflow_follower, "POLL_S", 0.05)
     folder = make(home, epochs=1)
     said: list[str] = []
     follower = Follower(home, folder, said.append)
@@ -224,7 +226,7 @@ def free_port() -> int:
 
 def test_an_absent_server_is_said_once_and_stalls_nothing(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
-    monkeypatch.setattr(mlflow_mirror, "POLL_S", 0.05)
+    monkeypatch.setattr(mlflow_follower, "POLL_S", 0.05)
     folder = make(home)
     said: list[str] = []
     started = time.monotonic()
@@ -302,7 +304,7 @@ def test_a_real_server_that_goes_away_and_comes_back(
 ) -> None:
     uri, started = server
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.setattr(mlflow_mirror, "POLL_S", 0.1)
+    monkeypatch.setattr(mlflow_follower, "POLL_S", 0.1)
     folder = make(home, epochs=1, study="s")
     started.append(start(uri, tmp_path))
     follower = Follower(home, folder, lambda line: None)
