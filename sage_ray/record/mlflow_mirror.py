@@ -110,8 +110,9 @@ class Mirror:
             run_id = self._find_parent(facts.name)
             if cursor.mlflow_run_id != run_id or (stored is not None and _differs(stored, cursor)):
                 cursor = Cursor(self.store, cursor.key, run_id)
+            restored = stored is not None and stored.info.lifecycle_stage == "deleted"
             try:
-                return self._send_facts(run_id, facts, cursor)
+                return self._send_facts(run_id, facts, cursor) or restored
             finally:
                 cursor.save(facts.folder / CURSOR)
 
@@ -228,10 +229,9 @@ class Mirror:
         tags = {**facts.tags, "sage.kind": facts.kind, "sage.state": facts.state}
         tags = {name: value[: mlflow_rows.MAX_TAG_CHARS] for name, value in tags.items()}
         stamps = {file.name: mlflow_rows.stamp(file) for file in facts.files if file.is_file()}
-        status, digest = (
-            mlflow_rows.STATUS[facts.state],
-            mlflow_rows.digest([{"best": facts.best}] if facts.best else []),
-        )
+        status = mlflow_rows.STATUS[facts.state]
+        # Without its time: the same best trial is not told twice.
+        digest = "" if facts.best is None else mlflow_rows.digest([{facts.best[0]: facts.best[1]}])
         before = (cursor.tags, cursor.digest, cursor.artifacts, cursor.status)
         if before == (tags, digest, stamps, status):
             return False
