@@ -185,7 +185,8 @@ def _files_missing(version: Version, path: str, error: Exception) -> UserError:
     lacking = f"{path} in {version.source}" if path else version.source
     final = version.tags.get("sage.final_id")
     again = f"`sage-ray resume {final}` registers it again from the home's own weights" if final else "restore them"
-    where = f"{version.uri}, {lacking} ({one_line_of(error)})"
+    known = isinstance(error, FileNotFoundError) or "failures occurred" in str(error)  # what is said already
+    where = f"{version.uri}, {lacking}" + ("" if known else f" ({one_line_of(error)})")
     return UserError("files of a registered model are missing", where, f"{again}, or name another version")
 
 

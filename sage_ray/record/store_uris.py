@@ -69,6 +69,11 @@ def redacted(text: str) -> str:
     return text
 
 
+def without_user(uri: str) -> str:
+    """The address without user and password, as for a browser, which asks for both."""
+    return _USER.sub("", uri, count=1)
+
+
 def _secrets() -> Iterator[str]:
     """Passwords in the addresses of the environment, as they are written there, decoded and encoded."""
     for name in NAMED_STORES:
@@ -88,6 +93,6 @@ def store_mark(uri: str, experiment: str | None = None) -> str:
     """
     mark = uri
     if "://" in uri:
-        plain = _PARAMETER.sub("", _USER.sub("", uri, count=1))
+        plain = _PARAMETER.sub("", without_user(uri))
         mark = f"sha256:{hashlib.sha256(plain.rstrip('/').encode()).hexdigest()[:32]}"
     return mark if experiment is None else f"{mark} {experiment}"

@@ -8,7 +8,7 @@ import pandas as pd
 
 from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import prepare
-from sage_ray.errors import RunFailed
+from sage_ray.errors import RunFailed, UserError
 from sage_ray.evaluation.locked_test import seen_and_tested
 from sage_ray.evaluation.score_tables import PRIMARY, ScoreLine, name_test_set, summary
 from sage_ray.locks import is_locked
@@ -16,6 +16,7 @@ from sage_ray.record.home import Home
 from sage_ray.record.mlflow_client import MirrorUnavailable
 from sage_ray.record.mlflow_mirror import Mirror
 from sage_ray.record.mlflow_rows import ParentFacts
+from sage_ray.record.model_reference import SEGMENTER_FILE
 from sage_ray.record.model_versions import (
     COMPUTED_ON_SEPARATOR,
     PACKAGE_PATH,
@@ -114,7 +115,12 @@ def _packed(plan: FinalPlan, home: Home, scores: pd.DataFrame) -> tuple[Path, st
     facts, tree = _facts(plan, home, first)
     lines = summary(scores, plan.final_id)
     card = model_card(facts, lines)
-    package = save_package(home.finals / plan.final_id / PACKAGE, first.model, scores, tree, card)
+    package = home.finals / plan.final_id / PACKAGE
+    if (first.model / SEGMENTER_FILE).is_file():
+        save_package(package, first.model, scores, tree, card)
+    elif not (package / "MLmodel").is_file():
+        mend = f"restore them, or remove the run's folder and `sage-ray resume {plan.final_id}` trains it again"
+        raise UserError("weights of a final training are missing", first.model, mend)
     return package, card, _tags(plan, home, facts, tree, lines)
 
 

@@ -253,7 +253,7 @@ def _state(study: ListedStudy, session: Session) -> str:
 
 def synced(report: SyncReport, session: Session) -> Answer:
     """Answer of `sync`: what was sent, and what could not be."""
-    from sage_ray.record.store_uris import is_http, redacted
+    from sage_ray.record.store_uris import is_http, redacted, without_user
 
     text = f"{len(report.sent)} runs sent, {len(report.up_to_date)} up to date, {len(report.orphans)} orphans closed"
     lines = [text]
@@ -261,7 +261,7 @@ def synced(report: SyncReport, session: Session) -> Answer:
         lines.append(f"studies and final trainings put right: {', '.join(report.parents)}")
     uri = session.home.mlflow_uri
     shown = redacted(uri)
-    show = f"open {shown}" if is_http(uri) else f"mlflow ui --backend-store-uri {shlex.quote(shown)}"
+    show = f"open {without_user(uri)}" if is_http(uri) else f"mlflow ui --backend-store-uri {shlex.quote(shown)}"
     if shown != uri and not is_http(uri):
         show = 'mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"'
     answer = Answer(lines, plain(report), {"mlflow": shown}, [show])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -16,11 +18,12 @@ from tiny_cases import SMALLEST
 
 from sage_ray.config import resolve
 from sage_ray.data.synth import write_dataset
-from sage_ray.errors import RunFailed
+from sage_ray.errors import RunFailed, UserError
 from sage_ray.evaluation.locked_test import evaluate, score_locked_test
 from sage_ray.record.home import Home
 from sage_ray.record.model_reference import resolve_model
 from sage_ray.record.model_versions import has_files, list_versions, registry
+from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunLabels
 from sage_ray.registry.final_plan import FinalPlan, declare, make_plan
 from sage_ray.registry.register import register
@@ -106,7 +109,9 @@ def test_a_version_whose_run_was_purged_is_named_and_registered_again(
             mlflow_run = json.loads((home.runs / run_id / "mlflow.json").read_text())["mlflow_run_id"]
             client.delete_run(mlflow_run)
     gc = [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", home.mlflow_uri]
-    subprocess.run(gc, check=True, capture_output=True, timeout=200)
+    subprocess.run(
+        gc, check=True, capture_output=True, timeout=200, env=os.environ | {"MLFLOW_TRACKING_URI": home.mlflow_uri}
+    )
     shutil.rmtree(home.cache / "models", ignore_errors=True)
     assert not has_files(home, version)
     write_dataset(home.path / "pictures", 1, 32, 7)
@@ -126,3 +131,23 @@ def test_a_version_whose_run_was_purged_is_named_and_registered_again(
         assert {run.info.run_name for run in found} == {plan.final_id, *plan.run_ids}
         assert {run.info.status for run in found} == {"FINISHED"}
     assert register(plan, home, scores).tags == again.tags, "what is there is not written again"
+
+
+def test_the_package_stands_in_for_weights_that_were_removed(trained: Trained, tmp_path: Path) -> None:
+    home, plan, scores = trained
+    version = register(plan, home, scores)
+    weights = RunFolder.open(home.runs, plan.run_ids[0]).model
+    weights.rename(tmp_path / "weights")
+    shutil.rmtree(home.artifact_root)
+    try:
+        assert not has_files(home, version)
+        assert register(plan, home, scores).version == version.version and has_files(home, version)
+        shutil.rmtree(home.artifact_root)
+        package = home.finals / plan.final_id / "package"
+        package.rename(tmp_path / "package")
+        with pytest.raises(UserError, match=f"weights of a final training are missing: .*{plan.run_ids[0]}"):
+            register(plan, home, scores)
+        (tmp_path / "package").rename(package)
+    finally:
+        (tmp_path / "weights").rename(weights)
+    assert register(plan, home, scores).version == version.version
