@@ -231,11 +231,11 @@ class Mirror:
         stamps = {file.name: mlflow_rows.stamp(file) for file in facts.files if file.is_file()}
         status = mlflow_rows.STATUS[facts.state]
         # Without its time: the same best trial is not told twice.
-        digest = "" if facts.best is None else mlflow_rows.digest([{facts.best[0]: facts.best[1]}])
+        digest = mlflow_rows.digest([{name: value} for name, value, *_ in facts.best])
         before = (cursor.tags, cursor.digest, cursor.artifacts, cursor.status)
         if before == (tags, digest, stamps, status):
             return False
-        points = [] if facts.best is None or digest == cursor.digest else [facts.best]
+        points = [] if digest == cursor.digest else facts.best
         cleared = dict.fromkeys(cursor.tags.keys() - tags.keys(), "")
         self._send_batches(run_id, points, {**cleared, **tags})
         cursor.tags, cursor.digest, cursor.params = tags, digest, True

@@ -100,8 +100,8 @@ class ParentFacts:
     """Of the study or final training; the cursor lies in it."""
     state: State
     tags: Mapping[str, str]
-    best: Point | None = None
-    """The best objective so far."""
+    best: tuple[Point, ...] = ()
+    """Each objective of the best trial so far."""
     files: tuple[Path, ...] = ()
 
 
@@ -178,12 +178,13 @@ def objective_points(record: RunRecord, lines: Sequence[Mapping[str, Any]], home
 
 
 def _objective(study: Path) -> dict[str, Any] | None:
-    """Metric, reduction and direction of a study, from its own file; None if it has none that can be read."""
+    """Metric, reduction and direction of a study's first objective, from its own file; None if that cannot be read."""
     for name in STUDY_FILES:
         try:
             tree = yaml.safe_load((study / name).read_text(encoding="utf-8"))
-            written = {**OBJECTIVE, **(tree.get("objective") or {})}
-        except (OSError, ValueError, AttributeError, TypeError, yaml.YAMLError):
+            listed = tree.get("objective") or {}
+            written = {**OBJECTIVE, **(listed[0] if isinstance(listed, list) else listed)}
+        except (OSError, ValueError, AttributeError, TypeError, IndexError, yaml.YAMLError):
             continue
         metric, direction = str(written["metric"]), written["direction"]
         maximize = not is_lower_better(metric) if direction is None else direction == "maximize"

@@ -31,18 +31,19 @@ def study_parent(folder: StudyFolder, status: StudyStatus, state: State) -> Pare
     tags = {"sage.study": folder.name, "sage.home": str(folder.home.path)}
     tags |= {f"sage.{name}": str(getattr(status, name)) for name in COUNTS}
     best = best_trial(status)
-    point: Point | None = None
+    points: tuple[Point, ...] = ()
     if best is not None and best.value is not None:
-        ended = status.done + status.pruned + status.failed
-        point = ("best/objective", best.value, int(time.time() * 1000), ended)
+        ended, now_ms = status.done + status.pruned + status.failed, int(time.time() * 1000)
+        values = {"objective": best.value, **(best.objectives if len(best.objectives) > 1 else {})}
+        points = tuple((f"best/{name}", value, now_ms, ended) for name, value in values.items())
         tags["sage.best_trial"] = str(best.number)
         tags |= {f"sage.best/{path}": _text(value) for path, value in best.params.items()}
     files = () if state == "RUNNING" else (folder.spec_path, folder.base_path, folder.path / "study.json")
-    return ParentFacts(folder.name, "study", folder.path, state, tags, point, files)
+    return ParentFacts(folder.name, "study", folder.path, state, tags, points, files)
 
 
 def best_trial(status: StudyStatus) -> TrialStatus | None:
-    """The complete trial with the best objective, the first of several; None for an ablation, which seeks no best."""
+    """The complete trial with the best (first) objective; None for an ablation, which compares and seeks no best."""
     done = [trial for trial in status.trials if trial.state == "COMPLETE" and trial.value is not None]
     if status.kind != "sweep" or not done:
         return None

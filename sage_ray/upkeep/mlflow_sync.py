@@ -14,7 +14,8 @@ from sage_ray.record.run_folder import RunFolder
 from sage_ray.registry.final_plan import read_plan
 from sage_ray.registry.register import final_parent
 from sage_ray.search.parent_run import STATES, study_parent
-from sage_ray.search.study_folder import StudyFolder, status
+from sage_ray.search.study_folder import StudyFolder
+from sage_ray.search.study_status import status
 
 
 @dataclass(frozen=True)

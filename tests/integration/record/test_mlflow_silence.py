@@ -17,7 +17,7 @@ from sage_ray.record.mlflow_client import MirrorAway
 from sage_ray.record.mlflow_follower import Follower
 from sage_ray.record.mlflow_mirror import Mirror
 from sage_ray.search.parent_run import ParentRun
-from sage_ray.search.study_folder import status
+from sage_ray.search.study_status import status
 from sage_ray.terminal.cli import call
 from sage_ray.upkeep.mlflow_sync import sync
 from sage_ray.watch import SilentWatch
