@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from mlflow_cases import finish, make, runs, silent_server
@@ -63,6 +66,40 @@ def test_runs_that_follow_do_not_wait(home: Home, monkeypatch: pytest.MonkeyPatc
         assert TIME_OUT_S * 0.9 < time.monotonic() - began < 5 * TIME_OUT_S
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert Mirror(home).push(folders[0]), "another store is asked at once"
+
+
+class _HealthAlone(BaseHTTPRequestHandler):
+    """Says that it is well, and answers nothing else."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        if self.path == "/health":
+            self.send_response(200)
+            self.end_headers()
+            return
+        time.sleep(3 * TIME_OUT_S)
+
+    do_POST = do_GET
+
+    def log_message(self, *words: Any) -> None:
+        """Nothing is shown."""
+
+
+def test_a_server_whose_database_hangs_is_asked_once(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    folder = make(home)
+    with ThreadingHTTPServer(("127.0.0.1", 0), _HealthAlone) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+        for _ in range(3):
+            with pytest.raises(MirrorAway):
+                Mirror(home).push(folder)
+        server.shutdown()
+    assert [path for path in _HealthAlone.asked if path == "/health"] == ["/health"]
+    assert len(_HealthAlone.asked) == 2
 
 
 def test_a_study_does_not_wait_and_says_it_once(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
