@@ -37,6 +37,7 @@ hypothesis.settings.load_profile("steady")
 
 
 SURROUNDINGS = ("SAGE_HOME", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "RAY_ADDRESS")
+SURROUNDINGS += ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID")
 for _name in SURROUNDINGS:
     # A user's servers and homes never leak into a test, nor into a fixture of a module or the session.
     os.environ.pop(_name, None)

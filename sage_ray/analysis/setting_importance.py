@@ -26,6 +26,7 @@ from sage_ray.analysis.study_facts import StudyFacts, study_runs
 from sage_ray.analysis.tables import Provenance, TextTable, interval, percent, provenance_of, write_tables
 from sage_ray.analysis.tidy import Tidy
 from sage_ray.errors import UserError
+from sage_ray.record.store_uris import sqlite_uri
 
 DATABASE = "optuna.db"
 TOP = 0.25
@@ -78,7 +79,7 @@ def stored_trials(folder: Path, name: str) -> tuple[list[FrozenTrial], bool]:
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        storage = optuna.storages.RDBStorage(f"sqlite:///{folder / DATABASE}", skip_compatibility_check=True)
+        storage = optuna.storages.RDBStorage(sqlite_uri(folder / DATABASE), skip_compatibility_check=True)
         study = optuna.load_study(study_name=name, storage=storage)
         trials = study.get_trials(deepcopy=False)
     except KeyError:

@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from sage_ray.files import write_text
+from sage_ray.record.store_uris import redacted
 
 ROOT = Path(__file__).resolve().parents[2]
 NONE = "-"
@@ -179,7 +180,7 @@ def made_by() -> str:
     """The command of this process, the script relative to the repository."""
     script = Path(sys.argv[0]).resolve()
     name = script.relative_to(ROOT).as_posix() if script.is_relative_to(ROOT) else script.name
-    return " ".join(["python", shlex.quote(name), *map(shlex.quote, sys.argv[1:])])
+    return redacted(" ".join(["python", shlex.quote(name), *map(shlex.quote, sys.argv[1:])]))
 
 
 def commit() -> str:

@@ -24,12 +24,12 @@ from sage_ray.analysis.run_rows import FILES, SCHEMA, join, read_run
 from sage_ray.errors import UserError, did_you_mean
 from sage_ray.files import read_json, replacing, write_json
 from sage_ray.record.home import Home
+from sage_ray.record.store_uris import redacted, sqlite_file
 
 FORMAT = 2
 """Format of the rows; a table of another format is made anew."""
 RUNS_A_GROUP = 100
 """Runs in one row group: what is held in memory at a time."""
-EXPERIMENT = "sage-ray"
 STUDY_FILES = ("study.json", "design.yaml", "space.yaml", "base.yaml")
 _CONTENTS = b"sage.contents"
 # Texts and counts repeat, scores do not; statistics are for the columns that rows are found by.
@@ -261,17 +261,24 @@ def fetch(uri: str, home: Home, studies: Collection[str] | None, say: Say) -> Ho
     Raises:
         UserError: the store cannot be reached, or holds no run of ours.
     """
-    from sage_ray.record.mlflow_client import MirrorUnavailable, connect
+    from sage_ray.record.mlflow_client import (
+        MirrorUnavailable,
+        connect,
+        experiment_name,
+        find_experiment,
+        one_line_of,
+    )
 
-    database = uri.removeprefix("sqlite:///").partition("?")[0]
-    if uri.startswith("sqlite:///") and not Path(database).is_file():
-        raise UserError("no such MLflow database", uri, "give --tracking-uri sqlite:////absolute/path or http://...")
+    database, shown = sqlite_file(uri), redacted(uri)
+    if database is not None and not database.is_file():
+        raise UserError("no such MLflow database", shown, "give --tracking-uri sqlite:////absolute/path or http://...")
     target = _Remote(home.path / "tables" / f"mlflow-{hashlib.sha256(uri.encode()).hexdigest()[:12]}", uri)
     try:
         client = connect(target)
-        experiment = client.get_experiment_by_name(EXPERIMENT)
+        experiment = find_experiment(client)
         if experiment is None:
-            raise UserError("no runs in MLflow", uri, f"it has no experiment {EXPERIMENT}; `sage-ray sync` makes it")
+            mend = f"it has no experiment {experiment_name()}; `sage-ray sync` makes it"
+            raise UserError("no runs in MLflow", shown, mend)
         count = 0
         for kind in ("study", "run"):
             for entry in _entries(client, experiment.experiment_id, kind):
@@ -280,10 +287,9 @@ def fetch(uri: str, home: Home, studies: Collection[str] | None, say: Say) -> Ho
     except UserError:
         raise
     except Exception as error:  # MLflow, SQLAlchemy, requests and the artifact stores each have their own errors
-        text = " ".join(str(error).split())[:200]
         mend = "start the server, or mend the URI" if isinstance(error, MirrorUnavailable) else "see the server's log"
-        raise UserError("MLflow cannot be read", f"{uri} ({text})", mend) from None
-    say(f"{count} runs and studies fetched from {uri} into {target.path}")
+        raise UserError("MLflow cannot be read", f"{shown} ({one_line_of(error)})", mend) from None
+    say(f"{count} runs and studies fetched from {shown} into {target.path}")
     return target
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import re
 import uuid
 from functools import cached_property
 from pathlib import Path
 
 from sage_ray.errors import UserError
-from sage_ray.files import read_json, write_json
+from sage_ray.record.home_identity import FILE as IDENTITY_FILE
+from sage_ray.record.home_identity import HomeIdentity, settle_identity
+from sage_ray.record.store_uris import absolute, sqlite_uri
 
-# In a database's URI they begin a query, or stand for another character: another file would be opened.
-_NOT_IN_A_URI = re.compile(r"\?|%[0-9A-Fa-f]{2}")
-_SQLITE = re.compile(r"^sqlite:///(?P<path>[^?]*)(?P<query>\?.*)?$")
+logger = logging.getLogger(__name__)
 
 
 class Home:
@@ -66,28 +66,48 @@ class Home:
     def mlflow_uri(self) -> str:
         """`MLFLOW_TRACKING_URI`, else sqlite under the home; a relative sqlite path is made absolute."""
         given = os.environ.get("MLFLOW_TRACKING_URI")
-        return _absolute(given) if given else f"sqlite:///{self.path / 'mlflow.db'}"
+        return absolute(given) if given else sqlite_uri(self._own_database)
+
+    @property
+    def _own_database(self) -> Path:
+        return self.path / "mlflow.db"
 
     @property
     def database(self) -> Path | None:
         """The file of the home's own MLflow database; None where `MLFLOW_TRACKING_URI` names another store."""
-        own = self.path / "mlflow.db"
-        return own if self.mlflow_uri == f"sqlite:///{own}" else None
+        return self._own_database if self._is_own(self.mlflow_uri) else None
+
+    def _is_own(self, uri: str) -> bool:
+        return uri in (sqlite_uri(self._own_database), f"sqlite:///{self._own_database}")
 
     @property
     def registry_uri(self) -> str:
         """`MLFLOW_REGISTRY_URI`, else `mlflow_uri`."""
         given = os.environ.get("MLFLOW_REGISTRY_URI")
-        return _absolute(given) if given else self.mlflow_uri
+        return absolute(given) if given else self.mlflow_uri
+
+    def settle_identity(self) -> str | None:
+        """Note where the home lies now; returns one line if it turns out to be a copy of another home."""
+        if "_identity" not in self.__dict__ and (self.path / IDENTITY_FILE).exists():
+            self.__dict__["_identity"] = settle_identity(self.path)
+            return self._identity.news
+        return None
 
     @cached_property
+    def _identity(self) -> HomeIdentity:
+        found = settle_identity(self.path)
+        if found.news is not None:
+            logger.warning("%s", found.news)
+        return found
+
+    @property
     def identity(self) -> str:
         """32 hex digits made once for each home, so that two homes never share a run in one MLflow server."""
-        path = self.path / "home.json"
-        if not path.exists():
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_json(path, {"format_version": 1, "id": uuid.uuid4().hex}, only_if_absent=True)
-        return str(read_json(path)["id"])
+        return self._identity.id
+
+    def identity_in(self, uri: str) -> str:
+        """What the home is called in an MLflow store: a copy keeps its name in its own copy of the database."""
+        return self._identity.origin if self._is_own(uri) else self._identity.id
 
     def run_ids(self) -> list[str]:
         """Names of all run folders, sorted."""
@@ -109,11 +129,8 @@ class Home:
         """Create the home if need be and prove that a file can be written.
 
         Raises:
-            UserError: the home is no folder, cannot be written, or has a name that no database can be opened under.
+            UserError: the home is no folder, or cannot be written.
         """
-        if _NOT_IN_A_URI.search(str(self.path)):
-            mend = "rename it, or give another with --home DIR or SAGE_HOME: no ? and no % with two digits after it"
-            raise UserError("home's path cannot be part of a database's address", self.path, mend)
         probe = self.path / f".probe-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -126,11 +143,5 @@ class Home:
             ) from None
         for folder in (self.runs, self.stages, self.studies, self.cache):
             folder.mkdir(exist_ok=True)
-
-
-def _absolute(uri: str) -> str:
-    match = _SQLITE.match(uri)
-    if match is None or not match["path"]:
-        return uri
-    # MLflow opens a relative file against the working directory, and Ray workers have another one.
-    return f"sqlite:///{Path(match['path']).absolute()}{match['query'] or ''}"
+        if (self.path / IDENTITY_FILE).exists():
+            logger.debug("home %s", self.identity)  # its place is noted before it can be copied

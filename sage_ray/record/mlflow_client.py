@@ -5,24 +5,70 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import socket
+import ssl
+import urllib.error
+import urllib.request
+from http.client import HTTPException
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from sage_ray.locks import locked
 from sage_ray.record.home import Home
 from sage_ray.record.mlflow_places import follow_home
+from sage_ray.record.store_uris import is_http, redacted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Experiment
 
 EXPERIMENT = "sage-ray"
-PROBE_TIMEOUT_S = 2.0
+"""Experiment that holds all runs, unless `MLFLOW_EXPERIMENT_NAME` names another."""
+PROBE_TIMEOUT_S = 5.0
 LOCK_TIMEOUT_S = 60.0
+_NO_ANSWER = ("API request to", "Max retries", "timed out")
+_NETWORK_ERRORS = ("Timeout", "ConnectTimeout", "ReadTimeout", "ConnectionError", "MaxRetryError", "InterfaceError")
 
 
 class MirrorUnavailable(RuntimeError):
     """MLflow cannot be reached or refuses; the local record is complete."""
+
+
+class MirrorAway(MirrorUnavailable):
+    """MLflow does not answer at all; what else is sent to it now would wait in vain too."""
+
+
+def experiment_name() -> str:
+    """`MLFLOW_EXPERIMENT_NAME`, else `EXPERIMENT`."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME", "").strip() or EXPERIMENT
+
+
+def chosen_experiment() -> str | None:
+    """The experiment that the environment names, or gives the id of (`MLFLOW_EXPERIMENT_ID`); None: the usual one."""
+    number = os.environ.get("MLFLOW_EXPERIMENT_ID", "").strip()
+    if experiment_name() != EXPERIMENT:
+        return experiment_name()
+    named = bool(os.environ.get("MLFLOW_EXPERIMENT_NAME", "").strip())
+    return f"id {number}" if number and not named else None
+
+
+def find_experiment(client: MlflowClient) -> Experiment | None:
+    """The experiment of the runs, deleted or not; None if there is none of that name yet.
+
+    Raises:
+        MirrorUnavailable: there is none of the id that `MLFLOW_EXPERIMENT_ID` gives.
+    """
+    chosen = chosen_experiment()
+    if chosen is None or not chosen.startswith("id "):
+        return client.get_experiment_by_name(experiment_name())
+    from mlflow.exceptions import MlflowException
+
+    number = chosen.removeprefix("id ")
+    try:
+        return client.get_experiment(number)
+    except MlflowException as error:
+        if not is_gone(error):
+            raise
+        raise MirrorUnavailable(f"there is no experiment {number}; mend MLFLOW_EXPERIMENT_ID") from None
 
 
 def connect(home: Home) -> MlflowClient:
@@ -33,11 +79,12 @@ def connect(home: Home) -> MlflowClient:
     The first use of a database file is guarded by a lock: two processes must not create its tables at once.
 
     Raises:
-        MirrorUnavailable: the server does not answer within `PROBE_TIMEOUT_S`, or the database cannot be opened.
+        MirrorAway: the server does not answer within `PROBE_TIMEOUT_S`.
+        MirrorUnavailable: the database cannot be opened.
     """
     uri = home.mlflow_uri
     probe(uri)
-    _prepare_import()
+    prepare_import()
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):
@@ -48,54 +95,108 @@ def connect(home: Home) -> MlflowClient:
             if not held:
                 raise MirrorUnavailable("another process is opening it")
             if home.database is not None:
-                follow_home(home.database, EXPERIMENT, home.artifact_root)
+                for name in dict.fromkeys((EXPERIMENT, experiment_name())):
+                    follow_home(home.database, name, home.artifact_root)
             return MlflowClient(tracking_uri=uri, registry_uri=home.registry_uri)
     except Exception as error:  # MLflow raises SQLAlchemy, alembic and its own errors here
-        raise MirrorUnavailable(f"{uri}: {one_line_of(error)}") from error
+        raise unavailable(uri, error) from error
 
 
-def experiment_id(client: MlflowClient, home: Home) -> str:
-    """Id of the one experiment that holds all runs; created on first use, by whichever process comes first."""
+def experiment_id(client: MlflowClient, home: Home, *, restore: bool = False) -> str:
+    """Id of the one experiment that holds all runs; created on first use, by whichever process comes first.
+
+    Args:
+        client: of the home's store.
+        home: where artifacts go if the store is a database file.
+        restore: take an experiment that was deleted out of MLflow's trash.
+
+    Raises:
+        MirrorUnavailable: the experiment cannot be created, or was deleted.
+    """
     from mlflow.exceptions import MlflowException
 
-    found = client.get_experiment_by_name(EXPERIMENT)
+    name = experiment_name()
+    found = find_experiment(client)
     if found is None:
         # A server keeps artifacts where it likes; a database file would put them into the working directory.
         root = None if is_http(home.mlflow_uri) else home.artifact_root.as_uri()
         with contextlib.suppress(MlflowException):
-            return str(client.create_experiment(EXPERIMENT, artifact_location=root))
-        found = client.get_experiment_by_name(EXPERIMENT)
+            return str(client.create_experiment(name, artifact_location=root))
+        found = find_experiment(client)
     if found is None:
-        raise MirrorUnavailable(f"experiment {EXPERIMENT} cannot be created; was it deleted? restore it in MLflow")
+        raise MirrorUnavailable(f"experiment {name} cannot be created")
+    if found.lifecycle_stage == "deleted":
+        if not restore:
+            raise MirrorUnavailable(f"experiment {name} was deleted; `sage-ray sync` restores it")
+        client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)
 
 
-def _prepare_import() -> None:
+def prepare_import() -> None:
+    """Set, where the user has not, what MLflow reads from the environment; to be called before MLflow is used."""
     # Defaults are 7 retries of up to 120 s each and reports to MLflow's makers.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-
-
-def is_http(uri: str) -> bool:
-    """Whether a URI is a server's, and no database file."""
-    return urlsplit(uri).scheme in ("http", "https")
+    # Standard output belongs to a verb's answer: MLflow prints links to runs and bars of progress.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
 def probe(uri: str) -> None:
-    """Raise MirrorUnavailable if the server of a URI does not accept a connection within `PROBE_TIMEOUT_S`."""
+    """Ask the server of a URI for any answer; nothing is asked of a database.
+
+    A connection alone proves nothing: a server that hangs still accepts it.
+
+    Raises:
+        MirrorAway: there is no answer within `PROBE_TIMEOUT_S`.
+    """
     if not is_http(uri):
         return
     parts = urlsplit(uri)
+    # Without user and password: being refused is an answer too. So is a certificate that only MLflow knows.
+    address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}/health"
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        with socket.create_connection((parts.hostname or "", port), timeout=PROBE_TIMEOUT_S):
+        with urllib.request.urlopen(address, timeout=PROBE_TIMEOUT_S, context=context):
             return
-    except (OSError, ValueError) as error:
-        raise MirrorUnavailable(f"{uri}: {one_line_of(error)}") from None
+    except urllib.error.HTTPError:
+        return
+    except (OSError, ValueError, HTTPException) as error:
+        raise MirrorAway(f"{redacted(uri)}: {one_line_of(error)}") from None
+
+
+def unavailable(uri: str, error: BaseException) -> MirrorUnavailable:
+    """What to raise for an error of MLflow, requests, SQLAlchemy or an artifact store."""
+    if isinstance(error, MirrorUnavailable):
+        return error
+    # A database file answers whatever happens; what a database server's driver raises so is a lost connection.
+    lost = not uri.startswith("sqlite") and type(error).__name__ == "OperationalError"
+    kind = MirrorAway if lost or _is_silence(error) else MirrorUnavailable
+    return kind(f"{redacted(uri)}: {one_line_of(error)}")
+
+
+def is_gone(error: BaseException) -> bool:
+    """Whether an error of MLflow says that it does not have what was asked for."""
+    return getattr(error, "error_code", None) in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
+
+
+def _is_silence(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came from, tells that nobody answered."""
+    for _ in range(10):
+        if error is None:
+            return False
+        names = {kind.__name__ for kind in type(error).__mro__}
+        if names & set(_NETWORK_ERRORS) or isinstance(error, TimeoutError | ConnectionError):
+            return True
+        if "failed with exception" in str(error) and any(text in str(error) for text in _NO_ANSWER):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def one_line_of(error: BaseException) -> str:
-    """What an error says, on one line of at most 200 characters."""
-    return (" ".join(str(error).split()) or type(error).__name__)[:200]
+    """What an error says, on one line of at most 200 characters and no password."""
+    return (" ".join(redacted(str(error)).split()) or type(error).__name__)[:200]

@@ -8,39 +8,60 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sage_ray.errors import UserError
-from sage_ray.files import write_json
 from sage_ray.locks import locked
 from sage_ray.record import mlflow_rows
 from sage_ray.record.home import Home
-from sage_ray.record.mlflow_client import LOCK_TIMEOUT_S, MirrorUnavailable, connect, experiment_id, one_line_of
-from sage_ray.record.mlflow_rows import Cursor
+from sage_ray.record.mlflow_breaker import Breaker
+from sage_ray.record.mlflow_client import (
+    LOCK_TIMEOUT_S,
+    MirrorAway,
+    MirrorUnavailable,
+    chosen_experiment,
+    connect,
+    experiment_id,
+    is_gone,
+    unavailable,
+)
+from sage_ray.record.mlflow_rows import Cursor, ParentFacts, hide_password
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunRecord, State
+from sage_ray.record.store_uris import store_mark
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-POLL_S = 2.0
-FLUSH_S = 20.0
-MAX_BACKOFF_S = 30.0
+CURSOR = "mlflow.json"
+"""In the folder of a run, a study or a final training: what of it has been sent."""
+PARENT_TAG = "mlflow.parentRunId"
 # Limits of MLflow's log_batch.
 MAX_METRICS, MAX_PARAMS = 900, 100
+RUNS_AT_ONCE = 200
 
 
 class Mirror:
-    """Sends run folders of one home to MLflow. Safe to call from several processes and to kill at any point."""
+    """Sends run folders of one home to MLflow. Safe to call from several processes and to kill at any point.
 
-    def __init__(self, home: Home) -> None:
+    Args:
+        home: of the runs.
+        insist: ask MLflow even if it did not answer lately (`mlflow_breaker`), and take out of its trash what was
+            deleted there.
+    """
+
+    def __init__(self, home: Home, *, insist: bool = False) -> None:
         self.home = home
         self.uri = home.mlflow_uri
+        # The own database is named relative to the home, so that a home at another path need not be sent again.
+        own = home.database.name if home.database is not None else self.uri
+        self.store = store_mark(own, chosen_experiment())
+        self.breaker = Breaker(home.path, self.store)
+        self._insist = insist
         self._client: MlflowClient | None = None
         self._experiment = ""
         self._parents: dict[str, str] = {}
@@ -51,10 +72,49 @@ class Mirror:
         Raises:
             MirrorUnavailable: MLflow did not take it; what was sent is noted, a later call sends the rest.
         """
-        with locked(folder.path / ".mirror.lock", LOCK_TIMEOUT_S) as held:
-            if not held:
-                raise MirrorUnavailable(f"another process is sending {folder.run_id}")
+        with self._alone(folder.path, folder.run_id):
             return self._push(folder)
+
+    def renew(self, folder: RunFolder, there: Mapping[str, Run]) -> bool:
+        """`push`, once what the cursor says has been held against what MLflow really has.
+
+        Args:
+            folder: the run.
+            there: what `stored_runs` found.
+
+        Raises:
+            MirrorUnavailable: as `push`.
+        """
+        with self._alone(folder.path, folder.run_id):
+            with self._refusals():
+                changed = self._mend_cursor(folder, there)
+            return self._push(folder) or changed
+
+    def send_parent(self, facts: ParentFacts, there: Mapping[str, Run] | None = None) -> bool:
+        """Bring the run of a study or final training up to `facts`; returns whether there was anything to send.
+
+        Args:
+            facts: what it shall say.
+            there: what `stored_runs` found; None to believe the cursor.
+
+        Raises:
+            MirrorUnavailable: as `push`.
+        """
+        facts.folder.mkdir(parents=True, exist_ok=True)
+        with self._alone(facts.folder, facts.name), self._refusals():
+            hide_password(facts.folder / CURSOR)
+            cursor = self.parent_cursor(facts)
+            stored = None if there is None else there.get(cursor.mlflow_run_id or "")
+            if stored is not None and stored.info.lifecycle_stage == "active":
+                self._parents[facts.name] = str(stored.info.run_id)
+            run_id = self._find_parent(facts.name)
+            if cursor.mlflow_run_id != run_id or (stored is not None and _differs(stored, cursor)):
+                cursor = Cursor(self.store, cursor.key, run_id)
+            restored = stored is not None and stored.info.lifecycle_stage == "deleted"
+            try:
+                return self._send_facts(run_id, facts, cursor) or restored
+            finally:
+                cursor.save(facts.folder / CURSOR)
 
     def parent_run(self, name: str, *, state: State = "RUNNING", tags: Mapping[str, str] | None = None) -> str:
         """MLflow run id of a study (or final training), created if need be and put into `state` with `tags`.
@@ -75,10 +135,37 @@ class Mirror:
         with self._refusals():
             self.client.log_artifact(self._find_parent(name), str(file), folder)
 
+    def stored_runs(self, run_ids: Sequence[str]) -> dict[str, Run]:
+        """Those of some MLflow run ids that the store has, deleted ones too; many are asked for in one call.
+
+        Raises:
+            MirrorUnavailable: as `push`.
+        """
+        from mlflow.entities import ViewType
+
+        found: dict[str, Run] = {}
+        with self._refusals():
+            client = self.client
+            for start in range(0, len(run_ids), RUNS_AT_ONCE):
+                listed = ", ".join(f"'{run_id}'" for run_id in run_ids[start : start + RUNS_AT_ONCE])
+                runs = client.search_runs(
+                    [self._experiment], f"attributes.run_id IN ({listed})", ViewType.ALL, max_results=RUNS_AT_ONCE
+                )
+                found |= {str(run.info.run_id): run for run in runs}
+        return found
+
     def up_to_date(self, folder: RunFolder) -> bool:
         """Whether `push` would send nothing; asks no server."""
         record = folder.read()
-        return self._cursor(folder, record).matches(folder, record)
+        return self.cursor(folder, record).matches(folder, record)
+
+    def cursor(self, folder: RunFolder, record: RunRecord) -> Cursor:
+        """What is known to have been sent of a run."""
+        return Cursor.load(folder.path / CURSOR, self.store, self._key(record))
+
+    def parent_cursor(self, facts: ParentFacts) -> Cursor:
+        """What is known to have been sent of a study or final training."""
+        return Cursor.load(facts.folder / CURSOR, self.store, self._parent_key(facts.name))
 
     @property
     def client(self) -> MlflowClient:
@@ -86,32 +173,81 @@ class Mirror:
         if self._client is None:
             client = connect(self.home)
             try:
-                self._experiment = experiment_id(client, self.home)
-            except MirrorUnavailable:
-                raise
+                self._experiment = experiment_id(client, self.home, restore=self._insist)
             except Exception as error:  # network and database errors of any kind
-                raise MirrorUnavailable(f"{self.uri}: {one_line_of(error)}") from error
+                raise unavailable(self.uri, error) from error
             self._client = client
         return self._client
 
+    @contextlib.contextmanager
+    def _alone(self, folder: Path, name: str) -> Iterator[None]:
+        with locked(folder / ".mirror.lock", LOCK_TIMEOUT_S) as held:
+            if not held:
+                raise MirrorUnavailable(f"another process is sending {name}")
+            yield
+
     def _push(self, folder: RunFolder) -> bool:
+        hide_password(folder.path / CURSOR)
         if self.up_to_date(folder):
             return False
         record = folder.read()
-        cursor_path = folder.path / "mlflow.json"
-        cursor = self._cursor(folder, record)
-        try:
-            with self._refusals():
+        cursor = self.cursor(folder, record)
+        with self._refusals():
+            try:
                 self._send(folder, record, cursor)
-        finally:
-            if cursor.mlflow_run_id is not None:
-                write_json(cursor_path, cursor.__dict__, durable=False)
+            except Exception as error:
+                if not is_gone(error):
+                    raise
+                cursor = Cursor(self.store, cursor.key)  # the run was purged: all of it is sent once more
+                self._send(folder, record, cursor)
+            finally:
+                cursor.save(folder.path / CURSOR)
         return True
 
-    def _cursor(self, folder: RunFolder, record: RunRecord) -> Cursor:
-        # The own database is named relative to the home, so that a home at another path need not be sent again.
-        store = self.home.database.name if self.home.database is not None else self.uri
-        return Cursor.load(folder.path / "mlflow.json", store, self._key(record))
+    def _mend_cursor(self, folder: RunFolder, there: Mapping[str, Run]) -> bool:
+        """Forget what the cursor says beyond what MLflow has; returns whether a run in MLflow had to be changed."""
+        record = folder.read()
+        cursor = self.cursor(folder, record)
+        if cursor.mlflow_run_id is None:
+            return False
+        stored = there.get(cursor.mlflow_run_id)
+        if stored is None:
+            (folder.path / CURSOR).unlink(missing_ok=True)
+            return False
+        changed = stored.info.lifecycle_stage == "deleted"
+        if changed:
+            self.client.restore_run(cursor.mlflow_run_id)
+        if _differs(stored, cursor):
+            Cursor(self.store, cursor.key, cursor.mlflow_run_id).save(folder.path / CURSOR)
+        parent = record.parent or record.study
+        if parent is not None and stored.data.tags.get(PARENT_TAG) != self._find_parent(parent):
+            self.client.set_tag(cursor.mlflow_run_id, PARENT_TAG, self._find_parent(parent))
+            changed = True
+        return changed
+
+    def _send_facts(self, run_id: str, facts: ParentFacts, cursor: Cursor) -> bool:
+        tags = {**facts.tags, "sage.kind": facts.kind, "sage.state": facts.state}
+        tags = {name: value[: mlflow_rows.MAX_TAG_CHARS] for name, value in tags.items()}
+        stamps = {file.name: mlflow_rows.stamp(file) for file in facts.files if file.is_file()}
+        status = mlflow_rows.STATUS[facts.state]
+        # Without its time: the same best trial is not told twice.
+        digest = mlflow_rows.digest([{name: value} for name, value, *_ in facts.best])
+        before = (cursor.tags, cursor.digest, cursor.artifacts, cursor.status)
+        if before == (tags, digest, stamps, status):
+            return False
+        points = [] if digest == cursor.digest else facts.best
+        cleared = dict.fromkeys(cursor.tags.keys() - tags.keys(), "")
+        self._send_batches(run_id, points, {**cleared, **tags})
+        cursor.tags, cursor.digest, cursor.params = tags, digest, True
+        for file in facts.files:
+            if file.name in stamps and cursor.artifacts.get(file.name) != stamps[file.name]:
+                self.client.log_artifact(run_id, str(file))
+                cursor.artifacts[file.name] = stamps[file.name]
+        cursor.artifacts = stamps
+        if cursor.status != status:
+            self._set_status(run_id, status, None)
+            cursor.status = status
+        return True
 
     def _send(self, folder: RunFolder, record: RunRecord, cursor: Cursor) -> None:
         if cursor.mlflow_run_id is None:
@@ -126,6 +262,7 @@ class Mirror:
         points = [point for line in lines[cursor.lines :] for point in mlflow_rows.epoch_points(line)]
         tags = mlflow_rows.tags(record)
         cleared = dict.fromkeys(cursor.tags.keys() - tags.keys(), "")
+        points += mlflow_rows.objective_points(record, lines, self.home, cursor.lines)
         points += mlflow_rows.result_points(record, lines)
         self._send_batches(run_id, points, {**cleared, **tags, **mlflow_rows.nonfinite_tag(lines)})
         cursor.lines, cursor.digest, cursor.tags = len(lines), mlflow_rows.digest(lines), tags
@@ -144,7 +281,7 @@ class Mirror:
         cursor.artifacts = {name: cursor.artifacts[name] for name in stamps}
 
     def _key(self, record: RunRecord) -> str:
-        text = f"{self.home.identity}:{record.run_id}:{record.created}:{record.config_hash}"
+        text = f"{self.home.identity_in(self.uri)}:{record.run_id}:{record.created}:{record.config_hash}"
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def _find_or_create(self, record: RunRecord) -> str:
@@ -157,21 +294,32 @@ class Mirror:
             return str(found.info.run_id)
         tags = {"sage.key": key, "sage.kind": "run", **mlflow_rows.tags(record)}
         if parent is not None:
-            tags["mlflow.parentRunId"] = self._find_parent(parent)
+            tags[PARENT_TAG] = self._find_parent(parent)
         run = client.create_run(
             self._experiment, start_time=mlflow_rows.milliseconds(record.created), tags=tags, run_name=record.run_id
         )
         return str(run.info.run_id)
 
     def _find(self, key: str) -> Run | None:
+        """The run of a key; one in MLflow's trash is restored by a mirror that insists, and overlooked by any other."""
+        from mlflow.entities import ViewType
+
         client = self.client
-        runs = client.search_runs([self._experiment], filter_string=f"tags.`sage.key` = '{key}'", max_results=1)
-        return runs[0] if runs else None
+        view = ViewType.ALL if self._insist else ViewType.ACTIVE_ONLY
+        runs = client.search_runs([self._experiment], f"tags.`sage.key` = '{key}'", view)
+        active = [run for run in runs if run.info.lifecycle_stage == "active"]
+        for run in runs if not active else ():
+            client.restore_run(run.info.run_id)
+            return run
+        return active[0] if active else None
+
+    def _parent_key(self, name: str) -> str:
+        return hashlib.sha256(f"{self.home.identity_in(self.uri)}:study:{name}".encode()).hexdigest()[:32]
 
     def _find_parent(self, name: str) -> str:
         if name not in self._parents:
             client = self.client
-            key = hashlib.sha256(f"{self.home.identity}:study:{name}".encode()).hexdigest()[:32]
+            key = self._parent_key(name)
             with locked(self.home.path / ".mlflow.lock", LOCK_TIMEOUT_S) as held:
                 if not held:
                     raise MirrorUnavailable(f"another process is making the parent run of {name}")
@@ -206,85 +354,24 @@ class Mirror:
 
     @contextlib.contextmanager
     def _refusals(self) -> Iterator[None]:
+        """Turns errors of MLflow into MirrorUnavailable, and notes for all processes whether it answers."""
+        if not self._insist:
+            self.breaker.check()
+        asked = time.time()
         try:
             yield
-        except (MirrorUnavailable, UserError):
+        except UserError:
             raise
         except Exception as error:  # MLflow, requests, SQLAlchemy and the artifact store each have their own errors
-            raise MirrorUnavailable(f"{self.uri}: {one_line_of(error)}") from error
+            refused = unavailable(self.uri, error)
+            if isinstance(refused, MirrorAway):
+                refused = MirrorAway(self.breaker.trip(str(refused), asked))
+            raise refused from error
+        self.breaker.reset()
 
 
-class Follower:
-    """Mirrors one run while it runs, from a thread of its own; a slow or absent server never stalls the training.
-
-    Args:
-        home: of the run.
-        folder: the run.
-        say: told once if MLflow is away.
-    """
-
-    def __init__(self, home: Home, folder: RunFolder, say: Callable[[str], None]) -> None:
-        self._home, self._folder, self._say = home, folder, say
-        self._ending, self._said = threading.Event(), False
-        self.sent = False
-        self._thread = threading.Thread(target=self._work, name=f"mirror-{folder.run_id}", daemon=True)
-        self._thread.start()
-
-    def close(self, timeout_s: float = FLUSH_S) -> bool:
-        """Send the end of the run, for at most `timeout_s`; returns whether MLflow has all of it."""
-        self._ending.set()
-        self._thread.join(timeout_s)
-        if not self.sent:
-            self._tell("it did not take the end of the run in time")
-        return self.sent
-
-    def _work(self) -> None:
-        mirror = Mirror(self._home)
-        wait_s, last = 0.0, False
-        while not last:
-            last = self._ending.wait(wait_s)
-            try:
-                mirror.push(self._folder)
-                wait_s = POLL_S
-                self.sent = last
-            except (MirrorUnavailable, UserError) as error:
-                self._tell(str(error))
-                wait_s = min(MAX_BACKOFF_S, max(POLL_S, 2 * wait_s))
-
-    def _tell(self, reason: str) -> None:
-        if not self._said:
-            self._said = True
-            self._say(f"MLflow is behind ({reason}); the local record is complete, `sage-ray sync` sends it later")
-
-
-@dataclass(frozen=True)
-class SyncReport:
-    """What `sync` did: run ids sent, already there, and found without a live process (now INTERRUPTED)."""
-
-    sent: list[str]
-    up_to_date: list[str]
-    orphans: list[str]
-
-
-def sync(home: Home, *, say: Callable[[str], None] | None = None) -> SyncReport:
-    """Send to MLflow what it lacks of every run folder; runs whose process died are closed as INTERRUPTED.
-
-    Raises:
-        UserError: MLflow cannot be reached.
-    """
-    report = SyncReport([], [], [])
-    mirror = Mirror(home)
-    for run_id in home.run_ids():
-        folder = RunFolder.open(home.runs, run_id)
-        try:
-            if folder.read().state == "RUNNING" and not folder.alive():
-                folder.set_state("INTERRUPTED", error="its process died; run it again to go on from its last snapshot")
-                report.orphans.append(run_id)
-            (report.sent if mirror.push(folder) else report.up_to_date).append(run_id)
-        except MirrorUnavailable as error:
-            mend = "start the server or mend MLFLOW_TRACKING_URI, then sync again"
-            raise UserError("MLflow did not take the runs", str(error), mend) from None
-        except UserError as error:  # one damaged folder must not keep the others from being sent
-            if say is not None:
-                say(str(error))
-    return report
+def _differs(stored: Run, cursor: Cursor) -> bool:
+    """Whether MLflow lacks what the cursor says was sent, as after a backup of its database was restored."""
+    tags = stored.data.tags
+    lost = cursor.status != stored.info.status or (cursor.lines > 0 and not stored.data.metrics)
+    return lost or any(value and tags.get(name) != value for name, value in cursor.tags.items())

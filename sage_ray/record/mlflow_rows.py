@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from calendar import timegm
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import strptime
-from typing import Any
+from typing import Any, Literal
+
+import yaml
 
 from sage_ray.config import ExperimentConfig, flatten
-from sage_ray.files import read_json
+from sage_ray.files import read_json, write_json
+from sage_ray.metrics.definitions import is_lower_better
+from sage_ray.metrics.reduction import reduce_scores
+from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunRecord, State
+from sage_ray.record.store_uris import store_mark
 
+STUDY_FILES = ("design.yaml", "space.yaml")
+OBJECTIVE: dict[str, Any] = {"metric": "val/dice", "reduce": "plateau", "direction": None}
+"""What holds where a study's file does not name an objective, or a part of it."""
 MAX_PARAM_CHARS, MAX_TAG_CHARS = 6000, 5000
 
 STATUS: dict[State, str] = {
@@ -36,9 +46,9 @@ Point = tuple[str, float, int, int]
 
 @dataclass
 class Cursor:
-    """What of a run folder is already in MLflow; valid for one store and one run.
+    """What of a run folder is already in MLflow; valid for one store and one run. A study has one too, and a final.
 
-    `uri` names the store: its URI, or the file's name of the home's own database.
+    `uri` is the mark of the store, without a password (`store_uris.store_mark`); of the home's own database its name.
     """
 
     uri: str
@@ -56,11 +66,16 @@ class Cursor:
         """The cursor in `path` if it is of this store and run, else a fresh one."""
         try:
             value = read_json(path)
-            if value["uri"] == uri and value["key"] == key:
-                return cls(**{name: value[name] for name in cls.__dataclass_fields__})
+            if value["key"] == key and uri in (value["uri"], store_mark(value["uri"])):
+                return cls(**{name: value[name] for name in cls.__dataclass_fields__} | {"uri": uri})
         except (OSError, ValueError, KeyError, TypeError):
             pass
         return cls(uri, key)
+
+    def save(self, path: Path) -> None:
+        """Write the cursor, if it is of a run that MLflow has."""
+        if self.mlflow_run_id is not None:
+            write_json(path, self.__dict__, durable=False)
 
     def matches(self, folder: RunFolder, record: RunRecord) -> bool:
         """Whether all that the folder says has been sent."""
@@ -73,6 +88,31 @@ class Cursor:
             and self.status == STATUS[record.state]
             and self.artifacts == artifact_stamps(folder, record)
         )
+
+
+@dataclass(frozen=True)
+class ParentFacts:
+    """What the MLflow run of a study or of a final training shall say; it holds the runs of both as its children."""
+
+    name: str
+    kind: Literal["study", "final"]
+    folder: Path
+    """Of the study or final training; the cursor lies in it."""
+    state: State
+    tags: Mapping[str, str]
+    best: tuple[Point, ...] = ()
+    """Each objective of the best trial so far."""
+    files: tuple[Path, ...] = ()
+
+
+def hide_password(path: Path) -> None:
+    """Put the mark of its store in place of the URI that a cursor of an earlier release holds, with its password."""
+    try:
+        value = read_json(path)
+        if "://" in value["uri"]:
+            write_json(path, {**value, "uri": store_mark(value["uri"])}, durable=False)
+    except (OSError, ValueError, KeyError, TypeError):
+        return
 
 
 def params(config: ExperimentConfig) -> dict[str, str]:
@@ -124,6 +164,34 @@ def result_points(record: RunRecord, lines: Sequence[Mapping[str, Any]]) -> list
     return [(name, value, int(lines[-1]["time_ms"]), step) for name, value in result.items()]
 
 
+def objective_points(record: RunRecord, lines: Sequence[Mapping[str, Any]], home: Home, begin: int) -> list[Point]:
+    """The running objective of a study's run at each epoch from line `begin` on; none for a run of its own."""
+    asked = _objective(home.studies / record.study) if record.study and record.parent in (None, record.study) else None
+    if asked is None:
+        return []
+    points = []
+    for end in range(begin + 1, len(lines) + 1):
+        value = reduce_scores(lines[:end], **asked)
+        if math.isfinite(value):
+            points.append(("objective", value, int(lines[end - 1]["time_ms"]), int(lines[end - 1]["epoch"])))
+    return points
+
+
+def _objective(study: Path) -> dict[str, Any] | None:
+    """Metric, reduction and direction of a study's first objective, from its own file; None if that cannot be read."""
+    for name in STUDY_FILES:
+        try:
+            tree = yaml.safe_load((study / name).read_text(encoding="utf-8"))
+            listed = tree.get("objective") or {}
+            written = {**OBJECTIVE, **(listed[0] if isinstance(listed, list) else listed)}
+        except (OSError, ValueError, AttributeError, TypeError, IndexError, yaml.YAMLError):
+            continue
+        metric, direction = str(written["metric"]), written["direction"]
+        maximize = not is_lower_better(metric) if direction is None else direction == "maximize"
+        return {"metric": metric, "reduce": str(written["reduce"]), "maximize": maximize}
+    return None
+
+
 def nonfinite_tag(lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Which metrics were inf or nan, and when: MLflow would store inf as 1.8e308."""
     named = [f"{name}@{line['epoch']}" for line in lines for name, value in line.items() if value is None]
@@ -139,9 +207,14 @@ def artifact_stamps(folder: RunFolder, record: RunRecord) -> dict[str, str]:
     for path in files:
         name = path.relative_to(folder.path).as_posix()
         if path.is_file() and not name.startswith(_LEFT_OUT) and not path.name.startswith("."):
-            status = path.stat()
-            stamps[name] = f"{status.st_size}-{status.st_mtime_ns}"
+            stamps[name] = stamp(path)
     return stamps
+
+
+def stamp(path: Path) -> str:
+    """Text that changes when a file does."""
+    status = path.stat()
+    return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 def artifact_folder(name: str) -> str | None:

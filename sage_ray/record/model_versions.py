@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -12,9 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sage_ray.errors import UserError, did_you_mean
+from sage_ray.errors import RunFailed, UserError, did_you_mean
 from sage_ray.record.home import Home
-from sage_ray.record.mlflow_client import MirrorUnavailable, connect
+from sage_ray.record.mlflow_client import (
+    MirrorAway,
+    MirrorUnavailable,
+    connect,
+    one_line_of,
+    prepare_import,
+    unavailable,
+)
+from sage_ray.record.store_uris import store_mark
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -53,8 +60,7 @@ def registry(home: Home) -> Iterator[MlflowClient]:
     Raises:
         UserError: the tracking or registry server cannot be reached.
     """
-    # MLflow reads it from the environment only; a bar for every file of a model would bury our own output.
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    prepare_import()
     from mlflow.exceptions import MlflowException
 
     try:
@@ -62,9 +68,10 @@ def registry(home: Home) -> Iterator[MlflowClient]:
     except MirrorUnavailable as error:
         raise _unreachable(str(error)) from None
     except MlflowException as error:
-        if "API request to" not in str(error) and "Max retries" not in str(error):
+        refused = unavailable(home.registry_uri, error)
+        if not isinstance(refused, MirrorAway):
             raise
-        raise _unreachable(home.registry_uri) from None
+        raise _unreachable(str(refused)) from None
 
 
 def _unreachable(where: str) -> UserError:
@@ -146,7 +153,9 @@ def parse_uri(text: str) -> tuple[str, str]:
 
 def download(home: Home, version: Version, path: str = "") -> Path:
     """Local copy, under the home's cache, of a version's package or of one `path` inside it."""
-    mark = hashlib.sha256(f"{home.registry_uri} {version.source} {version.created_ms}".encode()).hexdigest()[:12]
+    mark = hashlib.sha256(
+        f"{store_mark(home.registry_uri)} {version.source} {version.created_ms}".encode()
+    ).hexdigest()[:12]
     folder = home.cache / "models" / f"{version.name}-{version.version}-{mark}"
     target = folder / path if path else folder / "package"
     if target.exists():
@@ -163,9 +172,56 @@ def download(home: Home, version: Version, path: str = "") -> Path:
             got = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(part), tracking_uri=home.mlflow_uri))
         if not target.exists():
             got.rename(target)
-    except OSError as error:
-        mend = f"{error}; restore them or name another version"
-        raise UserError("model files are missing", version.uri, mend) from None
+    except UserError:
+        raise
+    except Exception as error:  # each artifact store has its own errors; a server answers with MLflow's
+        raise _files_missing(version, path, error) from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return target
+
+
+def _files_missing(version: Version, path: str, error: Exception) -> UserError:
+    lacking = f"{path} in {version.source}" if path else version.source
+    final = version.tags.get("sage.final_id")
+    again = f"`sage-ray resume {final}` registers it again from the home's own weights" if final else "restore them"
+    known = isinstance(error, FileNotFoundError) or "failures occurred" in str(error)  # what is said already
+    where = f"{version.uri}, {lacking}" + ("" if known else f" ({one_line_of(error)})")
+    return UserError("files of a registered model are missing", where, f"{again}, or name another version")
+
+
+def has_files(home: Home, version: Version) -> bool:
+    """Whether the package of a version is where the registry says; its run in MLflow may have been purged."""
+    with registry(home) as client:
+        from mlflow.artifacts import list_artifacts
+        from mlflow.exceptions import MlflowException
+
+        uri = client.get_model_version_download_uri(version.name, str(version.version))
+        try:
+            found = list_artifacts(artifact_uri=uri, tracking_uri=home.mlflow_uri)
+        except (MlflowException, OSError) as error:
+            if isinstance(unavailable(home.mlflow_uri, error), MirrorAway):
+                raise
+            return False
+        return any(file.path.rsplit("/", 1)[-1] == "MLmodel" for file in found)
+
+
+def restore_files(home: Home, version: Version, package: Path) -> None:
+    """Write the package of a version anew where the registry says it is, and note on the version that this was done.
+
+    Raises:
+        UserError: the registry cannot be reached. RunFailed: the store of artifacts does not take the files.
+    """
+    from sage_ray.record.provenance import now  # it needs torch
+
+    with registry(home) as client:
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        uri = client.get_model_version_download_uri(version.name, str(version.version))
+        try:
+            get_artifact_repository(uri, tracking_uri=home.mlflow_uri).log_artifacts(str(package))  # type: ignore[no-untyped-call]
+        except Exception as error:  # each artifact store has its own errors
+            raise RunFailed(
+                f"{version.uri} has lost its files, and MLflow does not take them again: {one_line_of(error)}"
+            ) from None
+        client.set_model_version_tag(version.name, str(version.version), "sage.restored", now())

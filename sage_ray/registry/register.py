@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 
 from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import prepare
-from sage_ray.errors import RunFailed
+from sage_ray.errors import RunFailed, UserError
 from sage_ray.evaluation.locked_test import seen_and_tested
 from sage_ray.evaluation.score_tables import PRIMARY, ScoreLine, name_test_set, summary
-from sage_ray.files import read_json
+from sage_ray.locks import is_locked
 from sage_ray.record.home import Home
 from sage_ray.record.mlflow_client import MirrorUnavailable
 from sage_ray.record.mlflow_mirror import Mirror
+from sage_ray.record.mlflow_rows import ParentFacts
+from sage_ray.record.model_reference import SEGMENTER_FILE
 from sage_ray.record.model_versions import (
     COMPUTED_ON_SEPARATOR,
     PACKAGE_PATH,
     TAG_COMPUTED_ON,
     Version,
     get_version,
+    has_files,
     list_versions,
     registry,
+    restore_files,
 )
 from sage_ray.record.run_folder import RunFolder
+from sage_ray.record.run_record import State
 from sage_ray.registry.card import CardFacts, description, model_card, provenance_of_model
-from sage_ray.registry.final_plan import FinalPlan
+from sage_ray.registry.final_plan import FinalPlan, plan_path
 from sage_ray.registry.package import save_package
 
 CHALLENGER = "challenger"
 TAG_FINAL = "sage.final"
+PACKAGE = "package"
+"""Folder under finals/ID of what was registered."""
 
 
 def registered(plan: FinalPlan, home: Home) -> Version | None:
@@ -39,11 +48,32 @@ def registered(plan: FinalPlan, home: Home) -> Version | None:
 
 def registration_key(plan: FinalPlan, home: Home) -> str:
     """Value of tag `sage.final`: the home's identity tells apart homes that share a registry."""
-    return f"{plan.final_id}@{home.identity[:8]}"
+    return f"{plan.final_id}@{home.identity_in(home.registry_uri)[:8]}"
+
+
+def final_parent(plan: FinalPlan, home: Home) -> ParentFacts:
+    """What MLflow's run of a final training shall say: it is complete once all seeds are and the package was made."""
+    folder = home.finals / plan.final_id
+    runs = [RunFolder(home.runs / run_id) for run_id in plan.run_ids]
+    done = all((run.path / "record.json").is_file() and run.read().finished for run in runs)
+    state: State = "COMPLETE" if done and (folder / PACKAGE).is_dir() else "INTERRUPTED"
+    if state != "COMPLETE" and is_locked(home.finals / f".{plan.final_id}.lock"):
+        state = "RUNNING"
+    tags = {
+        "sage.study": plan.final_id,
+        "sage.home": str(home.path),
+        "sage.source": plan.source,
+        "sage.seeds": ",".join(str(seed) for seed in plan.seeds),
+        "sage.model": plan.model_name,
+    }
+    return ParentFacts(plan.final_id, "final", folder, state, tags, files=(plan_path(home, plan.final_id),))
 
 
 def register(plan: FinalPlan, home: Home, scores: pd.DataFrame) -> Version:
     """The version of this final training, made if it is not there yet; it starts as `challenger`.
+
+    If the version is there and its files are not (the MLflow run that held them was purged, say), they are written anew
+    from the weights of the home: number, aliases and tags of the version stay.
 
     Args:
         plan: of the final training; all its runs are complete.
@@ -54,24 +84,13 @@ def register(plan: FinalPlan, home: Home, scores: pd.DataFrame) -> Version:
         UserError: the registry cannot be reached. RunFailed: MLflow does not take the run.
     """
     found = registered(plan, home)
-    if found is not None:
+    if found is not None and has_files(home, found):
         return found
-    first = RunFolder.open(home.runs, plan.run_id(plan.seeds[0]))
-    facts, tree = _facts(plan, home, first)
-    lines = summary(scores, plan.final_id)
-    card = model_card(facts, lines)
-    package = save_package(home.finals / plan.final_id / "package", first.model, scores, tree, card)
-    try:
-        mirror = Mirror(home)
-        for run_id in plan.run_ids:
-            mirror.push(RunFolder.open(home.runs, run_id))
-        mirror.parent_run(plan.final_id, state="COMPLETE", tags={"sage.kind": "final"})
-        mlflow_run = str(read_json(first.path / "mlflow.json")["mlflow_run_id"])
-    except MirrorUnavailable as error:
-        raise RunFailed(
-            f"training and scoring are done, but MLflow took no model ({error}); "
-            f"`sage-ray resume {plan.final_id}` registers it"
-        ) from None
+    package, card, tags = _packed(plan, home, scores)
+    mlflow_run = _send_runs(plan, home)
+    if found is not None:
+        restore_files(home, found, package)
+        return get_version(home, plan.model_name, str(found.version))
     with registry(home) as client:
         from mlflow.exceptions import MlflowException
 
@@ -83,12 +102,44 @@ def register(plan: FinalPlan, home: Home, scores: pd.DataFrame) -> Version:
                 raise
         source = f"{client.get_run(mlflow_run).info.artifact_uri.rstrip('/')}/{PACKAGE_PATH}"
         # The tags go in with the creation: a kill right after it leaves a version that the next attempt finds.
-        tags = _tags(plan, home, facts, tree, lines)
         made = client.create_model_version(
             plan.model_name, source, mlflow_run, tags=tags, description=description(card)
         )
         client.set_registered_model_alias(plan.model_name, CHALLENGER, str(made.version))
     return get_version(home, plan.model_name, str(made.version))
+
+
+def _packed(plan: FinalPlan, home: Home, scores: pd.DataFrame) -> tuple[Path, str, dict[str, str]]:
+    """The package of the first seed's weights, written to finals/ID/package, with its card and tags."""
+    first = RunFolder.open(home.runs, plan.run_id(plan.seeds[0]))
+    facts, tree = _facts(plan, home, first)
+    lines = summary(scores, plan.final_id)
+    card = model_card(facts, lines)
+    package = home.finals / plan.final_id / PACKAGE
+    if (first.model / SEGMENTER_FILE).is_file():
+        save_package(package, first.model, scores, tree, card)
+    elif not (package / "MLmodel").is_file():
+        mend = f"restore them, or remove the run's folder and `sage-ray resume {plan.final_id}` trains it again"
+        raise UserError("weights of a final training are missing", first.model, mend)
+    return package, card, _tags(plan, home, facts, tree, lines)
+
+
+def _send_runs(plan: FinalPlan, home: Home) -> str:
+    """Send the runs of all seeds, those once more that MLflow has lost; returns the MLflow run of the first seed."""
+    runs = [RunFolder.open(home.runs, run_id) for run_id in plan.run_ids]
+    try:
+        mirror = Mirror(home, insist=True)
+        known = [mirror.cursor(run, run.read()).mlflow_run_id for run in runs]
+        there = mirror.stored_runs([run_id for run_id in known if run_id is not None])
+        mirror.send_parent(final_parent(plan, home))
+        for run in runs:
+            mirror.renew(run, there)
+        return str(mirror.cursor(runs[0], runs[0].read()).mlflow_run_id)
+    except MirrorUnavailable as error:
+        raise RunFailed(
+            f"training and scoring are done, but MLflow took no model ({error}); "
+            f"`sage-ray resume {plan.final_id}` registers it"
+        ) from None
 
 
 def _facts(plan: FinalPlan, home: Home, first: RunFolder) -> tuple[CardFacts, dict[str, object]]:

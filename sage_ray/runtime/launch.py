@@ -18,7 +18,8 @@ from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import PreparedData, headline, prepare
 from sage_ray.errors import RunFailed, RunStopped, UserError
 from sage_ray.record.home import Home
-from sage_ray.record.mlflow_mirror import Follower, Mirror
+from sage_ray.record.mlflow_follower import Follower
+from sage_ray.record.mlflow_mirror import Mirror
 from sage_ray.record.model_reference import segmenter_file
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunLabels, RunRecord

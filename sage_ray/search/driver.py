@@ -188,7 +188,7 @@ def _drive(
                 watch.line(line)
             if orphans:
                 watch.line(f"going on with {len(orphans)} unfinished trials, {ended} of {spec.trials} have ended")
-            TuneRun(folder, spec, storage, budgets, halt, watch).run(orphans, spec.trials - ended)
+            TuneRun(folder, spec, storage, budgets, halt, parent.watching()).run(orphans, spec.trials - ended)
     finally:
         ended_runs = settle(storage, folder, spec, patience_s=LEAVE_S)
         for row in storage.rows():

@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sage_ray.config import ExperimentConfig
 from sage_ray.errors import NonFiniteLoss, UserError
 from sage_ray.record.overview import FAILED_ATTR, STORAGE_FILE
+from sage_ray.record.store_uris import sqlite_uri
 from sage_ray.search.sampling import POINT, KeyedSampler, directions_of, draw_sample, queue
 from sage_ray.study.dimension import Sample
 from sage_ray.study.spec import StudySpec
@@ -212,7 +213,7 @@ class StudyStorage:
 def storage_of(folder: Path, file: str = STORAGE_FILE) -> optuna.storages.RDBStorage:
     """Optuna's storage in a database file of a study's folder; made if it is not there."""
     return optuna.storages.RDBStorage(
-        f"sqlite:///{folder / file}", engine_kwargs={"connect_args": {"timeout": LOCK_TIMEOUT_S}}
+        sqlite_uri(folder / file), engine_kwargs={"connect_args": {"timeout": LOCK_TIMEOUT_S}}
     )
 
 

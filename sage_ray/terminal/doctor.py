@@ -9,7 +9,6 @@ import io
 import os
 import platform
 import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -18,7 +17,6 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from sage_ray.errors import UserError
 from sage_ray.terminal.shell import Answer, Session, plain
@@ -155,33 +153,36 @@ def _ray() -> list[Check]:
 
 
 def _mlflow(home: Home) -> Check:
+    from sage_ray.record.mlflow_client import MirrorUnavailable, chosen_experiment, probe
+    from sage_ray.record.store_uris import is_http, redacted, sqlite_file
+
     uri = home.mlflow_uri
-    parts = urlsplit(uri)
-    if parts.scheme in ("http", "https"):
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        try:
-            socket.create_connection((parts.hostname or "", port), timeout=SERVER_TIMEOUT_S).close()
-        except OSError as error:
-            # No part of training needs the server: records are local first.
-            text = f"{uri} does not answer ({error}); runs are recorded under the home, `sage-ray sync` replays them"
-            return Check("mlflow", False, text, needed=False)
-        return Check("mlflow", True, f"{uri} answers")
-    if parts.scheme == "sqlite":
-        return _sqlite(uri)
-    return Check("mlflow", True, uri)
-
-
-def _sqlite(uri: str) -> Check:
-    path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
-    if not path.exists():
-        return Check("mlflow", True, f"{uri}, made at the first run")
+    chosen = chosen_experiment()
+    shown = redacted(uri) + (f", experiment {chosen}" if chosen else "")
+    file = sqlite_file(uri)
+    if file is not None:
+        return _sqlite(file, shown)
+    if not is_http(uri):
+        return Check("mlflow", True, shown)
     try:
-        with sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=SERVER_TIMEOUT_S) as store:
+        probe(uri)
+    except MirrorUnavailable as error:
+        # No part of training needs the server: records are local first.
+        text = f"no answer from {error}; runs are recorded under the home, `sage-ray sync` replays them"
+        return Check("mlflow", False, text, needed=False)
+    return Check("mlflow", True, f"{shown} answers")
+
+
+def _sqlite(path: Path, shown: str) -> Check:
+    if not path.exists():
+        return Check("mlflow", True, f"{shown}, made at the first run")
+    try:
+        with sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=SERVER_TIMEOUT_S) as store:
             verdict = store.execute("pragma quick_check(1)").fetchone()[0]
     except sqlite3.Error as error:
         verdict = str(error)
     ok = verdict == "ok"
-    return Check("mlflow", ok, uri if ok else f"{uri} is damaged ({verdict}); move it away and run `sage-ray sync`")
+    return Check("mlflow", ok, shown if ok else f"{shown} is damaged ({verdict}); move it away and run `sage-ray sync`")
 
 
 def _vgg(home: Home) -> Check:

@@ -257,8 +257,8 @@ def gc(
 
 @verb(app, "sync")
 def sync(session: Session) -> Answer:
-    """Replay to MLflow whatever it has not seen yet."""
-    from sage_ray.record.mlflow_mirror import sync as replay
+    """Send to MLflow whatever it lacks of runs, studies and final trainings, also what was purged or deleted there."""
     from sage_ray.terminal.verb_answers import synced
+    from sage_ray.upkeep.mlflow_sync import sync as replay
 
-    return synced(replay(session.home, say=session.watch.line), session)
+    return synced(replay(session.home), session)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sage_ray.errors import RunFailed, UserError
+from sage_ray.record.store_uris import redacted
 
 if TYPE_CHECKING:
     from sage_ray.record.home import Home
@@ -66,7 +67,11 @@ class Session:
         """The home that --home or SAGE_HOME names."""
         from sage_ray.record.home import Home
 
-        return Home(self.home_path)
+        home = Home(self.home_path)
+        news = home.settle_identity()
+        if news is not None:
+            self.watch.line(news)
+        return home
 
     @cached_property
     def watch(self) -> Watch:
@@ -163,7 +168,7 @@ def answer_to(error: BaseException, session: Session) -> Answer:
 
 def write_trace(error: BaseException, session: Session) -> Path:
     """Path of a file with the full trace: under the home if it can be written, else in the temporary folder."""
-    text = "".join(traceback.format_exception(error))
+    text = redacted("".join(traceback.format_exception(error)))
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{session.verb.replace(' ', '-')}-{os.getpid()}.txt"
     for folder in (session.home_path / "errors", Path(tempfile.gettempdir())):
         try:
@@ -236,8 +241,8 @@ def plain(value: Any) -> Any:
 
 
 def one_line(text: str) -> str:
-    """The text without line breaks or control characters."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    """The text without line breaks, control characters or passwords."""
+    return " ".join("".join(c if c.isprintable() else " " for c in redacted(text)).split())
 
 
 def _text(error: BaseException) -> str:

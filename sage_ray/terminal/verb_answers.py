@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,11 @@ from sage_ray.terminal.study_answers import ablated, ended, swept
 if TYPE_CHECKING:
     from sage_ray.config import ExperimentConfig
     from sage_ray.data.check import CheckReport
-    from sage_ray.record.mlflow_mirror import SyncReport
     from sage_ray.record.overview import ListedStudy
     from sage_ray.record.run_record import RunRecord
     from sage_ray.search.best import BestChoice
     from sage_ray.search.plan import Plan
+    from sage_ray.upkeep.mlflow_sync import SyncReport
 
 
 def checked(report: CheckReport, path: str, session: Session) -> Answer:
@@ -251,11 +252,23 @@ def _state(study: ListedStudy, session: Session) -> str:
 
 
 def synced(report: SyncReport, session: Session) -> Answer:
-    """Answer of `sync`: what was sent."""
+    """Answer of `sync`: what was sent, and what could not be."""
+    from sage_ray.record.store_uris import is_http, redacted, without_user
+
     text = f"{len(report.sent)} runs sent, {len(report.up_to_date)} up to date, {len(report.orphans)} orphans closed"
+    lines = [text]
+    if report.parents:
+        lines.append(f"studies and final trainings put right: {', '.join(report.parents)}")
     uri = session.home.mlflow_uri
-    show = f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite") else f"open {uri}"
-    return Answer([text], plain(report), {"mlflow": uri}, [show])
+    shown = redacted(uri)
+    show = f"open {without_user(uri)}" if is_http(uri) else f"mlflow ui --backend-store-uri {shlex.quote(shown)}"
+    if shown != uri and not is_http(uri):
+        show = 'mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"'
+    answer = Answer(lines, plain(report), {"mlflow": shown}, [show])
+    if report.failed:
+        lines += [f"not sent: {name}: {reason}" for name, reason in report.failed.items()]
+        answer.exit_code, answer.error = EXIT_FAILED, f"{len(report.failed)} not sent: {', '.join(report.failed)}"
+    return answer
 
 
 def chosen(choice: BestChoice, session: Session) -> Answer:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,51 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow_cases import CONFIG, client, finish, free_port, history, make, runs, start, stop, the_run
 
-from sage_ray.config import ExperimentConfig
 from sage_ray.errors import UserError
-from sage_ray.record import mlflow_mirror
+from sage_ray.record import mlflow_follower
 from sage_ray.record.home import Home
 from sage_ray.record.mlflow_client import MirrorUnavailable
-from sage_ray.record.mlflow_mirror import Follower, Mirror, sync
-from sage_ray.record.run_folder import RunFolder
-from sage_ray.record.run_record import RunLabels
-
-CONFIG = ExperimentConfig().with_values({"pretrain.epochs": 2, "adversarial.epochs": 3})
-
-
-def make(home: Home, run_id: str = "run-1", epochs: int = 3, **labels: Any) -> RunFolder:
-    home.check_writable()
-    folder = RunFolder.create(home.runs, run_id, CONFIG, RunLabels(**labels))
-    for epoch in range(1, epochs + 1):
-        folder.append_metrics({"epoch": epoch, "phase": "pretrain", "val/dice": epoch / 10, "lr": 1e-4})
-    return folder
-
-
-def finish(folder: RunFolder, state: Any = "COMPLETE") -> None:
-    (folder.artifacts / "pictures").mkdir(exist_ok=True)
-    (folder.artifacts / "pictures" / "curves.png").write_bytes(b"picture")
-    folder.model.mkdir(exist_ok=True)
-    (folder.model / "segmenter.safetensors").write_bytes(b"weights")
-    folder.set_state(state, epoch=3, selected_epoch=2, selected_metrics={"val/dice": 0.2}, commit="c" * 40, dirty=True)
-
-
-def client(home: Home) -> Any:
-    return mlflow_mirror.connect(home)
-
-
-def runs(home: Home) -> list[Any]:
-    c = client(home)
-    return list(c.search_runs([mlflow_mirror.experiment_id(c, home)]))
-
-
-def the_run(home: Home, run_id: str = "run-1") -> Any:
-    (found,) = [run for run in runs(home) if run.data.tags.get("sage.run_id") == run_id]
-    return found
-
-
-def history(home: Home, run: Any, key: str) -> list[tuple[int, float]]:
-    return sorted((m.step, m.value) for m in client(home).get_metric_history(run.info.run_id, key))
+from sage_ray.record.mlflow_follower import Follower
+from sage_ray.record.mlflow_mirror import Mirror
+from sage_ray.upkeep.mlflow_sync import sync
 
 
 def test_a_run_is_projected_whole_and_once(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +142,7 @@ def test_a_kill_at_any_moment_doubles_nothing(home: Home) -> None:
     Mirror(home).parent_run("s")  # the store exists, so that the kills fall into the sending
     code = (
         "import sys; from pathlib import Path; from sage_ray.record.home import Home\n"
-        "from sage_ray.record.mlflow_mirror import Mirror, connect; from sage_ray.record.run_folder import RunFolder\n"
+        "from sage_ray.record.mlflow_mirror import Mirror; from sage_ray.record.run_folder import RunFolder\n"
         "home = Home(sys.argv[1]); mirror = Mirror(home); mirror.client; print('ready', flush=True)\n"
         "mirror.push(RunFolder.open(home.runs, 'run-1'))"
     )
@@ -200,7 +161,7 @@ def test_a_kill_at_any_moment_doubles_nothing(home: Home) -> None:
 
 
 def test_follower_mirrors_while_the_run_goes_on(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mlflow_mirror, "POLL_S", 0.05)
+    monkeypatch.setattr(mlflow_follower, "POLL_S", 0.05)
     folder = make(home, epochs=1)
     said: list[str] = []
     follower = Follower(home, folder, said.append)
@@ -216,15 +177,9 @@ def test_follower_mirrors_while_the_run_goes_on(home: Home, monkeypatch: pytest.
     assert said == []
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 def test_an_absent_server_is_said_once_and_stalls_nothing(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
-    monkeypatch.setattr(mlflow_mirror, "POLL_S", 0.05)
+    monkeypatch.setattr(mlflow_follower, "POLL_S", 0.05)
     folder = make(home)
     said: list[str] = []
     started = time.monotonic()
@@ -269,40 +224,13 @@ def server(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]
         stop(process)
 
 
-def start(uri: str, folder: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", uri.rsplit(":", 1)[1]]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", f"{folder}/served"]
-    command += ["--workers", "1"]
-    process = subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    deadline = time.monotonic() + 120
-    host, port = "127.0.0.1", int(uri.rsplit(":", 1)[1])
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with socket.create_connection((host, port), timeout=1):
-                return process
-        except OSError:
-            time.sleep(0.2)
-    stop(process)
-    raise AssertionError("mlflow server did not start")
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    process.wait(20)
-
-
 @pytest.mark.timeout(240)
 def test_a_real_server_that_goes_away_and_comes_back(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: tuple[str, list[subprocess.Popen[bytes]]]
 ) -> None:
     uri, started = server
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.setattr(mlflow_mirror, "POLL_S", 0.1)
+    monkeypatch.setattr(mlflow_follower, "POLL_S", 0.1)
     folder = make(home, epochs=1, study="s")
     started.append(start(uri, tmp_path))
     follower = Follower(home, folder, lambda line: None)

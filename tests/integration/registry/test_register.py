@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import mlflow
 import numpy as np
 import pandas as pd
@@ -10,16 +17,19 @@ import torch
 from tiny_cases import SMALLEST
 
 from sage_ray.config import resolve
-from sage_ray.errors import RunFailed
+from sage_ray.data.synth import write_dataset
+from sage_ray.errors import RunFailed, UserError
 from sage_ray.evaluation.locked_test import evaluate, score_locked_test
 from sage_ray.record.home import Home
 from sage_ray.record.model_reference import resolve_model
-from sage_ray.record.model_versions import list_versions, registry
+from sage_ray.record.model_versions import has_files, list_versions, registry
+from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunLabels
 from sage_ray.registry.final_plan import FinalPlan, declare, make_plan
 from sage_ray.registry.register import register
 from sage_ray.runtime.launch import run
 from sage_ray.study.design_schema import FINAL_ARM
+from sage_ray.terminal.cli import call
 
 TINY = SMALLEST | {"pretrain.epochs": 1, "adversarial.epochs": 1, "runtime.pictures": False}
 
@@ -85,3 +95,59 @@ def test_mlflow_has_the_runs_and_closes_their_parent(trained: Trained) -> None:
     assert text.startswith("# toy-gan") and "locked test" in text
     found = evaluate(version.uri, "test", home)
     assert found.part == "locked test" and not found.fresh and found.test_reads == 1
+
+
+def test_a_version_whose_run_was_purged_is_named_and_registered_again(
+    trained: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home, plan, scores = trained
+    version = register(plan, home, scores)
+    where = ["--home", str(home.path)]
+    assert call(["promote", "--model-name", "toy-gan", *where]) == 0
+    with registry(home) as client:
+        for run_id in plan.run_ids:
+            mlflow_run = json.loads((home.runs / run_id / "mlflow.json").read_text())["mlflow_run_id"]
+            client.delete_run(mlflow_run)
+    gc = [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", home.mlflow_uri]
+    subprocess.run(
+        gc, check=True, capture_output=True, timeout=200, env=os.environ | {"MLFLOW_TRACKING_URI": home.mlflow_uri}
+    )
+    shutil.rmtree(home.cache / "models", ignore_errors=True)
+    assert not has_files(home, version)
+    write_dataset(home.path / "pictures", 1, 32, 7)
+    predict = ["predict", "models:/toy-gan@champion", str(home.path / "pictures" / "images"), "-o"]
+    for number, verb in enumerate((["compare", "--model-name", "toy-gan"], [*predict, str(home.path / "out")])):
+        capsys.readouterr()
+        assert call([*verb, *where]) == 2, number
+        err = capsys.readouterr().err
+        assert len(err.splitlines()) == 1 and "Traceback" not in err
+        assert "models:/toy-gan/1" in err and f"sage-ray resume {plan.final_id}" in err
+    again = register(plan, home, scores)
+    assert (again.version, again.aliases) == (1, ("champion",)) and "sage.restored" in again.tags
+    assert call(["compare", "--model-name", "toy-gan", *where]) == 0
+    assert call([*predict, str(home.path / "out"), *where]) == 0
+    with registry(home) as client:
+        found = client.search_runs([client.get_experiment_by_name("sage-ray").experiment_id])
+        assert {run.info.run_name for run in found} == {plan.final_id, *plan.run_ids}
+        assert {run.info.status for run in found} == {"FINISHED"}
+    assert register(plan, home, scores).tags == again.tags, "what is there is not written again"
+
+
+def test_the_package_stands_in_for_weights_that_were_removed(trained: Trained, tmp_path: Path) -> None:
+    home, plan, scores = trained
+    version = register(plan, home, scores)
+    weights = RunFolder.open(home.runs, plan.run_ids[0]).model
+    weights.rename(tmp_path / "weights")
+    shutil.rmtree(home.artifact_root)
+    try:
+        assert not has_files(home, version)
+        assert register(plan, home, scores).version == version.version and has_files(home, version)
+        shutil.rmtree(home.artifact_root)
+        package = home.finals / plan.final_id / "package"
+        package.rename(tmp_path / "package")
+        with pytest.raises(UserError, match=f"weights of a final training are missing: .*{plan.run_ids[0]}"):
+            register(plan, home, scores)
+        (tmp_path / "package").rename(package)
+    finally:
+        (tmp_path / "weights").rename(weights)
+    assert register(plan, home, scores).version == version.version

@@ -23,7 +23,7 @@ from tiny_cases import tiny_config
 from sage_ray.config import ExperimentConfig, dump, resolve
 from sage_ray.errors import RunStopped, UserError
 from sage_ray.imaging import drawing
-from sage_ray.record import mlflow_mirror
+from sage_ray.record import mlflow_client
 from sage_ray.record.home import Home
 from sage_ray.record.mlflow_mirror import Mirror
 from sage_ray.record.run_folder import RunFolder
@@ -160,7 +160,7 @@ def test_another_run_can_start_from_a_run_by_its_name(finished: Home) -> None:
 def test_another_run_can_start_from_a_registered_model(finished: Home, tmp_path: Path) -> None:
     package = tmp_path / "package" / "artifacts"
     shutil.copytree(finished.runs / "whole" / "artifacts" / "model", package / "model")
-    client = mlflow_mirror.connect(finished)
+    client = mlflow_client.connect(finished)
     client.create_registered_model("m")
     version = client.create_model_version("m", source=package.parent.as_uri())
     client.set_registered_model_alias("m", "champion", version.version)
@@ -344,8 +344,8 @@ def test_a_run_is_mirrored_and_an_absent_server_is_no_error(home: Home, monkeypa
     assert [line for line in said if not line.startswith("data: ")] == []
     folder = RunFolder.open(home.runs, "r")
     assert Mirror(home).up_to_date(folder)
-    client = mlflow_mirror.connect(home)
-    (found,) = client.search_runs([mlflow_mirror.experiment_id(client, home)])
+    client = mlflow_client.connect(home)
+    (found,) = client.search_runs([mlflow_client.experiment_id(client, home)])
     assert (found.info.status, found.info.run_name) == ("FINISHED", "r")
     assert len(client.get_metric_history(found.info.run_id, "val/dice")) == 4
 

@@ -1,0 +1,98 @@
+"""Addresses of stores: built from paths, told apart without passwords, and shown without them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+
+NAMED_STORES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+"""Variables of the environment that hold the address of a store, and perhaps a password in it."""
+HIDDEN = "***"
+
+# In a database's URI they begin a query or a fragment, or stand for another character.
+_SPECIAL = re.compile(r"[?#]|%[0-9A-Fa-f]{2}")
+_SQLITE = re.compile(r"^(?P<scheme>sqlite(?:\+\w+)?):///(?P<path>[^?]*)(?P<query>\?.*)?$")
+_PASSWORD = re.compile(r"(?P<before>://[^\s/?#:@]*:)[^\s/?#]*(?=@)")
+_PARAMETER = re.compile(r"(?P<before>[?&][a-z_]*(?:password|passwd|token|secret|api_key)=)[^&\s'\"]*", re.IGNORECASE)
+_USER = re.compile(r"(?<=://)[^\s/?#]*@")
+# A shorter password could be part of any word of a message.
+_LEAST_CHARS = 6
+
+
+def sqlite_uri(file: Path) -> str:
+    """The address of a database file, whatever characters its path has.
+
+    The driver is named where the path has to be quoted: MLflow makes the folder of a plain sqlite address, as it is
+    spelled there.
+    """
+    text = str(file)
+    if _SPECIAL.search(text):
+        return f"sqlite+pysqlite:///{quote(text)}"
+    return f"sqlite:///{text}"
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file that a database's address names; None for every other kind of store."""
+    match = _SQLITE.match(uri)
+    return None if match is None or not match["path"] else Path(unquote(match["path"]))
+
+
+def absolute(uri: str) -> str:
+    """The address with a relative database file made absolute.
+
+    MLflow opens a relative file against the working directory, and Ray workers have another one.
+    """
+    match = _SQLITE.match(uri)
+    if match is None or not match["path"] or match["path"].startswith(("/", "file:", ":memory:")):
+        return uri
+    place = quote(str(Path.cwd())) if _SPECIAL.search(str(Path.cwd())) else str(Path.cwd())
+    return f"{match['scheme']}:///{place}/{match['path']}{match['query'] or ''}"
+
+
+def is_http(uri: str) -> bool:
+    """Whether a URI is a server's, and no database."""
+    return urlsplit(uri).scheme in ("http", "https")
+
+
+def redacted(text: str) -> str:
+    """A text without the passwords of the addresses in it, nor those of `NAMED_STORES` wherever they stand."""
+    text = _PASSWORD.sub(rf"\g<before>{HIDDEN}", text)
+    text = _PARAMETER.sub(rf"\g<before>{HIDDEN}", text)
+    for secret in _secrets():
+        text = text.replace(f":{secret}@", f":{HIDDEN}@")
+        if len(secret) >= _LEAST_CHARS:
+            text = text.replace(secret, HIDDEN)
+    return text
+
+
+def without_user(uri: str) -> str:
+    """The address without user and password, as for a browser, which asks for both."""
+    return _USER.sub("", uri, count=1)
+
+
+def _secrets() -> Iterator[str]:
+    """Passwords in the addresses of the environment, as they are written there, decoded and encoded."""
+    for name in NAMED_STORES:
+        rest = os.environ.get(name, "").partition("://")[2]
+        user_and_secret, found, _ = rest.rpartition("@")
+        secret = user_and_secret.partition(":")[2]
+        if found and secret:
+            yield from sorted({secret, unquote(secret), quote(secret, safe="")}, key=len, reverse=True)
+
+
+def store_mark(uri: str, experiment: str | None = None) -> str:
+    """A name for one experiment of one store that holds neither user nor password, so that they may change.
+
+    Args:
+        uri: of the store; what is no URI (the name of a home's own database, or a mark) is its own mark.
+        experiment: that runs are sent to; None for the usual one.
+    """
+    mark = uri
+    if "://" in uri:
+        plain = _PARAMETER.sub("", without_user(uri))
+        mark = f"sha256:{hashlib.sha256(plain.rstrip('/').encode()).hexdigest()[:32]}"
+    return mark if experiment is None else f"{mark} {experiment}"
