@@ -1,0 +1,141 @@
+"""A pilot: a few seconds of real steps of each kind of epoch of a config, to know what its epochs will take.
+
+Nothing of it is kept. The data are prepared in the home's own cache, where the study will find them; all else happens
+in memory and in a temporary folder.
+"""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from sage_ray.config import ExperimentConfig
+from sage_ray.data.prepare import PreparedData, prepare
+from sage_ray.errors import UserError
+from sage_ray.losses.perceptual import VGG19Loss, random_vgg19
+from sage_ray.record.home import Home
+from sage_ray.record.run_folder import RunFolder
+from sage_ray.runtime.launch import run, with_checkpoint
+from sage_ray.search.epoch_cost import PHASE_OF, Images, Measured, kinds_of, likeness
+from sage_ray.sections import PHASES
+from sage_ray.training.batches import Pictures, steps_per_epoch, training_batches
+from sage_ray.training.build import build_state, needs_perceptual
+from sage_ray.training.context import LocalContext, RunContext
+from sage_ray.training.loop import STEPS
+from sage_ray.training.precision import resolve_precision, use_precision
+from sage_ray.training.recipe import Recipe, build_recipe
+from sage_ray.training.scoring import validate
+from sage_ray.training.state import TrainState
+
+PILOT_S = 3.0
+"""Seconds of steps of each kind of epoch. One step is taken at least, and beside it a first one that does not count,
+unless that alone took longer than this."""
+SHORT_RUN_S = 20.0
+"""Longest time that a run of a few epochs may take, from which the seconds of a run beside its epochs are read."""
+
+
+def pilot(config: ExperimentConfig, home: Home, place: Mapping[str, Any], say: Callable[[str], None]) -> list[Measured]:
+    """Measured seconds of each kind of epoch of a config whose runtime is resolved, on this machine.
+
+    A perceptual term is computed with drawn weights: they take the time of the published ones, which need not be here.
+
+    Raises:
+        UserError: the config asks for a GPU that is not here, or for several workers, or for data that cannot be read.
+    """
+    if config.runtime.workers > 1:
+        mend = "measure with a recorded run: train one of a few epochs, then plan"
+        raise UserError("a pilot is one worker", f"resources.workers={config.runtime.workers}", mend)
+    config = with_checkpoint(config, home)
+    data = prepare(config.data, home.cache)
+    ctx = LocalContext(config.runtime)
+    use_precision(
+        resolve_precision(config.runtime.precision, ctx.device), ctx.device, deterministic=config.runtime.deterministic
+    )
+    images = Images(len(data.split.train), len(data.split.validation))
+    recipe = _recipe(config, ctx, home)
+    found: list[Measured] = []
+    for kind in kinds_of(config):
+        say(f"pilot: a few steps of {kind}")
+        seconds = _epoch_seconds(kind, config, data, ctx, recipe)
+        found.append(Measured(kind, seconds, 0, "a pilot", likeness(config, PHASE_OF[kind], images, place)))
+    rest = _rest(config, home, found)
+    return [replace(measured, rest_s=rest) for measured in found]
+
+
+def _recipe(config: ExperimentConfig, ctx: RunContext, home: Home) -> Recipe:
+    if not needs_perceptual(config):
+        return build_recipe(config, ctx, home.cache)
+    bare = config.with_sections(adversarial=config.adversarial.model_copy(update={"perceptual": "none"}))
+    loss = VGG19Loss(random_vgg19(), normalise=config.adversarial.perceptual_normalise)
+    ctx.prepare(loss)
+    return replace(build_recipe(bare, ctx, home.cache), perceptual=loss, adversarial=config.adversarial)
+
+
+def _epoch_seconds(kind: str, config: ExperimentConfig, data: PreparedData, ctx: RunContext, recipe: Recipe) -> float:
+    """Seconds of an epoch of a kind: its steps, and the scoring of the validation part."""
+    phase = PHASE_OF[kind]
+    train = Pictures(data, data.split.train, ctx.device)
+    state = build_state(config, phase, ctx)
+    epochs, freeze = config.phase(phase).epochs, config.adversarial.freeze_epochs
+    # In the middle of the epochs of this kind: there the share of steps with generated images is that of most of them.
+    middle = {"pretrain": 0, "frozen": min(freeze, epochs) // 2, "adversarial": (freeze + epochs) // 2}
+    state.phase_epoch = middle[kind]
+    taken: list[float] = []
+    while not _enough(taken, compiled=config.runtime.compile):
+        for batch, draws in training_batches(train, config, ctx, phase, state.phase_epoch):
+            taken.append(_timed(functools.partial(STEPS[phase], state, batch, draws, recipe), ctx))
+            if _enough(taken, compiled=config.runtime.compile):
+                break
+    steps = steps_per_epoch(len(train), config.phase(phase).batch_size)
+    counted = taken[1:] or taken
+    return steps * sum(counted) / len(counted) + _scoring_seconds(config, data, state, recipe, ctx)
+
+
+def _enough(taken: list[float], *, compiled: bool) -> bool:
+    if len(taken) == 1:
+        return taken[0] > PILOT_S and not compiled
+    return sum(taken[1:]) >= PILOT_S
+
+
+def _scoring_seconds(
+    config: ExperimentConfig, data: PreparedData, state: TrainState, recipe: Recipe, ctx: RunContext
+) -> float:
+    """Seconds in which the validation part is scored, from one batch of it, scored twice."""
+    settings, part = config.evaluation, data.split.validation
+    if not len(part):
+        return 0.0
+    some = Pictures(data, part[: settings.batch_size], ctx.device)
+    score = functools.partial(validate, state.evaluated, some, settings, recipe, ctx)
+    seconds = _timed(score, ctx)
+    if seconds < PILOT_S:
+        seconds = _timed(score, ctx)
+    return seconds * len(part) / len(some)
+
+
+def _rest(config: ExperimentConfig, home: Home, found: list[Measured]) -> float | None:
+    """Seconds of a run beside its epochs: begun, its weights and pictures written; None where a run takes too long."""
+    few = {name: config.phase(name).model_copy(update={"epochs": min(config.phase(name).epochs, 1)}) for name in PHASES}
+    if sum(measured.seconds for measured in found) > SHORT_RUN_S:
+        return None
+    few["adversarial"] = few["adversarial"].model_copy(update={"perceptual": "none"})
+    runtime = config.runtime.model_copy(update={"stage_store": None})
+    with tempfile.TemporaryDirectory(prefix="sage-pilot-") as folder:
+        away = Home(folder)
+        away.cache.symlink_to(home.cache)
+        record = run(config.with_sections(runtime=runtime, **few), away, "pilot", mirror=False, launcher="inline")
+        reports = RunFolder(away.runs / record.run_id).metrics()
+    return max(record.seconds - sum(float(report["seconds"]) for report in reports), 0.0)
+
+
+def _timed(work: Callable[[], object], ctx: RunContext) -> float:
+    started = time.perf_counter()
+    work()
+    if ctx.device.type == "cuda":
+        torch.cuda.synchronize(ctx.device)
+    return time.perf_counter() - started
