@@ -20,6 +20,8 @@ from sage_ray.training.terms import term_weights
 KINDS = ("pretrain", "frozen", "adversarial")
 """Kinds of epochs: phase 1, phase 2 with a frozen generator, the rest of phase 2."""
 PHASE_OF = {"pretrain": "pretrain", "frozen": "adversarial", "adversarial": "adversarial"}
+FLOPS = frozenset({"networks", "image size"})
+"""Aspects by which the FLOPs of an image differ."""
 MAX_SCALE = 4.0
 """Largest factor in the work of an epoch over which measured seconds are scaled; beyond it they say nothing."""
 
@@ -131,15 +133,22 @@ def differing(one: Likeness, other: Likeness) -> list[str]:
     return [name for name, value in one.aspects.items() if value != other.aspects[name]]
 
 
-def nearest(kind: str, wanted: Likeness, measured: Iterable[Measured]) -> list[Measured]:
+def nearest(kind: str, wanted: Likeness, measured: Iterable[Measured], *, count_flops: bool = True) -> list[Measured]:
     """The measurements of a kind of epoch that a config's seconds are taken from; [] if none will do.
 
     They are made at the same place: device, model of GPU, precision, threads. Those win that differ from the config in
     the fewest of: networks, image size, batch size, number of images, loss terms, averaged weights, augmentation; of
     several the one with the nearest work per epoch (FLOPs times images), then the first given. All measurements that
     are alike in everything count together. Where the work differs by more than a factor of `MAX_SCALE`, none will do.
+
+    Args:
+        kind: of `KINDS`.
+        wanted: what the seconds are asked for.
+        measured: all there is.
+        count_flops: false leaves out what has other networks or another image size: counting takes up to a second.
     """
     here = [m for m in measured if m.kind == kind and m.likeness.place == wanted.place]
+    here = [m for m in here if count_flops or not FLOPS & set(differing(m.likeness, wanted))]
     exact = [m for m in here if not differing(m.likeness, wanted)]
     if exact or not here:
         return exact
@@ -151,22 +160,31 @@ def nearest(kind: str, wanted: Likeness, measured: Iterable[Measured]) -> list[M
 
 def scale(kind: str, measured: Likeness, wanted: Likeness) -> float:
     """How many times as much an epoch has to compute as the measured one: FLOPs of the networks times images."""
-    if not {"networks", "image size", "number of images"} & set(differing(measured, wanted)):
-        return 1.0
-    return _work(kind, wanted) / _work(kind, measured)
+    images = _shown(wanted.images) / _shown(measured.images)
+    if not FLOPS & set(differing(measured, wanted)):
+        return images
+    return images * _flops_of(kind, wanted) / _flops_of(kind, measured)
 
 
 def seconds_of(
-    config: ExperimentConfig, images: Images, place: Mapping[str, Any], measured: Iterable[Measured]
+    config: ExperimentConfig,
+    images: Images,
+    place: Mapping[str, Any],
+    measured: Iterable[Measured],
+    *,
+    count_flops: bool = True,
 ) -> EpochSeconds | None:
-    """Seconds of each kind of epoch of a config; None if nothing near enough was measured for one of them."""
+    """Seconds of each kind of epoch of a config; None if nothing near enough was measured for one of them.
+
+    Args: as `nearest`.
+    """
     known = list(measured)
     kinds: dict[str, float] = {}
     sources: list[Measured] = []
     notes: list[str] = []
     for kind in kinds_of(config):
         wanted = likeness(config, PHASE_OF[kind], images, place)
-        found = nearest(kind, wanted, known)
+        found = nearest(kind, wanted, known, count_flops=count_flops)
         if not found:
             return None
         factor = scale(kind, found[0].likeness, wanted)
@@ -174,7 +192,8 @@ def seconds_of(
         sources += found
         unlike = differing(found[0].likeness, wanted)
         if unlike:
-            how = f"scaled by FLOPs and images, x {factor:.2f}" if factor != 1 else "taken as it is"
+            by = "FLOPs and images" if FLOPS & set(unlike) else "images"
+            how = f"scaled by {by}, x {factor:.2f}" if factor != 1 else "taken as it is"
             notes.append(f"some are not alike: {found[0].source} differs in {', '.join(unlike)}, {how}")
     rests = sorted(m.rest_s for m in sources if m.rest_s is not None)
     rest = rests[len(rests) // 2] if rests else 0.0
@@ -189,9 +208,12 @@ def steady_mean(seconds: Iterable[float]) -> float:
     return sum(middle) / len(middle)
 
 
-def _work(kind: str, of: Likeness) -> float:
-    shown = of.images.train + of.images.validation / 3  # a scored image is passed forward alone
-    return _flops(_networks_alone(of.config, PHASE_OF[kind])) * shown
+def _shown(images: Images) -> float:
+    return images.train + images.validation / 3  # a scored image is passed forward alone
+
+
+def _flops_of(kind: str, of: Likeness) -> float:
+    return float(_flops(_networks_alone(of.config, PHASE_OF[kind])))
 
 
 def _networks_alone(config: ExperimentConfig, phase: str) -> ExperimentConfig:

@@ -109,7 +109,7 @@ def _forecast(spec: StudySpec, home: Home, placement: Placement) -> dict[str, An
     planned = list(planned_runs(spec, samples, StudyData(home)))
     store = StageStore(spec.base.runtime.stage_store or home.stages)
     measured = recorded_epochs(home, trial_place(spec.base, placement), RUNS_READ)
-    clock = Clock(spec, placement, measured, store)
+    clock = Clock(spec, placement, measured, store, count_flops=False)
     timed = clock.timed(planned) if measured else None
     counted = [each.run for each in planned]
     half = len(samples) // 2

@@ -9,8 +9,8 @@ from __future__ import annotations
 import functools
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -36,6 +36,10 @@ from sage_ray.training.state import TrainState
 PILOT_S = 3.0
 """Seconds of steps of each kind of epoch. One step is taken at least, and beside it a first one that does not count,
 unless that alone took longer than this."""
+STEP_S = 6.0
+"""Longest time that a step on a larger part of an image may be expected to take, for it to be tried."""
+SHRINKS, LEAST_SIDE = (8, 4, 2, 1), 64
+"""By how much the sides of an image are shortened, and how short a side may become, in pixels."""
 SHORT_RUN_S = 20.0
 """Longest time that a run of a few epochs may take, from which the seconds of a run beside its epochs are read."""
 
@@ -62,8 +66,9 @@ def pilot(config: ExperimentConfig, home: Home, place: Mapping[str, Any], say: C
     found: list[Measured] = []
     for kind in kinds_of(config):
         say(f"pilot: a few steps of {kind}")
-        seconds = _epoch_seconds(kind, config, data, ctx, recipe)
-        found.append(Measured(kind, seconds, 0, "a pilot", likeness(config, PHASE_OF[kind], images, place)))
+        timed = _epoch_seconds(kind, config, data, ctx, recipe)
+        source = "a pilot" if timed.share == 1 else f"a pilot on 1/{1 / timed.share:.0f} of the area of each image"
+        found.append(Measured(kind, timed.seconds, 0, source, likeness(config, PHASE_OF[kind], images, place)))
     rest = _rest(config, home, found)
     return [replace(measured, rest_s=rest) for measured in found]
 
@@ -77,24 +82,69 @@ def _recipe(config: ExperimentConfig, ctx: RunContext, home: Home) -> Recipe:
     return replace(build_recipe(bare, ctx, home.cache), perceptual=loss, adversarial=config.adversarial)
 
 
-def _epoch_seconds(kind: str, config: ExperimentConfig, data: PreparedData, ctx: RunContext, recipe: Recipe) -> float:
-    """Seconds of an epoch of a kind: its steps, and the scoring of the validation part."""
+@dataclass(frozen=True)
+class _Timed:
+    """Seconds of an epoch, and the share of each image's area that it was measured on."""
+
+    seconds: float
+    share: float
+
+
+def _epoch_seconds(kind: str, config: ExperimentConfig, data: PreparedData, ctx: RunContext, recipe: Recipe) -> _Timed:
+    """An epoch of a kind: its steps, and the scoring of the validation part.
+
+    Steps are tried on a small part of each image first, then on larger ones for as long as one may be expected to take
+    at most `STEP_S`. Where whole images take longer, seconds grow with the area: all networks are convolutions, and
+    attention that is linear in pixels.
+    """
     phase = PHASE_OF[kind]
-    train = Pictures(data, data.split.train, ctx.device)
     state = build_state(config, phase, ctx)
     epochs, freeze = config.phase(phase).epochs, config.adversarial.freeze_epochs
     # In the middle of the epochs of this kind: there the share of steps with generated images is that of most of them.
     middle = {"pretrain": 0, "frozen": min(freeze, epochs) // 2, "adversarial": (freeze + epochs) // 2}
     state.phase_epoch = middle[kind]
+    parts = _parts(config)
     taken: list[float] = []
-    while not _enough(taken, compiled=config.runtime.compile):
-        for batch, draws in training_batches(train, config, ctx, phase, state.phase_epoch):
-            taken.append(_timed(functools.partial(STEPS[phase], state, batch, draws, recipe), ctx))
-            if _enough(taken, compiled=config.runtime.compile):
-                break
-    steps = steps_per_epoch(len(train), config.phase(phase).batch_size)
+    for size, larger in zip(parts, [*parts[1:], None], strict=True):
+        part = _cut(data, size)
+        steps = _steps(phase, config, Pictures(part, part.split.train, ctx.device), state, ctx, recipe)
+        taken = [next(steps)]
+        if larger is not None and taken[0] * _area(larger) / _area(size) <= STEP_S:
+            continue
+        while not _enough(taken, compiled=config.runtime.compile):
+            taken.append(next(steps))
+        break
+    share = _area(size) / _area(config.data.image_size)
     counted = taken[1:] or taken
-    return steps * sum(counted) / len(counted) + _scoring_seconds(config, data, state, recipe, ctx)
+    per_epoch = steps_per_epoch(len(data.split.train), config.phase(phase).batch_size)
+    seconds = per_epoch * sum(counted) / len(counted) + _scoring_seconds(config, part, state, recipe, ctx)
+    return _Timed(seconds / share, share)
+
+
+def _steps(
+    phase: str, config: ExperimentConfig, train: Pictures, state: TrainState, ctx: RunContext, recipe: Recipe
+) -> Iterator[float]:
+    """Seconds of one step after another, without end."""
+    while True:
+        for batch, draws in training_batches(train, config, ctx, phase, state.phase_epoch):
+            yield _timed(functools.partial(STEPS[phase], state, batch, draws, recipe), ctx)
+
+
+def _parts(config: ExperimentConfig) -> list[tuple[int, int]]:
+    """Sizes of parts of an image that steps are tried on, the whole image last; it alone where networks are compiled."""
+    rows, columns = config.data.image_size
+    shrinks = (1,) if config.runtime.compile else SHRINKS
+    sizes = [(max(rows // s, min(rows, LEAST_SIDE)), max(columns // s, min(columns, LEAST_SIDE))) for s in shrinks]
+    return list(dict.fromkeys(sizes))
+
+
+def _cut(data: PreparedData, size: tuple[int, int]) -> PreparedData:
+    rows, columns = size
+    return replace(data, images=data.images[:, :rows, :columns], masks=data.masks[:, :rows, :columns])
+
+
+def _area(size: tuple[int, int]) -> int:
+    return size[0] * size[1]
 
 
 def _enough(taken: list[float], *, compiled: bool) -> bool:
@@ -106,7 +156,7 @@ def _enough(taken: list[float], *, compiled: bool) -> bool:
 def _scoring_seconds(
     config: ExperimentConfig, data: PreparedData, state: TrainState, recipe: Recipe, ctx: RunContext
 ) -> float:
-    """Seconds in which the validation part is scored, from one batch of it, scored twice."""
+    """Seconds in which the validation part is scored, from one batch of it, scored twice where that is short."""
     settings, part = config.evaluation, data.split.validation
     if not len(part):
         return 0.0

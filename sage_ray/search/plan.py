@@ -177,8 +177,9 @@ def time_basis(used: Sequence[Measured], notes: Sequence[str]) -> list[str]:
     if runs:
         named = ", ".join(runs[:3]) + (f" and {len(runs) - 3} more" if len(runs) > 3 else "")
         lines.append(f"{sum(m.epochs for m in used)} epochs of {named}")
-    if any(not m.epochs for m in used):
-        lines.append("a pilot: a few steps of each phase of the base, alone on the machine")
+    pilots = list(dict.fromkeys(m.source for m in used if not m.epochs))
+    if pilots:
+        lines.append(f"{' and '.join(pilots)}: a few steps of each phase of the base, one trial alone")
     return [*lines, *notes]
 
 

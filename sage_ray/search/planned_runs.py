@@ -151,10 +151,19 @@ class Clock:
         placement: of it.
         measured: seconds of epochs.
         store: has stages that need not be trained again.
+        count_flops: whether seconds may be those of other networks, scaled by FLOPs, which takes a second to count.
     """
 
-    def __init__(self, spec: StudySpec, placement: Placement, measured: Sequence[Measured], store: StageStore) -> None:
-        self._measured, self._store = measured, store
+    def __init__(
+        self,
+        spec: StudySpec,
+        placement: Placement,
+        measured: Sequence[Measured],
+        store: StageStore,
+        *,
+        count_flops: bool = True,
+    ) -> None:
+        self._measured, self._store, self._count_flops = measured, store, count_flops
         self._place = trial_place(spec.base, placement)
         self._slots = placement.trials_at_once
         self._workers, self._gpus = spec.base.runtime.workers, gpus_held(spec.base.runtime)
@@ -193,5 +202,7 @@ class Clock:
         seen = [likeness(config, phase, planned.images, {}).aspects for phase in PHASES if config.phase(phase).epochs]
         name = repr((seen, kinds_of(config), config.adversarial.freeze_epochs))
         if name not in self._known:
-            self._known[name] = seconds_of(config, planned.images, self._place, self._measured)
+            self._known[name] = seconds_of(
+                config, planned.images, self._place, self._measured, count_flops=self._count_flops
+            )
         return self._known[name]
