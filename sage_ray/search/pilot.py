@@ -131,7 +131,7 @@ def _steps(
 
 
 def _parts(config: ExperimentConfig) -> list[tuple[int, int]]:
-    """Sizes of parts of an image that steps are tried on, the whole image last; it alone where networks are compiled."""
+    """Sizes of parts of an image that steps are tried on, the whole image last; it alone where they are compiled."""
     rows, columns = config.data.image_size
     shrinks = (1,) if config.runtime.compile else SHRINKS
     sizes = [(max(rows // s, min(rows, LEAST_SIDE)), max(columns // s, min(columns, LEAST_SIDE))) for s in shrinks]

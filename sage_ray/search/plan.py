@@ -134,7 +134,6 @@ def plan(
     runs = [each.run for each in planned]
     store = StageStore(spec.base.runtime.stage_store or home.stages)
     epochs = count_epochs(runs, store)
-    disk = _disk(planned, epochs.stages, store, home) | {"cache": identity.cache_bytes / GB}
     clock = Clock(spec, placement, _measured(spec, placement, home, pilot, say), store)
     timed = clock.timed(planned)
     hours = clock.hours(timed) if timed else None
@@ -153,14 +152,8 @@ def plan(
         not_run=spec.not_run(),
         details=spec.details(),
         data=headline(prepare(spec.base.data, home.cache), spec.base.data),
-        device=placement.device,
-        gpu=placement.gpu,
-        precision=placement.precision,
-        trials_at_once=placement.trials_at_once,
-        placement=placement.lines(),
-        disk_gb=round(sum(disk.values()), 6),
-        disk_parts={part: round(size, 6) for part, size in disk.items()},
-        disk_free_gb=None if store.local_root is None else round(free_bytes(store.local_root) / GB, 3),
+        **_placement(placement),
+        **_disk(planned, epochs.stages, identity, store, home),
         **_hours(spec, hours, price),
         time_basis=time_basis(clock.used, clock.notes) if timed else [],
         upper_bound=spec.scheduler.name == "asha",
@@ -207,8 +200,15 @@ def _hours(spec: StudySpec, hours: Hours | None, price: float | None) -> dict[st
     }
 
 
-def _disk(planned: Sequence[PlannedRun], longest: dict[str, int], store: StageStore, home: Home) -> dict[str, float]:
-    """10^9 bytes of the snapshots and of the results of a study."""
+def _placement(placement: Placement) -> dict[str, Any]:
+    names = ("device", "gpu", "precision", "trials_at_once")
+    return {name: getattr(placement, name) for name in names} | {"placement": placement.lines()}
+
+
+def _disk(
+    planned: Sequence[PlannedRun], longest: dict[str, int], identity: StudyData, store: StageStore, home: Home
+) -> dict[str, Any]:
+    """What a study will hold on disk, in 10^9 bytes: snapshots, results, decoded data; and how much is free."""
     ends: dict[str, set[int]] = {}
     snapshots = results = 0
     first: dict[str, PlannedRun] = {}
@@ -222,7 +222,12 @@ def _disk(planned: Sequence[PlannedRun], longest: dict[str, int], store: StageSt
     for key, epochs in longest.items():
         if store.latest(key, epochs) < epochs:
             snapshots += kept_bytes(footprints(first[key].config)[phases[key]], epochs, ends[key])
-    return {"snapshots": snapshots / GB, "results": (results + DATABASE_BYTES) / GB}
+    parts = {"snapshots": snapshots, "results": results + DATABASE_BYTES, "cache": identity.cache_bytes}
+    return {
+        "disk_gb": round(sum(parts.values()) / GB, 6),
+        "disk_parts": {part: round(size / GB, 6) for part, size in parts.items()},
+        "disk_free_gb": None if store.local_root is None else round(free_bytes(store.local_root) / GB, 3),
+    }
 
 
 def _first(spec: StudySpec, samples: Sequence[Sample]) -> list[dict[str, Any]]:
