@@ -13,7 +13,16 @@ from sage_ray.search.budget import Trim, trimmed
 from sage_ray.search.epoch_cost import Measured
 from sage_ray.search.pilot import pilot as take_pilot
 from sage_ray.search.placement import Placement, placed
-from sage_ray.search.planned_runs import Clock, Hours, PlannedRun, StudyData, count_epochs, planned_runs, trial_place
+from sage_ray.search.planned_runs import (
+    Clock,
+    Epochs,
+    Hours,
+    PlannedRun,
+    StudyData,
+    count_epochs,
+    planned_runs,
+    trial_place,
+)
 from sage_ray.search.recorded_epochs import recorded_epochs
 from sage_ray.search.stage_tree import StageNode, stage_tree
 from sage_ray.stages.store import StageStore
@@ -136,16 +145,12 @@ def plan(
     epochs = count_epochs(runs, store)
     clock = Clock(spec, placement, _measured(spec, placement, home, pilot, say), store)
     timed = clock.timed(planned)
-    hours = clock.hours(timed) if timed else None
     exact = len(spec.fixed) >= len(samples)
     return Plan(
         study=spec.name,
         trials=len(samples),
         runs=len(planned),
-        stages=len(epochs.stages),
-        epochs_without_reuse=epochs.without_reuse,
-        epochs_with_reuse=epochs.with_reuse,
-        epochs_stored=epochs.stored,
+        **_epochs(epochs),
         exact=exact,
         note=_note(spec, exact),
         kind=spec.kind,
@@ -154,7 +159,7 @@ def plan(
         data=headline(prepare(spec.base.data, home.cache), spec.base.data),
         **_placement(placement),
         **_disk(planned, epochs.stages, identity, store, home),
-        **_hours(spec, hours, price),
+        **_hours(spec, clock.hours(timed) if timed else None, price),
         time_basis=time_basis(clock.used, clock.notes) if timed else [],
         upper_bound=spec.scheduler.name == "asha",
         tree=stage_tree(runs),
@@ -198,6 +203,11 @@ def _hours(spec: StudySpec, hours: Hours | None, price: float | None) -> dict[st
         "price": None if price is None else round(price * paid, 6),
         "price_per": per,
     }
+
+
+def _epochs(epochs: Epochs) -> dict[str, Any]:
+    counted = {"without_reuse": epochs.without_reuse, "with_reuse": epochs.with_reuse, "stored": epochs.stored}
+    return {"stages": len(epochs.stages)} | {f"epochs_{name}": count for name, count in counted.items()}
 
 
 def _placement(placement: Placement) -> dict[str, Any]:
