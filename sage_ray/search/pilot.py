@@ -26,7 +26,7 @@ from sage_ray.search.epoch_cost import PHASE_OF, Images, Measured, kinds_of, lik
 from sage_ray.sections import PHASES
 from sage_ray.training.batches import Pictures, steps_per_epoch, training_batches
 from sage_ray.training.build import build_state, needs_perceptual
-from sage_ray.training.context import LocalContext, RunContext
+from sage_ray.training.context import LocalContext, RunContext, computed_on
 from sage_ray.training.loop import STEPS
 from sage_ray.training.precision import resolve_precision, use_precision
 from sage_ray.training.recipe import Recipe, build_recipe
@@ -50,7 +50,8 @@ def pilot(config: ExperimentConfig, home: Home, place: Mapping[str, Any], say: C
     A perceptual term is computed with drawn weights: they take the time of the published ones, which need not be here.
 
     Raises:
-        UserError: the config asks for a GPU that is not here, or for several workers, or for data that cannot be read.
+        UserError: the config asks for a GPU that is not here, or for several workers, or for data that cannot be read; or the
+            trials compute on another GPU than this machine has.
     """
     if config.runtime.workers > 1:
         mend = "measure with a recorded run: train one of a few epochs, then plan"
@@ -58,6 +59,10 @@ def pilot(config: ExperimentConfig, home: Home, place: Mapping[str, Any], say: C
     config = with_checkpoint(config, home)
     data = prepare(config.data, home.cache)
     ctx = LocalContext(config.runtime)
+    here = computed_on(ctx.device)
+    if place["gpu"] is not None and place["gpu"] not in here:
+        mend = "ask for it on a machine that the trials run on"
+        raise UserError(f"the pilot would run on {here}, the trials on {place['gpu']}", "--pilot", mend)
     use_precision(
         resolve_precision(config.runtime.precision, ctx.device), ctx.device, deterministic=config.runtime.deterministic
     )
