@@ -50,8 +50,8 @@ def pilot(config: ExperimentConfig, home: Home, place: Mapping[str, Any], say: C
     A perceptual term is computed with drawn weights: they take the time of the published ones, which need not be here.
 
     Raises:
-        UserError: the config asks for a GPU that is not here, or for several workers, or for data that cannot be read; or the
-            trials compute on another GPU than this machine has.
+        UserError: the config asks for a GPU that is not here, or for several workers, or for data that cannot be read;
+            or the trials compute on another GPU than this machine has.
     """
     if config.runtime.workers > 1:
         mend = "measure with a recorded run: train one of a few epochs, then plan"
