@@ -12,6 +12,7 @@ from sage_ray.record.home import Home
 from sage_ray.runtime.disk_space import check_space, run_need
 from sage_ray.search.changes import Change, changed_spec, check_changes
 from sage_ray.search.earlier import with_earlier
+from sage_ray.search.forecast import note_forecast
 from sage_ray.search.halt import FAULT, INTERRUPTED, Halt, terminated_as_interrupted
 from sage_ray.search.opening import check_wish, failed_trials, open_storage, refuse_taken_name, write_study
 from sage_ray.search.parent_run import ParentRun
@@ -148,6 +149,7 @@ def _start(folder: StudyFolder, spec: StudySpec, fingerprint: str, start: _Start
         folder.path.mkdir(parents=True, exist_ok=True)
         with folder.driver_lock(), terminated_as_interrupted():
             write_study(folder, spec, fingerprint, start.changes)
+            note_forecast(spec, folder, placement)
             storage = open_storage(folder, spec, fingerprint, watch, start.again)
             return _drive(folder, spec, storage, watch, placement)
 

@@ -1,24 +1,37 @@
-"""What a study will cost before it runs: trials, runs, distinct stages, epochs with and without reuse, and disk."""
+"""What a study will cost before it runs: trials, runs, distinct stages, epochs with and without reuse, disk, hours."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
-from sage_ray.config import ExperimentConfig, stable_hash
 from sage_ray.data.prepare import headline, prepare
-from sage_ray.errors import UserError
 from sage_ray.record.home import Home
 from sage_ray.runtime.disk_space import DATABASE_BYTES, GB, free_bytes, kept_bytes, result_bytes
-from sage_ray.search.placement import placed
-from sage_ray.sections import DataConfig
-from sage_ray.stages.keys import stage_keys
+from sage_ray.search.budget import Trim, trimmed
+from sage_ray.search.epoch_cost import Measured
+from sage_ray.search.pilot import pilot as take_pilot
+from sage_ray.search.placement import Placement, placed
+from sage_ray.search.planned_runs import (
+    Clock,
+    Epochs,
+    Hours,
+    PlannedRun,
+    StudyData,
+    count_epochs,
+    planned_runs,
+    trial_place,
+)
+from sage_ray.search.recorded_epochs import recorded_epochs
+from sage_ray.search.stage_tree import StageNode, stage_tree
 from sage_ray.stages.store import StageStore
+from sage_ray.study.dimension import Sample
 from sage_ray.study.spec import Kind, StudySpec
-from sage_ray.training.context import choose_device, numerics
-from sage_ray.training.footprint import StageFootprint, footprints
+from sage_ray.training.footprint import footprints
+
+FIRST = 5
+"""Trials whose configurations are shown."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,17 @@ class Plan:
         disk_gb: what the study will at most hold on disk beside what is stored already, in 10^9 bytes: `disk_parts` has
             its snapshots, its runs' results, and the decoded data.
         disk_free_gb: free where the snapshots go; None: an object store, which cannot tell.
+        gpu_hours: hours that GPUs are held, waiting for a stage of another trial included; 0 on a CPU; None: not known.
+        worker_hours: hours that workers are held, likewise.
+        waiting_hours: of `worker_hours`, those in which a trial waits.
+        wall_hours: from the start of the driver to its end; None: not known.
+        price: of all of it; None without a price per hour, or where the time is not known.
+        price_per: the hour that the price is for.
+        time_basis: what the hours rest on, in words.
+        upper_bound: whether trials may be stopped early, so that less is computed.
+        tree: the distinct stages, each with what goes on from it.
+        first: parameters of the first trials.
+        trim: what fits into a budget of hours, if one was given.
     """
 
     study: str
@@ -69,16 +93,44 @@ class Plan:
     disk_gb: float = 0.0
     disk_parts: dict[str, float] = field(default_factory=dict)
     disk_free_gb: float | None = None
+    gpu_hours: float | None = None
+    worker_hours: float | None = None
+    waiting_hours: float | None = None
+    wall_hours: float | None = None
+    price: float | None = None
+    price_per: str = ""
+    time_basis: list[str] = field(default_factory=list)
+    upper_bound: bool = False
+    tree: list[StageNode] = field(default_factory=list)
+    first: list[dict[str, Any]] = field(default_factory=list)
+    trim: Trim | None = None
 
 
-def plan(spec: StudySpec, home: Home) -> Plan:
-    """The cost of a search space or of an ablation design under `home`; trains nothing.
+def plan(
+    spec: StudySpec,
+    home: Home,
+    *,
+    price: float | None = None,
+    pilot: bool = False,
+    budget_hours: float | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Plan:
+    """The cost of a search space or of an ablation design under `home`; trains nothing unless a pilot is asked for.
 
     Stage keys are those of the device that the trials will have: `auto` looks at the cluster of `RAY_ADDRESS`, or at
     this machine; on a login node without either, `resources.gpu` or `runtime.device: cuda` says that it will be a GPU.
 
+    Args:
+        spec: the study.
+        home: its recorded runs say what an epoch takes; its stage store, what is trained already.
+        price: of a GPU for an hour; on a CPU, of a worker with its CPUs.
+        pilot: take some steps of each phase of the study's base to measure what an epoch takes.
+        budget_hours: hours of GPUs (on a CPU, of workers) that the study is to be trimmed to.
+        say: told what a pilot does.
+
     Raises:
-        UserError: a problem of the data, no room for a trial, or a cluster that does not answer.
+        UserError: a problem of the data, no room for a trial, a cluster that does not answer, a pilot where its device
+            is not, or a budget that not even the first trial fits in.
     """
     from sage_ray.search.ray_session import seen_machines
     from sage_ray.search.sampling import simulate
@@ -87,86 +139,109 @@ def plan(spec: StudySpec, home: Home) -> Plan:
         spec, placement = placed(spec, machines, elsewhere=True)
     samples = simulate(spec, spec.trials)
     identity = StudyData(home)
-    ends: dict[str, set[int]] = {}
-    sizes: dict[str, StageFootprint] = {}
-    total = runs = results = 0
-    for number, sample in enumerate(samples):
-        for place in spec.run_grid(number):
-            config = spec.config(sample.values, place.seed, place.fold)
-            runs += 1
-            results += result_bytes(config, home)
-            for phase, key in identity.keys(config).items():
-                epochs = config.phase(phase).epochs
-                total += epochs
-                ends.setdefault(key, set()).add(epochs)
-                if key not in sizes:
-                    sizes[key] = footprints(config)[phase]
-    longest = {key: max(epochs) for key, epochs in ends.items()}
+    planned = list(planned_runs(spec, samples, identity))
+    runs = [each.run for each in planned]
     store = StageStore(spec.base.runtime.stage_store or home.stages)
-    stored = sum(store.latest(key, epochs) for key, epochs in longest.items())
-    missing = [key for key, epochs in longest.items() if store.latest(key, epochs) < epochs]
-    snapshots = sum(kept_bytes(sizes[key], longest[key], ends[key]) for key in missing)
-    disk = {"snapshots": snapshots / GB, "results": (results + DATABASE_BYTES) / GB, "cache": identity.cache_bytes / GB}
+    epochs = count_epochs(runs, store)
+    clock = Clock(spec, placement, _measured(spec, placement, home, pilot, say), store)
+    timed = clock.timed(planned)
     exact = len(spec.fixed) >= len(samples)
     return Plan(
         study=spec.name,
         trials=len(samples),
-        runs=runs,
-        stages=len(longest),
-        epochs_without_reuse=total,
-        epochs_with_reuse=sum(longest.values()),
-        epochs_stored=stored,
+        runs=len(planned),
+        **_epochs(epochs),
         exact=exact,
         note=_note(spec, exact),
         kind=spec.kind,
         not_run=spec.not_run(),
         details=spec.details(),
         data=headline(prepare(spec.base.data, home.cache), spec.base.data),
-        device=placement.device,
-        gpu=placement.gpu,
-        precision=placement.precision,
-        trials_at_once=placement.trials_at_once,
-        placement=placement.lines(),
-        disk_gb=round(sum(disk.values()), 6),
-        disk_parts={part: round(size, 6) for part, size in disk.items()},
-        disk_free_gb=None if store.local_root is None else round(free_bytes(store.local_root) / GB, 3),
+        **_placement(placement),
+        **_disk(planned, epochs.stages, identity, store, home),
+        **_hours(spec, clock.hours(timed) if timed else None, price),
+        time_basis=time_basis(clock.used, clock.notes) if timed else [],
+        upper_bound=spec.scheduler.name == "asha",
+        tree=stage_tree(runs),
+        first=_first(spec, samples),
+        trim=None if budget_hours is None else trimmed(spec, clock, timed, budget_hours),
     )
 
 
-def trial_numerics(config: ExperimentConfig) -> dict[str, Any]:
-    """The numerics that a worker of a trial will have, computed on a machine that need not have its GPU."""
-    runtime = config.runtime
-    # A study that was never begun, or not by a driver, has not settled its device: then it is that of this machine.
-    device = choose_device("auto") if runtime.device == "auto" else torch.device(runtime.device)
-    numbers = numerics(runtime, device, runtime.workers)
-    return numbers | ({"threads": runtime.threads} if "threads" in numbers and device.type == "cpu" else {})
+def time_basis(used: Sequence[Measured], notes: Sequence[str]) -> list[str]:
+    """What hours rest on: how many measured epochs of which runs, or a pilot, and what is not alike."""
+    runs = list(dict.fromkeys(m.source for m in used if m.epochs))
+    lines = []
+    if runs:
+        named = ", ".join(runs[:3]) + (f" and {len(runs) - 3} more" if len(runs) > 3 else "")
+        lines.append(f"{sum(m.epochs for m in used)} epochs of {named}")
+    pilots = list(dict.fromkeys(m.source for m in used if not m.epochs))
+    if pilots:
+        lines.append(f"{' and '.join(pilots)}: a few steps of each phase of the base, one trial alone")
+    return [*lines, *notes]
 
 
-class StudyData:
-    """Stage keys of configs; the data of each distinct data section are prepared once."""
+def _measured(
+    spec: StudySpec, placement: Placement, home: Home, pilot: bool, say: Callable[[str], None]
+) -> list[Measured]:
+    place = trial_place(spec.base, placement)
+    return take_pilot(spec.base, home, place, say) if pilot else recorded_epochs(home, place)
 
-    def __init__(self, home: Home) -> None:
-        self._home = home
-        self._seen: dict[str, tuple[str, str]] = {}
-        self.cache_bytes = 0
-        """Bytes of the decoded images and masks of all data sections so far."""
 
-    def keys(self, config: ExperimentConfig) -> dict[str, str]:
-        """Stage keys of a config on its data, by phase."""
-        fingerprint, split_id = self._data(config.data)
-        try:
-            return stage_keys(config, fingerprint, split_id, trial_numerics(config))
-        except OSError as error:
-            where = f"pretrain.checkpoint={config.pretrain.checkpoint}"
-            raise UserError("cannot be read", where, f"give a safetensors file ({error.strerror})") from None
+def _hours(spec: StudySpec, hours: Hours | None, price: float | None) -> dict[str, Any]:
+    on_gpu = spec.base.runtime.device == "cuda"
+    cpus = spec.file.resources.cpu
+    per = "GPU-hour" if on_gpu else f"hour of a worker ({cpus:g} CPU{'s' if cpus != 1 else ''})"
+    if hours is None:
+        return {"price_per": per}
+    paid = hours.gpu if on_gpu else hours.worker
+    return {
+        "gpu_hours": round(hours.gpu, 6),
+        "worker_hours": round(hours.worker, 6),
+        "waiting_hours": round(hours.waiting, 6),
+        "wall_hours": None if hours.wall is None else round(hours.wall, 6),
+        "price": None if price is None else round(price * paid, 6),
+        "price_per": per,
+    }
 
-    def _data(self, data: DataConfig) -> tuple[str, str]:
-        name = stable_hash(data.model_dump(mode="json", exclude={"augment"}))
-        if name not in self._seen:
-            prepared = prepare(data, self._home.cache)
-            self.cache_bytes += prepared.images.nbytes + prepared.masks.nbytes
-            self._seen[name] = (prepared.fingerprint, prepared.split.split_id)
-        return self._seen[name]
+
+def _epochs(epochs: Epochs) -> dict[str, Any]:
+    counted = {"without_reuse": epochs.without_reuse, "with_reuse": epochs.with_reuse, "stored": epochs.stored}
+    return {"stages": len(epochs.stages)} | {f"epochs_{name}": count for name, count in counted.items()}
+
+
+def _placement(placement: Placement) -> dict[str, Any]:
+    names = ("device", "gpu", "precision", "trials_at_once")
+    return {name: getattr(placement, name) for name in names} | {"placement": placement.lines()}
+
+
+def _disk(
+    planned: Sequence[PlannedRun], longest: dict[str, int], identity: StudyData, store: StageStore, home: Home
+) -> dict[str, Any]:
+    """What a study will hold on disk, in 10^9 bytes: snapshots, results, decoded data; and how much is free."""
+    ends: dict[str, set[int]] = {}
+    snapshots = results = 0
+    first: dict[str, PlannedRun] = {}
+    phases: dict[str, str] = {}
+    for each in planned:
+        results += result_bytes(each.config, home)
+        for stage in each.run.stages:
+            ends.setdefault(stage.key, set()).add(stage.epochs)
+            first.setdefault(stage.key, each)
+            phases[stage.key] = stage.phase
+    for key, epochs in longest.items():
+        if store.latest(key, epochs) < epochs:
+            snapshots += kept_bytes(footprints(first[key].config)[phases[key]], epochs, ends[key])
+    parts = {"snapshots": snapshots, "results": results + DATABASE_BYTES, "cache": identity.cache_bytes}
+    return {
+        "disk_gb": round(sum(parts.values()) / GB, 6),
+        "disk_parts": {part: round(size / GB, 6) for part, size in parts.items()},
+        "disk_free_gb": None if store.local_root is None else round(free_bytes(store.local_root) / GB, 3),
+    }
+
+
+def _first(spec: StudySpec, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    return [{"number": number, "params": sample.params} for number, sample in enumerate(samples[:FIRST])]
 
 
 def _note(spec: StudySpec, exact: bool) -> str:

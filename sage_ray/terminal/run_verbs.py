@@ -142,13 +142,38 @@ def train(
 
 
 @verb(app, "plan")
-def plan(session: Session, space: StudyFile, sets: Sets = None, name: StudyName = None) -> Answer:
-    """Count runs, distinct stages and epochs of a search or an ablation, with and without reuse; trains nothing."""
+def plan(
+    session: Session,
+    space: StudyFile,
+    sets: Sets = None,
+    name: StudyName = None,
+    price: Annotated[
+        float | None, typer.Option("--price", min=0, help="Of a GPU for an hour; on a CPU, of a worker.")
+    ] = None,
+    pilot: Annotated[
+        bool, typer.Option("--pilot", help="Take a few steps of each phase to measure what an epoch takes.")
+    ] = False,
+    budget: Annotated[
+        float | None,
+        typer.Option("--budget-gpu-hours", min=0, help="Trim the study to these hours; on a CPU, of workers."),
+    ] = None,
+    svg: Annotated[
+        Path | None, typer.Option("--svg", metavar="FILE", help="Draw the tree of stages into this file.")
+    ] = None,
+) -> Answer:
+    """Say what a search or an ablation will cost: epochs with and without reuse, hours, price and disk.
+
+    Hours come from epochs that runs of this home have recorded, or from a pilot. Nothing is trained without --pilot,
+    and nothing of a pilot is kept.
+    """
     from sage_ray.search.plan import plan as count
     from sage_ray.study.design import load_spec
-    from sage_ray.terminal.verb_answers import planned
+    from sage_ray.terminal.plan_answers import Asked, planned
 
-    return planned(count(load_spec(space, sets or []), session.home), space, sets or [], name, session)
+    spec = load_spec(space, sets or [])
+    say = session.watch.line if pilot else lambda line: None
+    found = count(spec, session.home, price=price, pilot=pilot, budget_hours=budget, say=say)
+    return planned(found, Asked(space, sets or [], name, price, svg), session)
 
 
 @verb(app, "sweep")

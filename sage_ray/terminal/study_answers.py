@@ -43,7 +43,16 @@ def swept(status: StudyStatus, session: Session) -> Answer:
     else:
         verbs = ("resume",)
     follow = [session.command(f"{v} {status.study}") for v in verbs]
-    return Answer(study_lines(status), plain(status), paths, follow, replaces_picture=True)
+    told, fields = against_plan(status, session)
+    return Answer([*study_lines(status), *told], plain(status) | fields, paths, follow, replaces_picture=True)
+
+
+def against_plan(status: StudyStatus, session: Session) -> tuple[list[str], dict[str, Any]]:
+    """Of a finished study, what it was planned to take beside what it took: a line, and the same as a field."""
+    from sage_ray.search.forecast import planned_and_taken
+
+    found = planned_and_taken(status.study, session.home) if status.state == "finished" else None
+    return ([], {}) if found is None else ([found.line()], {"planned": plain(found)})
 
 
 def ended(answer: Answer, status: StudyStatus, session: Session) -> Answer:
@@ -70,7 +79,8 @@ def ablated(result: AblationResult, session: Session) -> Answer:
     else:
         verbs = ("status", "stop") if found.state == "running" else ("resume",)
         follow = [session.command(f"{verb} {found.study}") for verb in verbs]
-    return Answer(arm_lines(result), fields, paths, follow)
+    told, planned = against_plan(found, session)
+    return Answer([*arm_lines(result), *told], fields | planned, paths, follow)
 
 
 def arm_lines(result: AblationResult) -> list[str]:

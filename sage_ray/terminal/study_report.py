@@ -54,6 +54,7 @@ def markdown(study: StudyStatus, home: Home) -> list[str]:
         "## Cost",
         "",
         *_cost(records),
+        *_planned(study, home),
         "",
         "## Provenance",
         "",
@@ -147,6 +148,13 @@ def _cost(records: list[RunRecord]) -> list[str]:
         f"synthetic steps {sum(r.synthetic_steps for r in records)}; "
         f"test reads {sum(r.test_reads for r in records)} (no training ever sees the test set).",
     ]
+
+
+def _planned(study: StudyStatus, home: Home) -> list[str]:
+    from sage_ray.search.forecast import planned_line
+
+    line = planned_line(study.study, home) if study.state == "finished" else None
+    return ["", f"{line[:1].upper()}{line[1:]}."] if line else []
 
 
 def _provenance(records: list[RunRecord]) -> list[str]:

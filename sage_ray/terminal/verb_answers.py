@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sage_ray.errors import UserError, did_you_mean
-from sage_ray.terminal.disk_answers import disk_line
 from sage_ray.terminal.display import params_text, score_text, tally
 from sage_ray.terminal.model_answers import finished, named_model
 from sage_ray.terminal.shell import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, Answer, Session, plain
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from sage_ray.record.overview import ListedStudy
     from sage_ray.record.run_record import RunRecord
     from sage_ray.search.best import BestChoice
-    from sage_ray.search.plan import Plan
     from sage_ray.upkeep.mlflow_sync import SyncReport
 
 
@@ -118,26 +116,6 @@ def trained(record: RunRecord, session: Session) -> Answer:
         return Answer(lines, fields, paths, [again])
     follow = [session.command(f"predict {record.run_id} IMAGES -o OUT"), session.command(f"final {record.run_id}")]
     return Answer(lines, fields, paths | {"model": model}, follow)
-
-
-def planned(plan: Plan, space: str, sets: list[str], name: str | None, session: Session) -> Answer:
-    """Answer of `plan`: the cost of a study."""
-    saved = 1 - plan.epochs_with_reuse / max(plan.epochs_without_reuse, 1)
-    counted = f"{plan.trials} trials, {plan.runs} runs" if plan.kind == "sweep" else f"{plan.runs} runs"
-    lines = [
-        plan.data,
-        f"{name or plan.study}: {counted}, {plan.stages} distinct stages",
-        *plan.details,
-        *plan.placement,
-        f"epochs: {plan.epochs_without_reuse} without reuse, {plan.epochs_with_reuse} with reuse ({saved:.0%} saved), "
-        f"{plan.epochs_stored} of them stored already",
-        disk_line(plan),
-        plan.note,
-    ]
-    tail = f" --name {name}" if name else ""
-    tail += "".join(f" --set '{text}'" for text in sets)
-    verb = "sweep" if plan.kind == "sweep" else "ablate"
-    return Answer(lines, {**plain(plan), "study": name or plan.study}, next=[session.command(f"{verb} {space}{tail}")])
 
 
 def resumed(name: str, session: Session, sets: list[str], retry_failed: bool, retry: list[int]) -> Answer:

@@ -12,7 +12,7 @@ from sage_ray.errors import NonFiniteLoss, UserError
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunRecord
-from sage_ray.search.plan import StudyData
+from sage_ray.search.planned_runs import StudyData
 from sage_ray.search.study_budgets import MAX_KNOWN
 from sage_ray.search.study_folder import StudyFolder
 from sage_ray.search.study_status import status

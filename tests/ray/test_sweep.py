@@ -17,6 +17,7 @@ from sage_ray.record.home import Home
 from sage_ray.record.overview import Overview, overview
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.search.driver import resume, sweep
+from sage_ray.search.forecast import planned_and_taken
 from sage_ray.search.study_status import status, stop, trial_config
 from sage_ray.study.objective import reduce_reports
 from sage_ray.study.space import load_space
@@ -71,6 +72,9 @@ def test_states_are_exact_and_agree_everywhere(swept: tuple[Home, Path, Seen]) -
     told = {"FAIL": "PRUNED"}
     assert [told.get(t.state, t.state) for t in state.trials] == [t.state.name for t in stored]
     assert [t.constraints for t in stored] == [{}, {"diverged": 1.0}, {}, {}] and stored[1].values is None
+    spent = planned_and_taken("tiny", home)
+    assert spent is not None and spent.epochs < spent.needed_epochs  # phase 1 is trained once a seed
+    assert spent.epochs <= spent.planned_epochs and spent.planned_hours is None  # no run was there to go by
     assert state.trials[0].state == "COMPLETE" and state.trials[1].state == "FAIL"
     assert state.failed == 1 and state.done + state.pruned == 3
     assert "diverged" in (state.trials[1].error or "") and "epoch" in (state.trials[1].error or "")

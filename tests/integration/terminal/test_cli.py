@@ -45,7 +45,7 @@ OPTIONS = {
     "doctor": {"--gradients", "--set"},
     "train": {"--preset", "-c", "--set", "--run-id"},
     "config.show": {"--preset", "-c", "--set"},
-    "plan": {"--set", "--name"},
+    "plan": {"--set", "--name", "--price", "--pilot", "--budget-gpu-hours", "--svg"},
     "sweep": {"--set", "--name"},
     "ablate": {"--set", "--name"},
     "final": {"--trial", "--seeds", "--model-name", "--preset", "-c", "--set"},

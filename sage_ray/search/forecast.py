@@ -1,0 +1,197 @@
+"""What a study was expected to take, written down when it begins, and how that compares with what it took."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sage_ray.errors import UserError
+from sage_ray.files import read_json, write_json
+from sage_ray.record.home import Home
+from sage_ray.record.run_record import RunRecord
+from sage_ray.search.placement import Placement
+from sage_ray.search.planned_runs import Clock, StudyData, count_epochs, planned_runs, trial_place
+from sage_ray.search.recorded_epochs import recorded_epochs
+from sage_ray.search.sampling import simulate
+from sage_ray.search.schedule import RunOfPlan
+from sage_ray.search.study_folder import StudyFolder
+from sage_ray.stages.store import StageStore
+from sage_ray.study.spec import StudySpec
+
+FILE = "plan.json"
+FORMAT_VERSION = 1
+COUNTED = 200
+"""Trials that are counted one by one; of a longer study the others are taken to be like these."""
+RUNS_READ = 24
+"""Recorded runs that are read for it: a driver does not wait for more."""
+
+
+def note_forecast(spec: StudySpec, folder: StudyFolder, placement: Placement) -> None:
+    """Write plan.json into the folder of a study that begins: epochs and hours that it is expected to take.
+
+    What is there already stays, so that a study is compared with what was said before it began; if the number of trials
+    has changed, it is written anew. Nothing is measured; hours are null where no recorded run is alike. A study never
+    fails of its forecast: one that cannot be counted has none.
+
+    Args:
+        spec: the placed study.
+        folder: of the study; the caller is its driver.
+        placement: of its trials.
+    """
+    path = folder.path / FILE
+    known = _read(path)
+    if known is not None and known.get("trials") == spec.trials:
+        return
+    with suppress(UserError, OSError):
+        write_json(path, _forecast(spec, folder.home, placement), durable=False)
+
+
+@dataclass(frozen=True)
+class PlannedAndTaken:
+    """A study as it was planned, and as it was.
+
+    Attributes:
+        planned_epochs: that were to be trained: each distinct stage once, without what was stored already.
+        epochs: that its runs trained.
+        planned_hours: from the start of the driver to its end; None: it was not known.
+        hours: likewise; pauses between two starts do not count.
+        needed_epochs: of all its runs, whoever trained them.
+        upper_bound: whether trials may be stopped early, so that less was to be expected.
+    """
+
+    planned_epochs: int
+    epochs: int
+    planned_hours: float | None
+    hours: float
+    needed_epochs: int
+    upper_bound: bool
+
+    @property
+    def saved_epochs(self) -> int:
+        """Epochs that runs took from the stage store."""
+        return self.needed_epochs - self.epochs
+
+    def line(self) -> str:
+        """In words."""
+        most = "at most " if self.upper_bound else ""
+        time = "time unknown" if self.planned_hours is None else f"{most}{_told(self.planned_hours)}"
+        return (
+            f"planned {most}{self.planned_epochs} epochs, {time}; took {self.epochs} epochs, {_told(self.hours)}; "
+            f"reuse saved {self.saved_epochs} of {self.needed_epochs} epochs"
+        )
+
+
+def planned_and_taken(name: str, home: Home) -> PlannedAndTaken | None:
+    """The plan of a study beside what it took; None if it has no plan, or no run has begun."""
+    folder = StudyFolder(home, name)
+    plan = _read(folder.path / FILE)
+    if plan is None:
+        return None
+    with suppress(UserError, OSError, ValueError, KeyError):
+        return _compared(plan, folder)
+    return None
+
+
+def planned_line(name: str, home: Home) -> str | None:
+    """One line that compares the plan of a study with what it took; None if there is nothing to compare."""
+    found = planned_and_taken(name, home)
+    return None if found is None else found.line()
+
+
+def _forecast(spec: StudySpec, home: Home, placement: Placement) -> dict[str, Any]:
+    samples = simulate(spec, min(spec.trials, COUNTED))
+    planned = list(planned_runs(spec, samples, StudyData(home)))
+    store = StageStore(spec.base.runtime.stage_store or home.stages)
+    measured = recorded_epochs(home, trial_place(spec.base, placement), RUNS_READ)
+    clock = Clock(spec, placement, measured, store, count_flops=False)
+    timed = clock.timed(planned) if measured else None
+    counted = [each.run for each in planned]
+    half = len(samples) // 2
+    beyond = (spec.trials - len(samples)) / max(len(samples) - half, 1)
+
+    def whole(count: Callable[[Sequence[RunOfPlan]], float], runs: Sequence[RunOfPlan]) -> float:
+        """What all trials take: those that are not counted are like the second half of the others."""
+        known = count(runs)
+        return known + (beyond * (known - count([run for run in runs if run.trial < half])) if beyond else 0.0)
+
+    def hours(name: str) -> float | None:
+        if timed is None or getattr(clock.hours(timed), name) is None:
+            return None
+        return round(whole(lambda runs: float(getattr(clock.hours(runs), name)), timed), 6)
+
+    return {
+        "format_version": FORMAT_VERSION,
+        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "trials": spec.trials,
+        "counted": len(samples),
+        "epochs_without_reuse": round(whole(lambda runs: count_epochs(runs, store).without_reuse, counted)),
+        "epochs_with_reuse": round(whole(lambda runs: count_epochs(runs, store).with_reuse, counted)),
+        "epochs_stored": count_epochs(counted, store).stored,
+        "upper_bound": spec.scheduler.name == "asha",
+        "wall_hours": hours("wall"),
+        "worker_hours": hours("worker"),
+        "gpu_hours": hours("gpu"),
+        "measured": list(dict.fromkeys(m.source for m in clock.used)),
+    }
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        value = read_json(path)
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) and value.get("format_version") == FORMAT_VERSION else None
+
+
+def _compared(plan: dict[str, Any], folder: StudyFolder) -> PlannedAndTaken | None:
+    spec = folder.spec()
+    records: list[RunRecord] = []
+    trained = needed = 0
+    for number in range(spec.trials):
+        for run in folder.run_folders(spec, number):
+            records.append(run.read())
+            # Counted in the text: a study may have a thousand runs of hundreds of epochs, which take seconds to parse.
+            text = (run.path / "metrics.jsonl").read_bytes() if run.read().epoch else b""
+            needed += text.count(b"\n")
+            trained += text.count(b"\n") - text.count(b'"replayed": true')
+    if not records:
+        return None
+    return PlannedAndTaken(
+        planned_epochs=int(plan["epochs_with_reuse"]) - int(plan["epochs_stored"]),
+        epochs=trained,
+        planned_hours=plan["wall_hours"],
+        hours=_wall_hours(folder, records),
+        needed_epochs=needed,
+        upper_bound=bool(plan["upper_bound"]),
+    )
+
+
+def _wall_hours(folder: StudyFolder, records: Sequence[RunRecord]) -> float:
+    """Hours in which the study was computed: pauses between its starts do not count."""
+    spans = sorted((_seconds(record.created), record.seconds) for record in records)
+    meta = json.loads((folder.path / "study.json").read_text(encoding="utf-8"))
+    if meta.get("starts") == 1 and meta.get("created"):
+        begun = _seconds(meta["created"])
+        spans.insert(0, (begun, max(spans[0][0] - begun, 0.0)))
+    total, end = 0.0, spans[0][0]
+    for start, length in spans:
+        total += max(start + length - max(start, end), 0.0)
+        end = max(end, start + length)
+    return total / 3600
+
+
+def _seconds(stamp: str) -> float:
+    return datetime.fromisoformat(stamp.replace("Z", "+00:00")).timestamp()
+
+
+def _told(hours: float) -> str:
+    seconds = hours * 3600
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{hours:.1f} hours"

@@ -1,0 +1,208 @@
+"""The runs of a study before it runs: their configs, their stages, and what their epochs will take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from sage_ray.config import ExperimentConfig, stable_hash
+from sage_ray.data.prepare import prepare
+from sage_ray.errors import UserError
+from sage_ray.record.home import Home
+from sage_ray.runtime.devices import gpus_held
+from sage_ray.search.epoch_cost import EpochSeconds, Images, Measured, kinds_of, likeness, seconds_of
+from sage_ray.search.placement import Placement
+from sage_ray.search.recorded_epochs import place_of
+from sage_ray.search.schedule import RunOfPlan, StageOfRun, schedule
+from sage_ray.sections import PHASES, DataConfig
+from sage_ray.stages.keys import stage_keys
+from sage_ray.stages.store import StageStore
+from sage_ray.study.dimension import Sample
+from sage_ray.study.spec import StudySpec
+from sage_ray.training.context import choose_device, numerics
+
+START_S = 10.0
+"""Seconds from a driver's start to the first step of its trials: Ray, and what its workers import."""
+
+
+def trial_numerics(config: ExperimentConfig) -> dict[str, Any]:
+    """The numerics that a worker of a trial will have, computed on a machine that need not have its GPU."""
+    runtime = config.runtime
+    # A study that was never begun, or not by a driver, has not settled its device: then it is that of this machine.
+    device = choose_device("auto") if runtime.device == "auto" else torch.device(runtime.device)
+    numbers = numerics(runtime, device, runtime.workers)
+    return numbers | ({"threads": runtime.threads} if "threads" in numbers and device.type == "cpu" else {})
+
+
+def trial_place(config: ExperimentConfig, placement: Placement) -> dict[str, Any]:
+    """Where the trials of a placed study compute, as measured seconds are compared."""
+    return place_of(trial_numerics(config), placement.gpu, gpus_held(config.runtime))
+
+
+class StudyData:
+    """Stage keys of configs; the data of each distinct data section are prepared once."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._seen: dict[str, tuple[str, str, Images]] = {}
+        self.cache_bytes = 0
+        """Bytes of the decoded images and masks of all data sections so far."""
+
+    def keys(self, config: ExperimentConfig) -> dict[str, str]:
+        """Stage keys of a config on its data, by phase."""
+        fingerprint, split_id, _ = self._data(config.data)
+        try:
+            return stage_keys(config, fingerprint, split_id, trial_numerics(config))
+        except OSError as error:
+            where = f"pretrain.checkpoint={config.pretrain.checkpoint}"
+            raise UserError("cannot be read", where, f"give a safetensors file ({error.strerror})") from None
+
+    def images(self, config: ExperimentConfig) -> Images:
+        """How many images a config trains on and scores."""
+        return self._data(config.data)[2]
+
+    def _data(self, data: DataConfig) -> tuple[str, str, Images]:
+        name = stable_hash(data.model_dump(mode="json", exclude={"augment"}))
+        if name not in self._seen:
+            prepared = prepare(data, self._home.cache)
+            self.cache_bytes += prepared.images.nbytes + prepared.masks.nbytes
+            images = Images(len(prepared.split.train), len(prepared.split.validation))
+            self._seen[name] = (prepared.fingerprint, prepared.split.split_id, images)
+        return self._seen[name]
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run with its config and its stages."""
+
+    config: ExperimentConfig
+    images: Images
+    run: RunOfPlan
+
+
+def planned_runs(spec: StudySpec, samples: Sequence[Sample], data: StudyData) -> Iterator[PlannedRun]:
+    """The runs of a study in the order of its trials.
+
+    Raises:
+        UserError: values that cannot be combined, or a problem of the data.
+    """
+    for number, sample in enumerate(samples):
+        for place in spec.run_grid(number):
+            config = spec.config(sample.values, place.seed, place.fold)
+            stages = tuple(
+                StageOfRun(key, phase, config.phase(phase).epochs) for phase, key in data.keys(config).items()
+            )
+            yield PlannedRun(config, data.images(config), RunOfPlan(number, place.seed, stages))
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """Epochs of a study.
+
+    Attributes:
+        without_reuse: if every run trained all its own stages.
+        with_reuse: if each distinct stage is trained once.
+        stored: of those, what the stage store holds already.
+        stages: the largest number of epochs of each distinct stage, by its key.
+    """
+
+    without_reuse: int
+    with_reuse: int
+    stored: int
+    stages: dict[str, int]
+
+
+def count_epochs(runs: Sequence[RunOfPlan], store: StageStore) -> Epochs:
+    """The epochs of the runs of a study."""
+    stages: dict[str, int] = {}
+    total = 0
+    for stage in (stage for run in runs for stage in run.stages):
+        total += stage.epochs
+        stages[stage.key] = max(stages.get(stage.key, 0), stage.epochs)
+    stored = sum(store.latest(key, epochs) for key, epochs in stages.items())
+    return Epochs(total, sum(stages.values()), stored, stages)
+
+
+@dataclass(frozen=True)
+class Hours:
+    """What the runs of a study take.
+
+    Attributes:
+        wall: hours until the last of them has ended; None: it is not known how many trials run at a time.
+        worker: hours that workers are held, waiting for a stage of another trial included.
+        gpu: hours that GPUs are held; 0 on a CPU.
+        waiting: of `worker`, hours in which a trial waits for a stage that another one computes.
+    """
+
+    wall: float | None
+    worker: float
+    gpu: float
+    waiting: float
+
+
+class Clock:
+    """Hours of the runs of a placed study, from measured seconds.
+
+    Args:
+        spec: placed.
+        placement: of it.
+        measured: seconds of epochs.
+        store: has stages that need not be trained again.
+        count_flops: whether seconds may be those of other networks, scaled by FLOPs, which takes a second to count.
+    """
+
+    def __init__(
+        self,
+        spec: StudySpec,
+        placement: Placement,
+        measured: Sequence[Measured],
+        store: StageStore,
+        *,
+        count_flops: bool = True,
+    ) -> None:
+        self._measured, self._store, self._count_flops = measured, store, count_flops
+        self._place = trial_place(spec.base, placement)
+        self._slots = placement.trials_at_once
+        self._workers, self._gpus = spec.base.runtime.workers, gpus_held(spec.base.runtime)
+        self._known: dict[str, EpochSeconds | None] = {}
+        self._stored: dict[tuple[str, int], int] = {}
+
+    @property
+    def used(self) -> list[Measured]:
+        """The measurements that hours rest on."""
+        found = {(m.source, m.kind): m for cost in self._known.values() if cost for m in cost.sources}
+        return list(found.values())
+
+    @property
+    def notes(self) -> list[str]:
+        """Where a measurement is not alike in everything."""
+        return list(dict.fromkeys(note for cost in self._known.values() if cost for note in cost.notes))
+
+    def timed(self, planned: Sequence[PlannedRun]) -> list[RunOfPlan] | None:
+        """The runs with their seconds; None if nothing near enough was measured for one of them."""
+        found = [replace(each.run, cost=self._cost(each)) for each in planned]
+        return None if any(run.cost is None for run in found) else found
+
+    def hours(self, runs: Sequence[RunOfPlan]) -> Hours:
+        """Hours of runs that `timed` gave, or of some of them."""
+        for stage in (stage for run in runs for stage in run.stages):
+            if (stage.key, stage.epochs) not in self._stored:
+                self._stored[stage.key, stage.epochs] = self._store.latest(stage.key, stage.epochs)
+        # Where the number of slots is not known, one trial after another: nobody waits, and no wall time is told.
+        found = schedule(runs, self._slots or 1, self._stored)
+        wall = None if self._slots is None else (found.wall_s + START_S) / 3600
+        held = found.held_s / 3600
+        return Hours(wall, held * self._workers, held * self._gpus, found.waiting_s * self._workers / 3600)
+
+    def _cost(self, planned: PlannedRun) -> EpochSeconds | None:
+        config = planned.config
+        seen = [likeness(config, phase, planned.images, {}).aspects for phase in PHASES if config.phase(phase).epochs]
+        name = repr((seen, kinds_of(config), config.adversarial.freeze_epochs))
+        if name not in self._known:
+            self._known[name] = seconds_of(
+                config, planned.images, self._place, self._measured, count_flops=self._count_flops
+            )
+        return self._known[name]
