@@ -7,7 +7,6 @@ server is away: `sync` sends the rest later. Only `MlflowClient` is used, never 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -144,8 +143,7 @@ class Mirror:
         cursor.artifacts = {name: cursor.artifacts[name] for name in stamps}
 
     def _key(self, record: RunRecord) -> str:
-        text = f"{self.home.identity}:{record.run_id}:{record.created}:{record.config_hash}"
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
+        return mlflow_rows.run_key(self.home.identity, record)
 
     def _find_or_create(self, record: RunRecord) -> str:
         key = self._key(record)
@@ -171,7 +169,7 @@ class Mirror:
     def _find_parent(self, name: str) -> str:
         if name not in self._parents:
             client = self.client
-            key = hashlib.sha256(f"{self.home.identity}:study:{name}".encode()).hexdigest()[:32]
+            key = mlflow_rows.parent_key(self.home.identity, name)
             with locked(self.home.path / ".mlflow.lock", LOCK_TIMEOUT_S) as held:
                 if not held:
                     raise MirrorUnavailable(f"another process is making the parent run of {name}")

@@ -111,9 +111,10 @@ class RunFolder:
         folder.artifacts.mkdir(parents=True, exist_ok=True)
         record = folder.read() if (folder.path / "record.json").is_file() else None
         if record is not None and record.config_hash != config.config_hash():
-            raise UserError(
-                "run exists with another config", run_id, "choose another run id, or remove its folder under runs/"
+            mend = (
+                f"choose another run id or study name, or `sage-ray forget {record.parent or record.study or run_id}`"
             )
+            raise UserError("run exists with another config", run_id, mend)
         write_text(folder.path / "config.yaml", config_module.dump(config))
         if record is None:
             split = config.data.split

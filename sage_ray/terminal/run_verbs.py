@@ -255,6 +255,19 @@ def gc(
     return collected(found, words, session)
 
 
+@verb(app, "forget")
+def forget(
+    session: Session,
+    name: Annotated[str, typer.Argument(metavar="STUDY|RUN", help="A study, a final training or a run.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it; without, only show what would go.")] = False,
+) -> Answer:
+    """Show what a study or run alone owns, and with --yes remove it; what a registered version is made of stays."""
+    from sage_ray.terminal.disk_answers import forgotten
+    from sage_ray.upkeep.forget import forget as remove
+
+    return forgotten(remove(name, session.home, remove=yes), session)
+
+
 @verb(app, "sync")
 def sync(session: Session) -> Answer:
     """Replay to MLflow whatever it has not seen yet."""

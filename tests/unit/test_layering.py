@@ -66,7 +66,8 @@ ONLY: dict[str, tuple[str, ...]] = {
         "sage_ray.analysis.setting_importance",
     ),
     "mlflow": (
-        *("sage_ray.record.mlflow_client", "sage_ray.record.mlflow_mirror", "sage_ray.record.model_versions"),
+        *("sage_ray.record.mlflow_client", "sage_ray.record.mlflow_mirror", "sage_ray.record.mlflow_removal"),
+        "sage_ray.record.model_versions",
         *("sage_ray.registry.*", "sage_ray.analysis.tidy"),
     ),
     "torch": (
