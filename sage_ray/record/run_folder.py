@@ -111,9 +111,8 @@ class RunFolder:
         folder.artifacts.mkdir(parents=True, exist_ok=True)
         record = folder.read() if (folder.path / "record.json").is_file() else None
         if record is not None and record.config_hash != config.config_hash():
-            mend = (
-                f"choose another run id or study name, or `sage-ray forget {record.parent or record.study or run_id}`"
-            )
+            owner = record.parent or record.study or run_id
+            mend = f"choose another name, or free this one with `sage-ray forget {owner}`"
             raise UserError("run exists with another config", run_id, mend)
         write_text(folder.path / "config.yaml", config_module.dump(config))
         if record is None:

@@ -17,8 +17,8 @@ from sage_ray.search.reconcile import take_up
 from sage_ray.stages.lease import stage_lease
 from sage_ray.stages.store import StageStore
 from sage_ray.study.space import Space, load_space
-from sage_ray.upkeep.garbage import collect_garbage
 from sage_ray.upkeep.finished_study import tidy_finished
+from sage_ray.upkeep.garbage import collect_garbage
 
 BASE = {"pretrain.epochs": 2, "adversarial.epochs": 3, "runtime.snapshot_seconds": 0}
 
