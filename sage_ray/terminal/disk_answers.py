@@ -8,11 +8,14 @@ from sage_ray.terminal.shell import Answer, Session, plain
 
 if TYPE_CHECKING:
     from sage_ray.search.plan import Plan
+    from sage_ray.search.study_folder import StudyStatus
     from sage_ray.upkeep.forget import ForgetReport
     from sage_ray.upkeep.garbage import GarbageReport
 
 SHOWN = 12
 """Rows for each reason; --json has them all."""
+TOLD_GB = 0.01
+"""Least that is told of what a finished study frees by itself."""
 MORE = {"ends": "ends of finished runs' stages", "cache": "decoded data and downloads"}
 
 
@@ -50,6 +53,16 @@ def collected(found: GarbageReport, words: str, session: Session) -> Answer:
     lines += [f"--{option} would free {size_text(gb)} more: {MORE[option]}" for option, gb in found.more.items()]
     follow = [session.command(f"gc{words} --yes")] if found.dry_run and found.items else []
     return Answer(lines, plain(found), {"home": session.home_path}, follow)
+
+
+def tidied(found: StudyStatus, session: Session) -> StudyStatus:
+    """The status of a study that was run, after what a finished one does not need any more has gone."""
+    from sage_ray.upkeep.finished_study import tidy_finished
+
+    freed = tidy_finished(session.home, found.study)
+    if freed >= TOLD_GB:
+        session.watch.line(f"{size_text(freed)} freed: snapshots between the ends of the study's stages")
+    return found
 
 
 def forgotten(found: ForgetReport, session: Session) -> Answer:

@@ -236,6 +236,21 @@ def status(session: Session, name: Annotated[str, typer.Argument(metavar="NAME",
     return status_of(name, session)
 
 
+@verb(app, "export")
+def export(
+    session: Session,
+    name: Annotated[str, typer.Argument(metavar="STUDY", help="Name of a study.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="File to write: .csv or .parquet.")],
+    runs: Annotated[bool, typer.Option("--runs", help="One row per run instead of one per trial.")] = False,
+) -> Answer:
+    """Write a study's trials as a table: number, state, value, parameters, epochs, seconds, error, weights."""
+    from sage_ray.search.study_tables import export as write
+
+    path = write(name, out, session.home, runs=runs)
+    rows = "runs" if runs else "trials"
+    return Answer([f"{rows} of {name}, one per row"], {"study": name, "rows": rows}, {"table": path})
+
+
 @verb(app, "gc")
 def gc(
     session: Session,
