@@ -48,8 +48,9 @@ def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(import_module(_PUBLIC[name]), name)
     if name in _OPENED:
-        from sage_ray.api import opened
+        from sage_ray.api import opened, quiet_imports
 
+        quiet_imports()
         return opened(getattr(import_module(_OPENED[name]), name))
     raise AttributeError(f"module 'sage_ray' has no attribute {name!r}")
 

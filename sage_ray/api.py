@@ -8,7 +8,9 @@ is printed; give `watch=SilentWatch()` (`sage_ray.watch`) for none of it. Script
 from __future__ import annotations
 
 import inspect
+import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
@@ -101,9 +103,9 @@ def sweep(
     Raises:
         UserError: bad input; nothing was trained. KeyboardInterrupt: interrupted; the study can be resumed.
     """
-    from sage_ray.search.driver import sweep as work
-
     with _shown(watch) as seen:
+        from sage_ray.search.driver import sweep as work
+
         found = work(_loaded("space", space, sets), open_home(home), name, seen, **more)
     _tidy(found.study, home)
     return found
@@ -128,9 +130,9 @@ def ablate(
     Raises:
         UserError: bad input; nothing was trained. KeyboardInterrupt: interrupted; the study can be resumed.
     """
-    from sage_ray.search.ablate import ablate as work
-
     with _shown(watch) as seen:
+        from sage_ray.search.ablate import ablate as work
+
         found = work(_loaded("design", design, sets), open_home(home), name, seen, **more)
     _tidy(found.status.study, home)
     return found
@@ -153,6 +155,7 @@ def resume(
     Raises:
         UserError: nothing of that name (the nearest is given), or it is being run.
     """
+    quiet_imports()
     from sage_ray.record.run_folder import RunFolder
     from sage_ray.registry.final import is_final, resume_final
     from sage_ray.search.ablate import is_ablation, resume_ablation
@@ -308,12 +311,19 @@ def _loaded(kind: str, given: Any, sets: Sets) -> Any:
     return load(given, sets if isinstance(sets, Mapping) else tuple(sets))
 
 
+def quiet_imports() -> None:
+    """Keep Ray and tqdm from advertising widgets in a notebook when they are imported: nothing here uses any."""
+    logging.getLogger("ray.widgets").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message="IProgress not found")
+
+
 @contextmanager
 def _shown(watch: Watch | None) -> Iterator[Watch]:
     """The watch; without one, lines or a live table where Python is used by hand, and nothing in a script."""
     if watch is not None:
         yield watch
         return
+    quiet_imports()
     from sage_ray.terminal.progress import make_watch
 
     made = make_watch() if hasattr(sys, "ps1") else SilentWatch()

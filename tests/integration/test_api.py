@@ -40,7 +40,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 
 def test_importing_the_package_is_quick_and_all_names_are_there() -> None:
-    code = "import sys, sage_ray; sage_ray.Home; sage_ray.UserError; print(sorted({'torch', 'ray', 'mlflow'} & set(sys.modules)))"
+    code = "import sys, sage_ray; sage_ray.Home; print(sorted({'torch', 'ray', 'mlflow'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr
     for name in sage_ray.__all__:
