@@ -67,6 +67,7 @@ def train(
     """
     from sage_ray.config import ExperimentConfig as Config
     from sage_ray.config import resolve
+    from sage_ray.runtime.launch import default_run_id
     from sage_ray.runtime.launch import train as work
 
     if isinstance(config, Config):
@@ -77,8 +78,12 @@ def train(
         resolved, name = resolve(preset=str(config), sets=sets).config, str(config)
     total = resolved.pretrain.epochs + resolved.adversarial.epochs
     with _shown(watch) as seen:
-        told = {"on_report": lambda report: seen.epoch(report, total), "say": seen.line, "name": name}
-        return work(resolved, open_home(home), run_id, **{**told, **more})
+        chosen = run_id or default_run_id(resolved, name)
+        told = {"on_report": lambda report: seen.epoch(report, total), "say": seen.line}
+        try:
+            return work(resolved, open_home(home), chosen, **{**told, **more})
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"stopped cleanly; go on with: sage_ray.resume({chosen!r})") from None
 
 
 def sweep(

@@ -1,7 +1,8 @@
 """The folder of a run. What it says is written before anything else is told, and MLflow is filled from it.
 
-`runs/ID/{config.yaml, record.json, metrics.jsonl, per_image.parquet, error.txt, artifacts/}`. Every file is replaced in
-one step, except metrics.jsonl, which grows by one line per epoch; a last line cut short by a crash is dropped.
+`runs/ID/{config.yaml, record.json, metrics.jsonl, per_image.parquet, error.txt, log.txt, artifacts/}`. Every file is
+replaced in one step, except log.txt and metrics.jsonl, which grow by lines; a last line of metrics.jsonl that was cut
+short by a crash is dropped.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from sage_ray.errors import UserError
 from sage_ray.files import read_json, replacing, write_json, write_text
 from sage_ray.locks import is_locked, locked
 from sage_ray.metrics.definitions import definitions_from, whole_definition
+from sage_ray.record.run_log import LOG_FILE, RunLog
 from sage_ray.record.run_record import FORMAT_VERSION, RunLabels, RunRecord, State
 
 PER_IMAGE_SCHEMA = pa.schema(
@@ -80,6 +82,11 @@ class RunFolder:
     def per_image_path(self) -> Path:
         """Path of the scores of each image."""
         return self.path / "per_image.parquet"
+
+    @property
+    def log(self) -> RunLog:
+        """log.txt: what was said while the run was computed."""
+        return RunLog(self.path / LOG_FILE)
 
     @property
     def stop_path(self) -> Path:
@@ -148,11 +155,14 @@ class RunFolder:
         write_json(self.path / "record.json", value, durable=durable)
 
     def update(self, *, durable: bool = True, **changes: Any) -> RunRecord:
-        """Read the record, change fields, write it back."""
+        """Read the record, change fields, write it back; a new state is noted in the log."""
         record = self.read()
+        before = record.state
         for name, value in changes.items():
             setattr(record, name, value)
         self.write(record, durable=durable)
+        if record.state != before:
+            self.log.line(f"{before} -> {record.state}" + (f": {record.error}" if record.error else ""))
         return record
 
     def set_state(self, state: State, *, error: str | None = None, **changes: Any) -> RunRecord:
