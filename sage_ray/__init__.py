@@ -28,7 +28,7 @@ _PUBLIC = {
 # These take a home, or a file, as its object alone; `api.opened` lets both be given by name.
 _OPENED = {
     "plan": "sage_ray.search.plan",
-    "stop": "sage_ray.search.study_folder",
+    "stop": "sage_ray.search.study_status",
     "export": "sage_ray.search.study_tables",
     "best": "sage_ray.search.best",
     "final": "sage_ray.registry.final",

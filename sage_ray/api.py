@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sage_ray.registry.final import FinalResult
     from sage_ray.search.ablate import AblationResult
     from sage_ray.search.best import BestChoice
-    from sage_ray.search.study_folder import StudyStatus
+    from sage_ray.search.study_status import StudyStatus
     from sage_ray.study.design import Design
     from sage_ray.study.space import Space
 
@@ -193,7 +193,7 @@ def status(name: str, home: HomeLike = None) -> StudyStatus | RunRecord:
         UserError: nothing of that name; the nearest is given.
     """
     from sage_ray.record.run_folder import RunFolder
-    from sage_ray.search.study_folder import status as of_study
+    from sage_ray.search.study_status import status as of_study
 
     place = open_home(home)
     if name in place.study_names():
@@ -232,7 +232,7 @@ class Study:
 
     def status(self) -> StudyStatus:
         """The study as it stands: its state, counts and trials."""
-        from sage_ray.search.study_folder import status as of_study
+        from sage_ray.search.study_status import status as of_study
 
         return of_study(self.name, self.home)
 

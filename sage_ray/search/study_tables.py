@@ -12,7 +12,7 @@ from sage_ray.errors import UserError
 from sage_ray.files import replacing
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
-from sage_ray.search.study_folder import StudyStatus, status
+from sage_ray.search.study_status import StudyStatus, status
 
 ENDINGS = (".csv", ".parquet")
 RUN_FIELDS = (
@@ -25,16 +25,20 @@ RUN_FIELDS = (
 def trial_table(found: StudyStatus) -> pd.DataFrame:
     """One row per trial that was begun, by number.
 
-    Columns: number, state, value (of the objective; of a trial that has not ended, so far), one per parameter by its
-    dotted path, epochs (the last one of its first run), seconds (wall time, None before its end), error, weights_sha.
-    A parameter that a trial does not have is missing there.
+    Columns: number, state, value (of the objective; of a trial that has not ended, so far), where a study has two
+    objectives each of them by its metric, one per parameter by its dotted path, epochs (the last one of its first run),
+    seconds (wall time, None before its end), error, weights_sha. A parameter that a trial does not have is missing
+    there.
     """
+    scores = list(dict.fromkeys(name for trial in found.trials for name in trial.objectives))
+    scores = scores if len(scores) > 1 else []
     names = list(dict.fromkeys(name for trial in found.trials for name in trial.params))
     rows = [
         {
             "number": trial.number,
             "state": trial.state,
             "value": trial.value,
+            **{name: trial.objectives.get(name) for name in scores},
             **{name: trial.params.get(name) for name in names},
             "epochs": trial.epoch,
             "seconds": trial.seconds,
@@ -43,7 +47,7 @@ def trial_table(found: StudyStatus) -> pd.DataFrame:
         }
         for trial in found.trials
     ]
-    columns = ["number", "state", "value", *names, "epochs", "seconds", "error", "weights_sha"]
+    columns = ["number", "state", "value", *scores, *names, "epochs", "seconds", "error", "weights_sha"]
     return pd.DataFrame(rows, columns=columns)
 
 

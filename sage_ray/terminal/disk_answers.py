@@ -8,7 +8,7 @@ from sage_ray.terminal.shell import Answer, Session, plain
 
 if TYPE_CHECKING:
     from sage_ray.search.plan import Plan
-    from sage_ray.search.study_folder import StudyStatus
+    from sage_ray.search.study_status import StudyStatus
     from sage_ray.upkeep.forget import ForgetReport
     from sage_ray.upkeep.garbage import GarbageReport
 

@@ -6,7 +6,8 @@ import contextlib
 
 from sage_ray.errors import UserError
 from sage_ray.record.home import Home
-from sage_ray.search.study_folder import StudyFolder, status
+from sage_ray.search.study_folder import StudyFolder
+from sage_ray.search.study_status import status
 from sage_ray.stages.inventory import StageFolder, inventory
 from sage_ray.stages.lease import lease_if_free
 from sage_ray.stages.store import NEWEST, StageStore

@@ -1,4 +1,4 @@
-"""A sweep as a notebook may start it: by shipped name, from a thread that is not the main one, with printed progress."""
+"""A sweep as a notebook may start it: by shipped name, in a thread that is not the main one, with printed progress."""
 
 from __future__ import annotations
 
