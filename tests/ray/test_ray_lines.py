@@ -45,7 +45,7 @@ def test_workers_that_are_killed_are_told_once(capsys: pytest.CaptureFixture[str
 PRINTING = """
 import sys
 import ray, time
-ray.init(num_cpus=1, include_dashboard=False)  # as a user does: workers' lines come to the driver
+ray.init(address="local", num_cpus=1, include_dashboard=False)  # as a user does: workers' lines come to the driver
 from sage_ray.runtime.ray_lines import folded
 
 def talk(number):
