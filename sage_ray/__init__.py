@@ -13,11 +13,23 @@ __version__ = "0.3.0"
 _PUBLIC = {
     "ExperimentConfig": "sage_ray.config",
     "resolve": "sage_ray.config",
-    "train": "sage_ray.runtime.launch",
+    "Home": "sage_ray.record.home",
+    "UserError": "sage_ray.errors",
+    "load_space": "sage_ray.study.space",
+    "load_design": "sage_ray.study.design",
+    "train": "sage_ray.api",
+    "sweep": "sage_ray.api",
+    "ablate": "sage_ray.api",
+    "resume": "sage_ray.api",
+    "status": "sage_ray.api",
+    "list_studies": "sage_ray.api",
+    "Study": "sage_ray.api",
+}
+# These take a home, or a file, as its object alone; `api.opened` lets both be given by name.
+_OPENED = {
     "plan": "sage_ray.search.plan",
-    "sweep": "sage_ray.search.driver",
-    "resume": "sage_ray.search.driver",
-    "ablate": "sage_ray.search.ablate",
+    "stop": "sage_ray.search.study_status",
+    "export": "sage_ray.search.study_tables",
     "best": "sage_ray.search.best",
     "final": "sage_ray.registry.final",
     "compare": "sage_ray.registry.compare",
@@ -25,12 +37,23 @@ _PUBLIC = {
     "evaluate": "sage_ray.evaluation.locked_test",
     "predict": "sage_ray.apply.predict",
     "generate": "sage_ray.apply.generate",
+    "sync": "sage_ray.record.mlflow_mirror",
+    "forget": "sage_ray.upkeep.forget",
 }
 
-__all__ = ["__version__", *_PUBLIC]
+__all__ = ["__version__", *_PUBLIC, *_OPENED]
 
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(import_module(_PUBLIC[name]), name)
+    if name in _OPENED:
+        from sage_ray.api import opened, quiet_imports
+
+        quiet_imports()
+        return opened(getattr(import_module(_OPENED[name]), name))
     raise AttributeError(f"module 'sage_ray' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

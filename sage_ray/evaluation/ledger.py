@@ -29,6 +29,23 @@ def read(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def reads_of_run(home: Path, run_id: str, created: str) -> tuple[list[dict[str, Any]], int]:
+    """Readings of a locked test by a run, and how many an earlier run of its name made, which has been forgotten.
+
+    Args:
+        home: folder of the home.
+        run_id: of the run.
+        created: when the run was, as its record says; lines of earlier releases do not name it, and tell by their time.
+    """
+    lines = [row for row in read(home / TEST_READS) if row.get("reader") == run_id]
+    own = [
+        row
+        for row in lines
+        if (row["run_created"] == created if "run_created" in row else row.get("when", created) >= created)
+    ]
+    return own, len(lines) - len(own)
+
+
 def append_once(path: Path, row: dict[str, Any], key: tuple[str, ...] = ()) -> bool:
     """Append `row` with who and when, unless a row with equal values of all `key` fields is there. True if appended.
 

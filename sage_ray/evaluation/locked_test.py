@@ -205,7 +205,8 @@ def _of_run(
         frames += [] if fresh else [stored_test_rows(run)]
         frames += [stored_test_rows(run, baseline=True)] if baseline and _stored(run, task, baseline=True) else []
         reads = record.test_reads + 1 if fresh or record.test_reads == 0 else record.test_reads
-        read = _read_row(task, purpose, run.run_id, reads)
+        earlier = ledger.reads_of_run(home.path, run.run_id, record.created)[1]
+        read = {**_read_row(task, purpose, run.run_id, earlier + reads), "run_created": record.created}
         frame = pd.concat(frames, ignore_index=True)
         result = _evaluation(task, frame, home, run.per_image_path, read, fresh=fresh)
         if tell is not None:
@@ -228,7 +229,7 @@ def _stored(run: RunFolder, task: _Task, *, baseline: bool = False) -> bool:
     return same and set(frame["image_sha"]) == set(task.shas)
 
 
-_READ_KEY = ("reader", "read", "test_set")
+_READ_KEY = ("reader", "read", "test_set", "weights_sha")
 
 
 def _read_row(task: _Task, purpose: str, reader: str, read: int = 1) -> dict[str, Any]:
@@ -364,7 +365,7 @@ def _evaluation(
     reads = reads_of_test_set(home, test_set) if read is not None else []
     if read is not None and not any(all(row[name] == read[name] for name in _READ_KEY) for row in reads):
         reads.append(read)
-    readers = {task.ref.run_id, task.ref.text}
+    readers, weights = {task.ref.run_id, task.ref.text}, task.ref.identity()["weights_sha"]
     return Evaluation(
         model=task.ref.identity(),
         data=task.source,
@@ -376,7 +377,7 @@ def _evaluation(
         scores=summary(mine, where),
         baseline=summary(other, "otsu") if len(other) else {},
         gain=_gain(mine, other, where) if len(other) else None,
-        test_reads=sum(row["reader"] in readers for row in reads),
+        test_reads=sum(row["reader"] in readers and row["weights_sha"] == weights for row in reads),
         test_reads_of_home=len(reads),
         fresh=fresh,
         notes=list(task.notes),

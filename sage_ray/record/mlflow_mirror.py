@@ -7,7 +7,6 @@ server is away: `sync` sends the rest later. Only `MlflowClient` is used, never 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -281,8 +280,7 @@ class Mirror:
         cursor.artifacts = {name: cursor.artifacts[name] for name in stamps}
 
     def _key(self, record: RunRecord) -> str:
-        text = f"{self.home.identity_in(self.uri)}:{record.run_id}:{record.created}:{record.config_hash}"
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
+        return mlflow_rows.run_key(self.home.identity_in(self.uri), record)
 
     def _find_or_create(self, record: RunRecord) -> str:
         key = self._key(record)
@@ -314,7 +312,7 @@ class Mirror:
         return active[0] if active else None
 
     def _parent_key(self, name: str) -> str:
-        return hashlib.sha256(f"{self.home.identity_in(self.uri)}:study:{name}".encode()).hexdigest()[:32]
+        return mlflow_rows.parent_key(self.home.identity_in(self.uri), name)
 
     def _find_parent(self, name: str) -> str:
         if name not in self._parents:

@@ -115,6 +115,20 @@ def hide_password(path: Path) -> None:
         return
 
 
+def run_key(home: str, record: RunRecord) -> str:
+    """Value of tag `sage.key` of a run of the home with that identity: a run made anew under the name has another."""
+    return _key(f"{home}:{record.run_id}:{record.created}:{record.config_hash}")
+
+
+def parent_key(home: str, name: str) -> str:
+    """Value of tag `sage.key` of the run that holds those of a study or a final training."""
+    return _key(f"{home}:study:{name}")
+
+
+def _key(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
 def params(config: ExperimentConfig) -> dict[str, str]:
     """Flattened identity of a config. `runtime` is left out: it may change between attempts, a param must not."""
     return {name: _text(value)[:MAX_PARAM_CHARS] for name, value in flatten(config.identity()).items()}

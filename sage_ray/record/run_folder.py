@@ -1,7 +1,8 @@
 """The folder of a run. What it says is written before anything else is told, and MLflow is filled from it.
 
-`runs/ID/{config.yaml, record.json, metrics.jsonl, per_image.parquet, error.txt, artifacts/}`. Every file is replaced in
-one step, except metrics.jsonl, which grows by one line per epoch; a last line cut short by a crash is dropped.
+`runs/ID/{config.yaml, record.json, metrics.jsonl, per_image.parquet, error.txt, log.txt, artifacts/}`. Every file is
+replaced in one step, except log.txt and metrics.jsonl, which grow by lines; a last line of metrics.jsonl that was cut
+short by a crash is dropped.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from sage_ray.errors import UserError
 from sage_ray.files import read_json, replacing, write_json, write_text
 from sage_ray.locks import is_locked, locked
 from sage_ray.metrics.definitions import definitions_from, whole_definition
+from sage_ray.record.run_log import LOG_FILE, RunLog
 from sage_ray.record.run_record import FORMAT_VERSION, RunLabels, RunRecord, State
 
 PER_IMAGE_SCHEMA = pa.schema(
@@ -82,6 +84,11 @@ class RunFolder:
         return self.path / "per_image.parquet"
 
     @property
+    def log(self) -> RunLog:
+        """log.txt: what was said while the run was computed."""
+        return RunLog(self.path / LOG_FILE)
+
+    @property
     def stop_path(self) -> Path:
         """Its presence asks the run to end after the epoch."""
         return self.path / "stop"
@@ -111,9 +118,9 @@ class RunFolder:
         folder.artifacts.mkdir(parents=True, exist_ok=True)
         record = folder.read() if (folder.path / "record.json").is_file() else None
         if record is not None and record.config_hash != config.config_hash():
-            raise UserError(
-                "run exists with another config", run_id, "choose another run id, or remove its folder under runs/"
-            )
+            owner = record.parent or record.study or run_id
+            mend = f"choose another name, or free this one with `sage-ray forget {owner}`"
+            raise UserError("run exists with another config", run_id, mend)
         write_text(folder.path / "config.yaml", config_module.dump(config))
         if record is None:
             split = config.data.split
@@ -148,11 +155,14 @@ class RunFolder:
         write_json(self.path / "record.json", value, durable=durable)
 
     def update(self, *, durable: bool = True, **changes: Any) -> RunRecord:
-        """Read the record, change fields, write it back."""
+        """Read the record, change fields, write it back; a new state is noted in the log."""
         record = self.read()
+        before = record.state
         for name, value in changes.items():
             setattr(record, name, value)
         self.write(record, durable=durable)
+        if record.state != before:
+            self.log.line(f"{before} -> {record.state}" + (f": {record.error}" if record.error else ""))
         return record
 
     def set_state(self, state: State, *, error: str | None = None, **changes: Any) -> RunRecord:

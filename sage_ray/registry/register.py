@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -67,6 +68,34 @@ def final_parent(plan: FinalPlan, home: Home) -> ParentFacts:
         "sage.model": plan.model_name,
     }
     return ParentFacts(plan.final_id, "final", folder, state, tags, files=(plan_path(home, plan.final_id),))
+
+
+def registered_runs(home: Home) -> dict[str, str]:
+    """URIs of the registered versions by what is behind them: ids of runs of this home, and ids of runs in MLflow.
+
+    All seeds of a final training are behind its version. A version that was made by hand names a run of MLflow alone.
+
+    Raises:
+        UserError: the registry cannot be reached.
+    """
+    if home.database is not None and not home.database.is_file() and home.registry_uri == home.mlflow_uri:
+        return {}
+    names: list[str] = []
+    with registry(home) as client:
+        page = client.search_registered_models(max_results=200)
+        names += [model.name for model in page]
+        while page.token:
+            page = client.search_registered_models(max_results=200, page_token=page.token)
+            names += [model.name for model in page]
+    found: dict[str, str] = {}
+    for version in (version for name in names for version in list_versions(home, name)):
+        named = [*re.findall(r"\b[0-9a-f]{32}\b", version.source), version.run_id or ""]
+        found |= {mlflow_run: version.uri for mlflow_run in named if mlflow_run}
+        final_id, _, whose = version.tags.get(TAG_FINAL, "").rpartition("@")
+        if final_id and whose == home.identity_in(home.registry_uri)[:8]:
+            seeds = version.tags.get("sage.seeds", "").split(",")
+            found |= {f"{final_id}-s{seed}": version.uri for seed in seeds}
+    return found
 
 
 def register(plan: FinalPlan, home: Home, scores: pd.DataFrame) -> Version:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import socket
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -57,6 +59,8 @@ class Attempt:
         places = dict.fromkeys([*self._record.computed_on, computed_on(context.device)])
         write_json(self.folder.artifacts / "environment.json", provenance.environment(), durable=False)
         write_manifest(data, self.folder.artifacts / "manifest.parquet")
+        process = f"process {os.getpid()} of {socket.gethostname()}"
+        self.folder.log.line(f"attempt {self._record.attempt + 1} on {computed_on(context.device)}, {process}")
         numbers = numerics(config.runtime, context.device, context.world_size)
         return self._change(
             state="RUNNING",

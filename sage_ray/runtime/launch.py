@@ -87,7 +87,8 @@ def run(
         UserError: bad input; nothing was trained.
         KeyboardInterrupt, SystemExit: passed on after the record says INTERRUPTED or PRUNED.
     """
-    say = say or _silent
+    said: list[str] = []
+    say = _both(say or _silent, said.append)  # for the log, which does not exist yet
     home.check_writable()
     under_ray = _under_ray(config, launcher)
     config, machines = _settled(config, home, run_id, under_ray)
@@ -105,10 +106,20 @@ def run(
         folder.set_state("RUNNING")
         for line in _device_lines(config, machines):
             say(line)
-        with _mirrored(home, folder, mirror, say):
+        with _logged(folder, said, say) as tell, _mirrored(home, folder, mirror, tell):
             if under_ray:
-                return _run_under_ray(resolved, home, folder, on_report, should_stop, pause_path)
-            return _run_inline(resolved, home, folder, data, on_report, should_stop, pause_path, say)
+                return _run_under_ray(resolved, home, folder, on_report, should_stop, pause_path, tell)
+            return _run_inline(resolved, home, folder, data, on_report, should_stop, pause_path, tell)
+
+
+@contextmanager
+def _logged(folder: RunFolder, said: list[str], say: Callable[[str], None]) -> Iterator[Callable[[str], None]]:
+    """Keeps the run's log in the body, from what was `said` before on; yields who tells the user and the log."""
+    log = folder.log
+    with log.recording():
+        for line in said:
+            log.line(line)
+        yield _both(say, log.line)
 
 
 def _refuse_other_data(record: RunRecord, data: PreparedData) -> None:
@@ -286,19 +297,35 @@ def _run_under_ray(
     on_report: Callable[[Report], None] | None,
     should_stop: Callable[[], bool] | None,
     pause_path: Path | None,
+    say: Callable[[str], None],
 ) -> RunRecord:
     from sage_ray.runtime.ray_train import run_under_ray
 
     launch = uuid.uuid4().hex
     try:
         return run_under_ray(
-            config, home, folder, launch=launch, on_report=on_report, should_stop=should_stop, pause_path=pause_path
+            config,
+            home,
+            folder,
+            launch=launch,
+            on_report=on_report,
+            should_stop=should_stop,
+            pause_path=pause_path,
+            say=say,
         )
     except BaseException as error:
         Attempt(folder, gpus=0.0, pause_path=pause_path).end(error)
         if isinstance(error, UserError | KeyboardInterrupt | SystemExit) or not isinstance(error, Exception):
             raise
         return folder.read()
+
+
+def _both(first: Callable[[str], None], second: Callable[[str], None]) -> Callable[[str], None]:
+    def say(line: str) -> None:
+        first(line)
+        second(line)
+
+    return say
 
 
 def _silent(_: str) -> None: ...

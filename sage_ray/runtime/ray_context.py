@@ -24,9 +24,10 @@ class RayContext:
 
     Args:
         runtime: device, threads and memory layout.
+        say: told lines about the run, on rank 0.
     """
 
-    def __init__(self, runtime: RuntimeConfig) -> None:
+    def __init__(self, runtime: RuntimeConfig, say: Callable[[str], None] | None = None) -> None:
         import ray.train
         import ray.train.torch
 
@@ -40,7 +41,7 @@ class RayContext:
         self._on_report: Callable[[Report], None] | None = None
         self._on_arrays: Callable[[str, Arrays], None] | None = None
         self._should_stop: Callable[[], bool] | None = None
-        self._say: Callable[[str], None] = logger.info
+        self._say: Callable[[str], None] = say or logger.info
         # Ray gives a worker its CPUs on paper only; torch would take all of the machine's.
         torch.set_num_threads(runtime.threads or max(1, int(runtime.cpus_per_worker)))
 

@@ -18,6 +18,7 @@ from sage_ray.errors import NonFiniteLoss, RunFailed, RunStopped, UserError
 from sage_ray.files import read_json, write_json
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
+from sage_ray.record.run_log import RunLog
 from sage_ray.record.run_record import RunRecord
 from sage_ray.runtime.attempt import Attempt, state_of
 from sage_ray.runtime.devices import gpus_held
@@ -25,6 +26,7 @@ from sage_ray.runtime.disk_space import check_space, run_need
 from sage_ray.runtime.named_epochs import named_epochs
 from sage_ray.runtime.ray_cluster import check_resources, connect, disconnect
 from sage_ray.runtime.ray_context import RayContext
+from sage_ray.runtime.ray_lines import folded
 from sage_ray.stages.store import StageStore
 from sage_ray.training.context import Report
 from sage_ray.training.loop import run_training
@@ -59,6 +61,7 @@ def run_under_ray(
     on_report: Callable[[Report], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     pause_path: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> RunRecord:
     """Train under TorchTrainer and return the record that rank 0 wrote.
 
@@ -84,10 +87,11 @@ def run_under_ray(
     fit = _Fit(_trainer(config, home, job, gpus))
     reports = _new_reports(folder)
     try:
-        while fit.running(POLL_S):
-            _hand_on(reports, on_report)
-            if should_stop is not None and should_stop():
-                folder.request_stop()
+        with folded(say):
+            while fit.running(POLL_S):
+                _hand_on(reports, on_report)
+                if should_stop is not None and should_stop():
+                    folder.request_stop()
         _hand_on(reports, on_report)
     except KeyboardInterrupt:
         disconnect()  # ends the workers at once; what they computed is in the stage store
@@ -153,8 +157,14 @@ def train_worker(given: dict[str, WorkerJob]) -> None:
     folder = RunFolder.open(home.runs, job.run_id)
     if _ended(folder, job.launch) is not None:
         return  # an error that a restart cannot mend was recorded; all workers leave
+    context = RayContext(job.config.runtime, say=folder.log.line)
+    log = folder.log if context.rank == 0 else RunLog(folder.log.path, who=f"worker {context.rank}")
+    with log.recording():
+        _work(job, home, folder, context)
+
+
+def _work(job: WorkerJob, home: Home, folder: RunFolder, context: RayContext) -> None:
     config = job.config
-    context = RayContext(config.runtime)
     if context.rank:
         _train(config, home, folder, context, None)
         return
@@ -178,7 +188,7 @@ def _train(
     config: ExperimentConfig, home: Home, folder: RunFolder, context: RayContext, attempt: Attempt | None
 ) -> None:
     data = prepare(config.data, home.cache)
-    store = StageStore(config.runtime.stage_store or home.stages)
+    store = StageStore(config.runtime.stage_store or home.stages, say=context.say)
     named = named_epochs(config, home)
     if attempt is not None:
         record = attempt.begin(data, config, context)

@@ -170,10 +170,9 @@ def _conclude(found: StudyStatus, home: Home, watch: Watch | None) -> AblationRe
 
 def _read_tests(found: StudyStatus, home: Home, watch: Watch | None) -> None:
     """Score the finished runs that have not been; a run that cannot be scored does not keep the others from it."""
-    counted = {row["reader"] for row in ledger.read(home.path / ledger.TEST_READS)}
     finished = [run for trial in found.trials for run in trial.runs if run.state == "COMPLETE"]
     # A kill between the record and the ledger is mended by reading back what is stored; it is no second read.
-    waiting = [run for run in finished if not run.test_reads or run.run_id not in counted]
+    waiting = [run for run in finished if not run.test_reads or not _counted(run, home)]
     problems: list[UserError] = []
     with terminated_as_interrupted():
         for number, run in enumerate(waiting, start=1):
@@ -186,6 +185,11 @@ def _read_tests(found: StudyStatus, home: Home, watch: Watch | None) -> None:
         _mirror(waiting, home)
     if problems:
         raise problems[0]
+
+
+def _counted(run: RunStatus, home: Home) -> bool:
+    created = RunFolder(home.runs / run.run_id).read().created
+    return bool(ledger.reads_of_run(home.path, run.run_id, created)[0])
 
 
 def _mirror(runs: Sequence[RunStatus], home: Home) -> None:

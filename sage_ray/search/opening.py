@@ -35,7 +35,8 @@ def refuse_taken_name(folder: StudyFolder, spec: StudySpec) -> None:
             raise UserError(f"runs of an earlier study of this name are left ({run_id}, ...)", folder.name, mend)
     for place in (place for number in range(spec.trials) for place in spec.run_grid(number)):
         if (folder.home.runs / place.run_id / "record.json").is_file():
-            raise UserError(f"run {place.run_id} is no part of this study", folder.name, "choose another --name")
+            mend = f"choose another --name, or free it with `sage-ray forget {place.run_id}`"
+            raise UserError(f"run {place.run_id} is no part of this study", folder.name, mend)
 
 
 def check_wish(folder: StudyFolder, spec: StudySpec) -> list[Change]:

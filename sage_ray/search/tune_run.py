@@ -13,6 +13,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from sage_ray.runtime.driver_side import DriverSide
+from sage_ray.runtime.ray_lines import folded
 from sage_ray.search.faults import Faults
 from sage_ray.search.halt import FAULT, OUT_OF_GPU_HOURS, Halt, HaltStopper, signals
 from sage_ray.search.objectives import devices_of
@@ -67,7 +68,7 @@ class TuneRun:
         Raises:
             UserError: a worker lacks the package or has another version.
         """
-        with environment(), ray_session(), signals(self._halt), self._room():
+        with environment(), folded(self._watch.line), ray_session(), signals(self._halt), self._room():
             probe_workers()
             look = nodes_now()
             searcher = OptunaSearcher(
@@ -91,6 +92,8 @@ class TuneRun:
                 reuse_actors=True,
                 max_failures=self._spec.base.runtime.max_retries,
                 stop=HaltStopper(self._halt),
+                # Tune's own for notebooks would clear what stands in the cell, the lines of the watch included.
+                progress_reporter=tune.CLIReporter(),
                 callbacks=[listener],
                 raise_on_failed_trial=False,
                 trial_name_creator=_trial_name,

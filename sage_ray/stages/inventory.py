@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from pyarrow import fs as pafs
@@ -41,12 +42,12 @@ class StageFolder:
         return set(self.best) - {self.refers.get(epoch) for epoch in self.snapshots if epoch not in epochs}
 
 
-def inventory(store: StageStore) -> list[StageFolder]:
-    """The stages of a store by key; reads names and sizes, and of each snapshot its meta.json."""
+def inventory(store: StageStore, keys: Iterable[str] | None = None) -> list[StageFolder]:
+    """The stages of a store by key, or those of `keys`; reads names and sizes, and of each snapshot its meta.json."""
     root = store.root.rstrip("/")
     found: dict[str, StageFolder] = {}
     parts: dict[tuple[str, str], dict[str, int]] = {}
-    for info in store.fs.get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True)):
+    for info in _files(store, root, keys):
         names = info.path.removeprefix(root).strip("/").split("/")
         stage = found.setdefault(names[0], StageFolder(names[0]))
         is_file = info.type == pafs.FileType.File
@@ -66,6 +67,11 @@ def inventory(store: StageStore) -> list[StageFolder]:
     for stage in found.values():
         stage.in_use = held(store, stage.key)
     return sorted(found.values(), key=lambda stage: stage.key)
+
+
+def _files(store: StageStore, root: str, keys: Iterable[str] | None) -> Iterator[pafs.FileInfo]:
+    for folder in [root] if keys is None else [f"{root}/{key}" for key in keys]:
+        yield from store.fs.get_file_info(pafs.FileSelector(folder, recursive=True, allow_not_found=True))
 
 
 def _place_file(stage: StageFolder, name: str, size: int) -> None:

@@ -15,12 +15,18 @@ _LOCATED = ("data.path", "pretrain.checkpoint", "adversarial.perceptual_weights"
 
 
 def find_file(path_or_name: str | Path, kind: Literal["space", "design", "study"]) -> Path:
-    """The YAML file of that path, or the shipped one of that name. Raises UserError with the nearest name."""
+    """The YAML file of that path, or the shipped one of that name (NAME or NAME.yaml).
+
+    Raises:
+        UserError: a shipped name is unknown; the nearest is given.
+    """
     path = Path(path_or_name)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
-        return path
-    name = str(path_or_name)
     everything = shipped("study")
+    if path.is_file():
+        return path
+    if path.suffix in (".yaml", ".yml"):
+        return everything.get(path.stem, path) if path.name == str(path_or_name) else path
+    name = str(path_or_name)
     return everything[name] if name in everything else shipped(kind, name)[name]
 
 

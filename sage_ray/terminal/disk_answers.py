@@ -1,4 +1,4 @@
-"""What `plan` says about disk, and what `gc` says about its findings."""
+"""What `plan` says about disk, and what `gc` and `forget` say about their findings."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from sage_ray.terminal.shell import Answer, Session, plain
 
 if TYPE_CHECKING:
     from sage_ray.search.plan import Plan
+    from sage_ray.search.study_status import StudyStatus
+    from sage_ray.upkeep.forget import ForgetReport
     from sage_ray.upkeep.garbage import GarbageReport
 
 SHOWN = 12
 """Rows for each reason; --json has them all."""
+TOLD_GB = 0.01
+"""Least that is told of what a finished study frees by itself."""
 MORE = {"ends": "ends of finished runs' stages", "cache": "decoded data and downloads"}
 
 
@@ -48,6 +52,30 @@ def collected(found: GarbageReport, words: str, session: Session) -> Answer:
         lines.append(f"{size_text(found.freed_gb)} freed")
     lines += [f"--{option} would free {size_text(gb)} more: {MORE[option]}" for option, gb in found.more.items()]
     follow = [session.command(f"gc{words} --yes")] if found.dry_run and found.items else []
+    return Answer(lines, plain(found), {"home": session.home_path}, follow)
+
+
+def tidied(found: StudyStatus, session: Session) -> StudyStatus:
+    """The status of a study that was run, after what a finished one does not need any more has gone."""
+    from sage_ray.upkeep.finished_study import tidy_finished
+
+    freed = tidy_finished(session.home, found.study)
+    if freed >= TOLD_GB:
+        session.watch.line(f"{size_text(freed)} freed: snapshots between the ends of the study's stages")
+    return found
+
+
+def forgotten(found: ForgetReport, session: Session) -> Answer:
+    """Answer of `forget`: what goes, what stays and why, and how to do it."""
+    what = {"study": "study", "final": "final training", "run": "run"}[found.kind]
+    lines = [f"{what} {found.name}: {'would go' if found.dry_run else 'gone'}"]
+    lines += [f"{size_text(item.gb):>9}  {item.what}" for item in found.items]
+    lines += [f"kept: {reason}" for reason in found.kept]
+    if found.dry_run:
+        lines.append(f"{size_text(found.gb)} would be freed; nothing was removed")
+    else:
+        lines.append(f"{size_text(found.freed_gb)} freed")
+    follow = [session.command(f"forget {found.name} --yes")] if found.dry_run else [session.command("list")]
     return Answer(lines, plain(found), {"home": session.home_path}, follow)
 
 

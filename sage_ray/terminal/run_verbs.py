@@ -261,6 +261,21 @@ def status(session: Session, name: Annotated[str, typer.Argument(metavar="NAME",
     return status_of(name, session)
 
 
+@verb(app, "export")
+def export(
+    session: Session,
+    name: Annotated[str, typer.Argument(metavar="STUDY", help="Name of a study.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="File to write: .csv or .parquet.")],
+    runs: Annotated[bool, typer.Option("--runs", help="One row per run instead of one per trial.")] = False,
+) -> Answer:
+    """Write a study's trials as a table: number, state, value, parameters, epochs, seconds, error, weights."""
+    from sage_ray.search.study_tables import export as write
+
+    path = write(name, out, session.home, runs=runs)
+    rows = "runs" if runs else "trials"
+    return Answer([f"{rows} of {name}, one per row"], {"study": name, "rows": rows}, {"table": path})
+
+
 @verb(app, "gc")
 def gc(
     session: Session,
@@ -278,6 +293,19 @@ def gc(
     words = (" --ends" if ends else "") + (" --cache" if cache else "") + (f" --store {store}" if store else "")
     found = collect_garbage(session.home, store=store, ends=ends, cache=cache, remove=yes)
     return collected(found, words, session)
+
+
+@verb(app, "forget")
+def forget(
+    session: Session,
+    name: Annotated[str, typer.Argument(metavar="STUDY|RUN", help="A study, a final training or a run.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it; without, only show what would go.")] = False,
+) -> Answer:
+    """Show what a study or run alone owns, and with --yes remove it; what a registered version is made of stays."""
+    from sage_ray.terminal.disk_answers import forgotten
+    from sage_ray.upkeep.forget import forget as remove
+
+    return forgotten(remove(name, session.home, remove=yes), session)
 
 
 @verb(app, "sync")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sage_ray.terminal.disk_answers import tidied
 from sage_ray.terminal.display import score_text, tally, trial_table
 from sage_ray.terminal.progress import width_of
 from sage_ray.terminal.shell import EXIT_FAILED, EXIT_INTERRUPTED, Answer, Session, plain
 
 if TYPE_CHECKING:
     from sage_ray.search.ablate import AblationResult, ArmSummary
-    from sage_ray.search.study_status import StudyStatus
+    from sage_ray.search.study_status import StudyStatus, TrialStatus
 
 
 def study_lines(status: StudyStatus) -> list[str]:
@@ -23,7 +24,14 @@ def study_lines(status: StudyStatus) -> list[str]:
     if status.state == "running":
         running = [trial for trial in status.trials if trial.state == "RUNNING"]
         lines += [f"trial {trial.number} {_last_report(trial.silent_s)}" for trial in running]
-    return lines + [f"trial {trial.number} failed: {trial.error}" for trial in status.trials if trial.error]
+    failed = [trial for trial in status.trials if trial.error]
+    return lines + [f"trial {trial.number} failed: {trial.error}{_log_of(trial)}" for trial in failed]
+
+
+def _log_of(trial: TrialStatus) -> str:
+    """Where the log of the run is that a trial failed of."""
+    failed = [run.run_id for run in trial.runs if run.state == "FAIL"]
+    return f" (log: runs/{failed[0]}/log.txt)" if failed else ""
 
 
 def _last_report(silent_s: float | None) -> str:
@@ -56,10 +64,11 @@ def against_plan(status: StudyStatus, session: Session) -> tuple[list[str], dict
 
 
 def ended(answer: Answer, status: StudyStatus, session: Session) -> Answer:
-    """The answer of a verb that has run a study, with the exit code of how it ended.
+    """The answer of a verb that has run a study, with the exit code of how it ended; a finished one is tidied.
 
     1 if not a single trial has a score, 130 if it ended before its last trial: by Ctrl-C, `stop` or a limit of hours.
     """
+    tidied(status, session)
     if status.state == "interrupted":
         again = session.command(f"resume {status.study}")
         answer.exit_code, answer.error = EXIT_INTERRUPTED, f"interrupted; go on with: {again}"

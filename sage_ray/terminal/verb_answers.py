@@ -80,6 +80,8 @@ def train_and_watch(config: ExperimentConfig, session: Session, run_id: str | No
 
 def trained(record: RunRecord, session: Session) -> Answer:
     """Answer about a run: its state, and its scores at the selected epoch."""
+    from sage_ray.record.run_log import LOG_FILE
+
     folder = session.home.runs / record.run_id
     scores = record.selected_metrics or record.metrics
     shown = {name: value for name, value in scores.items() if name.startswith("val/")}
@@ -101,9 +103,9 @@ def trained(record: RunRecord, session: Session) -> Answer:
         error = f"interrupted at epoch {record.epoch}; go on with: {again}"
         return Answer([], fields, paths, [again], EXIT_INTERRUPTED, error)
     if record.state == "FAIL":
-        trace = folder / "error.txt"
-        error = f"run {record.run_id} failed: {record.error} (trace: {trace})"
-        return Answer([], fields, paths | {"trace": trace}, [], EXIT_FAILED, error)
+        trace, log = folder / "error.txt", folder / LOG_FILE
+        error = f"run {record.run_id} failed: {record.error} (trace: {trace}, log: {log})"
+        return Answer([], fields, paths | {"trace": trace, "log": log}, [], EXIT_FAILED, error)
     at = f", selected epoch {record.selected_epoch}" if record.selected_epoch else ""
     lines = [
         f"{record.run_id} {record.state}: {record.epoch} epochs ({record.reused_epochs} from the stage store){at}, "
@@ -207,7 +209,8 @@ def _status_of_run(name: str, session: Session) -> Answer:
         verbs = [f"status {owner}"]
     else:
         verbs = [f"status {name}" if folder.alive() else f"resume {name}"]
-    return Answer(lines, plain(record), {"run": session.home.runs / name}, [session.command(verb) for verb in verbs])
+    paths = {"run": folder.path} | ({"log": folder.log.path} if folder.log.path.is_file() else {})
+    return Answer(lines, plain(record), paths, [session.command(verb) for verb in verbs])
 
 
 def listed(session: Session) -> Answer:

@@ -17,6 +17,7 @@ from sage_ray.search.study_folder import StudyFolder
 from sage_ray.stages.inventory import StageFolder, inventory
 from sage_ray.stages.lease import lease_if_free
 from sage_ray.stages.store import DAMAGED, NEWEST, StageStore
+from sage_ray.upkeep.belongings import TRASH
 from sage_ray.upkeep.stage_needs import Needs, StageNeed, needs_of, place_of
 
 Kind = Literal["snapshots", "ends", "leftovers", "cache"]
@@ -27,6 +28,7 @@ WHY: dict[str, str] = {
     "outdated": "of an earlier version of the training code: no run of this release can start from it",
     "stopped": "of runs that were stopped early or diverged, in studies that are finished",
     "damaged": "set aside as damaged, or left half-written by a process that died",
+    "forgotten": "of what was forgotten, by a call that was cut off",
     "tune": "Ray's own notes of starts that are over; no start reads them",
     "cache": "decoded data and downloaded models; made again when needed",
 }
@@ -99,6 +101,7 @@ def collect_garbage(
         found += _of_stage(stage, needs, own=own, leases=place.local_root is not None)
     if own:
         found += [*_of_ray(home, needs), *_of_cache(home, result)]
+        found += [_of_folder(path, home, "forgotten", "leftovers") for path in (home.path / TRASH).glob("*")]
     result.kept += list(dict.fromkeys(needs.unclear)) + _elsewhere(needs, own)
     wanted = {"snapshots", "leftovers"} | ({"ends"} if ends else set()) | ({"cache"} if cache else set())
     result.items = sorted((item for item in found if item.kind in wanted), key=lambda item: -item.gb)

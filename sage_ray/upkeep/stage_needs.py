@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,12 +44,14 @@ class Needs:
         unclear: work whose stages cannot be told, with the reason: no stage may then be taken for needed by nobody.
         elsewhere: other stage stores that work of this home names.
         unfinished: ids of the runs that may go on.
+        checkpoints: what unfinished work starts phase 2 from (`pretrain.checkpoint`), each with a name of that work.
     """
 
     stages: dict[str, StageNeed] = field(default_factory=dict)
     unclear: list[str] = field(default_factory=list)
     elsewhere: set[str] = field(default_factory=set)
     unfinished: set[str] = field(default_factory=set)
+    checkpoints: dict[str, str] = field(default_factory=dict)
 
     def add(self, key: str, epochs: int, who: str, *, finished: bool) -> StageNeed:
         """Note that the stage `key` of `who` ends at `epochs`."""
@@ -57,8 +60,14 @@ class Needs:
         return need
 
 
-def needs_of(home: Home, store: StageStore) -> Needs:
+def needs_of(home: Home, store: StageStore, *, but: Collection[str] = (), keys: Collection[str] | None = None) -> Needs:
     """What the runs and studies of a home need of a store; changes nothing.
+
+    Args:
+        home: whose work is asked.
+        store: where the stages are.
+        but: studies and runs that do not count.
+        keys: the only stages that are asked for; finished runs that name none of them are then passed over quickly.
 
     A run needs its stages until it is finished: while it is running or interrupted, and when it failed of something
     that a repetition may mend, or was stopped outside a study. An open study needs the stages of all its runs and those
@@ -68,6 +77,8 @@ def needs_of(home: Home, store: StageStore) -> Needs:
     needs = Needs()
     open_studies = set()
     for name in home.study_names():
+        if name in but:
+            continue
         try:
             if status(name, home).state != "finished" or StudyFolder(home, name).driver_alive():
                 open_studies.add(name)
@@ -77,8 +88,13 @@ def needs_of(home: Home, store: StageStore) -> Needs:
             needs.unclear.append(f"study {name}: {error}")
     for run_id in home.run_ids():
         folder = RunFolder(home.runs / run_id)
+        if run_id in but:
+            continue
         try:
-            record, config = folder.read(), folder.config()
+            record = folder.read()
+            if keys is not None and record.stage_keys and not set(record.stage_keys.values()) & set(keys):
+                continue
+            config = folder.config()
         except UserError as error:
             needs.unclear.append(f"run {run_id}: {error}")
             continue
@@ -95,6 +111,8 @@ def _add_study(needs: Needs, home: Home, store: StageStore, name: str) -> None:
     data = StudyData(home)
     values = [{}, *(sample.values for sample in spec.fixed[:MAX_KNOWN])]
     for config in (spec.config(v, seed, fold) for v in values for seed, fold in spec.seeds_and_folds()):
+        if config.pretrain.checkpoint is not None:
+            needs.checkpoints.setdefault(config.pretrain.checkpoint, f"study {name}")
         for phase, key in data.keys(config).items():
             needs.add(key, config.phase(phase).epochs, f"study {name}", finished=False)
 
@@ -110,6 +128,8 @@ def _add_run(
     unfinished = folder.alive() or _may_go_on(record)
     if unfinished:
         needs.unfinished.add(record.run_id)
+        if config.pretrain.checkpoint is not None:
+            needs.checkpoints.setdefault(config.pretrain.checkpoint, f"run {record.run_id}")
     keys = record.stage_keys
     try:
         now = _keys_now(record, config)

@@ -279,6 +279,8 @@ def test_one_worker_under_ray_is_the_local_run_to_the_bit(ray_here: None, home: 
     assert remote.selected_metrics.keys() == local.selected_metrics.keys()
     assert [r["epoch"] for r in reports] == [1, 2, 3, 4]
     assert RunFolder(home.runs / "remote").per_image()
+    log = (home.runs / "remote" / "log.txt").read_text()
+    assert "data: drawn particles" in log and "attempt 1 on CPU" in log and "RUNNING -> COMPLETE" in log
     assert (home.runs / "remote" / "artifacts" / "model" / "segmenter.safetensors").is_file()
 
 
@@ -298,6 +300,8 @@ def test_killed_workers_go_on_from_the_last_snapshot(ray_here: None, home: Home)
     assert len(killed) == 2
     assert (record.state, record.attempt) == ("COMPLETE", 3)
     assert record.reused_epochs >= 1
+    log = (home.runs / "killed" / "log.txt").read_text()
+    assert [f"attempt {number} on" in log for number in (1, 2, 3, 4)] == [True, True, True, False]
     lines = RunFolder(home.runs / "killed").metrics()
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
     undisturbed = run(config, Home(home.path / "other"), "undisturbed", mirror=False)

@@ -83,6 +83,8 @@ def test_states_are_exact_and_agree_everywhere(swept: tuple[Home, Path, Seen]) -
         found = record(home, f"tiny-t{trial.number:04d}-s0")
         assert found["state"] == trial.state, found["error"]
     assert (home.runs / "tiny-t0001-s0" / "error.txt").read_text().strip()
+    log = (home.runs / "tiny-t0001-s0" / "log.txt").read_text()
+    assert "data: drawn particles" in log and "attempt 1 on CPU" in log and "RUNNING -> FAIL: diverged" in log
 
 
 def test_poorest_point_is_pruned_at_its_step(swept: tuple[Home, Path, Seen]) -> None:

@@ -33,6 +33,7 @@ ROOMS = (
     "upkeep",
     "analysis",
     "terminal",
+    "api",
     "package",
 )
 
@@ -66,7 +67,8 @@ ONLY: dict[str, tuple[str, ...]] = {
         "sage_ray.analysis.setting_importance",
     ),
     "mlflow": (
-        *("sage_ray.record.mlflow_client", "sage_ray.record.mlflow_mirror", "sage_ray.record.model_versions"),
+        *("sage_ray.record.mlflow_client", "sage_ray.record.mlflow_mirror", "sage_ray.record.mlflow_removal"),
+        "sage_ray.record.model_versions",
         *("sage_ray.registry.*", "sage_ray.analysis.tidy"),
     ),
     "torch": (
@@ -298,6 +300,8 @@ def test_the_terminal_imports_nothing_heavy_before_a_verb_runs() -> None:
         ("sage_ray.runtime.launch", "from sage_ray.evaluation.locked_test import evaluate"),
         ("sage_ray.imaging.model", "import pandas"),
         ("sage_ray.terminal.cli", "import optuna"),
+        ("sage_ray.terminal.cli", "def f():\n    from sage_ray.api import sweep"),
+        ("sage_ray.api", "import ray"),
         ("sage_ray.helpers", "import json"),
         ("sage_ray.watch", "from sage_ray.search.study_folder import StudyStatus"),
         ("sage_ray.registry.final", "from sage_ray.terminal.shell import Answer"),
@@ -323,6 +327,7 @@ def test_a_violation_is_seen(module: str, source: str) -> None:
         ("sage_ray.registry.package", "import mlflow\nfrom sage_ray.search.study_folder import status"),
         ("sage_ray.models.unet", "import torch\nimport math\nfrom sage_ray.errors import UserError"),
         ("sage_ray.terminal.cli", "def f():\n    from sage_ray.search.best import best"),
+        ("sage_ray.api", "def f():\n    from sage_ray.terminal.progress import make_watch"),
         ("sage_ray.analysis.tidy", "import mlflow\nimport pandas"),
         ("analysis.baseline_table", "from sage_ray.analysis.baselines import main"),
     ],

@@ -21,7 +21,7 @@ COMMAND: Any = typer.main.get_command(app)
 VERBS = (
     *("doctor", "config.show", "data.synth", "data.check", "data.fetch", "train", "plan", "sweep", "ablate", "resume"),
     *("stop", "gc", "list", "status", "sync", "best", "final", "compare", "promote", "evaluate", "generate"),
-    *("predict", "report"),
+    *("predict", "report", "forget", "export"),
 )
 
 
@@ -54,6 +54,9 @@ OPTIONS = {
     "data.synth": {"--num", "--size", "--seed"},
     "data.check": {"--crop-bottom"},
     "data.fetch": {"--sha256", "--from"},
+    "export": {"-o", "--runs"},
+    "gc": {"--yes", "--ends", "--cache", "--store"},
+    "forget": {"--yes"},
     "generate": {"-o", "--seed", "--count"},
     "predict": {"-o", "--nm-per-pixel"},
 }
@@ -76,8 +79,8 @@ def test_a_verb_has_its_options_and_a_help_text(verb: str) -> None:
 
 
 IN_ORDER = (
-    *("doctor", "train", "plan", "sweep", "ablate", "resume", "stop", "list", "status", "gc", "sync", "best", "final"),
-    *("compare", "promote", "evaluate", "generate", "predict", "report", "config", "data"),
+    *("doctor", "train", "plan", "sweep", "ablate", "resume", "stop", "list", "status", "export", "gc", "forget"),
+    *("sync", "best", "final", "compare", "promote", "evaluate", "generate", "predict", "report", "config", "data"),
 )
 """As a study uses them, then the groups."""
 
