@@ -69,12 +69,11 @@ class Silence:
                 self._end(trial, silent)
 
     def _end(self, trial: Trial, silent: float) -> None:
-        actor = trial.temporary_state.ray_actor
-        if actor is None:
-            return
         self._heard[trial.trial_id] = self._clock()
         reason = f"silent: nothing was reported for {silent / 60:.1f} minutes (runtime.silence_minutes)"
         self.ended[trial.trial_id] = reason
         self._say(f"trial {trial.config['number']} is ended and tried again, {reason}")
-        with contextlib.suppress(Exception):  # it may be gone by now
-            ray.kill(actor, no_restart=True)
+        actor = trial.temporary_state.ray_actor
+        if actor is not None:
+            with contextlib.suppress(Exception):  # it may be gone by now
+                ray.kill(actor, no_restart=True)

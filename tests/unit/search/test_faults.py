@@ -72,11 +72,11 @@ def test_failures_in_a_row_stop_a_study_and_one_good_trial_begins_the_count_anew
 
 
 class FakeTrial:
-    """What the watch reads of a trial of Tune's: no actor, as of one that is gone."""
+    """What the watch reads of a trial of Tune's, whose actor is gone."""
 
     def __init__(self, name: str, status: str = "RUNNING") -> None:
         self.trial_id, self.status, self.config = name, status, {"number": 0}
-        self.temporary_state = type("State", (), {"ray_actor": object()})()
+        self.temporary_state = type("State", (), {"ray_actor": None})()
 
 
 def test_silence_is_judged_by_the_studys_own_epochs_or_by_the_setting() -> None:
