@@ -11,6 +11,7 @@ from pathlib import Path
 from sage_ray.errors import UserError
 from sage_ray.record.home_identity import FILE as IDENTITY_FILE
 from sage_ray.record.home_identity import HomeIdentity, settle_identity
+from sage_ray.record.home_release import note_release, refuse_newer
 from sage_ray.record.store_uris import absolute, sqlite_uri
 
 logger = logging.getLogger(__name__)
@@ -20,11 +21,15 @@ class Home:
     """Absolute paths under one folder: the given one, else `SAGE_HOME`, else `./sage_runs`.
 
     Making the object creates nothing; `check_writable` does.
+
+    Raises:
+        UserError: a newer release has written to the home.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
         chosen = path or os.environ.get("SAGE_HOME") or "sage_runs"
         self.path = Path(chosen).expanduser().absolute()
+        refuse_newer(self.path)
 
     def __repr__(self) -> str:
         return f"Home({str(self.path)!r})"
@@ -143,5 +148,5 @@ class Home:
             ) from None
         for folder in (self.runs, self.stages, self.studies, self.cache):
             folder.mkdir(exist_ok=True)
-        if (self.path / IDENTITY_FILE).exists():
-            logger.debug("home %s", self.identity)  # its place is noted before it can be copied
+        if self.identity:  # it is made, and its place noted, before anybody can copy the home
+            note_release(self.path)

@@ -72,15 +72,18 @@ def overview(home: Home) -> Overview:
 def _study(folder: Path) -> ListedStudy | None:
     try:
         facts = dict(read_json(folder / "study.json"))
+        kind = str(facts.get("kind", "sweep")) if facts else None
     except (OSError, ValueError, TypeError):
         return None
-    running, kind = is_locked(folder / DRIVER_LOCK), str(facts.get("kind", "sweep"))
+    if kind is None:
+        return None
+    running = is_locked(folder / DRIVER_LOCK)
     try:
         count = _trials_by_state(folder / STORAGE_FILE)
         target = int(facts["trials"]) if "trials" in facts else _target_of_files(folder, facts, count)
     except (OSError, ValueError, TypeError, KeyError, sqlite3.Error):
         count, target = None, int(facts.get("trials", 0))
-    if count is None or (not running and not (folder / STORAGE_FILE).is_file()):
+    if count is None or (not running and not (folder / STORAGE_FILE).is_file() and _has_runs(folder)):
         return ListedStudy(folder.name, kind, "damaged", 0, 0, 0, 0, target)
     unfinished = "running" if running else "interrupted"
     return ListedStudy(
@@ -93,6 +96,11 @@ def _study(folder: Path) -> ListedStudy | None:
         running=count["RUNNING"],
         target=target,
     )
+
+
+def _has_runs(folder: Path) -> bool:
+    """Whether runs of a study's names are there; asked only of a study without storage."""
+    return next(folder.parent.with_name("runs").glob(f"{folder.name}-*/record.json"), None) is not None
 
 
 def _trials_by_state(database: Path) -> Counter[str]:

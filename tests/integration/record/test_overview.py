@@ -73,7 +73,7 @@ def test_the_trials_of_a_study_of_the_first_release_are_counted(
     assert overview(home).studies[0].target == target
 
 
-@pytest.mark.parametrize("damage", ["", "[]", "{", '{"kind": "sweep"}'])
+@pytest.mark.parametrize("damage", ["", "[]", "{", "{}"])
 def test_what_is_damaged_is_left_out(home: Home, damage: str) -> None:
     for path in (home.studies / "bad" / "study.json", home.runs / "bad" / "record.json"):
         path.parent.mkdir(parents=True)
@@ -82,3 +82,16 @@ def test_what_is_damaged_is_left_out(home: Home, damage: str) -> None:
     found = overview(home)
     assert [study.study for study in found.studies] == ["study-000"]
     assert [run.run_id for run in found.runs] == ["run-0000"]
+
+
+def test_a_study_whose_storage_is_lost_is_named_and_hides_no_other(home: Home) -> None:
+    many(home, runs=1, studies=3)
+    for number, content in ((0, None), (1, b"no database")):
+        folder = home.studies / f"study-{number:03d}"
+        run = home.runs / f"{folder.name}-t0000-s0"
+        run.mkdir()
+        write_json(run / "record.json", {"run_id": run.name, "study": folder.name, "state": "COMPLETE", "epoch": 3})
+        if content is not None:
+            (folder / "optuna.db").write_bytes(content)
+    found = {study.study: study.state for study in overview(home).studies}
+    assert found == {"study-000": "damaged", "study-001": "damaged", "study-002": "interrupted"}

@@ -85,7 +85,8 @@ def test_home_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="home cannot be written"):
         Home("/proc/nowhere").check_writable()
     Home(tmp_path / "good").check_writable()
-    assert sorted(p.name for p in (tmp_path / "good").iterdir()) == ["cache", "runs", "stages", "studies"]
+    shown = sorted(p.name for p in (tmp_path / "good").iterdir() if not p.name.startswith("."))
+    assert shown == ["cache", "home.json", "runs", "stages", "studies"]
 
 
 # files
