@@ -253,7 +253,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     import yaml  # here, and where text is read or written: who builds a config from values needs no YAML
 
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # libyaml's, where it is there: the same values, ten times as fast.
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
     except FileNotFoundError:
         raise UserError("no such file", path, "give the path of a YAML file") from None
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
@@ -343,4 +345,5 @@ def dump(config: ExperimentConfig) -> str:
     """The config as YAML that `resolve(file=...)` reads back to an equal object."""
     import yaml
 
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120)
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    return str(yaml.dump(config.model_dump(mode="json"), Dumper=dumper, sort_keys=False, width=120))

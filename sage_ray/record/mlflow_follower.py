@@ -36,6 +36,11 @@ class Follower:
         self._thread = threading.Thread(target=self._work, name=f"mirror-{folder.run_id}", daemon=True)
         self._thread.start()
 
+    def leave(self) -> None:
+        """Send the end of the run while the process goes on with others; `wait_for_left` waits for it."""
+        self._ending.set()
+        _LEFT.append(self)
+
     def close(self, timeout_s: float = FLUSH_S) -> bool:
         """Send the end of the run, for at most `timeout_s`; returns whether MLflow has all of it.
 
@@ -67,6 +72,16 @@ class Follower:
         if not self._said:
             self._said = True
             self._say(f"MLflow is behind ({reason}); the local record is complete, `sage-ray sync` sends it later")
+
+
+_LEFT: list[Follower] = []
+"""Followers of this process that still send the end of their run."""
+
+
+def wait_for_left(timeout_s: float = FLUSH_S) -> None:
+    """Wait, as `Follower.close` does, for the followers that were left: the next run has no more than one before it."""
+    while _LEFT:
+        _LEFT.pop().close(timeout_s)
 
 
 def wait_for(thread: threading.Thread, timeout_s: float, breaker: Breaker) -> bool:

@@ -7,6 +7,7 @@ server is away: `sync` sends the rest later. Only `MlflowClient` is used, never 
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -252,9 +253,7 @@ class Mirror:
         if cursor.mlflow_run_id is None:
             cursor.mlflow_run_id = self._find_or_create(record)
         run_id = cursor.mlflow_run_id
-        if not cursor.params:
-            self._send_params(run_id, mlflow_rows.params(folder.config()))
-            cursor.params = True
+        params = {} if cursor.params else mlflow_rows.params(folder.config())
         lines = folder.metrics()
         if cursor.lines > len(lines) or mlflow_rows.digest(lines[: cursor.lines]) != cursor.digest:
             cursor.lines = 0  # lines were replaced; what is sent again with its old time is stored once
@@ -263,7 +262,8 @@ class Mirror:
         cleared = dict.fromkeys(cursor.tags.keys() - tags.keys(), "")
         points += mlflow_rows.objective_points(record, lines, self.home, cursor.lines)
         points += mlflow_rows.result_points(record, lines)
-        self._send_batches(run_id, points, {**cleared, **tags, **mlflow_rows.nonfinite_tag(lines)})
+        self._send_batches(run_id, points, {**cleared, **tags, **mlflow_rows.nonfinite_tag(lines)}, params)
+        cursor.params = True
         cursor.lines, cursor.digest, cursor.tags = len(lines), mlflow_rows.digest(lines), tags
         self._send_artifacts(folder, record, cursor, run_id)
         status = mlflow_rows.STATUS[record.state]
@@ -328,20 +328,23 @@ class Mirror:
             self._parents[name] = str(found.info.run_id)
         return self._parents[name]
 
-    def _send_params(self, run_id: str, params: Mapping[str, str]) -> None:
-        from mlflow.entities import Param
-
-        entries = [Param(name, value) for name, value in params.items()]
-        for start in range(0, len(entries), MAX_PARAMS):
-            self.client.log_batch(run_id, params=entries[start : start + MAX_PARAMS])
-
-    def _send_batches(self, run_id: str, points: Sequence[mlflow_rows.Point], tags: Mapping[str, str]) -> None:
-        from mlflow.entities import Metric, RunTag
+    def _send_batches(
+        self,
+        run_id: str,
+        points: Sequence[mlflow_rows.Point],
+        tags: Mapping[str, str],
+        params: Mapping[str, str] | None = None,
+    ) -> None:
+        """Send everything in as few calls as MLflow's limits allow."""
+        from mlflow.entities import Metric, Param, RunTag
 
         metrics = [Metric(*point) for point in points]
+        entries = [Param(name, value) for name, value in (params or {}).items()]
         batch = [RunTag(name, value) for name, value in tags.items()]
-        for start in range(0, max(1, len(metrics)), MAX_METRICS):
-            self.client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS], tags=batch)
+        calls = max(1, math.ceil(len(metrics) / MAX_METRICS), math.ceil(len(entries) / MAX_PARAMS))
+        for k in range(calls):
+            own = metrics[k * MAX_METRICS : (k + 1) * MAX_METRICS]
+            self.client.log_batch(run_id, own, entries[k * MAX_PARAMS : (k + 1) * MAX_PARAMS], batch)
             batch = []
 
     def _set_status(self, run_id: str, status: str, end_ms: int | None) -> None:

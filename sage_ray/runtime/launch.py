@@ -18,7 +18,7 @@ from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import PreparedData, headline, prepare
 from sage_ray.errors import RunFailed, RunStopped, UserError
 from sage_ray.record.home import Home
-from sage_ray.record.mlflow_follower import Follower
+from sage_ray.record.mlflow_follower import Follower, wait_for_left
 from sage_ray.record.mlflow_mirror import Mirror
 from sage_ray.record.model_reference import segmenter_file
 from sage_ray.record.run_folder import RunFolder
@@ -59,7 +59,7 @@ def run(
     on_report: Callable[[Report], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     pause_path: Path | None = None,
-    mirror: bool = True,
+    mirror: bool | Literal["behind"] = True,
     launcher: Launcher = "auto",
     say: Callable[[str], None] | None = None,
 ) -> RunRecord:
@@ -75,7 +75,7 @@ def run(
         should_stop: asked after each epoch; true ends the run as PRUNED. So does a file `stop` in the run's folder.
         pause_path: looked for after each epoch; while that file is there the run ends, and any early end of it is
             recorded as INTERRUPTED: whoever put it there means to go on later.
-        mirror: send the run to MLflow, from a thread.
+        mirror: send the run to MLflow, from a thread; "behind": without waiting for the end of it, as more runs follow.
         launcher: inline (this process, one worker), ray (TorchTrainer), or auto: ray for more than one worker.
         say: told lines for the user.
 
@@ -100,7 +100,7 @@ def run(
         record = folder.read()
         _refuse_other_data(record, data)
         if record.finished:
-            with _mirrored(home, folder, mirror and not Mirror(home).up_to_date(folder), say):
+            with _mirrored(home, folder, False if Mirror(home).up_to_date(folder) else mirror, say):
                 return record
         folder.stop_path.unlink(missing_ok=True)
         folder.set_state("RUNNING")
@@ -249,12 +249,20 @@ def _device_lines(config: ExperimentConfig, machines: Machines | None) -> list[s
 
 
 @contextmanager
-def _mirrored(home: Home, folder: RunFolder, mirror: bool, say: Callable[[str], None]) -> Iterator[None]:
-    follower = Follower(home, folder, say) if mirror else None
+def _mirrored(
+    home: Home, folder: RunFolder, mirror: bool | Literal["behind"], say: Callable[[str], None]
+) -> Iterator[None]:
+    if not mirror:
+        yield
+        return
+    wait_for_left()
+    follower = Follower(home, folder, say)
     try:
         yield
     finally:
-        if follower is not None:
+        if mirror == "behind":
+            follower.leave()
+        else:
             follower.close()
 
 

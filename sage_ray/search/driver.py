@@ -18,7 +18,7 @@ from sage_ray.search.opening import check_wish, failed_trials, open_storage, ref
 from sage_ray.search.parent_run import ParentRun
 from sage_ray.search.placement import Placement, placed
 from sage_ray.search.ray_session import seen_machines
-from sage_ray.search.reconcile import settle, take_up
+from sage_ray.search.reconcile import lately_ended, settle, take_up
 from sage_ray.search.sampling import simulate
 from sage_ray.search.storage import StudyStorage
 from sage_ray.search.study_budgets import StudyBudgets
@@ -202,7 +202,7 @@ def _drive(
         finished = status.done + status.pruned + status.failed >= status.target
         if finished:
             budgets.close()
-        parent.say("COMPLETE" if finished else "INTERRUPTED", status, ended_runs)
+        parent.say("COMPLETE" if finished else "INTERRUPTED", status, [*ended_runs, *lately_ended(folder, status)])
         watch.update(status)
     folder.stop_path.unlink(missing_ok=True)
     if halt.reason == FAULT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from types import SimpleNamespace
@@ -14,11 +15,13 @@ from sage_ray.record.run_record import State
 from sage_ray.search.objectives import run_objectives
 from sage_ray.search.storage import StudyStorage, TrialRow
 from sage_ray.search.study_folder import StudyFolder
+from sage_ray.search.study_status import StudyStatus
 from sage_ray.search.trainable import is_study_fault
 from sage_ray.study.objective import reduce_reports
 from sage_ray.study.spec import StudySpec
 
 LOOK_S = 0.05
+LATELY_S = 120.0
 _STATE_OF_RUN: dict[str, State] = {"PRUNED": "PRUNED", "FAIL": "FAIL", "RUNNING": "INTERRUPTED"}
 
 
@@ -76,6 +79,18 @@ def settle(storage: StudyStorage, folder: StudyFolder, spec: StudySpec, *, patie
                 run.set_state(_STATE_OF_RUN[row.state], error=row.error)
                 changed.append(run)
     return changed
+
+
+def lately_ended(folder: StudyFolder, status: StudyStatus) -> list[RunFolder]:
+    """Runs that have changed in the last `LATELY_S` seconds: their processes may have ended before MLflow had them."""
+    since = time.time() - LATELY_S
+    found = []
+    for run in (run for trial in status.trials for run in trial.runs):
+        record = folder.home.runs / run.run_id / "record.json"
+        with contextlib.suppress(OSError):
+            if record.stat().st_mtime >= since:
+                found.append(RunFolder(record.parent))
+    return found
 
 
 def _left(run: RunFolder, deadline: float) -> bool:

@@ -52,6 +52,12 @@ class TrialTask(BaseModel):
     objectives: tuple[ObjectivePart, ...]
     runs: tuple[TrialRun, ...]
 
+    def __repr__(self) -> str:
+        """Short: Tune writes what a trial gets into names and notes of its own, again and again."""
+        return f"TrialTask({self.study}, {self.number})"
+
+    __str__ = __repr__
+
     @property
     def objective(self) -> ObjectivePart:
         """The first objective, by which a scheduler compares."""
@@ -157,6 +163,7 @@ def _launch(task: TrialTask, run: TrialRun, reporter: _Reporter) -> RunRecord:
         on_report=reporter,
         should_stop=reporter.still_here,
         pause_path=task.stop_path,
+        mirror="behind",
         launcher="ray" if run.config.runtime.workers > 1 else "inline",
     )
 
