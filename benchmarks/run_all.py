@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
-NO_BENCHMARKS = {"run_all", "record", "training_steps", "__init__"}
+NO_BENCHMARKS = {"run_all", "record", "training_steps", "reuse_arms", "__init__"}
 # Its own command, for a machine with a GPU: at CPU sizes it shows that it works, not how fast anything is.
 ON_REQUEST = "gpu"
 LIMIT_S = 1200
