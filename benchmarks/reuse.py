@@ -10,7 +10,7 @@ epochs; every trial with the same score and bit-equal weights.
 
 **asha.** Configurations drawn at random from a larger space, three seeds of the sampler: a study with ASHA, which takes
 stages over, against plain Ray Tune that trains every one of the same configurations to its end (FIFO, nothing shared).
-Claim: at least 8 times fewer epochs at an equal best score. Equal means, as was laid down before anything was looked at:
+Claim: at least 8 times fewer epochs at an equal best score. Equal means, as was laid down before the first look:
 both have the same best configuration, or the best objective of the ASHA study lies at most one standard error of the
 plateau below that of FIFO: 1.25 s / sqrt(k) for a median of k epochs whose scores have the standard deviation s. ASHA's
 grace ends four epochs after the longest phase 1, which all trials share, so that it judges what lambda does. Its 48
@@ -133,21 +133,21 @@ def grid_part(size: Size, folder: Path) -> dict[str, Any]:
         f"**grid**: {len(plain.trials)} configurations. Claim: at least {FEWER_BY_REUSE} times fewer epochs; here "
         f"{row['fewer']:.2f}, and exactly those of the plan. Claim: wall time within {WALL_WITHIN:.0%} of that; here "
         f"{row['faster']:.2f} times less, {off:+.1%}, and {row['less CPU']:.2f} times less processor time. "
-        f"Of two studies {equal} of {2 * len(plain.trials)} trials have the score and, bit for bit, the weights of plain "
-        "Tune's.",
+        f"Of two studies {equal} of {2 * len(plain.trials)} trials have the score and, bit for bit, the weights of "
+        "plain Tune's.",
         f"Epochs of phase 1 and 2: {phases(plain.trained)} plain, {phases(here.trained)} here. An epoch took "
-        f"{per_epoch(plain)} s plain and {per_epoch(here)} s here: phase 1, of which more is shared, is the cheaper one, so "
-        f"that the epochs saved are worth {worth(plain, here):.2f} times in seconds. Beside its epochs a trial took "
-        f"{plain.beyond_s / len(plain.trials):.2f} s plain and {here.beyond_s / len(here.trials):.2f} s here; the first one "
-        f"began {plain.start_s:.1f} s and {here.start_s:.1f} s after the start, which the wall times contain. The two "
-        f"studies took {first.wall_s:.0f} s and {second.wall_s:.0f} s.",
+        f"{per_epoch(plain)} s plain and {per_epoch(here)} s here: phase 1, of which more is shared, is the cheaper "
+        f"one, so that the epochs saved are worth {worth(plain, here):.2f} times in seconds. Beside its epochs a trial "
+        f"took {plain.beyond_s / len(plain.trials):.2f} s plain and {here.beyond_s / len(here.trials):.2f} s here; the "
+        f"first one began {plain.start_s:.1f} s and {here.start_s:.1f} s after the start, which the wall times contain. "
+        f"The two studies took {first.wall_s:.0f} s and {second.wall_s:.0f} s.",
     ]
     holds = row["fewer"] >= FEWER_BY_REUSE and abs(off) <= WALL_WITHIN and equal == 2 * len(plain.trials)
     return {"row": row, "notes": notes, "holds": holds}
 
 
 def asha_part(size: Size, seed: int, folder: Path) -> dict[str, Any]:
-    """Row, notes and verdict of one seed of the sampler: a study with ASHA, then plain Tune to the end of each trial."""
+    """Row, notes and verdict of one seed: a study with ASHA, then plain Tune to the end of each trial."""
     space = make_space(folder, f"asha-{seed}", size, seed)
     here = run_here(space, Home(folder / f"asha-{seed}"))
     plain = beside(space, folder, f"asha-{seed}")
@@ -167,7 +167,7 @@ def asha_part(size: Size, seed: int, folder: Path) -> dict[str, Any]:
     }
     alike = equal_trials(plain, here)
     notes = [
-        f"**asha, seed {seed}**: {len(plain.trials)} configurations, {len(here.trials)} of them trained to their end here, "
+        f"**asha, seed {seed}**: {len(plain.trials)} configurations, {len(here.trials)} trained to their end here, "
         f"of which {alike} with score and weights of plain Tune's, bit for bit. Best: trial {best} plain "
         f"({settings(space, folder, seed, best)}), trial {found} here ({settings(space, folder, seed, found)}). "
         f"Claim: at least {FEWER_WITH_ASHA:g} times fewer epochs at an equal best; here {row['fewer']:.1f} times.",

@@ -173,11 +173,15 @@ def resume(
             found: StudyStatus | AblationResult = work(name, place, watch=seen, **more)
         _tidy(name, place)
         return found
-    if is_final(name, place):
+    final = is_final(name, place)
+    if not final and name not in place.run_ids():
+        raise _unknown(name, place)
+    if any(more.values()):
+        mend = f"leave {', '.join(more)} out: only a study changes"
+        raise UserError("no study, but a run or a final training", name, mend)
+    if final:
         with _shown(watch) as seen:
             return resume_final(name, place, watch=seen)
-    if name not in place.run_ids():
-        raise _unknown(name, place)
     folder = RunFolder.open(place.runs, name)
     record = folder.read()
     owner = record.parent or record.study

@@ -14,6 +14,7 @@ from sage_ray.errors import UserError
 from sage_ray.evaluation.score_tables import meaning
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
+from sage_ray.search.objectives import on_front
 from sage_ray.statistics import by_group
 from sage_ray.study.file_schema import ObjectivePart
 from sage_ray.study.objective import reduce_reports
@@ -173,15 +174,11 @@ def _cheapest(candidate: Candidate) -> str:
 
 def pareto_front(trials: Sequence[TrialStatus], objectives: Sequence[ObjectivePart]) -> list[FrontTrial]:
     """The complete trials that no other one dominates, best in the first objective first."""
-    signs = np.array([-1.0 if part.maximize else 1.0 for part in objectives])
     complete = [t for t in trials if t.state == "COMPLETE" and len(t.objectives) == len(objectives)]
-    losses = np.array([list(t.objectives.values()) for t in complete]).reshape(-1, len(objectives)) * signs
-    front = [
-        (tuple(loss), FrontTrial(trial.number, trial.objectives, trial.params))
-        for trial, loss in zip(complete, losses, strict=True)
-        if not np.any(np.all(losses <= loss, axis=1) & np.any(losses < loss, axis=1))
-    ]
-    return [entry for _, entry in sorted(front, key=lambda pair: pair[0])]
+    among = on_front([list(t.objectives.values()) for t in complete], objectives)
+    front = [FrontTrial(t.number, t.objectives, t.params) for t, best in zip(complete, among, strict=True) if best]
+    signs = [-1.0 if part.maximize else 1.0 for part in objectives]
+    return sorted(front, key=lambda t: [s * v for s, v in zip(signs, t.objectives.values(), strict=True)])
 
 
 def standard_errors(top: Candidate, candidates: Sequence[Candidate], metric: str) -> tuple[dict[int, float], str]:

@@ -11,7 +11,7 @@ from sage_ray.errors import RunFailed, UserError
 from sage_ray.record.home import Home
 from sage_ray.runtime.disk_space import check_space, run_need
 from sage_ray.search.changes import Change, changed_spec, check_changes
-from sage_ray.search.earlier import with_earlier
+from sage_ray.search.earlier import begun_from
 from sage_ray.search.forecast import note_forecast
 from sage_ray.search.halt import FAULT, INTERRUPTED, Halt, terminated_as_interrupted
 from sage_ray.search.opening import check_wish, failed_trials, open_storage, refuse_taken_name, write_study
@@ -122,19 +122,14 @@ def _with_earlier(folder: StudyFolder, spec: StudySpec, names: Sequence[str], fi
         known = stored.file.earlier if isinstance(stored, Space) else ()
         if names and tuple(names) != known:
             mend = "choose another --name: what a sampler knows from the start does not change"
-            raise UserError(f"study began with --from {', '.join(known) or 'no study'}", folder.name, mend)
+            began = f"with --from {', '.join(known)}" if known else "without --from"
+            raise UserError(f"study began {began}", folder.name, mend)
         if known and isinstance(spec, Space) and isinstance(stored, Space) and spec.file.points != stored.file.points:
             points = (*stored.file.points, *(p for p in spec.file.points if p not in stored.file.points))
             file = spec.file.model_copy(update={"points": points, "earlier": known})
             return dataclasses.replace(spec, file=file)
         return spec
-    if not names:
-        return spec
-    if not isinstance(spec, Space):
-        raise UserError(
-            "an ablation draws nothing", f"--from {names[0]}", "it shares stages with earlier studies anyway"
-        )
-    return with_earlier(spec, names, folder.home, fingerprint)
+    return begun_from(spec, names, folder.home, fingerprint)
 
 
 def _start(folder: StudyFolder, spec: StudySpec, fingerprint: str, start: _Start, watch: Watch) -> StudyStatus:

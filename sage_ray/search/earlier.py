@@ -22,6 +22,21 @@ BEST = 3
 """Most configurations of each earlier study that are offered as points."""
 
 
+def begun_from(spec: StudySpec, names: Sequence[str], home: Home, fingerprint: str) -> StudySpec:
+    """A new study with what it takes from earlier ones, named here or under `from` in its file.
+
+    Raises:
+        UserError: an ablation, or as `with_earlier`.
+    """
+    if not isinstance(spec, Space):
+        if names:
+            mend = "it shares stages with earlier studies anyway; leave --from out"
+            raise UserError("an ablation draws nothing", f"--from {names[0]}", mend)
+        return spec
+    wanted = tuple(dict.fromkeys(names or spec.file.earlier))
+    return with_earlier(spec, wanted, home, fingerprint) if wanted else spec
+
+
 def with_earlier(space: Space, names: Sequence[str], home: Home, fingerprint: str) -> Space:
     """The space of a new study that knows the trials of earlier ones, their best among its points.
 
@@ -75,8 +90,10 @@ def _fitting(space: Space, name: str, home: Home, fingerprint: str) -> list[tupl
     folder = StudyFolder.open(home, name)
     spec = folder.spec()
     judged = [(part.metric, part.reduce, part.direction) for part in space.objectives]
-    if [(part.metric, part.reduce, part.direction) for part in spec.objectives] != judged:
-        raise UserError(f"study {name} is judged by another objective", f"--from {name}", "set the same objective")
+    theirs = [(part.metric, part.reduce, part.direction) for part in spec.objectives]
+    if theirs != judged:
+        what = f"study {name} is judged by {_told(theirs)}, the new one by {_told(judged)}"
+        raise UserError(what, f"--from {name}", "set the same objective")
     if folder.meta()["data_fingerprint"] != fingerprint:
         raise UserError(f"study {name} is on other data", f"--from {name}", "take a study on the same images")
     found = []
@@ -87,6 +104,10 @@ def _fitting(space: Space, name: str, home: Home, fingerprint: str) -> list[tupl
         if sample is not None:
             found.append((row, sample))
     return found
+
+
+def _told(objectives: Sequence[tuple[str, str, str | None]]) -> str:
+    return " and ".join(f"{metric} ({reduce}, {direction})" for metric, reduce, direction in objectives)
 
 
 def _sample(space: Space, config: ExperimentConfig) -> Sample | None:

@@ -35,9 +35,9 @@ RUNS_READ = 24
 def note_forecast(spec: StudySpec, folder: StudyFolder, placement: Placement) -> None:
     """Write plan.json into the folder of a study that begins: epochs and hours that it is expected to take.
 
-    What is there already stays, so that a study is compared with what was said before it began; if the number of trials
-    has changed, it is written anew. Nothing is measured; hours are null where no recorded run is alike. A study never
-    fails of its forecast: one that cannot be counted has none.
+    What is there already stays, so that a study is compared with what was said before it began. If the study has
+    changed, it is written anew, and what was trained by then counts as planned. Nothing is measured; hours are null
+    where no recorded run is alike. A study never fails of its forecast: one that cannot be counted has none.
 
     Args:
         spec: the placed study.
@@ -46,10 +46,12 @@ def note_forecast(spec: StudySpec, folder: StudyFolder, placement: Placement) ->
     """
     path = folder.path / FILE
     known = _read(path)
-    if known is not None and known.get("trials") == spec.trials:
+    # A forecast of before this release does not say which file it is of.
+    if known is not None and known.get("trials") == spec.trials and known.get("file_hash", spec.hash) == spec.hash:
         return
     with suppress(UserError, OSError):
-        write_json(path, _forecast(spec, folder.home, placement), durable=False)
+        before = {} if known is None else _trained_before(folder, spec)
+        write_json(path, _forecast(spec, folder.home, placement) | before, durable=False)
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ def _forecast(spec: StudySpec, home: Home, placement: Placement) -> dict[str, An
         "format_version": FORMAT_VERSION,
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "trials": spec.trials,
+        "file_hash": spec.hash,
         "counted": len(samples),
         "epochs_without_reuse": round(whole(lambda runs: count_epochs(runs, store).without_reuse, counted)),
         "epochs_with_reuse": round(whole(lambda runs: count_epochs(runs, store).with_reuse, counted)),
@@ -149,8 +152,15 @@ def _read(path: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) and value.get("format_version") == FORMAT_VERSION else None
 
 
-def _compared(plan: dict[str, Any], folder: StudyFolder) -> PlannedAndTaken | None:
-    spec = folder.spec()
+def _trained_before(folder: StudyFolder, spec: StudySpec) -> dict[str, Any]:
+    """What a study that changes has taken already: its stages are stored by now, and no part of the forecast."""
+    records, trained, _ = _taken(folder, spec)
+    hours = _wall_hours(folder, records) if records else 0.0
+    return {"epochs_before": trained, "hours_before": round(hours, 6)}
+
+
+def _taken(folder: StudyFolder, spec: StudySpec) -> tuple[list[RunRecord], int, int]:
+    """(records of its runs, epochs that they trained, epochs that they have)."""
     records: list[RunRecord] = []
     trained = needed = 0
     for number in range(spec.trials):
@@ -160,12 +170,18 @@ def _compared(plan: dict[str, Any], folder: StudyFolder) -> PlannedAndTaken | No
             text = (run.path / "metrics.jsonl").read_bytes() if run.read().epoch else b""
             needed += text.count(b"\n")
             trained += text.count(b"\n") - text.count(b'"replayed": true')
+    return records, trained, needed
+
+
+def _compared(plan: dict[str, Any], folder: StudyFolder) -> PlannedAndTaken | None:
+    records, trained, needed = _taken(folder, folder.spec())
     if not records:
         return None
+    wall, before = plan["wall_hours"], plan.get("hours_before", 0.0)
     return PlannedAndTaken(
-        planned_epochs=int(plan["epochs_with_reuse"]) - int(plan["epochs_stored"]),
+        planned_epochs=int(plan["epochs_with_reuse"]) - int(plan["epochs_stored"]) + int(plan.get("epochs_before", 0)),
         epochs=trained,
-        planned_hours=plan["wall_hours"],
+        planned_hours=None if wall is None else wall + before,
         hours=_wall_hours(folder, records),
         needed_epochs=needed,
         upper_bound=bool(plan["upper_bound"]),

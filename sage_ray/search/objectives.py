@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from sage_ray.config import ExperimentConfig
 from sage_ray.metrics.definitions import DEVICE_SECONDS
 from sage_ray.runtime.devices import gpus_held
@@ -24,6 +26,16 @@ def run_objectives(
         device_seconds(reports, config) if objective.metric == DEVICE_SECONDS else reduce_reports(reports, objective)
         for objective in objectives
     ]
+
+
+def on_front(values: Sequence[Sequence[float]], objectives: Sequence[ObjectivePart]) -> list[bool]:
+    """Of each trial, by its objectives, whether it is on the Pareto front.
+
+    It is, if no other trial is better in one objective and at least as good in all others.
+    """
+    signs = np.array([-1.0 if part.maximize else 1.0 for part in objectives])
+    losses = np.array(values, dtype=float).reshape(-1, len(objectives)) * signs
+    return [not np.any(np.all(losses <= loss, axis=1) & np.any(losses < loss, axis=1)) for loss in losses]
 
 
 def device_seconds(reports: Sequence[Mapping[str, Any]], config: ExperimentConfig) -> float:

@@ -10,6 +10,7 @@ from sage_ray.data.prepare import headline, prepare
 from sage_ray.record.home import Home
 from sage_ray.runtime.disk_space import DATABASE_BYTES, GB, free_bytes, kept_bytes, result_bytes
 from sage_ray.search.budget import Trim, trimmed
+from sage_ray.search.earlier import begun_from
 from sage_ray.search.epoch_cost import Measured
 from sage_ray.search.pilot import pilot as take_pilot
 from sage_ray.search.placement import Placement, placed
@@ -24,9 +25,11 @@ from sage_ray.search.planned_runs import (
     trial_place,
 )
 from sage_ray.search.recorded_epochs import recorded_epochs
+from sage_ray.search.sampling import LEARNING, simulate
 from sage_ray.search.stage_tree import StageNode, stage_tree
 from sage_ray.stages.store import StageStore
 from sage_ray.study.dimension import Sample
+from sage_ray.study.space import Space
 from sage_ray.study.spec import Kind, StudySpec
 from sage_ray.training.footprint import footprints
 
@@ -45,7 +48,7 @@ class Plan:
         epochs_without_reuse: epochs if every run trained all its own stages.
         epochs_with_reuse: epochs if each distinct stage is trained once.
         epochs_stored: of those, what the stage store of this home holds already.
-        exact: whether the configurations are known beforehand.
+        exact: whether the configurations are known beforehand: fixed ones, and draws that look at no scores.
         note: what the numbers rest on.
         kind: sweep, or ablation, whose trials are its runs.
         not_run: arms of an ablation that are declared but not trained, with the reason.
@@ -113,6 +116,7 @@ def plan(
     price: float | None = None,
     pilot: bool = False,
     budget_hours: float | None = None,
+    earlier: Sequence[str] = (),
     say: Callable[[str], None] = lambda line: None,
 ) -> Plan:
     """The cost of a search space or of an ablation design under `home`; trains nothing unless a pilot is asked for.
@@ -126,26 +130,25 @@ def plan(
         price: of a GPU for an hour; on a CPU, of a worker with its CPUs.
         pilot: take some steps of each phase of the study's base to measure what an epoch takes.
         budget_hours: hours of GPUs (on a CPU, of workers) that the study is to be trimmed to.
+        earlier: studies of the home that it begins with, as `sweep` takes them.
         say: told what a pilot does.
 
     Raises:
-        UserError: a problem of the data, no room for a trial, a cluster that does not answer, a pilot where its device
-            is not, or a budget that not even the first trial fits in.
+        UserError: bad data, no room for a trial, no cluster, a pilot elsewhere, or a budget below the first trial.
     """
     from sage_ray.search.ray_session import seen_machines
-    from sage_ray.search.sampling import simulate
 
+    data = prepare(spec.base.data, home.cache)
     with seen_machines() as machines:
-        spec, placement = placed(spec, machines, elsewhere=True)
-    samples = simulate(spec, spec.trials)
-    identity = StudyData(home)
+        spec, placement = placed(begun_from(spec, earlier, home, data.fingerprint), machines, elsewhere=True)
+    samples, identity = simulate(spec, spec.trials), StudyData(home)
     planned = list(planned_runs(spec, samples, identity))
     runs = [each.run for each in planned]
     store = StageStore(spec.base.runtime.stage_store or home.stages)
     epochs = count_epochs(runs, store)
     clock = Clock(spec, placement, _measured(spec, placement, home, pilot, say), store)
     timed = clock.timed(planned)
-    exact = len(spec.fixed) >= len(samples)
+    exact = _is_exact(spec)
     return Plan(
         study=spec.name,
         trials=len(samples),
@@ -156,7 +159,7 @@ def plan(
         kind=spec.kind,
         not_run=spec.not_run(),
         details=spec.details(),
-        data=headline(prepare(spec.base.data, home.cache), spec.base.data),
+        data=headline(data, spec.base.data),
         **_placement(placement),
         **_disk(planned, epochs.stages, identity, store, home),
         **_hours(spec, clock.hours(timed) if timed else None, price),
@@ -244,15 +247,22 @@ def _first(spec: StudySpec, samples: Sequence[Sample]) -> list[dict[str, Any]]:
     return [{"number": number, "params": sample.params} for number, sample in enumerate(samples[:FIRST])]
 
 
+def _is_exact(spec: StudySpec) -> bool:
+    """Whether the study will draw what a plan of it draws: then it looks neither at scores nor at earlier studies."""
+    learns = spec.sampler.name in LEARNING or (isinstance(spec, Space) and bool(spec.file.earlier))
+    return len(spec.fixed) >= spec.trials or not learns
+
+
 def _note(spec: StudySpec, exact: bool) -> str:
-    if exact:
+    drawn = spec.trials - len(spec.fixed)
+    name, seed = spec.sampler.name, spec.sampler.seed
+    if drawn <= 0:
         text = "exact: every configuration is known beforehand"
+    elif exact:
+        text = f"exact: {drawn} of {spec.trials} trials are drawn by {name} with seed {seed}, whatever the scores are"
     else:
-        drawn = spec.trials - len(spec.fixed)
-        name, seed = spec.sampler.name, spec.sampler.seed
         text = f"an expectation: {drawn} of {spec.trials} trials as a simulated draw with seed {seed}"
-        if name not in ("random", "qmc"):
-            text += f"; {name} will choose others once it has seen scores"
+        text += f"; {name} will choose others once it has seen scores" if name in LEARNING else ""
     if spec.scheduler.name == "asha":
         text += "; asha stops trials early, so fewer epochs will be trained"
     return text

@@ -125,9 +125,12 @@ class KeyedSampler(BaseSampler):
         return self._spec.run_configs(number, sample.values)
 
     def _tried(self, study: Study, trial: FrozenTrial) -> set[str]:
-        """Configurations of trials before this one, where a space is discrete, so that one may come again."""
+        """Configurations of earlier studies, and of trials before this one where a space is discrete.
+
+        Without steps only the former come again: under the same sampler and seed, trial n is drawn as theirs was.
+        """
         if not self._discrete:
-            return set()
+            return set(map(self._hash, self._earlier))
         for before in study.get_trials(deepcopy=False):
             if before.number < trial.number and before.number not in self._seen:
                 self._seen[before.number] = self._hash(before)

@@ -14,6 +14,7 @@ from typing import Any
 from sage_ray.config import ExperimentConfig
 from sage_ray.errors import UserError
 from sage_ray.record.home import Home
+from sage_ray.search.objectives import on_front
 from sage_ray.search.rebuild import is_sound, recover
 from sage_ray.search.storage import TrialRow, read_rows, rows_of
 from sage_ray.search.study_folder import StudyFolder
@@ -65,7 +66,8 @@ class StudyStatus:
     """A study as a whole. `state`: running (a driver lives), finished, or interrupted (resumable).
 
     `kind`: sweep, or ablation; `not_run`: its arms that are declared but not trained, with the reason;
-    `runs_of_trial`: seeds times folds.
+    `runs_of_trial`: seeds times folds. `objectives`: the direction of each objective by its metric, that of `metric`
+    first; `front`: with two objectives, the numbers of the trials on the Pareto front.
     """
 
     study: str
@@ -83,6 +85,8 @@ class StudyStatus:
     kind: Kind = "sweep"
     not_run: dict[str, str] = field(default_factory=dict)
     runs_of_trial: int = 1
+    objectives: dict[str, str] = field(default_factory=dict)
+    front: tuple[int, ...] = ()
 
 
 def status(name: str, home: Home) -> StudyStatus:
@@ -136,7 +140,18 @@ def status_of(
         kind=spec.kind,
         not_run=spec.not_run(),
         runs_of_trial=len(spec.run_grid(0)) if spec.trials else 1,
+        objectives={part.metric: str(part.direction) for part in spec.objectives},
+        front=_front(spec, trials),
     )
+
+
+def _front(spec: StudySpec, trials: Sequence[TrialStatus]) -> tuple[int, ...]:
+    """Numbers of the trials on the Pareto front of a study with two objectives."""
+    if len(spec.objectives) < 2:
+        return ()
+    complete = [t for t in trials if t.state == "COMPLETE" and len(t.objectives) == len(spec.objectives)]
+    among = on_front([list(t.objectives.values()) for t in complete], spec.objectives)
+    return tuple(trial.number for trial, best in zip(complete, among, strict=True) if best)
 
 
 def stop(name: str, home: Home) -> StudyStatus:

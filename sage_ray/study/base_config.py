@@ -64,6 +64,8 @@ def _set_one(tree: dict[str, Any], key: str, value: Any) -> None:
             tree[part] = {}
         tree = tree[part]
         if not isinstance(tree, dict):
+            if isinstance(tree, list | tuple):
+                raise UserError(f"{part} is a list", f"--set {key}", f"set the whole of it: {part}=[...]")
             raise UserError("unknown key", f"--set {key}", f"{part} holds no keys")
     tree[".".join(rest)] = int(value) if isinstance(value, float) and value.is_integer() else value
 

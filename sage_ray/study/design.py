@@ -89,7 +89,6 @@ class Design(StudySpec):
     noun = "design"
     file_name = "design.yaml"
     verb = "ablate"
-    may_change = "max_hours, concurrency and test"
 
     file: DesignFile
     arms: tuple[Arm, ...]

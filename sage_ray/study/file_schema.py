@@ -292,6 +292,8 @@ def _as_user_error(error: ValidationError, where: str, model: type[StudyFile]) -
     if first["type"] == "missing":
         return UserError("missing key", label, "add it")
     message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "tuple_type":
+        message = "give a list in brackets, such as [0, 1]" if path in ("seeds", "folds") else "give a list in brackets"
     if first["type"] != "value_error":
         message = f"{message} (got {first['input']!r})"
     return UserError("bad value", label, message)

@@ -54,7 +54,6 @@ class Space(StudySpec):
     noun = "space"
     file_name = "space.yaml"
     verb = "sweep"
-    may_change = "trials, max_hours and concurrency"
 
     file: SpaceFile
     constraints: tuple[Constraint, ...] = ()
@@ -126,9 +125,15 @@ class Space(StudySpec):
         return tuple((cell, self.refusal(cell)) for cell in self.cells())
 
     def details(self) -> list[str]:
-        """Lines for `plan`: cells of a grid that cannot be combined, which take no trial."""
-        if self.file.sampler.name != "grid":
-            return []
+        """Lines for `plan`: two objectives, constraints, and cells of a grid that cannot be combined."""
+        lines = [f"constraint: {constraint.text}" for constraint in self.constraints]
+        if len(self.objectives) > 1:
+            both = " and ".join(f"{part.metric} ({part.direction})" for part in self.objectives)
+            lines.insert(0, f"two objectives: {both}")
+        return lines + self._impossible_cells() if self.file.sampler.name == "grid" else lines
+
+    def _impossible_cells(self) -> list[str]:
+        """Cells of a grid that take no trial, each with the reason."""
         refused = [(cell, reason) for cell, reason in self._judged_cells if reason is not None]
         lines = [
             f"impossible cell: {', '.join(f'{path}={value}' for path, value in cell.params.items())} ({reason})"

@@ -45,8 +45,6 @@ class StudySpec(ABC):
     file_name: ClassVar[str]
     """Name of the study's file inside its folder."""
     verb: ClassVar[str]
-    may_change: ClassVar[str]
-    """Keys of the file that may differ when the same study is started again, as a message lists them."""
 
     file: StudyFile
     base: ExperimentConfig

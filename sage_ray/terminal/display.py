@@ -31,6 +31,24 @@ def score_text(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, int | float) and math.isfinite(value) else "-"
 
 
+def objective_text(metric: str, value: Any) -> str:
+    """The value of an objective: seconds with one decimal, a score with four; "-" if there is none yet."""
+    if metric.endswith("seconds") and isinstance(value, int | float) and math.isfinite(value):
+        return f"{value:.1f}"
+    return score_text(value)
+
+
+def further_objectives(status: Any) -> list[str]:
+    """Metrics of the objectives of a study beside the one that its score is."""
+    return list(field_of(status, "objectives") or {})[1:]
+
+
+def objectives_text(status: Any) -> str:
+    """What the trials of a study are judged by: "val/dice, maximize; gpu_seconds, minimize"."""
+    stated = field_of(status, "objectives") or {field_of(status, "metric"): field_of(status, "direction")}
+    return "; ".join(f"{metric}, {direction}" for metric, direction in stated.items())
+
+
 def field_of(row: Any, name: str, default: Any = None) -> Any:
     """A field of a trial or status, whether it is a mapping or an object."""
     return row.get(name, default) if isinstance(row, Mapping) else getattr(row, name, default)
@@ -150,18 +168,20 @@ def trial_table(
     """Trial, state, epoch, score and, where `remaining` is given, ETA: always whole. Parameters take what is left.
 
     Args:
-        status: the study; its best trial is marked with a star.
+        status: the study; its best trial is marked with a star, with two objectives each one of the Pareto front.
         trials: the rows.
         width: columns of the terminal; None: as many as the text needs.
         remaining: seconds that running trials still take, by number.
     """
-    best = best_trial(status)
-    columns = [["trial"], ["state"], ["epoch"], ["score"], *([["ETA"]] if remaining is not None else [])]
+    best, others = best_trials(status), further_objectives(status)
+    columns = [["trial"], ["state"], ["epoch"], ["score"], *([metric] for metric in others)]
+    columns += [["ETA"]] if remaining is not None else []
     for trial in trials:
         number, state = int(field_of(trial, "number")), str(field_of(trial, "state"))
         total = epochs_of(status, trial)
-        cells = [f"{'*' if number == best else ''}{number}", state]
+        cells = [f"{'*' if number in best else ''}{number}", state]
         cells += [f"{epochs_run(trial)}{f'/{total}' if total else ''}", score_text(field_of(trial, "value"))]
+        cells += [objective_text(metric, (field_of(trial, "objectives") or {}).get(metric)) for metric in others]
         if remaining is not None:
             cells.append(duration(remaining.get(number)) if state == "RUNNING" else "")
         for column, cell in zip(columns, cells, strict=False):
@@ -255,6 +275,12 @@ def best_trial(status: Any) -> int | None:
         return None
     sign = -1 if field_of(status, "direction", "maximize") == "minimize" else 1
     return int(field_of(max(scored, key=lambda t: sign * field_of(t, "value")), "number"))
+
+
+def best_trials(status: Any) -> set[int]:
+    """Numbers of the trials that are marked: the best one, or with two objectives those of the Pareto front."""
+    best = best_trial(status)
+    return set(field_of(status, "front") or ()) or ({best} if best is not None else set())
 
 
 def ended(status: Any) -> int:

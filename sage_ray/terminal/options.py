@@ -16,6 +16,10 @@ Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override, as a.b=value; may be repeated.")
 ]
 StudyName = Annotated[str | None, typer.Option("--name", help="Name of the study [default: the file's].")]
+Earlier = Annotated[
+    list[str] | None,
+    typer.Option("--from", metavar="STUDY", help="The sampler knows its trials, its best come first; repeatable."),
+]
 SpaceFile = Annotated[str, typer.Argument(metavar="SPACE", help="A search space: YAML file or shipped name.")]
 DesignFile = Annotated[str, typer.Argument(metavar="DESIGN", help="An ablation design: YAML file or shipped name.")]
 StudyFile = Annotated[str, typer.Argument(metavar="FILE", help="A search space or ablation design: YAML file or name.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ class Asked:
     name: str | None = None
     price: float | None = None
     svg: Path | None = None
+    earlier: Sequence[str] = ()
 
 
 def planned(plan: Plan, asked: Asked, session: Session) -> Answer:
@@ -137,6 +139,7 @@ def _drawn(plan: Plan, asked: Asked) -> Path:
 
 def _next(plan: Plan, asked: Asked, session: Session) -> list[str]:
     tail = f" --name {asked.name}" if asked.name else ""
+    tail += "".join(f" --from {study}" for study in asked.earlier)
     tail += "".join(f" --set '{text}'" for text in asked.sets)
     fitting = "".join(f" --set '{text}'" for text in plan.trim.sets) if plan.trim else ""
     verb = "sweep" if plan.kind == "sweep" else "ablate"

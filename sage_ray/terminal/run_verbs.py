@@ -12,6 +12,7 @@ from sage_ray.terminal.apps import app, config_app, data_app
 from sage_ray.terminal.options import (
     ConfigFile,
     DesignFile,
+    Earlier,
     Preset,
     Sets,
     SpaceFile,
@@ -160,6 +161,7 @@ def plan(
     svg: Annotated[
         Path | None, typer.Option("--svg", metavar="FILE", help="Draw the tree of stages into this file.")
     ] = None,
+    earlier: Earlier = None,
 ) -> Answer:
     """Say what a search or an ablation will cost: epochs with and without reuse, hours, price and disk.
 
@@ -172,8 +174,8 @@ def plan(
 
     spec = load_spec(space, sets or [])
     say = session.watch.line if pilot else lambda line: None
-    found = count(spec, session.home, price=price, pilot=pilot, budget_hours=budget, say=say)
-    return planned(found, Asked(space, sets or [], name, price, svg), session)
+    found = count(spec, session.home, price=price, pilot=pilot, budget_hours=budget, earlier=earlier or (), say=say)
+    return planned(found, Asked(space, sets or [], name, price, svg, earlier or []), session)
 
 
 @verb(app, "sweep")
@@ -182,10 +184,7 @@ def sweep(
     space: SpaceFile,
     sets: Sets = None,
     name: StudyName = None,
-    earlier: Annotated[
-        list[str] | None,
-        typer.Option("--from", metavar="STUDY", help="The sampler knows its trials, its best come first; repeatable."),
-    ] = None,
+    earlier: Earlier = None,
 ) -> Answer:
     """Run a search; after an interruption `sage-ray resume NAME` goes on with nothing lost."""
     from sage_ray.study.space import load_space

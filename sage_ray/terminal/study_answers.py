@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sage_ray.terminal.disk_answers import tidied
-from sage_ray.terminal.display import score_text, tally, trial_table
+from sage_ray.terminal.display import objectives_text, score_text, tally, trial_table
 from sage_ray.terminal.progress import width_of
 from sage_ray.terminal.shell import EXIT_FAILED, EXIT_INTERRUPTED, Answer, Session, plain
 
@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
 def study_lines(status: StudyStatus) -> list[str]:
     """A study as a plain table, cut at the width of a terminal, and why trials failed."""
-    lines = [f"{status.study} {status.state}: {tally(status)}; {status.metric}, {status.direction}"]
+    lines = [f"{status.study} {status.state}: {tally(status)}; {objectives_text(status)}"]
     if status.trials:
         table = trial_table(status, status.trials, width_of())
         lines += [table.header, *table.rows]
+    if status.front:
+        lines.append("* on the Pareto front: no other trial beats it in one objective and equals it in the other")
     if status.state == "running":
         running = [trial for trial in status.trials if trial.state == "RUNNING"]
         lines += [f"trial {trial.number} {_last_report(trial.silent_s)}" for trial in running]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sage_ray.errors import UserError
-from sage_ray.terminal.display import score_text, tally
+from sage_ray.terminal.display import further_objectives, objective_text, objectives_text, score_text, tally
 
 if TYPE_CHECKING:
     from sage_ray.record.home import Home
@@ -42,10 +42,11 @@ def markdown(study: StudyStatus, home: Home) -> list[str]:
     return [
         f"# {'Study' if study.kind == 'sweep' else 'Ablation'} {study.study}",
         "",
-        f"{study.state}: {tally(study)}. Objective: {study.metric}, {study.direction}, as the {noun} says.",
+        f"{study.state}: {tally(study)}. Judged by: {objectives_text(study)}, as the {noun} says.",
         "",
         *(_arms(study, home) if study.kind == "ablation" else []),
         *_choice(study, home),
+        *_front(study),
         "## Trials",
         "",
         *_trials(study),
@@ -59,6 +60,7 @@ def markdown(study: StudyStatus, home: Home) -> list[str]:
         "## Provenance",
         "",
         *_provenance(records),
+        *_changes(study),
         "",
         f"## {noun.capitalize()}",
         "",
@@ -105,9 +107,26 @@ def _choice(study: StudyStatus, home: Home) -> list[str]:
     return lines
 
 
+def _front(study: StudyStatus) -> list[str]:
+    """The Pareto front of a study with two objectives, best in the first one first."""
+    if not study.front:
+        return []
+    names = list(study.objectives)
+    sign = -1 if study.direction == "maximize" else 1
+    front = [trial for trial in study.trials if trial.number in study.front]
+    front.sort(key=lambda trial: sign * trial.objectives[names[0]])
+    rows = [["trial", *names, "parameters"], ["---:", *["---:"] * len(names), ":---"]]
+    for trial in front:
+        values = [objective_text(name, trial.objectives[name]) for name in names]
+        rows.append([str(trial.number), *values, _params(trial.params)])
+    told = "No other trial beats one of these in one objective and equals it in the other."
+    return ["## Pareto front", "", told, "", *(f"| {' | '.join(row)} |" for row in rows), ""]
+
+
 def _trials(study: StudyStatus) -> list[str]:
     names = sorted({path for trial in study.trials for path in trial.params})
-    head = ["trial", "state", "epoch", "score", *(f"`{name}`" for name in names), "s"]
+    others = further_objectives(study)
+    head = ["trial", "state", "epoch", "score", *others, *(f"`{name}`" for name in names), "s"]
     sign = -1 if study.direction == "maximize" else 1
     order = sorted(
         study.trials,
@@ -117,7 +136,8 @@ def _trials(study: StudyStatus) -> list[str]:
     for trial in order:
         values = [_cell(trial.params[name]) if name in trial.params else "base" for name in names]
         seconds = f"{trial.seconds:.0f}" if trial.seconds is not None else "-"
-        rows.append([str(trial.number), trial.state, str(trial.epoch), score_text(trial.value), *values, seconds])
+        scores = [score_text(trial.value), *(objective_text(name, trial.objectives.get(name)) for name in others)]
+        rows.append([str(trial.number), trial.state, str(trial.epoch), *scores, *values, seconds])
     lines = [f"| {' | '.join(row)} |" for row in rows]
     failed = [f"- trial {t.number}: {t.error}" for t in study.trials if t.error]
     return lines + (["", *failed] if failed else [])
@@ -171,6 +191,22 @@ def _provenance(records: list[RunRecord]) -> list[str]:
         f"- computed on {', '.join(sorted({p for r in records for p in r.computed_on})) or '-'}",
         f"- seeds {distinct('seed')}",
     ]
+
+
+def _changes(study: StudyStatus) -> list[str]:
+    """What of the study's file was changed since it began, and when."""
+    from sage_ray.files import read_json
+
+    changes = read_json(Path(study.path) / "study.json").get("changes", [])
+    return [
+        f"- changed {change['time']}: " + "; ".join(f"`{key}` {_said(old)} to {_said(new)}" for key, (old, new) in keys)
+        for change in changes
+        if (keys := list(change["keys"].items()))
+    ]
+
+
+def _said(value: Any) -> str:
+    return "absent" if value is None else _cell(value)
 
 
 def _params(params: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sage_ray.errors import UserError, did_you_mean
-from sage_ray.terminal.display import params_text, score_text, tally
+from sage_ray.terminal.display import objective_text, params_text, score_text, tally
 from sage_ray.terminal.model_answers import finished, named_model
 from sage_ray.terminal.shell import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, Answer, Session, plain
 from sage_ray.terminal.study_answers import ablated, ended, swept
@@ -134,8 +134,9 @@ def resumed(name: str, session: Session, sets: list[str], retry_failed: bool, re
 
         found = resume(name, session.home, watch=session.watch, **wishes)
         return ended(swept(found, session), found, session)
-    if any(wishes.values()):
-        raise UserError("no study", name, "--set, --retry-failed and --retry change a study; leave them out")
+    if any(wishes.values()) and name in (*session.home.final_ids(), *session.home.run_ids()):
+        mend = "--set, --retry-failed and --retry change a study; leave them out"
+        raise UserError("no study, but a run or a final training", name, mend)
     if is_final(name, session.home):
         return finished(resume_final(name, session.home, watch=session.watch), session)
     if name in session.home.run_ids():
@@ -265,10 +266,13 @@ def chosen(choice: BestChoice, session: Session) -> Answer:
             f"{params_text(row.params)}"
         )
     if choice.front:
-        lines.append(f"Pareto front, {len(choice.front)} trials that no other one beats in both objectives:")
+        lines.append("Pareto front: no other trial beats one of these in one objective and equals it in the other")
         for entry in choice.front:
-            values = "  ".join(f"{metric} {score_text(value)}" for metric, value in entry.objectives.items())
-            lines.append(f"  {'*' if entry.trial == choice.trial else ' '}trial {entry.trial}: {values}")
+            values = "  ".join(
+                f"{metric} {objective_text(metric, value)}" for metric, value in entry.objectives.items()
+            )
+            mark = "*" if entry.trial == choice.trial else " "
+            lines.append(f"  {mark}trial {entry.trial}: {values}  {params_text(entry.params)}")
     fields = plain(choice)
     return Answer(
         lines, fields, {"study": session.home.studies / choice.study}, [session.command(f"final {choice.study}")]

@@ -1,4 +1,4 @@
-"""`benchmarks/reuse.py` at a size of seconds: both ways run the same trials, and what is counted and judged is right."""
+"""`benchmarks/reuse.py` at a size of seconds: both ways run the same trials, and counts and verdicts are right."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_grid_and_a_study_with_asha_are_measured_beside_plain_tune(
     assert row["fewer by stopping alone"] > 1 and row["fewer by reuse alone"] > 1
     assert 0 < row["share of reuse"] < 1
     for part in (grid["row"], row):
-        assert 0 < part["CPU s here"] and 0 < part["wall s here"] and 0 < part["CPU s plain"]
+        assert part["CPU s here"] > 0 and part["wall s here"] > 0 and part["CPU s plain"] > 0
     # A part that was kept is read, not run again: no Ray is there any more.
     assert reuse.kept(tmp_path / "grid.json", "grid", tmp_path) == grid
 

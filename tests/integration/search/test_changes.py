@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.trial import FrozenTrial
 from study_cases import Study, tiny_space
 
 from sage_ray.errors import UserError
@@ -16,7 +17,7 @@ from sage_ray.record.home import Home
 from sage_ray.record.overview import overview
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.search.changes import changed_spec, check_changes
-from sage_ray.search.earlier import earlier_trials, with_earlier
+from sage_ray.search.earlier import begun_from, earlier_trials, with_earlier
 from sage_ray.search.opening import failed_trials, open_storage, write_study
 from sage_ray.search.rebuild import is_sound, rebuild
 from sage_ray.search.reconcile import settle, take_up
@@ -251,6 +252,35 @@ def test_a_new_study_knows_the_trials_of_an_earlier_one(study: StudyFolder, tmp_
     assert again.file.earlier == ("tiny",) and again.file.points == with_points.file.points
 
 
+def test_a_new_study_does_not_repeat_the_draws_of_an_earlier_one(study: StudyFolder, tmp_path: Path) -> None:
+    """The same sampler and seed draw the same trial n: known as it is, it is drawn anew."""
+    new = tiny_space(tmp_path, name="next", trials=5, points=[{}, {}], seeds=[0])
+    known = earlier_trials(with_earlier(new, ["tiny"], study.home, "f"), study.home, "f", lambda _: None)
+    theirs = [trial.params for trial in known]
+
+    def drawn(earlier: list[FrozenTrial], name: str) -> list[dict[str, Any]]:
+        folder = StudyFolder(study.home, name)
+        folder.path.mkdir()
+        storage = StudyStorage(folder.path, name, new, earlier)
+        storage.enqueue(new.fixed, new)
+        for _ in range(5):
+            storage.draw(None, new)
+        return [trial.params for trial in storage.study.get_trials()][len(new.fixed) :]
+
+    assert any(params in theirs for params in drawn([], "alone"))
+    assert not any(params in theirs for params in drawn(known, "next"))
+
+
+def test_a_file_may_name_earlier_studies_as_the_option_does(study: StudyFolder, tmp_path: Path) -> None:
+    named = tiny_space(tmp_path, name="next", trials=5, points=[{}], seeds=[0], **{"from": ["tiny"]})
+    plain = tiny_space(tmp_path, name="next", trials=5, points=[{}], seeds=[0])
+    by_file = begun_from(named, [], study.home, "f")
+    assert by_file.to_yaml("base.yaml") == begun_from(plain, ["tiny"], study.home, "f").to_yaml("base.yaml")
+    assert len(by_file.fixed) == 2 and begun_from(plain, [], study.home, "f") is plain
+    with pytest.raises(UserError, match="no such study"):
+        begun_from(tiny_space(tmp_path, **{"from": ["tinny"]}), [], study.home, "f")
+
+
 def _written(folder: Path, space: Space) -> Path:
     from sage_ray.config import dump
 
@@ -271,7 +301,7 @@ def test_earlier_trials_that_do_not_fit_or_compare_are_left_out(study: StudyFold
     with pytest.raises(UserError, match="did you mean tiny"):
         with_earlier(narrow, ["tinny"], study.home, "f")
     judged = tiny_space(tmp_path, name="judged", objective={"metric": "val/iou"})
-    with pytest.raises(UserError, match="judged by another objective"):
+    with pytest.raises(UserError, match=r"tiny is judged by val/dice .*, the new one by val/iou"):
         with_earlier(judged, ["tiny"], study.home, "f")
 
 

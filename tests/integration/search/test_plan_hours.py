@@ -176,7 +176,16 @@ def test_a_forecast_is_kept_and_compared(trained: tuple[Home, Space], tmp_path: 
     assert path.read_bytes() == written
     more, _ = placed(load_space(tmp_path / "later.yaml", ["trials=3"]), this_machine())
     note_forecast(more, study.folder, placement)
-    assert json.loads(path.read_bytes())["trials"] == 3
+    noted = json.loads(path.read_bytes())
+    # What was trained before the change is planned by now: it is no part of the new forecast, being stored.
+    assert (noted["trials"], noted["epochs_before"]) == (3, found.epochs)
+    after = planned_and_taken("later", home)
+    assert after is not None and after.planned_epochs == found.epochs + 1 and after.epochs == found.epochs
+    assert after.planned_hours is not None and after.planned_hours > noted["wall_hours"]
+    # More seeds are a change of the forecast too, though not of the number of trials.
+    seeds, _ = placed(load_space(tmp_path / "later.yaml", ["trials=3", "seeds=[0, 1]"]), this_machine())
+    note_forecast(seeds, study.folder, placement)
+    assert json.loads(path.read_bytes())["epochs_without_reuse"] == 12
 
 
 def test_a_forecast_of_a_thousand_trials_is_quick_and_near_the_plan(

@@ -127,8 +127,10 @@ def test_plan_sees_what_is_stored(home: Home, tmp_path: Path) -> None:
     study = Study(home, space, running=1)
     study.train(0)
     after = plan(space, home)
-    assert (before.epochs_stored, after.epochs_stored) == (0, 2) and not after.exact
-    assert after.epochs_with_reuse == before.epochs_with_reuse and "simulated draw" in after.note
+    assert (before.epochs_stored, after.epochs_stored) == (0, 2) and after.exact
+    assert after.epochs_with_reuse == before.epochs_with_reuse and "whatever the scores are" in after.note
+    learned = plan(tiny_space(tmp_path, name="learned", sampler={"name": "tpe"}), home)
+    assert not learned.exact and "simulated draw" in learned.note and "tpe will choose others" in learned.note
 
 
 def test_halt_by_stop_file_and_by_clock(tmp_path: Path) -> None:

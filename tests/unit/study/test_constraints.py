@@ -47,6 +47,35 @@ def test_a_constraint_says_by_how_much_it_is_missed(text: str, values: dict[str,
     assert set(constraint.paths) == set(values)
 
 
+def test_a_plan_names_two_objectives_and_constraints(tmp_path: Path) -> None:
+    both = load(
+        tmp_path,
+        objective=[{"metric": "val/dice"}, {"metric": "gpu_seconds"}],
+        points=[],
+        constraints=["adversarial.mix_max <= 0.5"],
+    )
+    first, second, *cells = both.details()
+    assert first == "two objectives: val/dice (maximize) and gpu_seconds (minimize)"
+    assert second == "constraint: adversarial.mix_max <= 0.5" and cells[0].startswith("impossible cell: ")
+    assert load(tmp_path).details() == []
+
+
+@pytest.mark.parametrize(
+    ("assignment", "told"),
+    [
+        ("seeds=3", "give a list in brackets, such as [0, 1]"),
+        ("constraints=adversarial.mix_max < 1", "give a list in brackets"),
+        ("objective.metric=val/loss", "objective is a list"),
+    ],
+)
+def test_a_value_that_should_be_a_list_is_told_so(assignment: str, told: str, tmp_path: Path) -> None:
+    listed = [{"metric": "val/dice"}, {"metric": "gpu_seconds"}]
+    assert load(tmp_path, "seeds=[3]", objective=listed).file.seeds == (3,)
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, assignment, objective=listed)
+    assert told in str(caught.value)
+
+
 @pytest.mark.parametrize("text", ["a.b", "a.b == 1", "a.b != 1", "a.b < __import__('os')", "a.b < 'x'", "a.b <", ""])
 def test_anything_but_a_comparison_of_settings_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="bad constraint"):
@@ -67,8 +96,9 @@ def test_impossible_cells_of_a_grid_take_no_trial_and_are_listed(tmp_path: Path)
     assert bound.trials == 5
     assert all(s.values["adversarial.lambda_cycle"] * s.values["adversarial.mix_max"] < 2 for s in bound.fixed)
     assert bound.details() == [
+        "constraint: adversarial.lambda_cycle * adversarial.mix_max < 2",
         "impossible cell: adversarial.lambda_cycle=2.5, adversarial.mix_max=0.9 "
-        "(violates the constraint adversarial.lambda_cycle * adversarial.mix_max < 2)"
+        "(violates the constraint adversarial.lambda_cycle * adversarial.mix_max < 2)",
     ]
 
 
@@ -76,7 +106,7 @@ def test_a_cell_that_the_config_refuses_is_impossible_too(tmp_path: Path) -> Non
     # No epoch in either phase would train nothing.
     dimensions = {"pretrain.epochs": {"categorical": [0, 2]}, "adversarial.epochs": {"categorical": [0, 3]}}
     space = load(tmp_path, points=[], space=dimensions)
-    assert space.trials == 3 and "nothing would be trained" in space.details()[0]
+    assert space.trials == 3 and "nothing would be trained" in space.details()[-1]
     assert load(tmp_path, points=[], space={**dimensions, "adversarial.epochs": {"categorical": [1, 3]}}).trials == 4
 
 
