@@ -139,7 +139,7 @@ def grid_part(size: Size, folder: Path) -> dict[str, Any]:
         f"{per_epoch(plain)} s plain and {per_epoch(here)} s here: phase 1, of which more is shared, is the cheaper "
         f"one, so that the epochs saved are worth {worth(plain, here):.2f} times in seconds. Beside its epochs a trial "
         f"took {plain.beyond_s / len(plain.trials):.2f} s plain and {here.beyond_s / len(here.trials):.2f} s here; the "
-        f"first one began {plain.start_s:.1f} s and {here.start_s:.1f} s after the start, which the wall times contain. "
+        f"first one began {plain.start_s:.1f} s and {here.start_s:.1f} s after the start, part of the wall times. "
         f"The two studies took {first.wall_s:.0f} s and {second.wall_s:.0f} s.",
     ]
     holds = row["fewer"] >= FEWER_BY_REUSE and abs(off) <= WALL_WITHIN and equal == 2 * len(plain.trials)

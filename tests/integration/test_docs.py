@@ -13,6 +13,7 @@ import pytest
 import typer.main
 
 from sage_ray.config import known_paths, resolve, shipped
+from sage_ray.search.changes import OF_SEARCH
 from sage_ray.terminal.cli import app
 
 REPO = Path(__file__).resolve().parents[2]
@@ -110,7 +111,8 @@ def test_the_settings_that_the_readme_recommends_resolve() -> None:
     text = (REPO / "README.md").read_text(encoding="utf-8")
     given = {pair.replace("=N", "=2") for pair in re.findall(r"--set ((?!base\.)[\w.]+=\w+)", text)}
     assert given
-    for pair in given:
+    # `resume --set` changes keys of a study's file beside.
+    for pair in (pair for pair in given if pair.split("=")[0] not in OF_SEARCH):
         resolve("tiny_sage_gan", sets=[pair])
 
 
