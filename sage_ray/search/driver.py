@@ -124,7 +124,7 @@ def _with_earlier(folder: StudyFolder, spec: StudySpec, names: Sequence[str], fi
             mend = "choose another --name: what a sampler knows from the start does not change"
             began = f"with --from {', '.join(known)}" if known else "without --from"
             raise UserError(f"study began {began}", folder.name, mend)
-        if known and isinstance(spec, Space) and isinstance(stored, Space) and spec.file.points != stored.file.points:
+        if known and isinstance(spec, Space) and isinstance(stored, Space):
             points = (*stored.file.points, *(p for p in spec.file.points if p not in stored.file.points))
             file = spec.file.model_copy(update={"points": points, "earlier": known})
             return dataclasses.replace(spec, file=file)
