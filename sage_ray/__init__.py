@@ -37,7 +37,7 @@ _OPENED = {
     "evaluate": "sage_ray.evaluation.locked_test",
     "predict": "sage_ray.apply.predict",
     "generate": "sage_ray.apply.generate",
-    "sync": "sage_ray.record.mlflow_mirror",
+    "sync": "sage_ray.upkeep.mlflow_sync",
     "forget": "sage_ray.upkeep.forget",
 }
 
@@ -48,10 +48,10 @@ def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(import_module(_PUBLIC[name]), name)
     if name in _OPENED:
-        from sage_ray.api import opened, quiet_imports
-
-        quiet_imports()
-        return opened(getattr(import_module(_OPENED[name]), name))
+        # By name: an import statement would count among those of a registered model, which carries what it imports.
+        api = import_module("sage_ray.api")
+        api.quiet_imports()
+        return api.opened(getattr(import_module(_OPENED[name]), name))
     raise AttributeError(f"module 'sage_ray' has no attribute {name!r}")
 
 

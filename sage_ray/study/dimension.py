@@ -58,7 +58,9 @@ class Dimension:
         return choice if choice is None or isinstance(choice, bool | int | float | str) else json.dumps(choice)
 
     def decode(self, stored: Any) -> Any:
-        """The choice that `encode` stored."""
+        """The choice, or the number, that `encode` stored."""
+        if self.kind != "categorical":
+            return stored
         return next(choice for choice in self.choices if self.encode(choice) == stored)
 
 

@@ -104,6 +104,13 @@ def test_a_discrete_space_is_used_up_before_anything_is_tried_again(tmp_path: Pa
     assert len(set(values)) == 9 and len(values) == 11
 
 
+@pytest.mark.parametrize("name", ["random", "tpe"])
+def test_a_space_of_steps_is_discrete_too(tmp_path: Path, name: str) -> None:
+    steps = {"adversarial.lambda_cycle": {"float": [1.0, 2.0], "step": 0.5}, "adversarial.epochs": {"int": [2, 4]}}
+    space = make_space(tmp_path, space=steps, sampler={"name": name, "startup": 2}, points=[], trials=9)
+    assert len({stable_hash(values) for values in drawn(tmp_path / "run", space, {4})}) == 9
+
+
 @pytest.mark.parametrize("name", ["random", "qmc", "tpe", "gp", "nsga2"])
 def test_what_violates_a_constraint_is_never_a_trial(tmp_path: Path, name: str) -> None:
     text = "adversarial.lambda_cycle < 2000 * adversarial.lr"

@@ -69,7 +69,9 @@ RUN = "tiny-t0000-s0"
 
 
 def files(home: Home) -> dict[str, tuple[int, int]]:
-    found = (path for path in home.path.rglob("*") if path.is_file() and ".lock" not in path.name)
+    # home.json notes where the home was last opened, whatever for.
+    left_out = (".lock", "home.json")
+    found = (p for p in home.path.rglob("*") if p.is_file() and not any(part in p.name for part in left_out))
     return {str(path.relative_to(home.path)): (path.stat().st_size, path.stat().st_mtime_ns) for path in found}
 
 
