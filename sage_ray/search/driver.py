@@ -176,9 +176,10 @@ def _drive(
         check_space(run_need(spec.base, folder.home), folder.home, store, watch.line)
         budgets.open([row.values for row in storage.rows() if row.values is not None])
     halt = Halt(folder.stop_path, spec.file.max_hours, watch.line)
-    watch.update(status_of(folder, spec, storage.rows()))
+    before = status_of(folder, spec, storage.rows())
+    watch.update(before)
     parent = ParentRun(folder, watch)
-    parent.say("RUNNING")
+    parent.say("RUNNING", before)
     try:
         if ended < spec.trials:
             for line in placement.lines():

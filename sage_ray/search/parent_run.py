@@ -66,7 +66,7 @@ class ParentRun:
         self._looked = 0.0
         self._said = False
 
-    def say(self, state: State, status: StudyStatus | None = None, runs: Sequence[RunFolder] = ()) -> None:
+    def say(self, state: State, status: StudyStatus, runs: Sequence[RunFolder] = ()) -> None:
         """Put the parent run into `state`: in the background at the start, waiting for it at the end."""
         if self._thread is not None:
             wait_for(self._thread, WAIT_S, self._mirror.breaker)
@@ -87,19 +87,16 @@ class ParentRun:
         if best is not None and best.number != self._best:
             self._start("RUNNING", status, ())
 
-    def _start(self, state: State, status: StudyStatus | None, runs: Sequence[RunFolder]) -> None:
+    def _start(self, state: State, status: StudyStatus, runs: Sequence[RunFolder]) -> None:
         self._thread = threading.Thread(target=self._send, args=(state, status, runs), daemon=True)
         self._thread.start()
 
-    def _send(self, state: State, status: StudyStatus | None, runs: Sequence[RunFolder]) -> None:
+    def _send(self, state: State, status: StudyStatus, runs: Sequence[RunFolder]) -> None:
         try:
-            if status is None:
-                tags = {"sage.home": str(self._folder.home.path)}
-                self._mirror.parent_run(self._folder.name, state=state, tags=tags)
-            else:
-                self._mirror.send_parent(study_parent(self._folder, status, state))
-                best = best_trial(status)
-                self._best = None if best is None else best.number
+            # Always by its facts, so that what was sent is noted: a study that goes on is closed again at its end.
+            self._mirror.send_parent(study_parent(self._folder, status, state))
+            best = best_trial(status)
+            self._best = None if best is None else best.number
             for run in runs:
                 self._mirror.push(run)
         except (MirrorUnavailable, UserError) as error:
