@@ -110,7 +110,7 @@ def resume(
     changes = check_changes(old, spec, study_rows(folder, old), folder) if sets else []
     again = failed_trials(folder, all_crashed=retry_failed, named=retry) if retry_failed or retry else set()
     if retry_failed and not again:
-        watch.line("no trial has crashed: there is none to try again")
+        watch.line("no trial has crashed: there is none to try again (--retry N takes a diverged one)")
     fingerprint = _look_at_data(spec, home, watch)
     return _start(folder, spec, fingerprint, _Start(old.base.runtime, changes, again), watch)
 
