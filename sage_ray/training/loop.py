@@ -21,7 +21,7 @@ from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import PreparedData
 from sage_ray.errors import NonFiniteLoss, SnapshotFailed
 from sage_ray.stages.keys import stage_keys
-from sage_ray.stages.store import StageStore
+from sage_ray.stages.store import Snapshot, StageStore
 from sage_ray.training.adversarial import adversarial_step
 from sage_ray.training.attention_share import watch_attention
 from sage_ray.training.averaging import estimate_statistics
@@ -147,9 +147,10 @@ def run_training(
         steps_per_epoch(len(run.train), phase.settings.batch_size)
     try:
         state: TrainState | None = None
-        for phase in phases[first_to_run(phases, store, ctx) :]:
+        first, read = first_to_run(phases, store, ctx)
+        for phase in phases[first:]:
             with leased(phase, store, ctx):
-                state = _run_phase(run, phase, state)
+                state, read = _run_phase(run, phase, state, read), None
         assert state is not None
         groups = [data.groups[i] for i in data.split.validation] if data.groups else None
         return _result(run, state, phases[-1], keys, numbers, groups)
@@ -157,9 +158,9 @@ def run_training(
         run.snapshots.close()
 
 
-def _run_phase(run: _Run, phase: Phase, earlier: TrainState | None) -> TrainState:
+def _run_phase(run: _Run, phase: Phase, earlier: TrainState | None, read: Snapshot | None) -> TrainState:
     """Train a phase to its end, from its newest snapshot or from what the earlier phase hands over."""
-    snapshot = newest_snapshot(phase, run.store, run.ctx)
+    snapshot = newest_snapshot(phase, run.store, run.ctx, read)
     handed = earlier.product_weights(run.config.pretrain.handoff) if earlier and snapshot is None else None
     state = build_state(run.config, phase.name, run.ctx, handed=handed)
     if earlier is not None:

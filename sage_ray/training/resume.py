@@ -50,15 +50,19 @@ def chain(config: ExperimentConfig, keys: Mapping[str, str]) -> list[Phase]:
     return phases
 
 
-def first_to_run(phases: list[Phase], store: StageStore, ctx: RunContext) -> int:
-    """Index of the last phase that has a sound snapshot at or below its wanted epoch; 0 if none has."""
-    found = 0
+def first_to_run(phases: list[Phase], store: StageStore, ctx: RunContext) -> tuple[int, Snapshot | None]:
+    """Index of the last phase that has a sound snapshot at or below its wanted epoch, and on rank 0 what was read.
+
+    The index is 0 if none has. The first phase is not read here, as there is nothing else to begin with.
+    """
+    found, snapshot = 0, None
     if ctx.rank == 0:
         for index in range(len(phases) - 1, 0, -1):
-            if store.load_latest(phases[index].key, phases[index].epochs) is not None:
+            snapshot = store.load_latest(phases[index].key, phases[index].epochs)
+            if snapshot is not None:
                 found = index
                 break
-    return _from_rank_0(ctx, found)
+    return _from_rank_0(ctx, found), snapshot
 
 
 def leased(phase: Phase, store: StageStore, ctx: RunContext) -> AbstractContextManager[None]:
@@ -74,9 +78,14 @@ def leased(phase: Phase, store: StageStore, ctx: RunContext) -> AbstractContextM
     )
 
 
-def newest_snapshot(phase: Phase, store: StageStore, ctx: RunContext) -> Snapshot | None:
-    """The newest sound snapshot of a phase at or below its wanted epoch, the same on every worker."""
-    snapshot = store.load_latest(phase.key, phase.epochs) if ctx.rank == 0 else None
+def newest_snapshot(phase: Phase, store: StageStore, ctx: RunContext, read: Snapshot | None = None) -> Snapshot | None:
+    """The newest sound snapshot of a phase at or below its wanted epoch, the same on every worker.
+
+    `read` is what rank 0 has read of the phase already; it is read again only if the store has a newer one by now.
+    """
+    snapshot = read
+    if ctx.rank == 0 and (read is None or store.latest(phase.key, phase.epochs) != read.epoch):
+        snapshot = store.load_latest(phase.key, phase.epochs)
     epoch = _from_rank_0(ctx, snapshot.epoch if snapshot else 0)
     if ctx.rank and epoch:
         snapshot = store.load_latest(phase.key, epoch)

@@ -15,7 +15,7 @@ from tiny_cases import tiny_config
 from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import PreparedData, prepare
 from sage_ray.errors import NonFiniteLoss, RunStopped, UserError
-from sage_ray.stages.store import StageStore
+from sage_ray.stages.store import Snapshot, StageStore
 from sage_ray.training import build
 from sage_ray.training.averaging import estimate_statistics
 from sage_ray.training.batches import Pictures, training_batches
@@ -147,6 +147,39 @@ def test_a_longer_trial_extends_a_shorter_one_and_a_shorter_one_takes_a_longer_o
     assert all(r["replayed"] for r in reports) and again.weights_sha == short.weights_sha
     alone, _ = train(tiny(), data, tmp_path / "alone")
     assert long.weights_sha == alone.weights_sha
+
+
+class CountingStore(StageStore):
+    """A store that counts the snapshots which were read, and may change before one is read a second time."""
+
+    def __init__(self, root: Path, late: Snapshot | None = None) -> None:
+        super().__init__(root)
+        self.reads: list[int] = []
+        self._late = late
+
+    def load_latest(self, key: str, max_epoch: int) -> Snapshot | None:
+        snapshot = super().load_latest(key, max_epoch)
+        if snapshot is not None:
+            self.reads.append(snapshot.epoch)
+        if self._late is not None:
+            self.save(self._late)
+            self._late = None
+        return snapshot
+
+
+def test_a_snapshot_is_read_once_and_again_if_another_trial_got_further(data: PreparedData, tmp_path: Path) -> None:
+    whole, _ = train(tiny(), data, tmp_path)
+    store, key = CountingStore(tmp_path / "stages"), whole.stage_keys["adversarial"]
+    context = LocalContext(tiny().runtime)
+    assert run_training(tiny(), data, context, store, cache_dir=tmp_path).weights_sha == whole.weights_sha
+    assert store.reads == [4]
+
+    end = store.load_latest(key, 4)
+    with pytest.raises(RunStopped):
+        train(tiny(), data, tmp_path / "other", Stop(after=5))
+    store = CountingStore(tmp_path / "other/stages", late=end)
+    again = run_training(tiny(), data, context, store, cache_dir=tmp_path)
+    assert (store.reads, again.reused_epochs, again.weights_sha) == ([2, 4], 7, whole.weights_sha)
 
 
 def test_a_damaged_snapshot_is_recomputed_to_the_same_weights(
