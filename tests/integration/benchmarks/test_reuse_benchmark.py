@@ -36,13 +36,15 @@ def test_a_grid_and_a_study_with_asha_are_measured_beside_plain_tune(
         grid = reuse.kept(tmp_path / "grid.json", "grid", tmp_path)
         asha = reuse.kept(tmp_path / "asha-0.json", "asha-0", tmp_path)
     # Four chains of 1 or 2 and 1 or 2 epochs; phase 1 of 2 epochs holds that of 1, phase 2 depends on where it starts.
-    assert (grid["row"]["epochs plain"], grid["row"]["epochs here"]) == (12, 6)
+    assert (grid["rows"][0]["epochs plain"], grid["rows"][0]["epochs here"]) == (12, 6)
     assert "8 of 8 trials have the score" in grid["notes"][0]
-    row = asha["row"]
+    row, gentle = asha["rows"]
+    assert (row["part"], gentle["part"]) == ("asha, seed 0, factor 3", "asha, seed 0, factor 2")
+    assert row["epochs plain"] == gentle["epochs plain"] and row["best plain"] == gentle["best plain"]
     assert row["epochs here"] < row["epochs plain"] / row["fewer by reuse alone"]
     assert row["fewer by stopping alone"] > 1 and row["fewer by reuse alone"] > 1
     assert 0 < row["share of reuse"] < 1
-    for part in (grid["row"], row):
+    for part in (grid["rows"][0], row):
         assert part["CPU s here"] > 0 and part["wall s here"] > 0 and part["CPU s plain"] > 0
     # A part that was kept is read, not run again: no Ray is there any more.
     assert reuse.kept(tmp_path / "grid.json", "grid", tmp_path) == grid
