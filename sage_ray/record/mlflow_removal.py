@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from sage_ray.record import mlflow_rows
 from sage_ray.record.home import Home
-from sage_ray.record.mlflow_client import EXPERIMENT, MirrorUnavailable, connect, one_line_of
+from sage_ray.record.mlflow_client import connect, find_experiment, unavailable
 from sage_ray.record.run_record import RunRecord
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def find_in_mlflow(
         return []
     with _refusals(home):
         client = connect(home)
-        experiment = client.get_experiment_by_name(EXPERIMENT)
+        experiment = find_experiment(client)
         if experiment is None:
             return []
         where = str(experiment.experiment_id)
@@ -106,7 +106,5 @@ def _mirrored(run: Run, home: Home) -> MirroredRun:
 def _refusals(home: Home) -> Iterator[None]:
     try:
         yield
-    except MirrorUnavailable:
-        raise
     except Exception as error:  # MLflow, requests and SQLAlchemy each have their own errors
-        raise MirrorUnavailable(f"{home.mlflow_uri}: {one_line_of(error)}") from error
+        raise unavailable(home.mlflow_uri, error) from error

@@ -194,7 +194,8 @@ def _items(
         yield ForgottenPart(f"stages/: {len(stages)} that nothing else needs", size)
     if mirrored:
         size_of = sum(_size(run.artifacts) for run in mirrored if run.artifacts is not None)
-        yield ForgottenPart(f"{len(mirrored)} runs in MLflow (deleted there)", size_of)
+        runs = "1 run" if len(mirrored) == 1 else f"{len(mirrored)} runs"
+        yield ForgottenPart(f"{runs} in MLflow (deleted there)", size_of)
     trash = home.path / TRASH / own.name
     if trash.is_dir():
         yield ForgottenPart(f"{TRASH}/{own.name}: left by a call that was cut off", _size(trash))

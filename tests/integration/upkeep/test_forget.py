@@ -17,7 +17,7 @@ from sage_ray.config import ExperimentConfig
 from sage_ray.errors import UserError
 from sage_ray.evaluation.locked_test import evaluate, score_locked_test
 from sage_ray.record.home import Home
-from sage_ray.record.mlflow_client import EXPERIMENT, connect
+from sage_ray.record.mlflow_client import connect, find_experiment
 from sage_ray.record.mlflow_mirror import Mirror
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunLabels
@@ -78,7 +78,7 @@ def files(home: Home) -> dict[str, tuple[int, int]]:
 def in_mlflow(home: Home) -> set[str]:
     """Names of the runs that MLflow lists."""
     client = connect(home)
-    experiment = client.get_experiment_by_name(EXPERIMENT)
+    experiment = find_experiment(client)
     assert experiment is not None
     return {str(found.info.run_name) for found in client.search_runs([experiment.experiment_id])}
 
@@ -190,6 +190,20 @@ def test_mlflow_that_is_away_is_said_and_the_same_call_ends_it_later(
     again = forget("tiny", mine, remove=True)
     assert [item.what for item in again.items] == ["2 runs in MLflow (deleted there)"]
     assert in_mlflow(mine) == {"shared", "alone"}
+
+
+def test_runs_of_another_experiment_than_the_usual_one_are_found(mine: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine alone")
+    alone = RunFolder(mine.runs / "alone")
+    assert Mirror(mine).push(alone) and in_mlflow(mine) == {"alone"}
+    report = forget("alone", mine, remove=True)
+    assert in_mlflow(mine) == set() and any("1 run in MLflow" in item.what for item in report.items)
+
+
+def test_no_password_is_told_of_a_server_that_is_away(mine: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ana:quite-secret@127.0.0.1:9")
+    told = "\n".join(forget("tiny", mine).kept)
+    assert "not reached" in told and "127.0.0.1:9" in told and "quite-secret" not in told
 
 
 def test_a_server_that_two_homes_share_keeps_what_the_other_has(
