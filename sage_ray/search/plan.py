@@ -10,7 +10,7 @@ from sage_ray.data.prepare import headline, prepare
 from sage_ray.record.home import Home
 from sage_ray.runtime.disk_space import DATABASE_BYTES, GB, free_bytes, kept_bytes, result_bytes
 from sage_ray.search.budget import Trim, trimmed
-from sage_ray.search.earlier import begun_from
+from sage_ray.search.earlier import begun_from, earlier_trials
 from sage_ray.search.epoch_cost import Measured
 from sage_ray.search.pilot import pilot as take_pilot
 from sage_ray.search.placement import Placement, placed
@@ -141,21 +141,21 @@ def plan(
     data = prepare(spec.base.data, home.cache)
     with seen_machines() as machines:
         spec, placement = placed(begun_from(spec, earlier, home, data.fingerprint), machines, elsewhere=True)
-    samples, identity = simulate(spec, spec.trials), StudyData(home)
+    samples = simulate(spec, spec.trials, earlier_trials(spec, home, data.fingerprint, say))
+    identity = StudyData(home)
     planned = list(planned_runs(spec, samples, identity))
     runs = [each.run for each in planned]
     store = StageStore(spec.base.runtime.stage_store or home.stages)
     epochs = count_epochs(runs, store)
     clock = Clock(spec, placement, _measured(spec, placement, home, pilot, say), store)
     timed = clock.timed(planned)
-    exact = _is_exact(spec)
     return Plan(
         study=spec.name,
         trials=len(samples),
         runs=len(planned),
         **_epochs(epochs),
-        exact=exact,
-        note=_note(spec, exact),
+        exact=_is_exact(spec),
+        note=_note(spec),
         kind=spec.kind,
         not_run=spec.not_run(),
         details=spec.details(),
@@ -253,12 +253,12 @@ def _is_exact(spec: StudySpec) -> bool:
     return len(spec.fixed) >= spec.trials or not learns
 
 
-def _note(spec: StudySpec, exact: bool) -> str:
+def _note(spec: StudySpec) -> str:
     drawn = spec.trials - len(spec.fixed)
     name, seed = spec.sampler.name, spec.sampler.seed
     if drawn <= 0:
         text = "exact: every configuration is known beforehand"
-    elif exact:
+    elif _is_exact(spec):
         text = f"exact: {drawn} of {spec.trials} trials are drawn by {name} with seed {seed}, whatever the scores are"
     else:
         text = f"an expectation: {drawn} of {spec.trials} trials as a simulated draw with seed {seed}"

@@ -9,12 +9,12 @@ and so is a configuration of a discrete space that was tried before, as long as 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import random
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import optuna
@@ -89,28 +89,30 @@ class KeyedSampler(BaseSampler):
         return random_draw.sample_independent(study, trial, param_name, param_distribution)
 
     def _possible(self, study: Study, trial: FrozenTrial) -> Sample:
-        """The first draw of the trial that is possible and new; one that was tried, if all possible ones were."""
+        """The first draw of the trial that is new and possible; one that was tried, if all possible ones were."""
         tried = self._tried(study, trial)
         repeat: Sample | None = None
         for sample in self._draws(study, trial):
-            if self._refused(trial.number, sample):
+            again = stable_hash(sample.drawn) in tried
+            if (again and repeat is not None) or not self._is_possible(trial.number, sample):
                 continue
-            if stable_hash(sample.drawn) not in tried:
+            if not again:
                 return sample
-            repeat = repeat or sample
+            repeat = sample
         if repeat is None:
             mend = "loosen the constraints or widen the ranges"
             raise UserError(f"no possible configuration in {TRIES} draws", f"study {self._spec.name}", mend)
         return repeat
 
-    def _refused(self, number: int, sample: Sample) -> bool:
+    def _is_possible(self, number: int, sample: Sample) -> bool:
+        """Whether a draw keeps the constraints and the config takes it; what is built for it is kept for `configs`."""
         if any(amount > 0 for amount in self._spec.missed_constraints(sample.values).values()):
-            return True
+            return False
         try:
             self._built = (sample.values, self._spec.run_configs(number, sample.values))
         except UserError:
-            return True
-        return False
+            return False
+        return True
 
     def configs(self, number: int, sample: Sample) -> tuple[ExperimentConfig, ...]:
         """The config of each run of a trial: those that were built to look at its draw, where they are these.
@@ -140,19 +142,29 @@ class KeyedSampler(BaseSampler):
         return stable_hash({p: self._free[p].decode(value) for p, value in trial.params.items() if p in self._free})
 
     def _draws(self, study: Study, trial: FrozenTrial) -> Iterator[Sample]:
-        """Candidates for the trial: by the study's sampler, then at random, then each cell of a discrete space."""
+        """Candidates for the trial: by the study's sampler, at random, each cell of a discrete space, and at random."""
         part = self._spec.sampler
         inner = make_inner(self._spec, trial.number)
         view, seen = _with_earlier(study, trial, self._earlier) if self._earlier else (study, trial)
         for _ in range(LEARNED_TRIES if part.name in LEARNING else 1):
             yield self._draw(inner, view, seen)
-        for attempt in range(1, LEARNED_TRIES if self._discrete else TRIES):
-            yield self._draw(optuna.samplers.RandomSampler(seed=key(part.seed, trial.number, attempt)), study, trial)
-        if isinstance(self._spec, Space) and self._discrete:
-            with contextlib.suppress(UserError):  # there are too many to list
-                cells = list(self._spec.cells())
+        for attempt in range(1, TRIES):
+            if attempt == LEARNED_TRIES and self._cells:
+                cells = list(self._cells)
                 random.Random(key(part.seed, trial.number)).shuffle(cells)
                 yield from cells
+                return
+            yield self._draw(optuna.samplers.RandomSampler(seed=key(part.seed, trial.number, attempt)), study, trial)
+
+    @cached_property
+    def _cells(self) -> tuple[Sample, ...]:
+        """All configurations of a discrete space; none if it is not discrete, or has too many to list."""
+        if not self._discrete or not isinstance(self._spec, Space):
+            return ()
+        try:
+            return tuple(self._spec.cells())
+        except UserError:
+            return ()
 
     def _draw(self, inner: BaseSampler, study: Study, trial: FrozenTrial) -> Sample:
         """One configuration by `inner`: what it draws together, and one by one what it does not."""
@@ -163,9 +175,8 @@ class KeyedSampler(BaseSampler):
         def choose(dimension: Dimension) -> Any:
             path = dimension.path
             if path in values:
-                return dimension.decode(values[path]) if dimension.kind == "categorical" else values[path]
-            value = inner.sample_independent(study, trial, path, self._distributions[path])
-            return dimension.decode(value) if dimension.kind == "categorical" else value
+                return dimension.decode(values[path])
+            return dimension.decode(inner.sample_independent(study, trial, path, self._distributions[path]))
 
         return self._spec.sample(choose)
 
@@ -250,11 +261,16 @@ def directions_of(spec: StudySpec) -> list[StudyDirection]:
     return [StudyDirection.MAXIMIZE if part.maximize else StudyDirection.MINIMIZE for part in spec.objectives]
 
 
-def simulate(spec: StudySpec, count: int) -> list[Sample]:
+def simulate(spec: StudySpec, count: int, earlier: Sequence[FrozenTrial] = ()) -> list[Sample]:
     """`count` configurations as the study may draw them: fixed ones first, then draws that know no scores.
 
     Exact for a grid, for points, and for random and qmc; for samplers that learn it is a draw from the prior with the
     same seed.
+
+    Args:
+        spec: the study.
+        count: of configurations.
+        earlier: ended trials of earlier studies, which are not drawn again.
 
     Raises:
         UserError: no possible configuration was found.
@@ -263,14 +279,14 @@ def simulate(spec: StudySpec, count: int) -> list[Sample]:
     if len(fixed) == count:
         return fixed
     prior = spec.drawn_at_random() if isinstance(spec, Space) and spec.sampler.name in LEARNING else spec
-    study = optuna.create_study(sampler=KeyedSampler(prior))
+    study = optuna.create_study(sampler=KeyedSampler(prior, earlier), directions=directions_of(prior))
     for index, sample in enumerate(fixed):
         queue(study, sample, index, prior)
     samples = []
     for _ in range(count):
         trial = study.ask()
         samples.append(draw_sample(trial, prior))
-        study.tell(trial, 0.0)
+        study.tell(trial, [0.0] * len(study.directions))
     return samples
 
 
@@ -298,14 +314,14 @@ def draw_sample(trial: Trial, spec: StudySpec) -> Sample:
 
 
 def _suggest(trial: Trial, dimension: Dimension) -> Any:
-    path = dimension.path
-    if dimension.kind == "categorical":
-        choices = [dimension.encode(choice) for choice in dimension.choices]
-        return dimension.decode(trial.suggest_categorical(path, choices))
-    if dimension.kind == "int":
-        step = int(dimension.step or 1)
-        return trial.suggest_int(path, int(dimension.low), int(dimension.high), step=step, log=dimension.log)
-    return trial.suggest_float(path, dimension.low, dimension.high, step=dimension.step, log=dimension.log)
+    match distribution(dimension):
+        case CategoricalDistribution() as choices:
+            return dimension.decode(trial.suggest_categorical(dimension.path, choices.choices))
+        case IntDistribution() as whole:
+            return trial.suggest_int(dimension.path, whole.low, whole.high, step=whole.step, log=whole.log)
+        case FloatDistribution() as real:
+            return trial.suggest_float(dimension.path, real.low, real.high, step=real.step, log=real.log)
+    raise AssertionError(f"{dimension.path} has no distribution")
 
 
 def _with_earlier(study: Study, trial: FrozenTrial, earlier: Sequence[FrozenTrial]) -> tuple[Study, FrozenTrial]:

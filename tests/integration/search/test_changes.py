@@ -21,6 +21,7 @@ from sage_ray.search.earlier import begun_from, earlier_trials, with_earlier
 from sage_ray.search.opening import failed_trials, open_storage, write_study
 from sage_ray.search.rebuild import is_sound, rebuild
 from sage_ray.search.reconcile import settle, take_up
+from sage_ray.search.sampling import simulate
 from sage_ray.search.storage import StudyStorage, TrialRow
 from sage_ray.search.study_folder import StudyFolder
 from sage_ray.search.study_status import status, study_rows
@@ -269,6 +270,7 @@ def test_a_new_study_does_not_repeat_the_draws_of_an_earlier_one(study: StudyFol
 
     assert any(params in theirs for params in drawn([], "alone"))
     assert not any(params in theirs for params in drawn(known, "next"))
+    assert [s.drawn for s in simulate(new, 5, known)][len(new.fixed) :] == drawn(known, "once more"), "as planned"
 
 
 def test_a_file_may_name_earlier_studies_as_the_option_does(study: StudyFolder, tmp_path: Path) -> None:

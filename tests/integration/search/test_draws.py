@@ -126,6 +126,17 @@ def test_what_violates_a_constraint_is_never_a_trial(tmp_path: Path, name: str) 
     assert any(v["adversarial.lambda_cycle"] >= 2000 * v["adversarial.lr"] for v in wild)
 
 
+def test_a_discrete_space_with_too_many_cells_to_list_is_searched_as_long_as_any_other(tmp_path: Path) -> None:
+    # Whole numbers on a log scale are discrete and have no grid; one draw in about a hundred keeps the constraint.
+    whole = {"int": [1, 1000], "log": True}
+    steps = {"pretrain.epochs": whole, "adversarial.epochs": whole}
+    text = "pretrain.epochs + adversarial.epochs < 5"
+    space = make_space(tmp_path, space=steps, points=[], trials=6, sampler={"name": "random"}, constraints=[text])
+    values = drawn(tmp_path / "run", space, {2})
+    assert all(v["pretrain.epochs"] + v["adversarial.epochs"] < 5 for v in values)
+    assert len({stable_hash(v) for v in values}) == 6, "there are six of them, and each is drawn once"
+
+
 def test_constraints_that_leave_nothing_are_refused_before_any_trial(tmp_path: Path) -> None:
     space = make_space(tmp_path, points=[], constraints=["adversarial.lambda_cycle > 100"])
     with pytest.raises(UserError, match="no possible configuration.*loosen the constraints"):
