@@ -17,7 +17,7 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sage_ray.errors import UserError, did_you_mean
+from sage_ray.errors import UserError
 from sage_ray.record.home import Home
 from sage_ray.watch import SilentWatch, Watch
 
@@ -165,6 +165,7 @@ def resume(
     from sage_ray.registry.final import is_final, resume_final
     from sage_ray.search.ablate import is_ablation, resume_ablation
     from sage_ray.search.driver import resume as resume_search
+    from sage_ray.upkeep.belongings import unknown
 
     place = open_home(home)
     if name in place.study_names():
@@ -175,7 +176,7 @@ def resume(
         return found
     final = is_final(name, place)
     if not final and name not in place.run_ids():
-        raise _unknown(name, place)
+        raise unknown(name, place)
     if any(more.values()):
         mend = f"leave {', '.join(more)} out: only a study changes"
         raise UserError("no study, but a run or a final training", name, mend)
@@ -198,13 +199,14 @@ def status(name: str, home: HomeLike = None) -> StudyStatus | RunRecord:
     """
     from sage_ray.record.run_folder import RunFolder
     from sage_ray.search.study_status import status as of_study
+    from sage_ray.upkeep.belongings import unknown
 
     place = open_home(home)
     if name in place.study_names():
         return of_study(name, place)
     if name in place.run_ids():
         return RunFolder.open(place.runs, name).read()
-    raise _unknown(name, place)
+    raise unknown(name, place)
 
 
 def list_studies(home: HomeLike = None) -> list[ListedStudy]:
@@ -346,8 +348,3 @@ def _tidy(study: str, home: HomeLike) -> None:
     from sage_ray.upkeep.finished_study import tidy_finished
 
     tidy_finished(open_home(home), study)
-
-
-def _unknown(name: str, home: Home) -> UserError:
-    known = [*home.study_names(), *home.final_ids(), *home.run_ids()]
-    return UserError("no such study or run", name, did_you_mean(name, known, f"look at {home.path}"))

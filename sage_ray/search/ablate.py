@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from sage_ray.record.mlflow_client import MirrorUnavailable
 from sage_ray.record.mlflow_mirror import Mirror
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.runtime.devices import crossing
-from sage_ray.search.driver import resume, sweep
+from sage_ray.search.driver import Wishes, resume, sweep
 from sage_ray.search.halt import terminated_as_interrupted
 from sage_ray.search.study_folder import StudyFolder, new_study_name
 from sage_ray.search.study_status import RunStatus, StudyStatus, TrialStatus, status
@@ -114,20 +114,12 @@ def ablate(design: Design, home: Home, name: str | None = None, watch: Watch | N
     return _conclude(sweep(design, home, study, watch), home, watch)
 
 
-def resume_ablation(
-    name: str,
-    home: Home,
-    watch: Watch | None = None,
-    *,
-    sets: Iterable[str] | Mapping[str, Any] = (),
-    retry_failed: bool = False,
-    retry: Collection[int] = (),
-) -> AblationResult:
+def resume_ablation(name: str, home: Home, watch: Watch | None = None, **wishes: Unpack[Wishes]) -> AblationResult:
     """Go on with an ablation after any kind of end, or with more of it: as `driver.resume`, raising as `ablate`.
 
     New runs are scored on the locked test, too; those that have been read are not read again.
     """
-    return _conclude(resume(name, home, watch, sets=sets, retry_failed=retry_failed, retry=retry), home, watch)
+    return _conclude(resume(name, home, watch, **wishes), home, watch)
 
 
 def read_ablation(name: str, home: Home) -> AblationResult:

@@ -29,8 +29,6 @@ FREE = ("max_hours", "max_gpu_hours", "max_failures_in_a_row", "concurrency")
 """Keys that say nothing of the trials themselves."""
 OF_SEARCH = ("trials", "seeds", "folds", "space", "points", "constraints", "sampler", "scheduler", *FREE)
 OF_ABLATION = ("arms", "factors", "seeds", "folds", "test", *FREE)
-REDRAWN = ("seeds", "folds", "space", "points", "constraints", "arms", "factors")
-"""Keys with which the storage is made anew: they say which trials and runs there are, or what they are drawn from."""
 OF_RUNTIME = ("silence_minutes", "max_retries", "snapshot_seconds", "pictures")
 """Settings of `runtime` that change neither what is computed nor where."""
 _PARTS = ("float", "int", "categorical", "tie", "log", "step", "when")

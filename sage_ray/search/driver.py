@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from sage_ray.data.prepare import headline, prepare
 from sage_ray.errors import RunFailed, UserError
@@ -42,6 +43,14 @@ class _Start:
     begun: RuntimeConfig | None
     changes: Sequence[Change] = ()
     again: Collection[str] = ()
+
+
+class Wishes(TypedDict, total=False):
+    """What `resume` may be asked beside going on; see there."""
+
+    sets: Iterable[str] | Mapping[str, Any]
+    retry_failed: bool
+    retry: Collection[int]
 
 
 def sweep(
@@ -165,6 +174,7 @@ def _look_at_data(spec: StudySpec, home: Home, watch: Watch) -> str:
 def _drive(
     folder: StudyFolder, spec: StudySpec, storage: StudyStorage, watch: Watch, placement: Placement
 ) -> StudyStatus:
+    began = time.monotonic()
     folder.stop_path.unlink(missing_ok=True)
     storage.enqueue(spec.fixed, spec)
     orphans = take_up(storage, folder, spec)
@@ -198,6 +208,7 @@ def _drive(
         finished = status.done + status.pruned + status.failed >= status.target
         if finished:
             budgets.close()
+        folder.note_driven(time.monotonic() - began if ended < spec.trials else 0.0)
         parent.say("COMPLETE" if finished else "INTERRUPTED", status, [*ended_runs, *lately_ended(folder, status)])
         watch.update(status)
     folder.stop_path.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -19,7 +18,7 @@ from sage_ray.search.placement import Placement
 from sage_ray.search.planned_runs import Clock, StudyData, count_epochs, planned_runs, trial_place
 from sage_ray.search.recorded_epochs import recorded_epochs
 from sage_ray.search.sampling import simulate
-from sage_ray.search.schedule import RunOfPlan
+from sage_ray.search.schedule import RunOfPlan, hours_text
 from sage_ray.search.study_folder import StudyFolder
 from sage_ray.stages.store import StageStore
 from sage_ray.study.spec import StudySpec
@@ -82,9 +81,9 @@ class PlannedAndTaken:
     def line(self) -> str:
         """In words."""
         most = "at most " if self.upper_bound else ""
-        time = "time unknown" if self.planned_hours is None else f"{most}{_told(self.planned_hours)}"
+        time = "time unknown" if self.planned_hours is None else f"{most}{hours_text(self.planned_hours)}"
         return (
-            f"planned {most}{self.planned_epochs} epochs, {time}; took {self.epochs} epochs, {_told(self.hours)}; "
+            f"planned {most}{self.planned_epochs} epochs, {time}; took {self.epochs} epochs, {hours_text(self.hours)}; "
             f"reuse saved {self.saved_epochs} of {self.needed_epochs} epochs"
         )
 
@@ -189,14 +188,16 @@ def _compared(plan: dict[str, Any], folder: StudyFolder) -> PlannedAndTaken | No
 
 
 def _wall_hours(folder: StudyFolder, records: Sequence[RunRecord]) -> float:
-    """Hours in which the study was computed: pauses between its starts do not count."""
-    spans = sorted((_seconds(record.created), record.seconds) for record in records)
-    meta = json.loads((folder.path / "study.json").read_text(encoding="utf-8"))
-    if meta.get("starts") == 1 and meta.get("created"):
-        begun = _seconds(meta["created"])
-        spans.insert(0, (begun, max(spans[0][0] - begun, 0.0)))
-    total, end = 0.0, spans[0][0]
-    for start, length in spans:
+    """Hours in which the study was computed: pauses between its starts do not count.
+
+    They are those of its drivers, where every one of them has noted its time; else the spans of its runs.
+    """
+    meta = folder.meta()
+    driven = meta.get("driven", {})
+    if driven and driven["starts"] == meta["starts"]:
+        return float(driven["seconds"]) / 3600
+    total, end = 0.0, 0.0
+    for start, length in sorted((_seconds(record.created), record.seconds) for record in records):
         total += max(start + length - max(start, end), 0.0)
         end = max(end, start + length)
     return total / 3600
@@ -204,10 +205,3 @@ def _wall_hours(folder: StudyFolder, records: Sequence[RunRecord]) -> float:
 
 def _seconds(stamp: str) -> float:
     return datetime.fromisoformat(stamp.replace("Z", "+00:00")).timestamp()
-
-
-def _told(hours: float) -> str:
-    seconds = hours * 3600
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{hours:.1f} hours"

@@ -12,7 +12,7 @@ from sage_ray.files import write_text
 from sage_ray.record.overview import STORAGE_FILE
 from sage_ray.record.provenance import code_version
 from sage_ray.record.run_folder import RunFolder
-from sage_ray.search.changes import REDRAWN, Change, check_changes
+from sage_ray.search.changes import Change, check_changes
 from sage_ray.search.earlier import earlier_trials
 from sage_ray.search.rebuild import is_of, is_sound, rebuild, relabel, stamp
 from sage_ray.search.storage import StudyStorage, TrialRow, is_divergence, read_rows
@@ -120,12 +120,11 @@ def open_storage(
         watch: told lines for the user.
         again: first runs of failed trials that are taken up again.
     """
-    sound = is_sound(folder, thorough=True)
-    if not sound:
+    if not is_sound(folder, thorough=True):
         count = rebuild(folder, spec, again=again)
         if count:
             watch.line(f"{STORAGE_FILE} was lost or damaged: made anew from the records of {count} trials")
-    elif sound and (again or not is_of(folder, spec.hash)):
+    elif again or not is_of(folder, spec.hash):
         # The numbers of an ablation's trials move with its seeds and arms; its runs alone tell which they are.
         known: list[TrialRow] = [] if spec.kind == "ablation" else read_rows(folder.path, folder.name)
         rebuild(folder, spec, known=known, again=again)
@@ -133,8 +132,3 @@ def open_storage(
     storage = StudyStorage(folder.path, folder.name, spec, earlier_trials(spec, folder.home, fingerprint, watch.line))
     stamp(folder, spec.hash)
     return storage
-
-
-def needs_new_storage(changes: Sequence[Change]) -> bool:
-    """Whether the trials of a study have to be put into a storage made anew."""
-    return any(change.top in REDRAWN for change in changes)

@@ -15,7 +15,7 @@ from sage_ray.record.home import Home
 from sage_ray.runtime.devices import gpus_held
 from sage_ray.search.epoch_cost import EpochSeconds, Images, Measured, kinds_of, likeness, seconds_of
 from sage_ray.search.placement import Placement
-from sage_ray.search.recorded_epochs import place_of
+from sage_ray.search.recorded_epochs import comparable_place
 from sage_ray.search.schedule import RunOfPlan, StageOfRun, schedule
 from sage_ray.sections import PHASES, DataConfig
 from sage_ray.stages.keys import stage_keys
@@ -39,7 +39,7 @@ def trial_numerics(config: ExperimentConfig) -> dict[str, Any]:
 
 def trial_place(config: ExperimentConfig, placement: Placement) -> dict[str, Any]:
     """Where the trials of a placed study compute, as measured seconds are compared."""
-    return place_of(trial_numerics(config), placement.gpu, gpus_held(config.runtime))
+    return comparable_place(trial_numerics(config), placement.gpu, gpus_held(config.runtime))
 
 
 class StudyData:

@@ -59,7 +59,10 @@ def is_sound(folder: StudyFolder, *, thorough: bool = False) -> bool:
 
 
 def is_of(folder: StudyFolder, file_hash: str) -> bool:
-    """Whether the study's storage, which is sound, was made under the file of that hash; one that does not say was."""
+    """Whether the study's storage, which is sound, was made under the file of that hash.
+
+    Storages of earlier releases do not say it; they are of the file that their study began with.
+    """
     study = optuna.load_study(study_name=folder.name, storage=storage_of(folder.path))
     return study.user_attrs.get(FILE_HASH) in (None, file_hash)
 
@@ -88,6 +91,9 @@ def rebuild(
     study = optuna.create_study(storage=storage, study_name=folder.name, directions=directions_of(spec))
     study.set_user_attr(FILE_HASH, spec.hash)
     trials = recover(folder, spec, known=known, again=again)
+    for trial in trials:
+        if trial.state == TrialState.RUNNING and spec.run_grid(trial.number)[0].run_id in again:
+            _take_up_failed(folder.run_folders(spec, trial.number))
     study.add_trials(trials)
     storage.remove_session()
     storage.engine.dispose()
@@ -103,7 +109,7 @@ def rebuild(
 def recover(
     folder: StudyFolder, spec: StudySpec, *, known: Sequence[TrialRow] = (), again: Collection[str] = ()
 ) -> list[FrozenTrial]:
-    """The trials of a study as its runs tell them, by number; see `rebuild`."""
+    """The trials of a study as its runs tell them, by number; changes nothing. Arguments as `rebuild`."""
     rows = {row.number: row for row in known}
     numbers = _numbers(folder, spec, rows)
     points = {stable_hash(sample.params): index for index, sample in reversed(list(enumerate(spec.fixed)))}
@@ -140,8 +146,6 @@ def _trial(
             return create_trial(state=TrialState.FAIL, user_attrs={"error": row.error or "failed"})
         return _waiting(spec, number, points)
     records = [run.read() for run in runs]
-    if again:
-        _take_up_failed(runs)
     state, error = _state(spec, records, row, again=again)
     attrs: dict[str, Any] = {"sample": json.dumps({"params": sample.params, "values": sample.values})}
     index_of = points.pop(stable_hash(sample.params), None) if spec.kind == "sweep" else number
@@ -190,14 +194,17 @@ def _sample(spec: StudySpec, number: int, runs: Sequence[RunFolder], row: TrialR
 
 
 def sample_of(spec: StudySpec, config: ExperimentConfig) -> Sample:
-    """A config as a sample of a space: what differs from its base, and the values of its dimensions."""
+    """A config as a sample of a space: the values of its dimensions, and whatever else differs from the base.
+
+    The latter comes from a dimension that the space has no more; it stays to be seen, and is told to no sampler.
+    """
     mine, base = (flatten(tree.identity()) for tree in (config, spec.base))
     differing = {path: value for path, value in mine.items() if value != base.get(path, ...)}
     for path in ("seed", "data.split.fold"):
         differing.pop(path, None)
     sample = spec.sample(lambda dimension: config.get(dimension.path))
-    params = {path: config.get(path) for path in sample.params}
-    return Sample(params, {**params, **differing} if differing else {}, sample.drawn)
+    params = {path: config.get(path) for path in sample.params} | differing
+    return Sample(params, params if differing else {}, sample.drawn)
 
 
 def _state(

@@ -43,7 +43,7 @@ def recorded_epochs(home: Home, place: Mapping[str, Any], at_most: int = LOOKED_
     return found
 
 
-def place_of(numerics: Mapping[str, Any], gpu: str | None, gpus: float) -> dict[str, Any]:
+def comparable_place(numerics: Mapping[str, Any], gpu: str | None, gpus: float) -> dict[str, Any]:
     """Where seconds are comparable: numerics, the model of GPU (None: a CPU, or not known), and GPUs per run."""
     return {**_numbers(numerics), "gpu": gpu, "gpus": round(gpus, 4)}
 
@@ -66,7 +66,7 @@ def _numbers(numerics: Mapping[str, Any]) -> dict[str, Any]:
 
 def _of_run(folder: RunFolder, record: RunRecord, place: Mapping[str, Any]) -> list[Measured]:
     config = folder.config()
-    here = place_of(record.numerics, _gpu(record), gpus_held(config.runtime))
+    here = comparable_place(record.numerics, _gpu(record), gpus_held(config.runtime))
     if place["gpu"] is None:
         here["gpu"] = None  # the trials' model is not known: any will do
     if here != dict(place):

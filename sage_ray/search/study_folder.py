@@ -77,6 +77,13 @@ class StudyFolder:
         """Write study.json: what is said of the study as a whole."""
         write_json(self.path / "study.json", {"format_version": FORMAT_VERSION, **meta})
 
+    def note_driven(self, seconds: float) -> None:
+        """Add the wall time of a start that has ended to study.json; a driver that is killed notes none."""
+        meta = self.meta()
+        driven = {"seconds": meta.get("driven", {}).get("seconds", 0.0) + seconds}
+        driven["starts"] = meta.get("driven", {}).get("starts", 0) + 1
+        self.write_meta({**meta, "driven": driven})
+
     def spec(self) -> StudySpec:
         """What the study runs, from its own files."""
         return load_spec(self.spec_path)

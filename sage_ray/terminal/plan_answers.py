@@ -58,6 +58,8 @@ def planned(plan: Plan, asked: Asked, session: Session) -> Answer:
 
 def time_lines(plan: Plan, price: float | None) -> list[str]:
     """How long a study takes and what it costs, and what that rests on; or that it is not known."""
+    from sage_ray.search.schedule import hours_text
+
     if plan.worker_hours is None:
         unknown = "time: not known: no recorded run of this home is alike enough; --pilot measures a few steps"
         return [unknown] + ([f"price: not known, at {price:g} per {plan.price_per}"] if price is not None else [])
@@ -105,16 +107,6 @@ def trim_lines(plan: Plan) -> list[str]:
         seeds = f"seed{'s' if len(trim.seeds) > 1 else ''} {', '.join(map(str, trim.seeds))}"
         what = f"all arms with {seeds}, {trim.trials} of {trim.of} runs,"
     return [f"{budget}: {what} fit ({number_text(trim.hours)})"]
-
-
-def hours_text(hours: float) -> str:
-    """Hours in a unit that leaves digits to see: 70 s, 35 min, 7.5 h, 12 days."""
-    seconds = hours * 3600
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 2 * 3600:
-        return f"{seconds / 60:.0f} min"
-    return f"{hours:.1f} h" if hours < 72 else f"{hours / 24:.1f} days"
 
 
 def number_text(value: float | None) -> str:

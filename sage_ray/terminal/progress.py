@@ -87,6 +87,7 @@ class PlainWatch:
         self._stream, self._now = stream, clock
         self._pace = Pace()
         self._seen: dict[int, str] = {}
+        self._looked = False
         self._clock = RunClock()
         self._replayed: Mapping[str, Any] | None = None
         self._last_epoch, self._tenth, self._told = 0, -1, 0.0
@@ -96,12 +97,15 @@ class PlainWatch:
         print(_fit(clean(text), self._stream), file=self._stream, flush=True)
 
     def update(self, status: Any) -> None:
-        """Print a line for each trial whose state has changed."""
+        """Print a line for each trial whose state has changed; what had ended before the first look is no event."""
+        first, self._looked = not self._looked, True
         for trial in field_of(status, "trials", ()):
             number, state = field_of(trial, "number"), str(field_of(trial, "state"))
             if self._seen.get(number) == state:
                 continue
             self._seen[number] = state
+            if first and state in FINAL_STATES:
+                continue
             self.line(self._trial_line(trial, state, status))
 
     def _trial_line(self, trial: Any, state: str, status: Any) -> str:

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sage_ray.errors import UserError, did_you_mean
+from sage_ray.errors import UserError
 from sage_ray.terminal.display import objective_text, params_text, score_text, tally
 from sage_ray.terminal.model_answers import finished, named_model
 from sage_ray.terminal.shell import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, Answer, Session, plain
@@ -124,6 +124,7 @@ def resumed(name: str, session: Session, sets: list[str], retry_failed: bool, re
     """Go on with whatever `name` is: a study, which may change by it, a final training, or a run."""
     from sage_ray.registry.final import is_final, resume_final
     from sage_ray.search.ablate import is_ablation, resume_ablation
+    from sage_ray.upkeep.belongings import unknown
 
     wishes: Any = {"sets": sets, "retry_failed": retry_failed, "retry": retry}
     if is_ablation(name, session.home):
@@ -141,7 +142,7 @@ def resumed(name: str, session: Session, sets: list[str], retry_failed: bool, re
         return finished(resume_final(name, session.home, watch=session.watch), session)
     if name in session.home.run_ids():
         return _resume_run(name, session)
-    raise _unknown(name, session)
+    raise unknown(name, session.home)
 
 
 def _resume_run(name: str, session: Session) -> Answer:
@@ -155,15 +156,10 @@ def _resume_run(name: str, session: Session) -> Answer:
     return train_and_watch(folder.config(), session, name)
 
 
-def _unknown(name: str, session: Session) -> UserError:
-    home = session.home
-    known = [*home.study_names(), *home.final_ids(), *home.run_ids()]
-    mend = did_you_mean(name, known, f"`{session.command('list')}` shows what there is")
-    return UserError("no such study, run or final training", name, mend)
-
-
 def status_of(name: str, session: Session) -> Answer:
     """Answer of `status`: a study, a final training, or one run's record."""
+    from sage_ray.upkeep.belongings import unknown
+
     if name in session.home.study_names():
         from sage_ray.search.ablate import is_ablation, read_ablation
         from sage_ray.search.study_status import status
@@ -175,7 +171,7 @@ def status_of(name: str, session: Session) -> Answer:
         return _status_of_final(name, session)
     if name in session.home.run_ids():
         return _status_of_run(name, session)
-    raise _unknown(name, session)
+    raise unknown(name, session.home)
 
 
 def _status_of_final(name: str, session: Session) -> Answer:

@@ -180,6 +180,17 @@ def test_wider_ranges_one_more_choice_and_one_more_dimension(study: StudyFolder)
     assert storage.draw(None, new).sample.values["adversarial.mask_path"] in ("soft", "argmax")
 
 
+def test_a_dimension_that_is_removed_stays_to_be_seen_and_is_told_to_no_sampler(study: StudyFolder) -> None:
+    old = study.spec()
+    new = changed_spec(study, ["space.adversarial.lambda_cycle=null", "points=[{}]"])
+    write_study(study, new, "f", check_changes(old, new, study_rows(study, old), study))
+    storage, _ = opened(study)
+    params = [row.params.get("adversarial.lambda_cycle") for row in storage.rows()]
+    assert params[0] is None and params[1] == 2.0, "the base's own value is no parameter any more, another one is"
+    assert all("adversarial.lambda_cycle" not in trial.params for trial in storage.study.trials)
+    assert new.config(storage.row(1).values or {}).adversarial.lambda_cycle == 2.0
+
+
 @pytest.mark.parametrize(
     ("sets", "words"),
     [
