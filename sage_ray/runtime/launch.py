@@ -58,6 +58,7 @@ def run(
     labels: RunLabels | None = None,
     on_report: Callable[[Report], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    on_waiting: Callable[[], None] | None = None,
     pause_path: Path | None = None,
     mirror: bool | Literal["behind"] = True,
     launcher: Launcher = "auto",
@@ -68,11 +69,11 @@ def run(
     Args:
         config: the run.
         home: where its folder, the stage store and the cache are.
-        run_id: names the folder; a finished run of this name and config is returned as it is.
-        labels: study, trial, arm, fold.
+        run_id, labels: name of the folder (a finished run of this name and config is returned), and where it belongs.
         on_report: called with each epoch's report once it is on disk, also with replayed ones. What it raises ends the
             run: SystemExit (Tune's wish) and RunStopped as PRUNED, anything else as FAIL.
         should_stop: asked after each epoch; true ends the run as PRUNED. So does a file `stop` in the run's folder.
+        on_waiting: called often while the run waits, for its workers or for a stage that another run computes.
         pause_path: looked for after each epoch; while that file is there the run ends, and any early end of it is
             recorded as INTERRUPTED: whoever put it there means to go on later.
         mirror: send the run to MLflow, from a thread; "behind": without waiting for the end of it, as more runs follow.
@@ -80,8 +81,7 @@ def run(
         say: told lines for the user.
 
     Returns:
-        The record: COMPLETE, PRUNED, INTERRUPTED (by `pause_path`), or FAIL (diverged, snapshot failed, crashed out of
-        retries; trace in error.txt).
+        The record: COMPLETE, PRUNED, INTERRUPTED (by `pause_path`), or FAIL (why is in it, the trace in error.txt).
 
     Raises:
         UserError: bad input; nothing was trained.
@@ -108,8 +108,8 @@ def run(
             say(line)
         with _logged(folder, said, say) as tell, _mirrored(home, folder, mirror, tell):
             if under_ray:
-                return _run_under_ray(resolved, home, folder, on_report, should_stop, pause_path, tell)
-            return _run_inline(resolved, home, folder, data, on_report, should_stop, pause_path, tell)
+                return _run_under_ray(resolved, home, folder, on_report, should_stop, on_waiting, pause_path, tell)
+            return _run_inline(resolved, home, folder, data, on_report, should_stop, on_waiting, pause_path, tell)
 
 
 @contextmanager
@@ -273,6 +273,7 @@ def _run_inline(
     data: PreparedData,
     on_report: Callable[[Report], None] | None,
     should_stop: Callable[[], bool] | None,
+    on_waiting: Callable[[], None] | None,
     pause_path: Path | None,
     say: Callable[[str], None],
 ) -> RunRecord:
@@ -283,7 +284,14 @@ def _run_inline(
         def wished() -> bool:
             return attempt.asked_to_end() or (should_stop is not None and should_stop())
 
-        context = LocalContext(runtime, on_report=attempt.report, on_arrays=attempt.keep, should_stop=wished, say=say)
+        context = LocalContext(
+            runtime,
+            on_report=attempt.report,
+            on_arrays=attempt.keep,
+            should_stop=wished,
+            on_waiting=on_waiting,
+            say=say,
+        )
         store = StageStore(runtime.stage_store or home.stages, say=say)
         try:
             record = attempt.begin(data, config, context)
@@ -304,6 +312,7 @@ def _run_under_ray(
     folder: RunFolder,
     on_report: Callable[[Report], None] | None,
     should_stop: Callable[[], bool] | None,
+    on_waiting: Callable[[], None] | None,
     pause_path: Path | None,
     say: Callable[[str], None],
 ) -> RunRecord:
@@ -318,6 +327,7 @@ def _run_under_ray(
             launch=launch,
             on_report=on_report,
             should_stop=should_stop,
+            on_waiting=on_waiting,
             pause_path=pause_path,
             say=say,
         )

@@ -41,6 +41,7 @@ class RayContext:
         self._on_report: Callable[[Report], None] | None = None
         self._on_arrays: Callable[[str, Arrays], None] | None = None
         self._should_stop: Callable[[], bool] | None = None
+        self._on_waiting: Callable[[], None] | None = None
         self._say: Callable[[str], None] = say or logger.info
         # Ray gives a worker its CPUs on paper only; torch would take all of the machine's.
         torch.set_num_threads(runtime.threads or max(1, int(runtime.cpus_per_worker)))
@@ -51,9 +52,11 @@ class RayContext:
         on_report: Callable[[Report], None],
         on_arrays: Callable[[str, Arrays], None] | None = None,
         should_stop: Callable[[], bool],
+        on_waiting: Callable[[], None] | None = None,
     ) -> None:
-        """On rank 0: who is told each epoch's report, before Ray is, who keeps arrays, and who is asked to stop."""
-        self._on_report, self._on_arrays, self._should_stop = on_report, on_arrays, should_stop
+        """On rank 0: who hears each epoch's report before Ray, keeps arrays, is asked to stop, and hears of waiting."""
+        self._on_report, self._on_arrays = on_report, on_arrays
+        self._should_stop, self._on_waiting = should_stop, on_waiting
 
     def prepare(self, module: nn.Module) -> nn.Module:
         """The module on this worker's device with rank 0's weights and buffers."""
@@ -112,6 +115,11 @@ class RayContext:
         flag = torch.tensor(float(wish), device=self.device)
         dist.all_reduce(flag)
         return bool(flag.item() > 0)
+
+    def waiting(self) -> None:
+        """Tell who listens on rank 0."""
+        if self.rank == 0 and self._on_waiting is not None:
+            self._on_waiting()
 
     def say(self, line: str) -> None:
         """Tell the user one line (rank 0 only)."""

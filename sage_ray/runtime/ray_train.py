@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ from sage_ray.runtime.named_epochs import named_epochs
 from sage_ray.runtime.ray_cluster import check_resources, connect, disconnect
 from sage_ray.runtime.ray_context import RayContext
 from sage_ray.runtime.ray_lines import folded
+from sage_ray.runtime.worker_signs import WorkerSigns, train_storage
 from sage_ray.stages.store import StageStore
 from sage_ray.training.context import Report
 from sage_ray.training.loop import run_training
@@ -60,6 +60,7 @@ def run_under_ray(
     launch: str,
     on_report: Callable[[Report], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    on_waiting: Callable[[], None] | None = None,
     pause_path: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> RunRecord:
@@ -84,12 +85,16 @@ def run_under_ray(
         gpus_per_worker=gpus,
         pause_path=None if pause_path is None else str(pause_path),
     )
+    signs = WorkerSigns(home, folder.run_id)
+    signs.free()
     fit = _Fit(_trainer(config, home, job, gpus))
-    reports = _new_reports(folder)
+    reports, waits = _new_reports(folder), _waits(signs, launch)
     try:
         with folded(say):
             while fit.running(POLL_S):
                 _hand_on(reports, on_report)
+                if on_waiting is not None and next(waits):
+                    on_waiting()
                 if should_stop is not None and should_stop():
                     folder.request_stop()
         _hand_on(reports, on_report)
@@ -100,7 +105,7 @@ def run_under_ray(
         folder.request_stop()
         fit.join(STOP_TIMEOUT_S)
         raise
-    shutil.rmtree(home.path / "ray" / folder.run_id, ignore_errors=True)
+    signs.clear()
     return _outcome(folder, launch, fit.error)
 
 
@@ -142,7 +147,7 @@ def _trainer(config: ExperimentConfig, home: Home, job: WorkerJob, gpus: float) 
         scaling_config=ScalingConfig(num_workers=runtime.workers, use_gpu=gpus > 0, resources_per_worker=resources),
         run_config=RunConfig(
             name=job.run_id,
-            storage_path=str(home.path / "ray"),
+            storage_path=str(train_storage(home)),
             failure_config=FailureConfig(max_failures=runtime.max_retries),
         ),
     )
@@ -158,6 +163,8 @@ def train_worker(given: dict[str, WorkerJob]) -> None:
     if _ended(folder, job.launch) is not None:
         return  # an error that a restart cannot mend was recorded; all workers leave
     context = RayContext(job.config.runtime, say=folder.log.line)
+    if context.rank == 0:
+        WorkerSigns(home, job.run_id).place(job.launch)
     log = folder.log if context.rank == 0 else RunLog(folder.log.path, who=f"worker {context.rank}")
     with log.recording():
         _work(job, home, folder, context)
@@ -193,7 +200,12 @@ def _train(
     if attempt is not None:
         record = attempt.begin(data, config, context)
         check_space(run_need(config, home, record.stored_in(store), named), home, store, context.say)
-        context.listen(on_report=attempt.report, on_arrays=attempt.keep, should_stop=attempt.asked_to_end)
+        context.listen(
+            on_report=attempt.report,
+            on_arrays=attempt.keep,
+            should_stop=attempt.asked_to_end,
+            on_waiting=WorkerSigns(home, folder.run_id).wait,
+        )
     try:
         result = run_training(config, data, context, store, cache_dir=home.cache, named=named)
     except (RunStopped, NonFiniteLoss):
@@ -255,6 +267,20 @@ def _new_reports(folder: RunFolder) -> Iterator[list[Report]]:
             fresh = [line for line in folder.metrics() if line["epoch"] > last]
             last = fresh[-1]["epoch"] if fresh else last
         yield [{**line, "replayed": line.get("replayed", False) or line["epoch"] in known} for line in fresh]
+
+
+def _waits(signs: WorkerSigns, launch: str) -> Iterator[bool]:
+    """An endless iterator: whether workers are not placed yet, or have waited for a stage since the last call.
+
+    It looks at what they leave on disk, and so says nothing of workers that hang.
+    """
+    last = signs.waited_at()
+    while not signs.is_placed(launch):
+        yield True
+    while True:
+        now = signs.waited_at()
+        yield now != last
+        last = now
 
 
 def _hand_on(reports: Iterator[list[Report]], on_report: Callable[[Report], None] | None) -> None:

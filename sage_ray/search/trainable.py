@@ -26,7 +26,8 @@ from sage_ray.study.file_schema import ObjectivePart
 from sage_ray.study.objective import reduce_reports
 
 STILL_HERE_S = 20.0
-"""Longest time between two signs of life of a run that waits for a shared stage."""
+"""Longest time between two signs of life of a run that waits for a shared stage or for its workers; a fourth of
+`runtime.silence_minutes` where that is shorter."""
 
 
 class TrialRun(BaseModel):
@@ -78,6 +79,8 @@ class _Reporter:
         self._devices = devices_of(config)
         self._last_epoch = config.pretrain.epochs + config.adversarial.epochs
         self._reports: list[dict[str, Any]] = []
+        silence = config.runtime.silence_minutes
+        self._sign_s = STILL_HERE_S if silence is None else min(STILL_HERE_S, 60 * silence / 4)
         self._last_sent = time.monotonic()
         self.stopped_by_tune = False
 
@@ -93,14 +96,10 @@ class _Reporter:
                 result["epoch"] = report["epoch"]
         self._send(result)
 
-    def still_here(self) -> bool:
-        """Tell, now and then, that a run which has no epoch to report waits for a stage that another one computes.
-
-        It is asked as a wish to stop: whenever the loop looks whether it shall end, and never by a loop that hangs.
-        """
-        if time.monotonic() - self._last_sent >= STILL_HERE_S:
+    def waits(self) -> None:
+        """Tell Tune, now and then, that a run which has no epoch to report waits and does not hang."""
+        if time.monotonic() - self._last_sent >= self._sign_s:
             self._send({"objective": math.nan, "waits": 1})
-        return False
 
     def _send(self, result: dict[str, Any]) -> None:
         self._last_sent = time.monotonic()
@@ -161,7 +160,7 @@ def _launch(task: TrialTask, run: TrialRun, reporter: _Reporter) -> RunRecord:
         run.run_id,
         labels=RunLabels(study=task.study, trial=task.number, arm=run.arm, fold=run.fold, parent=task.study),
         on_report=reporter,
-        should_stop=reporter.still_here,
+        on_waiting=reporter.waits,
         pause_path=task.stop_path,
         mirror="behind",
         launcher="ray" if run.config.runtime.workers > 1 else "inline",

@@ -35,9 +35,12 @@ def stage_lease(
     done: Callable[[], bool],
     *,
     should_stop: Callable[[], bool] = lambda: False,
+    waiting: Callable[[], None] = lambda: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[None]:
     """Wait until `done()` or until this process holds the lease of `key`; hold it for the body of the `with`.
+
+    `waiting` is called again and again meanwhile.
 
     Raises:
         RunStopped: `should_stop()` turned true while waiting.
@@ -55,6 +58,7 @@ def stage_lease(
             waited = True
         if should_stop():
             raise RunStopped("stopped while waiting for a shared stage")
+        waiting()
         time.sleep(POLL_S)
         if done():
             yield

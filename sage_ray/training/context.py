@@ -54,6 +54,10 @@ class RunContext(Protocol):
         """Whether somebody asked this run to end after the epoch; equal on all workers."""
         ...
 
+    def waiting(self) -> None:
+        """Say that this worker is alive, and waits for a stage that another run computes (rank 0's is heard)."""
+        ...
+
     def say(self, line: str) -> None:
         """Tell the user one line (rank 0 only)."""
         ...
@@ -67,6 +71,7 @@ class LocalContext:
         on_report: called with each epoch's report.
         on_arrays: called with the name and the arrays of what is kept beside the record.
         should_stop: asked after each epoch.
+        on_waiting: called again and again while the run waits for a stage that another one computes.
         say: told lines for the user.
     """
 
@@ -80,12 +85,13 @@ class LocalContext:
         on_report: Callable[[Report], None] | None = None,
         on_arrays: Callable[[str, Arrays], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
+        on_waiting: Callable[[], None] | None = None,
         say: Callable[[str], None] | None = None,
     ) -> None:
         self.device = choose_device(runtime.device)
         self._channels_last = runtime.channels_last
         self._on_report, self._on_arrays = on_report, on_arrays
-        self._should_stop, self._say = should_stop, say
+        self._should_stop, self._on_waiting, self._say = should_stop, on_waiting, say
         torch.set_num_threads(runtime.threads or available_cpus())
 
     def prepare(self, module: nn.Module) -> nn.Module:
@@ -115,6 +121,11 @@ class LocalContext:
     def should_stop(self) -> bool:
         """Whether somebody asked this run to end after the epoch."""
         return self._should_stop is not None and self._should_stop()
+
+    def waiting(self) -> None:
+        """Tell who listens."""
+        if self._on_waiting is not None:
+            self._on_waiting()
 
     def say(self, line: str) -> None:
         """Tell the user one line."""

@@ -74,6 +74,7 @@ def leased(phase: Phase, store: StageStore, ctx: RunContext) -> AbstractContextM
         phase.key,
         lambda: store.latest(phase.key, phase.epochs) == phase.epochs,
         should_stop=ctx.should_stop if ctx.world_size == 1 else lambda: False,
+        waiting=ctx.waiting,
         say=ctx.say,
     )
 

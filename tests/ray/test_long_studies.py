@@ -19,7 +19,6 @@ import psutil
 import pytest
 from sweep_cases import TOO_MUCH, epochs_on_disk, kill, record, start, wait_until, write_space
 
-from sage_ray.errors import RunFailed, UserError
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.search.best import best
@@ -137,21 +136,41 @@ def test_workers_without_this_package_are_named_before_the_first_draw(
     assert resume("tiny", home).done == 2, "nothing was lost by it"
 
 
-def test_a_fault_of_all_trials_stops_the_study_and_costs_no_trial(tmp_path: Path) -> None:
+BROKEN_DISK = """
+import os
+import sys
+
+if any("default_worker.py" in word for word in sys.orig_argv):
+
+    def fsync(descriptor):
+        raise OSError(5, "Input/output error")
+
+    os.fsync = fsync
+"""
+"""What a worker's interpreter runs first where the disk takes nothing that has to stay."""
+
+
+def test_a_fault_of_all_trials_stops_the_study_and_costs_no_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "sitecustomize.py").write_text(BROKEN_DISK)
     home = Home(tmp_path / "home")
-    space = load_space(write_space(tmp_path, QUICK, trials=6, points=[]))
-    # Nothing can be written where every run keeps its results.
-    home.check_writable()
-    place = home.path / "artifacts-of-nobody"
-    place.write_text("")
-    store = {"runtime.stage_store": str(place / "store")}
-    broken = load_space(write_space(tmp_path, {**QUICK, **store}, trials=6, points=[]))
-    with pytest.raises((RunFailed, UserError)) as caught:
-        sweep(broken, home)
-    assert "stage" in str(caught.value) or "artifacts-of-nobody" in str(caught.value)
+    path = write_space(tmp_path, QUICK, trials=6, points=[], space={"adversarial.lr": {"float": [1e-5, 1e-3]}})
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with cluster(other) as address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        code, _, said = ended(start("sweep", str(path), "--home", str(home.path), "--json"))
+    last = said.strip().splitlines()[-1]
+    assert code == 1 and "trials in a row ended before their first epoch" in last and "Input/output error" in last
     found = status("tiny", home)
-    assert found.failed == 0, [trial.error for trial in found.trials]
-    assert space.trials == 6
+    assert (found.failed, found.done) == (0, 0) and found.trials, [trial.error for trial in found.trials]
+    monkeypatch.delenv("RAY_ADDRESS")
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    again = resume("tiny", home)
+    assert (again.done, again.failed) == (6, 0), "every trial is trained once the fault is mended"
+    assert [trial.params for trial in again.trials[: len(found.trials)]] == [trial.params for trial in found.trials]
 
 
 def test_trials_that_all_fail_stop_the_study_and_exit_with_1(tmp_path: Path) -> None:
@@ -196,6 +215,25 @@ def test_a_hung_trial_is_ended_recorded_and_tried_again(tmp_path: Path) -> None:
     again = record(home, "tiny-t0000-s0")
     assert again["attempt"] == 2 and again["reused_epochs"] >= before - 1
     assert "trial 0 is ended and tried again, silent: nothing was reported for" in errors
+
+
+def test_a_hung_worker_of_several_is_found_though_its_trial_still_answers(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    base = {"adversarial.epochs": 20, "runtime.silence_minutes": 0.3, "runtime.snapshot_seconds": 0.0}
+    path = write_space(tmp_path, base, trials=1, points=[{}], resources={"workers": 2})
+    process = start("sweep", str(path), "--home", str(home.path), "--json")
+    wait_until(lambda: len(epochs_on_disk(home, "tiny-t0000-s0")) >= 5, process)
+    family = psutil.Process(process.pid).children(recursive=True)
+    workers = [p for p in family if "RayTrainWorker" in " ".join(p.cmdline())]
+    assert len(workers) == 2
+    workers[1].suspend()
+    before = len(epochs_on_disk(home, "tiny-t0000-s0"))
+    code, answer, errors = ended(process)
+    assert code == 0 and answer["done"] == 1, errors
+    again = record(home, "tiny-t0000-s0")
+    assert again["attempt"] == 2 and again["reused_epochs"] >= before - 1
+    assert "trial 0 is ended and tried again, silent: nothing was reported for" in errors
+    assert not workers[1].is_running()
 
 
 def test_limits_of_hours_leave_the_study_resumable(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_a_study_does_not_wait_and_says_it_once(home: Home, tmp_path: Path, monk
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         parent = ParentRun(study.folder, watch)
         began = time.monotonic()
-        parent.say("RUNNING")
+        parent.say("RUNNING", status("tiny", home))
         parent.say("INTERRUPTED", status("tiny", home), ())
         assert time.monotonic() - began < 4 * TIME_OUT_S
         assert len(watch.said) == 1 and uri in watch.said[0]

@@ -57,7 +57,7 @@ def test_time_price_tree_and_trials_are_told(known: tuple[Home, Path], capsys: p
     of_contract = {"trials", "runs", "stages", "epochs_without_reuse", "epochs_with_reuse"}
     of_contract |= {"device", "precision", "trials_at_once", "gpu_hours", "wall_hours", "disk_gb", "price"}
     assert of_contract <= set(fields)
-    assert fields["price"] == pytest.approx(3600 * fields["worker_hours"], rel=1e-3) and fields["gpu_hours"] == 0
+    assert fields["price"] == pytest.approx(3600 * fields["worker_hours"], abs=0.002) and fields["gpu_hours"] == 0
     (root,) = fields["tree"]
     assert (root["phase"], root["ends"], root["runs"], len(root["below"])) == ("pretrain", [2], 4, 4)
 

@@ -144,7 +144,7 @@ def test_a_study_that_is_finished_is_closed_with_its_best_trial_and_its_files(ho
 
 def test_a_study_that_nobody_drives_is_closed_and_one_that_is_driven_is_left(home: Home, tmp_path: Path) -> None:
     study = finished_study(home, tmp_path, trials=3)
-    ParentRun(study.folder, SilentWatch()).say("RUNNING")
+    ParentRun(study.folder, SilentWatch()).say("RUNNING", status("tiny", home))
     with study.folder.driver_lock():
         sync(home)
         assert parent_of(home, "tiny").info.status == "RUNNING"
@@ -181,7 +181,7 @@ def test_the_run_of_a_study_that_is_gone_is_not_left_running(home: Home) -> None
 def test_the_best_trial_so_far_is_told_while_the_study_goes_on(home: Home, tmp_path: Path) -> None:
     study = finished_study(home, tmp_path, trials=3)
     parent = ParentRun(study.folder, SilentWatch())
-    parent.say("RUNNING")
+    parent.say("RUNNING", status("tiny", home))
     parent._thread.join(60)  # type: ignore[union-attr]
     parent.watching().update(status("tiny", home))
     parent._thread.join(60)  # type: ignore[union-attr]

@@ -1,0 +1,77 @@
+"""What the workers of a run leave for the process that started them: where they were placed, and that they wait."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from pathlib import Path
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+
+from sage_ray.files import read_json, write_json
+from sage_ray.record.home import Home
+
+
+def train_storage(home: Home) -> Path:
+    """Ray Train's folder in a home; each run has one of its name in it while it is trained."""
+    return home.path / "ray"
+
+
+class WorkerSigns:
+    """Files beside those of Ray Train, in a folder that goes when the run has ended.
+
+    Args:
+        home: where it is; all nodes see it.
+        run_id: the run.
+    """
+
+    def __init__(self, home: Home, run_id: str) -> None:
+        self._folder = train_storage(home) / run_id
+        self._placed, self._waiting = self._folder / "placed.json", self._folder / "waiting"
+
+    def place(self, launch: str) -> None:
+        """Note, in a worker, that `launch` has its workers, and which resources Ray holds for them."""
+        group = ray.util.get_current_placement_group()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_json(self._placed, {"launch": launch, "group": None if group is None else group.id.hex()})
+
+    def is_placed(self, launch: str) -> bool:
+        """Whether `launch` has its workers."""
+        return self._read().get("launch") == launch
+
+    def wait(self) -> None:
+        """Leave a sign, in a worker, that it is alive and waits for a stage that another run computes."""
+        self._waiting.touch()
+
+    def waited_at(self) -> float:
+        """When the last such sign was left, in seconds since the epoch; 0: never."""
+        try:
+            return self._waiting.stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
+    def free(self) -> None:
+        """Give back what Ray still holds for the workers of an earlier process, which was killed.
+
+        Ray Train has an actor for this; it asks Ray's dashboard, which a Ray that we start ourselves has not.
+        """
+        held = self._read().get("group")
+        if held is None:
+            return
+        group = PlacementGroup(ray.PlacementGroupID(bytes.fromhex(held)))
+        if placement_group_table(group).get("state", "REMOVED") != "REMOVED":
+            with contextlib.suppress(Exception):  # gone in the meantime
+                remove_placement_group(group)
+
+    def clear(self) -> None:
+        """Remove the folder: the run has ended."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _read(self) -> dict[str, str | None]:
+        try:
+            value: dict[str, str | None] = read_json(self._placed)
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {}
+        return value
