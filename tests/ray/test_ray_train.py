@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -28,6 +30,8 @@ from sage_ray.record.run_folder import RunFolder
 from sage_ray.runtime import ray_cluster
 from sage_ray.runtime.launch import run
 from sage_ray.runtime.ray_context import RayContext, buckets
+from sage_ray.runtime.worker_signs import WorkerSigns
+from sage_ray.stages.lease import stage_lease
 from sage_ray.stages.store import Snapshot, StageStore
 from sage_ray.training.context import LocalContext, RunContext
 from sage_ray.training.loop import run_training
@@ -347,6 +351,28 @@ def test_a_paused_run_is_interrupted(ray_here: None, home: Home, tmp_path: Path)
         mirror=False,
     )
     assert record.state == "INTERRUPTED" and 1 <= record.epoch < 32
+
+
+def test_waiting_for_a_stage_is_told_and_training_is_not(ray_here: None, home: Home) -> None:
+    key = run(tiny(), home, "before", launcher="ray", mirror=False).stage_keys["pretrain"]
+    shutil.rmtree(home.stages)
+    signs, folder = WorkerSigns(home, "waits"), RunFolder(home.runs / "waits")
+    with contextlib.ExitStack() as held:
+        held.enter_context(stage_lease(StageStore(home.stages), key, lambda: False))
+        told: list[bool] = []
+
+        def waiting() -> None:
+            told.append(signs.waited_at() > 0)
+            if sum(told) == 3:
+                held.close()
+            elif sum(told) > 3:
+                assert not folder.metrics(), "no epoch has been trained while it still says that it waits"
+
+        record = run(tiny(), home, "waits", launcher="ray", mirror=False, on_waiting=waiting)
+    assert record.state == "COMPLETE" and record.epoch == 4
+    assert told[0] is False, "the workers were not placed yet"
+    assert 3 <= sum(told) <= 6
+    assert not (home.path / "ray" / "waits").exists()
 
 
 def test_user_errors_of_a_worker_reach_the_caller(ray_here: None, home: Home, tmp_path: Path) -> None:
