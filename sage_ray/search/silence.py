@@ -72,7 +72,8 @@ class Silence:
         self._heard[trial.trial_id] = self._clock()
         reason = f"silent: nothing was reported for {silent / 60:.1f} minutes (runtime.silence_minutes)"
         self.ended[trial.trial_id] = reason
-        self._say(f"trial {trial.config['number']} is ended and tried again, {reason}")
+        again = trial.run_metadata.num_failures < trial.max_failures
+        self._say(f"trial {trial.config['number']} is ended{' and tried again' if again else ''}, {reason}")
         actor = trial.temporary_state.ray_actor
         if actor is not None:
             with contextlib.suppress(Exception):  # it may be gone by now

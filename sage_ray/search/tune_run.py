@@ -14,6 +14,7 @@ from ray.tune.experiment import Trial
 
 from sage_ray.runtime.driver_side import DriverSide
 from sage_ray.runtime.ray_lines import folded
+from sage_ray.runtime.worker_signs import WorkerSigns
 from sage_ray.search.faults import Faults
 from sage_ray.search.halt import FAULT, OUT_OF_GPU_HOURS, Halt, HaltStopper, signals
 from sage_ray.search.objectives import devices_of
@@ -121,6 +122,7 @@ class TuneRun:
     def _leave_open(self, number: int) -> None:
         """A trial that ended by a fault of all goes on with the study: its runs have not failed."""
         for run in self._folder.run_folders(self._spec, number):
+            WorkerSigns(self._folder.home, run.run_id).free()
             if run.read().state == "FAIL":
                 run.set_state("INTERRUPTED", error="ended by what ended every trial; it goes on with its study")
 
@@ -204,6 +206,7 @@ class _Listener(DriverSide, tune.Callback):
         reason = self._silence.ended.get(trial.trial_id)
         self._faults.failed(number, reason or (trace.strip().splitlines() or ["its process died"])[-1])
         for run in self._folder.run_folders(self._spec, number):
+            WorkerSigns(self._folder.home, run.run_id).free()
             if run.read().state in ("RUNNING", "FAIL") and not (run.path / "error.txt").exists():
                 run.write_error(trace or "the process of the run died without a word (killed, or out of memory?)")
         self._show(at_once=True)
