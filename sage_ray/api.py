@@ -163,8 +163,9 @@ def resume(
     quiet_imports()
     from sage_ray.record.run_folder import RunFolder
     from sage_ray.registry.final import is_final, resume_final
-    from sage_ray.search.ablate import is_ablation, resume_ablation
+    from sage_ray.search.ablate import resume_ablation
     from sage_ray.search.driver import resume as resume_search
+    from sage_ray.search.study_folder import is_ablation
     from sage_ray.upkeep.belongings import unknown
 
     place = open_home(home)

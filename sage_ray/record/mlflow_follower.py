@@ -14,6 +14,8 @@ from sage_ray.record.mlflow_mirror import Mirror
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.store_uris import is_http
 
+FIRST_S = 1.0
+"""Until MLflow is told that a run has begun: a run that is over by then is sent once, whole."""
 POLL_S = 2.0
 FLUSH_S = 20.0
 MAX_BACKOFF_S = 30.0
@@ -57,7 +59,7 @@ class Follower:
         return self.sent
 
     def _work(self) -> None:
-        wait_s, last = 0.0, False
+        wait_s, last = FIRST_S, False
         while not last:
             last = self._ending.wait(wait_s)
             try:

@@ -7,11 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from sage_ray.sections import RuntimeConfig
-from sage_ray.training.context import available_cpus
-from sage_ray.training.precision import native_bf16
 
 PROBE_TIMEOUT_S = 60.0
 _MODEL = "accelerator_type:"
@@ -72,6 +68,10 @@ class Machines:
 
 def this_machine() -> Machines:
     """The CPUs and GPUs that this process may use."""
+    import torch
+
+    from sage_ray.training.context import available_cpus
+
     facts = gpu_facts()
     if facts is None:
         return Machines((Node(float(available_cpus())),))
@@ -100,6 +100,11 @@ def ray_nodes() -> tuple[Node, ...]:
 
 def gpu_facts() -> GpuFacts | None:
     """The GPU here; None if torch can compute on none."""
+    # Here and not above: who only reads what was recorded does not wait for torch.
+    import torch
+
+    from sage_ray.training.precision import native_bf16
+
     return GpuFacts(torch.cuda.get_device_name(), native_bf16()) if torch.cuda.is_available() else None
 
 
@@ -148,6 +153,8 @@ def describe_device(runtime: RuntimeConfig, gpu: str | None = None) -> str:
         runtime: resolved.
         gpu: model of the GPU; None: not known.
     """
+    from sage_ray.training.context import available_cpus
+
     if runtime.device == "cuda":
         share = runtime.gpus_per_worker
         amount = "" if share in ("auto", 0, 1) else f"{share:g} of " if float(share) < 1 else f"{share:g} x "

@@ -131,12 +131,6 @@ def read_ablation(name: str, home: Home) -> AblationResult:
     return _result(status(name, home), home)
 
 
-def is_ablation(name: str, home: Home) -> bool:
-    """Whether a study of that name exists and is an ablation."""
-    folder = StudyFolder(home, name)
-    return folder.exists and folder.meta().get("kind") == Design.kind
-
-
 def _check_perceptual(design: Design, home: Home) -> None:
     """Raise UserError before any training if an arm needs VGG19 weights that cannot be had; fetch them if they can."""
     seen: set[str | None] = set()

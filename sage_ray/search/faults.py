@@ -5,10 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from sage_ray.errors import SnapshotFailed
+from sage_ray.record.run_record import RunRecord
+
 SHARED = 3
 """Trials that end one after another before their first epoch, all for one reason, before it counts as the study's."""
 _OWN = re.compile(r"\S*-t\d{4,}-s\d+\S*|\b0x[0-9a-f]+\b|\d+")
 """What differs between two trials that fail of one thing: names, addresses, numbers."""
+
+
+def is_study_fault(record: RunRecord) -> bool:
+    """Whether a run failed of something that would end every other trial too: a full disk, a lost share."""
+    return record.state == "FAIL" and (record.error or "").startswith(SnapshotFailed.state)
 
 
 class Faults:

@@ -129,13 +129,3 @@ def _advance(
     stage.since, stage.cost = now, run.cost
     stage.free_at = now + run.cost.between(wanted.phase, start, wanted.epochs)
     return stage.free_at, True, False
-
-
-def hours_text(hours: float) -> str:
-    """Hours in a unit that leaves digits to see: 70 s, 35 min, 7.5 h, 12 days."""
-    seconds = hours * 3600
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 2 * 3600:
-        return f"{seconds / 60:.0f} min"
-    return f"{hours:.1f} h" if hours < 72 else f"{hours / 24:.1f} days"

@@ -198,10 +198,7 @@ class StudyStorage:
 
     def _tell(self, number: int, state: TrialState, values: list[float] | None) -> None:
         # A second telling (Tune may repeat a completion) must never end the sweep.
-        if self.row(number).state != "RUNNING":
-            logger.info("trial %d was told before", number)
-            return
-        self.study.tell(number, values, state=state)
+        self.study.tell(number, values, state=state, skip_if_finished=True)
 
     def _id(self, number: int) -> int:
         if number not in self._ids:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sage_ray.errors import UserError, did_you_mean
 from sage_ray.files import read_json, write_json
@@ -17,9 +17,6 @@ from sage_ray.study.design import Design, load_spec
 from sage_ray.study.file_schema import check_study_name
 from sage_ray.study.space import Space
 from sage_ray.study.spec import StudySpec
-
-if TYPE_CHECKING:
-    pass
 
 FORMAT_VERSION = 1
 
@@ -85,8 +82,8 @@ class StudyFolder:
         self.write_meta({**meta, "driven": driven})
 
     def spec(self) -> StudySpec:
-        """What the study runs, from its own files."""
-        return load_spec(self.spec_path)
+        """What the study runs, from its own files, which were checked when it began."""
+        return load_spec(self.spec_path, stored=True)
 
     def run_folders(self, spec: StudySpec, number: int) -> list[RunFolder]:
         """Folders of the trial's runs that have been started."""
@@ -104,6 +101,12 @@ class StudyFolder:
             if not held:
                 raise UserError("study is being run", self.name, f"wait, or end it with `sage-ray stop {self.name}`")
             yield
+
+
+def is_ablation(name: str, home: Home) -> bool:
+    """Whether a study of that name exists and is an ablation."""
+    folder = StudyFolder(home, name)
+    return folder.exists and folder.meta().get("kind") == Design.kind
 
 
 def new_study_name(name: str) -> str:

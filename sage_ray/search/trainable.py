@@ -16,11 +16,12 @@ from ray import tune
 
 from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import prepare
-from sage_ray.errors import NoSpace, SnapshotFailed, UserError
+from sage_ray.errors import NoSpace, UserError
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunLabels, RunRecord
 from sage_ray.runtime import launch
+from sage_ray.search.faults import is_study_fault
 from sage_ray.search.objectives import devices_of, run_objectives
 from sage_ray.study.file_schema import ObjectivePart
 from sage_ray.study.objective import reduce_reports
@@ -28,6 +29,8 @@ from sage_ray.study.objective import reduce_reports
 STILL_HERE_S = 20.0
 """Longest time between two signs of life of a run that waits for a shared stage or for its workers; a fourth of
 `runtime.silence_minutes` where that is shorter."""
+COLLECT_S = 0.02
+"""What has survived a collection of garbage that took longer is not looked through again."""
 
 
 class TrialRun(BaseModel):
@@ -167,11 +170,6 @@ def _launch(task: TrialTask, run: TrialRun, reporter: _Reporter) -> RunRecord:
     )
 
 
-def is_study_fault(record: RunRecord) -> bool:
-    """Whether a run failed of something that would end every other trial too: a full disk, a lost share."""
-    return record.state == "FAIL" and (record.error or "").startswith(SnapshotFailed.state)
-
-
 def _end_refused(task: TrialTask, run: TrialRun, error: UserError) -> None:
     """Data that went away and a full disk end the study, not this trial; anything else refused is this trial's own."""
     if isinstance(error, NoSpace):
@@ -191,9 +189,10 @@ def _end(**ending: Any) -> None:
 
 def _leave_no_trace() -> None:
     """The actor is used again: give back what a trial leaves in the process."""
+    started = time.perf_counter()
     gc.collect()
-    if not gc.get_freeze_count():
-        # What is left after the first run is imported code; looking through it again costs each trial half a second.
+    if time.perf_counter() - started > COLLECT_S:
+        # What is left is imported code, part of it MLflow's; looking through it again costs each trial half a second.
         gc.freeze()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -196,9 +196,9 @@ class _Listener(DriverSide, tune.Callback):
         self._show()
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._show(at_once=True)
         if self._storage.row(int(trial.config["number"])).state in ("COMPLETE", "PRUNED"):
             self._faults.ended_well()
-        self._show(at_once=True)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         number = int(trial.config["number"])

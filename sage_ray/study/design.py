@@ -33,7 +33,6 @@ from sage_ray.study.factors import Combination, Fraction, combinations
 from sage_ray.study.file_schema import parse_file
 from sage_ray.study.space import Space, load_space
 from sage_ray.study.spec import RunPlace, StudySpec
-from sage_ray.training.scoring import check_scores
 
 OWN_KEYS = frozenset(DesignFile.model_fields) - {"base"}
 MAX_RUN_ID = 200
@@ -196,11 +195,11 @@ class Design(StudySpec):
         return lines + (self.fraction.lines() if self.fraction else [])
 
 
-def load_design(path_or_name: str | Path, sets: Sets = ()) -> Design:
+def load_design(path_or_name: str | Path, sets: Sets = (), *, stored: bool = False) -> Design:
     """The design in a YAML file, or a shipped one by name.
 
     A set whose first part is a key of the file (seeds, arms.NAME.not_run, ...) changes the file; every other one is a
-    config path and changes the base, before the arms' own sets.
+    config path and changes the base, before the arms' own sets. A `stored` file is one of a study, as in `load_space`.
 
     Raises:
         UserError: one line for the first thing that is wrong.
@@ -209,17 +208,19 @@ def load_design(path_or_name: str | Path, sets: Sets = ()) -> Design:
     tree, pairs = read_tree(path, sets, OWN_KEYS)
     if "space" in tree:
         raise UserError("a search space, no ablation design", path, "run it with `sage-ray sweep`")
-    return build_design(parse_file(DesignFile, tree, str(path)), str(path), path.parent, pairs)
+    return build_design(parse_file(DesignFile, tree, str(path)), str(path), path.parent, pairs, stored=stored)
 
 
-def load_spec(path_or_name: str | Path, sets: Sets = ()) -> Space | Design:
+def load_spec(path_or_name: str | Path, sets: Sets = (), *, stored: bool = False) -> Space | Design:
     """The design or the space in a file, or shipped under a name: a file with arms or factors is a design."""
     path = find_file(path_or_name, "study")
     is_design = {"arms", "factors"} & set(read_yaml(path))
-    return load_design(path, sets) if is_design else load_space(path, sets)
+    return load_design(path, sets, stored=stored) if is_design else load_space(path, sets, stored=stored)
 
 
-def build_design(file: DesignFile, source: str, folder: Path, sets: Mapping[str, Any]) -> Design:
+def build_design(
+    file: DesignFile, source: str, folder: Path, sets: Mapping[str, Any], *, stored: bool = False
+) -> Design:
     """The checked design of a parsed file. Args: source names it in errors; folder is what base.file is relative to."""
     base = with_resources(base_config(file.base, folder, sets), file, source)
     check_parts(base, file, source)
@@ -232,6 +233,8 @@ def build_design(file: DesignFile, source: str, folder: Path, sets: Mapping[str,
         arms, structure = _crossed_arms(file, base, source)
     design = Design(file=file, base=base, source=source, arms=arms, fraction=structure)
     _check_arms(design)
+    if not stored:
+        _check_scores(design)
     return design
 
 
@@ -298,10 +301,8 @@ def _arm(
                 raise UserError(f"{path} cannot differ between arms", where, reason)
     try:
         config = located(root.with_values(values))
-        check_scores(config)
     except UserError as error:
-        key = error.where.removeprefix("override").removeprefix(", ")
-        raise UserError(error.what, f"{where}, {key}" if key else where, error.mend) from None
+        raise _in_arm(error, where) from None
     mine, its = flatten(config.model_dump(mode="json")), flatten(base.model_dump(mode="json"))
     differing = {path: value for path, value in mine.items() if value != its[path]}
     for path in differing:
@@ -309,6 +310,24 @@ def _arm(
             mend = f"set it under base.set, for all arms (here {mine[path]!r}, in the base {its[path]!r})"
             raise UserError(f"arms with different {path} do not compare", where, mend)
     return Arm(name, config, differing, levels, not_run)
+
+
+def _in_arm(error: UserError, where: str) -> UserError:
+    key = error.where.removeprefix("override").removeprefix(", ")
+    return UserError(error.what, f"{where}, {key}" if key else where, error.mend)
+
+
+def _check_scores(design: Design) -> None:
+    """Raise UserError for an arm that names a score or a network that is not there."""
+    from sage_ray.training.scoring import check_scores
+
+    for arm in design.arms:
+        try:
+            check_scores(arm.config)
+        except UserError as error:
+            raise _in_arm(
+                error, f"{design.source}, {'arms.' if design.file.kind == 'arms' else 'arm '}{arm.name}"
+            ) from None
 
 
 def _check_arms(design: Design) -> None:

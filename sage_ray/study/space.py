@@ -35,7 +35,6 @@ from sage_ray.study.file_schema import (
 )
 from sage_ray.study.space_parts import make_constraint, make_dimension, normal_value, ordered
 from sage_ray.study.spec import RunPlace, StudySpec
-from sage_ray.training.build import check_names
 
 MAX_GRID = 100_000
 OWN_KEYS = frozenset(SpaceFile.model_fields) - {"base", "space", "points", "earlier", "second_objective"}
@@ -268,11 +267,12 @@ class Space(StudySpec):
                 yield sample
 
 
-def load_space(path_or_name: str | Path, sets: Sets = ()) -> Space:
+def load_space(path_or_name: str | Path, sets: Sets = (), *, stored: bool = False) -> Space:
     """The space in a YAML file, or a shipped one by name; `sets` ("a.b=value") change its base or the file's own keys.
 
     A set whose first part is a key of the file (trials, seeds, scheduler.grace_epochs, ...) changes the file; every
-    other one is a config path and changes the base.
+    other one is a config path and changes the base. A `stored` file is that of a study: it is not asked again whether
+    its networks are there, so that it can be read where they are not, and without torch.
 
     Raises:
         UserError: one line for the first thing that is wrong (CONTRACT, "Search space").
@@ -281,10 +281,10 @@ def load_space(path_or_name: str | Path, sets: Sets = ()) -> Space:
     tree, pairs = read_tree(path, sets, OWN_KEYS)
     if "space" not in tree and {"arms", "factors"} & set(tree):
         raise UserError("an ablation design, no search space", path, "run it with `sage-ray ablate`")
-    return build_space(parse_file(SpaceFile, tree, str(path)), str(path), path.parent, pairs)
+    return build_space(parse_file(SpaceFile, tree, str(path)), str(path), path.parent, pairs, stored=stored)
 
 
-def build_space(file: SpaceFile, source: str, folder: Path, sets: Mapping[str, Any]) -> Space:
+def build_space(file: SpaceFile, source: str, folder: Path, sets: Mapping[str, Any], *, stored: bool = False) -> Space:
     """The checked space of a parsed file. Args: source names it in errors; folder is what base.file is relative to."""
     base = with_resources(base_config(file.base, folder, sets), file, source)
     file, notes = _fixed_by(sets, file, base, source)
@@ -302,7 +302,8 @@ def build_space(file: SpaceFile, source: str, folder: Path, sets: Mapping[str, A
     if file.sampler.name in ("gp", "qmc") and any(d.when for d in dimensions):
         where = f"{source}, sampler {file.sampler.name}"
         raise UserError("conditional dimensions", where, "it cannot search them; use tpe or random")
-    _check_ends(space)
+    if not stored:
+        _check_ends(space)
     points = len(file.points)
     for number, sample in enumerate(space.fixed[:points]):
         space.config(sample.values)
@@ -344,6 +345,8 @@ def against_notes(file: StudyFile, source: str) -> list[str]:
 
 def _check_ends(space: Space) -> None:
     """Build the config at both ends of each range and at each choice. Raises UserError naming the dimension."""
+    from sage_ray.training.build import check_names
+
     for dimension in space.dimensions:
         if dimension.kind == "tie":
             continue

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sage_ray.durations import hours_text
 from sage_ray.errors import UserError
 from sage_ray.terminal.disk_answers import disk_line
 from sage_ray.terminal.display import parameter_columns
@@ -58,7 +59,6 @@ def planned(plan: Plan, asked: Asked, session: Session) -> Answer:
 
 def time_lines(plan: Plan, price: float | None) -> list[str]:
     """How long a study takes and what it costs, and what that rests on; or that it is not known."""
-    from sage_ray.search.schedule import hours_text
 
     if plan.worker_hours is None:
         unknown = "time: not known: no recorded run of this home is alike enough; --pilot measures a few steps"

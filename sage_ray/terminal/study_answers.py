@@ -59,7 +59,7 @@ def swept(status: StudyStatus, session: Session) -> Answer:
 
 def against_plan(status: StudyStatus, session: Session) -> tuple[list[str], dict[str, Any]]:
     """Of a finished study, what it was planned to take beside what it took: a line, and the same as a field."""
-    from sage_ray.search.forecast import planned_and_taken
+    from sage_ray.search.planned_taken import planned_and_taken
 
     found = planned_and_taken(status.study, session.home) if status.state == "finished" else None
     return ([], {}) if found is None else ([found.line()], {"planned": plain(found)})

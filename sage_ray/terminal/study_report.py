@@ -171,7 +171,7 @@ def _cost(records: list[RunRecord]) -> list[str]:
 
 
 def _planned(study: StudyStatus, home: Home) -> list[str]:
-    from sage_ray.search.forecast import planned_line
+    from sage_ray.search.planned_taken import planned_line
 
     line = planned_line(study.study, home) if study.state == "finished" else None
     return ["", f"{line[:1].upper()}{line[1:]}."] if line else []

@@ -123,7 +123,8 @@ def trained(record: RunRecord, session: Session) -> Answer:
 def resumed(name: str, session: Session, sets: list[str], retry_failed: bool, retry: list[int]) -> Answer:
     """Go on with whatever `name` is: a study, which may change by it, a final training, or a run."""
     from sage_ray.registry.final import is_final, resume_final
-    from sage_ray.search.ablate import is_ablation, resume_ablation
+    from sage_ray.search.ablate import resume_ablation
+    from sage_ray.search.study_folder import is_ablation
     from sage_ray.upkeep.belongings import unknown
 
     wishes: Any = {"sets": sets, "retry_failed": retry_failed, "retry": retry}
@@ -158,19 +159,21 @@ def _resume_run(name: str, session: Session) -> Answer:
 
 def status_of(name: str, session: Session) -> Answer:
     """Answer of `status`: a study, a final training, or one run's record."""
-    from sage_ray.upkeep.belongings import unknown
-
     if name in session.home.study_names():
-        from sage_ray.search.ablate import is_ablation, read_ablation
+        from sage_ray.search.study_folder import is_ablation
         from sage_ray.search.study_status import status
 
         if is_ablation(name, session.home):
+            from sage_ray.search.ablate import read_ablation
+
             return ablated(read_ablation(name, session.home), session)
         return swept(status(name, session.home), session)
     if name in session.home.final_ids():
         return _status_of_final(name, session)
     if name in session.home.run_ids():
         return _status_of_run(name, session)
+    from sage_ray.upkeep.belongings import unknown
+
     raise unknown(name, session.home)
 
 

@@ -17,7 +17,7 @@ from sage_ray.record.home import Home
 from sage_ray.record.overview import Overview, overview
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.search.driver import resume, sweep
-from sage_ray.search.forecast import planned_and_taken
+from sage_ray.search.planned_taken import planned_and_taken
 from sage_ray.search.study_status import status, stop, trial_config
 from sage_ray.study.objective import reduce_reports
 from sage_ray.study.space import load_space

@@ -16,7 +16,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 
 # From top to bottom. A module imports its own room and rooms above it, also for types and inside functions.
 ROOMS = (
-    *("errors", "files", "locks", "watch"),
+    *("errors", "files", "locks", "watch", "durations"),
     *("identity", "sections", "config"),
     "data",
     *("models", "losses", "metrics", "statistics"),
@@ -37,7 +37,7 @@ ROOMS = (
     "package",
 )
 
-GROUND = {"errors", "files", "locks", "watch"}
+GROUND = {"errors", "files", "locks", "watch", "durations"}
 RECORDED = GROUND | {"identity", "sections", "config", "data"}
 # Rooms that see less than all that is above them.
 SEES: dict[str, set[str]] = {
@@ -45,6 +45,7 @@ SEES: dict[str, set[str]] = {
     "files": {"errors"},
     "locks": {"errors"},
     "watch": set(),
+    "durations": set(),
     "identity": set(),
     # Formulas: plain keyword arguments, never a config.
     "models": GROUND,

@@ -21,10 +21,10 @@ from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunLabels
 from sage_ray.registry.final_plan import make_plan
 from sage_ray.runtime.launch import run
-from sage_ray.search.ablate import ablate, is_ablation, read_ablation, resume_ablation
+from sage_ray.search.ablate import ablate, read_ablation, resume_ablation
 from sage_ray.search.best import best, read_trials
 from sage_ray.search.storage import StudyStorage
-from sage_ray.search.study_folder import StudyFolder
+from sage_ray.search.study_folder import StudyFolder, is_ablation
 from sage_ray.search.study_status import status
 from sage_ray.study.design import Design, load_design
 from sage_ray.terminal.shell import Session

@@ -17,11 +17,12 @@ from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.runtime.devices import this_machine
 from sage_ray.search import pilot as pilot_module
-from sage_ray.search.forecast import FILE, note_forecast, planned_and_taken, planned_line
+from sage_ray.search.forecast import note_forecast
 from sage_ray.search.pilot import pilot
 from sage_ray.search.placement import placed
 from sage_ray.search.plan import plan
 from sage_ray.search.planned_runs import START_S, trial_place
+from sage_ray.search.planned_taken import FILE, planned_and_taken, planned_line
 from sage_ray.search.recorded_epochs import recorded_epochs
 from sage_ray.study.space import Space, load_space
 

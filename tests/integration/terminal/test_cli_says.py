@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from study_cases import Study, tiny_space
 from tiny_cases import SMALLEST, as_sets
 
 from sage_ray import __version__
 from sage_ray.data.synth import write_dataset
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
+from sage_ray.search.reconcile import take_up
 from sage_ray.terminal.cli import call
 
 EPOCHS = {"pretrain.epochs": 2, "adversarial.epochs": 0, "runtime.pictures": False}
@@ -87,3 +91,18 @@ def test_the_advice_of_a_runs_status_is_not_refused(
     for words in given:
         code = call([places.get(word, word) for word in words])
         assert code == 0, (words, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("trials", [1, 3], ids=["finished", "interrupted"])
+def test_status_of_a_study_waits_for_neither_torch_nor_ray(home: Home, tmp_path: Path, trials: int) -> None:
+    study = Study(home, tiny_space(tmp_path, trials=trials, points=[{}]), running=1)
+    study.train(0)
+    take_up(study.storage, study.folder, study.space)
+    code = (
+        "import sys; from sage_ray.terminal.cli import call; code = call(sys.argv[1:]); "
+        "print(code, sorted({'torch', 'ray', 'mlflow', 'scipy'} & set(sys.modules)))"
+    )
+    words = ["status", "tiny", "--home", str(home.path)]
+    said = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True).stdout
+    assert said.splitlines()[-1] == "0 []", said
+    assert f"1 of {trials} done" in said

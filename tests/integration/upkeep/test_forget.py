@@ -24,8 +24,7 @@ from sage_ray.record.run_record import RunLabels
 from sage_ray.registry.final_plan import FinalPlan, declare, make_plan
 from sage_ray.registry.register import register
 from sage_ray.runtime.launch import run
-from sage_ray.search.ablate import is_ablation
-from sage_ray.search.study_folder import StudyFolder
+from sage_ray.search.study_folder import StudyFolder, is_ablation
 from sage_ray.study.design_schema import FINAL_ARM
 from sage_ray.terminal.cli import call
 from sage_ray.upkeep.forget import ForgetReport, forget

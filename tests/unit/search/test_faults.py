@@ -77,6 +77,8 @@ class FakeTrial:
     def __init__(self, name: str, status: str = "RUNNING") -> None:
         self.trial_id, self.status, self.config = name, status, {"number": 0}
         self.temporary_state = type("State", (), {"ray_actor": None})()
+        self.run_metadata = type("Metadata", (), {"num_failures": 0})()
+        self.max_failures = 2
 
 
 def test_silence_is_judged_by_the_studys_own_epochs_or_by_the_setting() -> None:
