@@ -18,6 +18,8 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Tests kill many processes, and whoever goes on with their work waits for so long.
+os.environ.setdefault("SAGE_LEASE_SECONDS", "5")
 
 import hypothesis
 import pytest

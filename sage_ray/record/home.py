@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from sage_ray.errors import UserError
+from sage_ray.locks import share_sessions
 from sage_ray.record.home_identity import FILE as IDENTITY_FILE
 from sage_ray.record.home_identity import HomeIdentity, settle_identity
 from sage_ray.record.home_release import note_release, refuse_newer
@@ -30,6 +31,7 @@ class Home:
         chosen = path or os.environ.get("SAGE_HOME") or "sage_runs"
         self.path = Path(chosen).expanduser().absolute()
         refuse_newer(self.path)
+        share_sessions(self.path)
 
     def __repr__(self) -> str:
         return f"Home({str(self.path)!r})"

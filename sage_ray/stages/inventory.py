@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from pyarrow import fs as pafs
 
-from sage_ray.stages.lease import LEASE, held
+from sage_ray.leases import LEASES, SESSIONS
+from sage_ray.stages.lease import held
 from sage_ray.stages.store import DAMAGED, KEEP, META, TEMPORARY, StageStore
 
 
@@ -42,6 +43,10 @@ class StageFolder:
         return set(self.best) - {self.refers.get(epoch) for epoch in self.snapshots if epoch not in epochs}
 
 
+OLD_LEASE = "lease.json"
+"""The lease of a stage in the releases before 0.4."""
+
+
 def inventory(store: StageStore, keys: Iterable[str] | None = None) -> list[StageFolder]:
     """The stages of a store by key, or those of `keys`; reads names and sizes, and of each snapshot its meta.json."""
     root = store.root.rstrip("/")
@@ -49,6 +54,8 @@ def inventory(store: StageStore, keys: Iterable[str] | None = None) -> list[Stag
     parts: dict[tuple[str, str], dict[str, int]] = {}
     for info in _files(store, root, keys):
         names = info.path.removeprefix(root).strip("/").split("/")
+        if SESSIONS in names or LEASES in names:
+            continue
         stage = found.setdefault(names[0], StageFolder(names[0]))
         is_file = info.type == pafs.FileType.File
         if len(names) == 2 and is_file:
@@ -77,5 +84,5 @@ def _files(store: StageStore, root: str, keys: Iterable[str] | None) -> Iterator
 def _place_file(stage: StageFolder, name: str, size: int) -> None:
     if name.startswith("best-"):
         stage.best[name] = size
-    elif name != LEASE:
+    elif name != OLD_LEASE:
         stage.leftovers[name] = size

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sage_ray.errors import RunStopped
-from sage_ray.stages.lease import stage_lease
+from sage_ray.stages.lease import held, stage_lease
 from sage_ray.stages.store import StageStore
 
 
@@ -37,8 +37,8 @@ def test_a_lease_is_exclusive_and_passes_on_when_its_owner_is_killed(tmp_path: P
     process.kill()
     process.join()
     with stage_lease(StageStore(tmp_path), "k", lambda: False):
-        assert (tmp_path / "k" / "lease.json").exists()
-    assert not (tmp_path / "k" / "lease.json").exists()
+        assert held(StageStore(tmp_path), "k")
+    assert not held(StageStore(tmp_path), "k")
 
 
 AT_THE_END = """

@@ -171,7 +171,8 @@ def test_a_waiter_goes_on_when_the_stage_is_done(tmp_path: Path) -> None:
         entered = False
         with stage_lease(StageStore(tmp_path), "k", lambda: next(answers)):
             entered = True
-        assert entered and (tmp_path / "k" / "lease.json").exists()
+        assert entered and held(StageStore(tmp_path), "k")
+    assert not held(StageStore(tmp_path), "k")
 
 
 # best weights, once
