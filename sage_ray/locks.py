@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sage_ray.leases import Lease
+from sage_ray.leases import Lease, lease_s
 from sage_ray.object_store import open_object_store
 
+PATIENCE_S = 2.0
+"""Who waits longer for a lock says so."""
 _ROOTS: set[Path] = set()
 
 
@@ -18,17 +21,29 @@ def share_sessions(root: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path, timeout_s: float) -> Iterator[bool]:
-    """Hold the lock that `path` names; yields False if another process, alive, kept it for `timeout_s`.
+def locked(path: Path, timeout_s: float, say: Callable[[str], None] | None = None) -> Iterator[Lease | None]:
+    """Hold the lock that `path` names; yields None if another process, alive, kept it for `timeout_s`.
 
     One that died keeps it until that shows, `leases.lease_s()` seconds; `timeout_s=0` does not wait for that either.
+
+    Args:
+        path: of the lock.
+        timeout_s: how long a live holder is waited for.
+        say: told once, if it takes a while, what is waited for.
     """
-    lease = lease_of(path)
-    if not lease.take(timeout_s):
-        yield False
+    lease, told, began = lease_of(path), False, time.monotonic()
+
+    def waiting() -> None:
+        nonlocal told
+        if say is not None and not told and time.monotonic() - began > PATIENCE_S:
+            told = True
+            say(f"looking whether the process that had {path.parent.name} is alive; takes up to {lease_s():g} s")
+
+    if not lease.take(timeout_s, waiting):
+        yield None
         return
     try:
-        yield True
+        yield lease
     finally:
         lease.give_back()
 

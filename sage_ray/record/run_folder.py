@@ -11,7 +11,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +27,7 @@ from sage_ray.config import ExperimentConfig
 from sage_ray.data.splits import group_names
 from sage_ray.errors import UserError
 from sage_ray.files import read_json, replacing, write_json, write_text
-from sage_ray.locks import is_locked, locked
+from sage_ray.locks import is_locked, lease_of, locked
 from sage_ray.metrics.definitions import definitions_from, whole_definition
 from sage_ray.record.run_log import LOG_FILE, RunLog
 from sage_ray.record.run_record import FORMAT_VERSION, RunLabels, RunRecord, State
@@ -326,16 +326,26 @@ class RunFolder:
     # who is at work
 
     @contextmanager
-    def lock(self, role: Literal["driver", "writer"], timeout_s: float) -> Iterator[None]:
-        """Hold the run as its `driver` (who starts it) or `writer` (who trains it); given up when the process dies.
+    def lock(
+        self, role: Literal["driver", "writer"], timeout_s: float, say: Callable[[str], None] | None = None
+    ) -> Iterator[None]:
+        """Hold the run as its `driver` (who starts it) or `writer` (who trains it); `say` is told of a long wait.
 
         Raises:
             UserError: another live process kept it for `timeout_s`.
         """
-        with locked(self.path / f".{role}.lock", timeout_s) as held:
-            if not held:
+        with locked(self.path / f".{role}.lock", timeout_s, say) as held:
+            if held is None:
                 raise UserError("run is being computed", self.run_id, "wait for the other process, or stop it first")
             yield
+
+    def succeed(self, waiting: Callable[[], None]) -> None:
+        """Ask a process that is at work on the run to end, and wait until it has; `waiting` is called meanwhile."""
+        lease = lease_of(self.path / ".driver.lock")
+        if lease.is_held():
+            self.request_stop()
+            lease.take(None, waiting)
+            lease.give_back()
 
     def alive(self) -> bool:
         """Whether a live process is at work on the run."""

@@ -111,10 +111,10 @@ def is_final(name: str, home: Home) -> bool:
 
 
 def _carry_out(plan: FinalPlan, home: Home, watch: Watch | None) -> FinalResult:
-    with locked(home.finals / f".{plan.final_id}.lock", timeout_s=1) as held:
+    say = _once(watch)
+    with locked(home.finals / f".{plan.final_id}.lock", timeout_s=1, say=say) as held:
         if not held:
             raise UserError("final training is running", plan.final_id, "wait for the other process, or stop it first")
-        say = _once(watch)
         data = plan.run_config(plan.seeds[0]).data
         say(headline(prepare(data, home.cache), data))
         for seed in plan.seeds:

@@ -96,7 +96,7 @@ def run(
     data = prepare(resolved.data, home.cache, say=say)
     say(headline(data, resolved.data))
     folder = RunFolder.create(home.runs, run_id, config, labels or RunLabels())
-    with folder.lock("driver", DRIVER_TIMEOUT_S):
+    with folder.lock("driver", DRIVER_TIMEOUT_S, say):
         record = folder.read()
         _refuse_other_data(record, data)
         if record.finished:

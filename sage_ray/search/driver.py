@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 
 from sage_ray.data.prepare import headline, prepare
 from sage_ray.errors import RunFailed, UserError
+from sage_ray.leases import Lease
 from sage_ray.record.home import Home
 from sage_ray.runtime.disk_space import check_space, run_need
 from sage_ray.search.changes import Change, changed_spec, check_changes
@@ -151,11 +152,11 @@ def _start(folder: StudyFolder, spec: StudySpec, fingerprint: str, start: _Start
         spec, placement = placed(spec, machines, begun=start.begun)
         _check_drawable(spec)
         folder.path.mkdir(parents=True, exist_ok=True)
-        with folder.driver_lock(), terminated_as_interrupted():
+        with folder.driver_lock(watch.line) as lease, terminated_as_interrupted():
             write_study(folder, spec, fingerprint, start.changes)
             note_forecast(spec, folder, placement)
             storage = open_storage(folder, spec, fingerprint, watch, start.again)
-            return _drive(folder, spec, storage, watch, placement)
+            return _drive(folder, spec, storage, watch, placement, lease)
 
 
 def _check_drawable(spec: StudySpec) -> None:
@@ -172,7 +173,7 @@ def _look_at_data(spec: StudySpec, home: Home, watch: Watch) -> str:
 
 
 def _drive(
-    folder: StudyFolder, spec: StudySpec, storage: StudyStorage, watch: Watch, placement: Placement
+    folder: StudyFolder, spec: StudySpec, storage: StudyStorage, watch: Watch, placement: Placement, lease: Lease
 ) -> StudyStatus:
     began = time.monotonic()
     folder.stop_path.unlink(missing_ok=True)
@@ -185,7 +186,7 @@ def _drive(
         store = StageStore(spec.base.runtime.stage_store or folder.home.stages)
         check_space(run_need(spec.base, folder.home), folder.home, store, watch.line)
         budgets.open([row.values for row in storage.rows() if row.values is not None])
-    halt = Halt(folder.stop_path, spec.file.max_hours, watch.line)
+    halt = Halt(folder.stop_path, spec.file.max_hours, watch.line, lease)
     before = status_of(folder, spec, storage.rows())
     watch.update(before)
     parent = ParentRun(folder, watch)
@@ -198,6 +199,8 @@ def _drive(
                 watch.line(f"going on with {len(orphans)} unfinished trials, {ended} of {spec.trials} have ended")
             TuneRun(folder, spec, storage, budgets, halt, parent.watching()).run(orphans, spec.trials - ended)
     finally:
+        if lease.lost():
+            raise RunFailed(f"study {folder.name} is left to another driver, as this one gave no sign of life")
         ended_runs = settle(storage, folder, spec, patience_s=LEAVE_S)
         for row in storage.rows():
             if row.state == "RUNNING":

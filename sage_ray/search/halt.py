@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 import time
@@ -12,10 +13,11 @@ from typing import Any
 
 from ray import tune
 
+from sage_ray.leases import BEATS, Lease, lease_s
 from sage_ray.runtime.driver_side import DriverSide
 
 STOPPED, INTERRUPTED, OUT_OF_TIME, FAULT = "stopped", "interrupted", "out of time", "fault"
-OUT_OF_GPU_HOURS = "out of GPU-hours"
+OUT_OF_GPU_HOURS, LOST = "out of GPU-hours", "lost"
 
 
 class Halt:
@@ -25,10 +27,13 @@ class Halt:
         stop_path: the study's stop file, which `sage-ray stop` writes too.
         max_hours: wall time from now, or None.
         say: told one line when the sweep begins to end.
+        lease: of the study. A driver that was stopped for so long that another one could take the study ends at once,
+            and leaves everything to that one.
     """
 
-    def __init__(self, stop_path: Path, max_hours: float | None, say: Callable[[str], None]) -> None:
+    def __init__(self, stop_path: Path, max_hours: float | None, say: Callable[[str], None], lease: Lease) -> None:
         self._stop_path, self._say = stop_path, say
+        self._lease, self._looked = lease, time.monotonic()
         self._deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
         self._wanted: tuple[str, str] | None = None
         self.reason: str | None = None
@@ -42,6 +47,9 @@ class Halt:
         """Whether the sweep is ending; takes notice of the stop file and of the clock."""
         if self.reason is not None:
             return True
+        if self._is_lost():
+            self.reason, self.detail = LOST, "another driver may have the study, as this one gave no sign of life"
+            return True
         if self._wanted is None and self._stop_path.exists():
             self.want(STOPPED, "asked to by sage-ray stop")
         if self._wanted is None and self._deadline is not None and time.monotonic() >= self._deadline:
@@ -52,6 +60,15 @@ class Halt:
         self._stop_path.write_text(f"{self.reason}: {self.detail}\n")
         self._say(f"{self.reason}: {self.detail}; running trials end at their epoch")
         return True
+
+    def _is_lost(self) -> bool:
+        now = time.monotonic()
+        if now - self._looked < lease_s() / BEATS:
+            return False
+        self._looked = now
+        with contextlib.suppress(OSError):  # a home that is away for a moment says nothing
+            return self._lease.lost()
+        return False
 
 
 class HaltStopper(DriverSide, tune.Stopper):

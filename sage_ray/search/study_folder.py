@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sage_ray.errors import UserError, did_you_mean
 from sage_ray.files import read_json, write_json
+from sage_ray.leases import Lease
 from sage_ray.locks import is_locked, locked
 from sage_ray.record.home import Home
 from sage_ray.record.overview import DRIVER_LOCK
@@ -95,12 +96,15 @@ class StudyFolder:
         return is_locked(self.path / DRIVER_LOCK)
 
     @contextmanager
-    def driver_lock(self) -> Iterator[None]:
-        """Hold the study as its driver; given up when the process dies. Raises UserError if another one holds it."""
-        with locked(self.path / DRIVER_LOCK, timeout_s=1.0) as held:
-            if not held:
+    def driver_lock(self, say: Callable[[str], None] | None = None) -> Iterator[Lease]:
+        """Hold the study as its driver. Raises UserError if another one, alive, holds it.
+
+        Whether a driver that was there is alive takes up to `leases.lease_s()` seconds to show, which `say` is told.
+        """
+        with locked(self.path / DRIVER_LOCK, timeout_s=1.0, say=say) as lease:
+            if lease is None:
                 raise UserError("study is being run", self.name, f"wait, or end it with `sage-ray stop {self.name}`")
-            yield
+            yield lease
 
 
 def is_ablation(name: str, home: Home) -> bool:

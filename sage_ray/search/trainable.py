@@ -157,9 +157,12 @@ def _one_run(task: TrialTask, index: int, finished: list[float]) -> list[float] 
 
 
 def _launch(task: TrialTask, run: TrialRun, reporter: _Reporter) -> RunRecord:
+    home = Home(task.home)
+    # A process of an earlier start of the study may be left, on a node that its driver had lost.
+    RunFolder(home.runs / run.run_id).succeed(reporter.waits)
     return launch.run(
         run.config,
-        Home(task.home),
+        home,
         run.run_id,
         labels=RunLabels(study=task.study, trial=task.number, arm=run.arm, fold=run.fold, parent=task.study),
         on_report=reporter,

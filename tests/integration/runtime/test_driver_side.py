@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import cloudpickle
@@ -23,6 +24,8 @@ from tiny_cases import SMALLEST
 
 from sage_ray.config import resolve
 from sage_ray.errors import RunFailed
+from sage_ray.leases import Lease
+from sage_ray.locks import lease_of
 from sage_ray.record.home import Home
 from sage_ray.registry.final import final
 from sage_ray.runtime import ray_train
@@ -42,6 +45,13 @@ class Customs(cloudpickle.Pickler):
     def persistent_id(self, obj: Any) -> None:
         if isinstance(obj, DRIVERS_OWN):
             raise pickle.PicklingError(f"{type(obj).__name__} leaves the driver")
+
+
+def held(folder: Path) -> Lease:
+    """The lease of a study, as its driver holds it."""
+    lease = lease_of(folder / ".driver.lock")
+    assert lease.take(0) or not lease.lost()
+    return lease
 
 
 def through_customs(thing: Any) -> bytes:
@@ -116,14 +126,14 @@ def test_all_that_a_final_training_hands_to_ray_train(home: Home, watch: LiveWat
 
 
 def test_customs_find_a_terminal_however_deep_it_lies(watch: LiveWatch, tmp_path: Any) -> None:
-    halt = Halt(tmp_path / "stop", None, watch.line)
+    halt = Halt(tmp_path / "stop", None, watch.line, held(tmp_path))
     for hidden in (watch, {"a": [watch.line]}, lambda: halt.check(), threading.Lock(), threading.current_thread()):
         with pytest.raises((pickle.PicklingError, TypeError)):
             through_customs(hidden)
 
 
 def test_in_another_process_only_a_name_is_left(tmp_path: Any) -> None:
-    stopper = HaltStopper(Halt(tmp_path / "stop", None, print))
+    stopper = HaltStopper(Halt(tmp_path / "stop", None, print, held(tmp_path)))
     code = "import pickle, sys; print(pickle.load(sys.stdin.buffer))"
     told = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(stopper), capture_output=True, check=True)
     assert told.stdout.decode().strip() == "Gone(kind='HaltStopper')"

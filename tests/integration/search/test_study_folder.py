@@ -13,16 +13,25 @@ from study_cases import Study, tiny_space
 from sweep_cases import TOO_MUCH, write_space
 
 from sage_ray.errors import UserError
+from sage_ray.leases import Lease
+from sage_ray.locks import lease_of
 from sage_ray.record.home import Home
 from sage_ray.record.overview import ListedStudy, overview
 from sage_ray.record.run_record import State
-from sage_ray.search.halt import INTERRUPTED, OUT_OF_TIME, STOPPED, Halt, HaltStopper, signals
+from sage_ray.search.halt import INTERRUPTED, LOST, OUT_OF_TIME, STOPPED, Halt, HaltStopper, signals
 from sage_ray.search.plan import plan
 from sage_ray.search.reconcile import settle, take_up
 from sage_ray.search.study_folder import StudyFolder
 from sage_ray.search.study_status import status, trial_config
 from sage_ray.study.objective import reduce_reports
 from sage_ray.study.space import load_space
+
+
+def held(folder: Path) -> Lease:
+    """The lease of a study, as its driver holds it."""
+    lease = lease_of(folder / ".driver.lock")
+    assert lease.take(0) or not lease.lost()
+    return lease
 
 
 def test_runs_that_ended_untold_are_told_from_their_records(home: Home, tmp_path: Path) -> None:
@@ -136,20 +145,36 @@ def test_plan_sees_what_is_stored(home: Home, tmp_path: Path) -> None:
 def test_halt_by_stop_file_and_by_clock(tmp_path: Path) -> None:
     lines: list[str] = []
     stop = tmp_path / "stop"
-    halt = Halt(stop, None, lines.append)
+    lease = held(tmp_path)
+    halt = Halt(stop, None, lines.append, lease)
     assert not HaltStopper(halt).stop_all() and not HaltStopper(halt)("trial", {})
     stop.touch()
     assert HaltStopper(halt).stop_all() and halt.reason == STOPPED and len(lines) == 1
     stop.unlink()
     assert halt.check() and not stop.exists()
-    late = Halt(stop, 1e-9, lines.append)
+    late = Halt(stop, 1e-9, lines.append, lease)
     assert late.check() and late.reason == OUT_OF_TIME and stop.exists() and len(lines) == 2
+
+
+def test_a_driver_that_lost_its_study_ends_and_leaves_the_stop_file_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAGE_LEASE_SECONDS", "1")
+    lease = held(tmp_path)
+    halt = Halt(tmp_path / "stop", None, print, lease)
+    time.sleep(0.2)
+    assert not halt.check()
+    (session,) = (tmp_path / ".sessions").iterdir()
+    session.unlink()  # as somebody does who took this process for dead
+    assert held(tmp_path) is not lease
+    time.sleep(0.2)
+    assert halt.check() and halt.reason == LOST and not (tmp_path / "stop").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_halt_by_signal_then_at_once(tmp_path: Path, number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    halt = Halt(tmp_path / "stop", None, lambda line: None)
+    halt = Halt(tmp_path / "stop", None, lambda line: None, held(tmp_path))
     with signals(halt):
         os.kill(os.getpid(), number)
         assert halt.check() and halt.reason == INTERRUPTED
