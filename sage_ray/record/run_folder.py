@@ -211,6 +211,10 @@ class RunFolder:
         """All complete lines of metrics.jsonl, in epoch order."""
         return _parse_lines(self._metrics_bytes())
 
+    def count_epochs(self) -> int:
+        """How many epochs the run has reported; one that is trained again counts once."""
+        return self._metrics_bytes().count(b"\n")
+
     def _metrics_bytes(self) -> bytes:
         path = self.path / "metrics.jsonl"
         return path.read_bytes() if path.exists() else b""

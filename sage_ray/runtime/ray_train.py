@@ -66,8 +66,9 @@ def run_under_ray(
 ) -> RunRecord:
     """Train under TorchTrainer and return the record that rank 0 wrote.
 
-    A killed worker restarts all of them, at most `runtime.max_retries` times; they go on from the stage store. Reports
-    are read from the run folder, so that this process sees what is on disk and nothing else.
+    A killed worker restarts all of them, as often as they get further in between, and `runtime.max_retries` times if
+    they do not; they go on from the stage store. Reports are read from the run folder, so that this process sees what
+    is on disk and nothing else.
 
     Raises:
         UserError: no Ray, too few CPUs or GPUs, or what a worker found wrong with the input.
@@ -148,7 +149,8 @@ def _trainer(config: ExperimentConfig, home: Home, job: WorkerJob, gpus: float) 
         run_config=RunConfig(
             name=job.run_id,
             storage_path=str(train_storage(home)),
-            failure_config=FailureConfig(max_failures=runtime.max_retries),
+            # Without end for Ray: `train_worker` counts the restarts that got no further.
+            failure_config=FailureConfig(max_failures=-1),
         ),
     )
 
@@ -163,14 +165,17 @@ def train_worker(given: dict[str, WorkerJob]) -> None:
     if _ended(folder, job.launch) is not None:
         return  # an error that a restart cannot mend was recorded; all workers leave
     context = RayContext(job.config.runtime, say=folder.log.line)
-    if context.rank == 0:
-        WorkerSigns(home, job.run_id).place(job.launch)
+    stalls = WorkerSigns(home, job.run_id).place(job.launch, folder.count_epochs()) if context.rank == 0 else 0
     log = folder.log if context.rank == 0 else RunLog(folder.log.path, who=f"worker {context.rank}")
     with log.recording():
-        _work(job, home, folder, context)
+        try:
+            _work(job, home, folder, context, stalls)
+        except BaseException as error:
+            WorkerSigns(home, job.run_id).crash(context.rank, error)
+            raise
 
 
-def _work(job: WorkerJob, home: Home, folder: RunFolder, context: RayContext) -> None:
+def _work(job: WorkerJob, home: Home, folder: RunFolder, context: RayContext, stalls: int) -> None:
     config = job.config
     if context.rank:
         _train(config, home, folder, context, None)
@@ -179,6 +184,9 @@ def _work(job: WorkerJob, home: Home, folder: RunFolder, context: RayContext) ->
         pause_path = None if job.pause_path is None else Path(job.pause_path)
         attempt = Attempt(folder, gpus=job.gpus_per_worker * context.world_size, pause_path=pause_path)
         try:
+            if stalls > config.runtime.max_retries:
+                last = WorkerSigns(home, job.run_id).last_crash()
+                raise RunFailed(f"out of retries: crashed {stalls} times without getting any further; {last}")
             _train(config, home, folder, context, attempt)
         except (RunStopped, NonFiniteLoss) as error:
             # All workers agreed on these, so all of them return and nothing is tried again.

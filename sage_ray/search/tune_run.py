@@ -131,8 +131,8 @@ class TuneRun:
         return {"task": make_task(drawn, self._spec, self._folder)}
 
     def _progress(self, number: int) -> Progress:
-        records = [run.read() for run in self._folder.run_folders(self._spec, number)]
-        return Progress(sum(record.epoch for record in records), sum(record.attempt for record in records))
+        runs = self._folder.run_folders(self._spec, number)
+        return Progress(sum(run.count_epochs() for run in runs), sum(run.read().attempt for run in runs))
 
     def _resources(self) -> Any:
         if self._spec.file.resources.workers > 1:
@@ -174,6 +174,8 @@ class _Listener(DriverSide, tune.Callback):
         self._faults, self._halt, self._watch = faults, halt, watch
         self._silence = Silence(spec.base.runtime.silence_minutes, watch.line)
         self._ended: dict[int, TrialStatus] = {}
+        self._reached: dict[int, int] = {}
+        """Epochs that a trial had when it was first started, or crashed last."""
         self._shown = 0.0
         self._spent_s = spent_seconds(folder, spec, storage.rows()) if spec.file.max_gpu_hours is not None else 0.0
 
@@ -182,7 +184,17 @@ class _Listener(DriverSide, tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._silence.started(trial)
+        number = int(trial.config["number"])
+        self._reached.setdefault(number, self._epochs(number))
         self._show(at_once=True)
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Count a crash, which Tune has done already, only if the trial got no further since the one before."""
+        number = int(trial.config["number"])
+        now = self._epochs(number)
+        if now > self._reached[number]:
+            trial.run_metadata.num_failures = 0
+        self._reached[number] = now
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -210,6 +222,9 @@ class _Listener(DriverSide, tune.Callback):
             if run.read().state in ("RUNNING", "FAIL") and not (run.path / "error.txt").exists():
                 run.write_error(trace or "the process of the run died without a word (killed, or out of memory?)")
         self._show(at_once=True)
+
+    def _epochs(self, number: int) -> int:
+        return sum(run.count_epochs() for run in self._folder.run_folders(self._spec, number))
 
     def _spend(self, seconds: float) -> None:
         limit = self._spec.file.max_gpu_hours

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -311,6 +312,44 @@ def test_killed_workers_go_on_from_the_last_snapshot(ray_here: None, home: Home)
     undisturbed = run(config, Home(home.path / "other"), "undisturbed", mirror=False)
     assert (undisturbed.attempt, undisturbed.reused_epochs) == (1, 0)
     assert undisturbed.weights_sha == record.weights_sha
+
+
+def test_workers_that_get_further_after_each_kill_are_never_given_up(ray_here: None, home: Home) -> None:
+    config = with_workers(tiny("runtime.max_retries=1", "adversarial.epochs=8"), 2)
+    killed: list[int] = []
+
+    def kill(report: dict[str, Any]) -> None:
+        if report["epoch"] == 2 * len(killed) + 2 and len(killed) < 3:
+            victim = train_workers()[1]
+            os.kill(victim.pid, signal.SIGKILL)
+            killed.append(victim.pid)
+
+    record = run(config, home, "spot", on_report=kill, mirror=False)
+    assert len(killed) == 3 and (record.state, record.attempt, record.epoch) == ("COMPLETE", 4, 10)
+
+
+def test_workers_that_get_no_further_are_given_up_with_the_reason(ray_here: None, home: Home) -> None:
+    over, killed = threading.Event(), set[int]()
+
+    def kill_whoever_is_placed() -> None:
+        placed, before = home.path / "ray" / "gone" / "placed.json", 0
+        while not over.wait(0.02):
+            if placed.exists() and placed.stat().st_mtime_ns != before:
+                before = placed.stat().st_mtime_ns
+                for worker in train_workers():
+                    os.kill(worker.pid, signal.SIGKILL)
+                    killed.add(worker.pid)
+
+    killer = threading.Thread(target=kill_whoever_is_placed)
+    killer.start()
+    try:
+        record = run(with_workers(tiny("runtime.max_retries=1"), 2), home, "gone", mirror=False)
+    finally:
+        over.set()
+        killer.join()
+    assert record.state == "FAIL" and record.epoch == 0 and len(killed) >= 4
+    assert "out of retries: crashed 2 times without getting any further" in str(record.error)
+    assert "died without a word" in str(record.error)
 
 
 def test_divergence_ends_the_run_without_a_second_try(ray_here: None, home: Home) -> None:

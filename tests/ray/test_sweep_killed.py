@@ -27,6 +27,23 @@ pytestmark = pytest.mark.ray
 
 EPOCHS = 32
 
+DIES_AT_ITS_THIRD_EPOCH = """
+import json
+import os
+import sys
+
+if any("default_worker.py" in word for word in sys.orig_argv):
+    dumps = json.dumps
+
+    def dying(value, *rest, **more):
+        if isinstance(value, dict) and value.get("epoch") == 3 and "seconds" in value:
+            os._exit(1)
+        return dumps(value, *rest, **more)
+
+    json.dumps = dying
+"""
+"""What a trial's interpreter runs first that ends, like one out of memory, before it can write down its third epoch."""
+
 
 def long_space(folder: Path, snapshot_seconds: float | None = None, **changes: Any) -> Path:
     """Three trials of 2 + 30 epochs, one at a time: time enough to be killed in."""
@@ -124,6 +141,32 @@ def test_killed_worker_goes_on_in_another_actor(tmp_path: Path) -> None:
     assert_whole(home, before)
     again = record(home, "tiny-t0000-s0")
     assert (again["attempt"], again["reused_epochs"]) == (2, 2)
+
+
+def test_a_trial_that_gets_further_after_each_kill_is_never_given_up(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    retries = {"runtime.max_retries": 1, "runtime.snapshot_seconds": 0.0, "adversarial.epochs": EPOCHS - 2}
+    path = write_space(tmp_path, base=retries, trials=1, points=[])
+    process = start("sweep", str(path), "--home", str(home.path), "--json", "--quiet")
+    for epochs in (4, 10, 16):
+        wait_until(lambda least=epochs: len(epochs_on_disk(home, "tiny-t0000-s0")) >= least, process)
+        (actor,) = [p for p in family(process) if "ImplicitFunc" in " ".join(p.cmdline())]
+        actor.kill()
+    done, errors = answer(process)
+    assert (done["done"], done["failed"]) == (1, 0), errors
+    assert record(home, "tiny-t0000-s0")["attempt"] == 4
+    assert [line["epoch"] for line in epochs_on_disk(home, "tiny-t0000-s0")] == list(range(1, EPOCHS + 1))
+
+
+def test_a_trial_that_gets_no_further_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = Home(tmp_path / "home")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "other"))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "sitecustomize.py").write_text(DIES_AT_ITS_THIRD_EPOCH)
+    path = write_space(tmp_path, base={"runtime.max_retries": 1, "runtime.snapshot_seconds": 0.0}, trials=1, points=[])
+    done, errors = answer(start("sweep", str(path), "--home", str(home.path), "--json", "--quiet"))
+    assert (done["done"], done["failed"]) == (0, 1), errors
+    assert record(home, "tiny-t0000-s0")["attempt"] == 3, "the first crash came after progress"
 
 
 @pytest.mark.slow
