@@ -6,8 +6,8 @@
 # the queue under its own id, and its next start goes on. A driver that ends by itself is not started again: that is a
 # finished study (0), one without a single score (1), bad input (2), or `sage-ray stop` and limits of the study (130).
 
-GRACE_S=${SAGE_GRACE_S:-150}
 # Shorter than the 180 s that Slurm leaves, so that the job is back in the queue before it is killed.
+GRACE_S=${SAGE_GRACE_S:-150}
 
 _terms=0
 _driver=""

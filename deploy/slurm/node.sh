@@ -2,13 +2,14 @@
 # What sweep.sbatch needs of Ray on the nodes of its job, with ports and a temporary folder that no other job has.
 #
 #   node.sh ports                     print the first port of a block that is free on this node
+#   node.sh folder                    print the temporary folder of this job's Ray on this node
 #   node.sh head PORT ADDRESS         the head of the job's Ray on this node, until it is ended
 #   node.sh worker HEAD_ADDRESS       one more node of it
 #   node.sh joined NUMBER SECONDS     wait until so many nodes have joined; fails if they have not in time
 set -euo pipefail
 
-BLOCKS=64 BLOCK_PORTS=340 FIRST_PORT=10000
 # Below 32768, where Linux takes ports for outgoing connections. Nine are fixed, the rest are for worker processes.
+BLOCKS=64 BLOCK_PORTS=340 FIRST_PORT=10000
 
 # Jobs that follow each other begin to look in different places.
 free_block() {
@@ -32,11 +33,18 @@ print(found if found else sys.exit("no block of ports is free on this node"))
 PYTHON
 }
 
+# A short path, since names of sockets under it have at most 107 characters.
+ray_folder() {
+    local parent=${TMPDIR:-/tmp}
+    [[ ${#parent} -le 30 ]] || parent=/tmp
+    echo "$parent/ray-$SLURM_JOB_ID"
+}
+
 run_ray() {
     local port=$1
     shift
-    # A short path: names of sockets have at most 107 characters.
-    local folder=${TMPDIR:-/tmp}/ray-$SLURM_JOB_ID
+    local folder
+    folder=$(ray_folder)
     mkdir -m 700 "$folder" 2>/dev/null || [[ -O $folder ]]
     local child=""
     # The first TERM drains the node. Ray's own processes have ended when its command has.
@@ -61,6 +69,7 @@ run_ray() {
 
 case ${1:-} in
 ports) free_block ;;
+folder) ray_folder ;;
 head)
     own=(--head --port="$2" --node-ip-address="$3" --dashboard-port=$(($2 + 7)))
     # Ray starts this server where it can, at a port that other jobs want too, and refuses its option where it cannot.
@@ -82,7 +91,7 @@ sys.exit(here < number)
 PYTHON
     ;;
 *)
-    echo "bad command line: $0 $*: give ports, head, worker or joined" >&2
+    echo "bad command line: $0 $*: give ports, folder, head, worker or joined" >&2
     exit 2
     ;;
 esac

@@ -211,6 +211,18 @@ def driven(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     return start
 
 
+@pytest.mark.parametrize("path", sorted(DEPLOY.rglob("*.sbatch")), ids=named)
+def test_slurm_is_told_to_warn_the_script_alone_and_to_take_the_job_back(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    asked = dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(.*))?$", text, re.M))
+    assert asked["signal"] == "B:TERM@180" and "requeue" in asked and asked["open-mode"] == "append"
+    assert int(asked["gpus-per-node"]) > 0 and "%j" in asked["output"]
+    (grace,) = re.findall(r"SAGE_GRACE_S:-(\d+)", (DEPLOY / "slurm" / "drive.sh").read_text(encoding="utf-8"))
+    assert int(grace) <= 180 - 30, "the rest is for Ray to end in"
+    commands = [line for line in text.splitlines() if not line.startswith("#")]
+    assert not [line for line in commands if "symmetric-run" in line or "ray stop" in line]
+
+
 CLEAN = "trap 'sleep 1; exit 130' TERM; echo begun; while true; do sleep 0.1; done"
 STUBBORN = "trap '' TERM; echo begun; while true; do sleep 0.1; done"
 
@@ -256,7 +268,7 @@ def test_a_signal_before_the_driver_began_counts_too(
     assert process.returncode == 130 and (tmp_path / "asked").read_text() == "requeue 7\n"
 
 
-def test_the_block_of_ports_is_free_and_another_one_where_it_is_not() -> None:
+def test_ports_are_free_ones_and_the_folder_has_a_short_path() -> None:
     import socket
 
     def first(job: int) -> int:
@@ -264,6 +276,14 @@ def test_the_block_of_ports_is_free_and_another_one_where_it_is_not() -> None:
         own = {"SLURM_JOB_ID": str(job), "PATH": f"{BIN}:{os.environ['PATH']}"}
         return int(subprocess.check_output(command, env={**os.environ, **own}, text=True, timeout=60))
 
+    folder = [str(DEPLOY / "slurm" / "node.sh"), "folder"]
+    for given, place in (
+        ("/tmp", "/tmp/ray-7\n"),
+        (f"/scratch/{'long' * 20}", "/tmp/ray-7\n"),
+        ("/own", "/own/ray-7\n"),
+    ):
+        own = {**os.environ, "SLURM_JOB_ID": "7", "TMPDIR": given}
+        assert subprocess.check_output(folder, env=own, text=True, timeout=30) == place
     port, following = first(64 * 9000), first(64 * 9000 + 1)
     assert following != port and all(10000 <= p < 32768 - 340 for p in (port, following))
     with socket.socket() as taken:
