@@ -68,7 +68,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Start a script of deploy/ on a small study, as a session of its own; what is left of it ends with the test."""
     dimensions = {"adversarial.lambda_cycle": {"float": [0.5, 2]}, "adversarial.lr": {"float": [1e-4, 2e-3]}}
     base = {"adversarial.epochs": EPOCHS - 2, "runtime.snapshot_seconds": 0}
-    space = write_space(tmp_path, base=base, space=dimensions, trials=3, concurrency="auto")
+    space = write_space(tmp_path, base=base, space=dimensions, trials=4, concurrency="auto")
     begun: list[subprocess.Popen[str]] = []
 
     def run(script: str, **more: str) -> subprocess.Popen[str]:
@@ -76,7 +76,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         own = {"SAGE_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}
         path = f"{BIN}:{kept['PATH']}"
         process = subprocess.Popen(
-            ["bash", str(DEPLOY / script), "sweep", str(space), "first"],
+            ["bash", str(DEPLOY / script), "sweep", str(space), "first", "--set", "trials=3"],
             cwd=tmp_path,
             env={**kept, "PATH": path, **own, **more},
             stdout=subprocess.PIPE,
