@@ -11,10 +11,11 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 # Two processes of tests, one module in each at a time; tests/conftest.py says what stays together. PYTEST="..." replaces it.
 PYTEST ?= $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
-.PHONY: help setup demo test test-all bench tables lint format clean
+.PHONY: help setup wheel demo test test-all bench tables lint format clean
 
 help:
 	@echo "setup     .venv with sage-ray in it (idempotent)"
+	@echo "wheel     dist/sage_ray-VERSION-py3-none-any.whl, what images and other machines install"
 	@echo "demo      the whole path on drawn particles into ./demo_runs, at most 5 minutes on 2 cores"
 	@echo "test      tests without network and GPU, at most 12 minutes on 2 cores"
 	@echo "test-all  all tests, the slow ones and those that need a GPU included"
@@ -24,6 +25,11 @@ help:
 
 setup:
 	@PYTHON="$(PYTHON)" bash scripts/setup.sh
+
+# Without isolation: what builds it is in .venv in a tested version, and nothing is fetched.
+wheel: setup
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+	@ls dist/*.whl
 
 demo: setup
 	@$(BIN)/python scripts/demo.py
@@ -50,4 +56,4 @@ format: setup
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf demo_runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf dist demo_runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

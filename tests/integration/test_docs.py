@@ -23,7 +23,7 @@ DOCS = [*PAGES, *(path for each in FOLDERS for path in each.glob("*.md"))]
 CODE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)[^)]*\)")
 PATH = re.compile(r"^\.?[\w.-]+(/[\w.-]+)*/?$")
-TOP = {"sage_ray", "search_spaces", "tests", "docs", "benchmarks", "analysis", "scripts", ".ci"}
+TOP = {"sage_ray", "search_spaces", "tests", "docs", "benchmarks", "analysis", "scripts", "deploy", ".ci"}
 # Folders that a command makes.
 GENERATED = {"benchmarks/results/"}
 # In docs/ARCHITECTURE.md and docs/STATUS.md, folders of the package stand without their parent.
@@ -163,7 +163,7 @@ def test_commands_are_found_in_spans_blocks_and_behind_variables() -> None:
 def test_every_make_target_is_described_and_every_script_parses() -> None:
     text = (REPO / "Makefile").read_text(encoding="utf-8")
     described = subprocess.run(["make", "-s", "help"], cwd=REPO, capture_output=True, text=True, check=True, timeout=30)
-    for name in ("setup", "demo", "test", "test-all", "bench", "tables", "lint"):
+    for name in ("setup", "wheel", "demo", "test", "test-all", "bench", "tables", "lint"):
         assert re.search(rf"^{name} ", described.stdout, re.M)
     for script in re.findall(r"(?:scripts|benchmarks)/[\w/]+\.(?:py|sh)", text):
         assert (REPO / script).is_file(), script
