@@ -16,7 +16,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 
 # From top to bottom. A module imports its own room and rooms above it, also for types and inside functions.
 ROOMS = (
-    *("errors", "files", "locks", "watch", "durations"),
+    *("errors", "files", "locks", "watch", "durations", "store_faults", "bucket_client", "object_store"),
     *("identity", "sections", "config"),
     "data",
     *("models", "losses", "metrics", "statistics"),
@@ -37,7 +37,7 @@ ROOMS = (
     "package",
 )
 
-GROUND = {"errors", "files", "locks", "watch", "durations"}
+GROUND = {"errors", "files", "locks", "watch", "durations", "store_faults", "bucket_client", "object_store"}
 RECORDED = GROUND | {"identity", "sections", "config", "data"}
 # Rooms that see less than all that is above them.
 SEES: dict[str, set[str]] = {
@@ -46,6 +46,9 @@ SEES: dict[str, set[str]] = {
     "locks": {"errors"},
     "watch": set(),
     "durations": set(),
+    "store_faults": {"errors"},
+    "bucket_client": {"errors", "store_faults"},
+    "object_store": {"errors", "files", "store_faults", "bucket_client"},
     "identity": set(),
     # Formulas: plain keyword arguments, never a config.
     "models": GROUND,
@@ -78,6 +81,8 @@ ONLY: dict[str, tuple[str, ...]] = {
         *("sage_ray.stages.*", "sage_ray.training.*", "sage_ray.runtime.*", "sage_ray.evaluation.*"),
         *("sage_ray.search.*", "sage_ray.registry.*", "sage_ray.apply.*", "sage_ray.terminal.*"),
     ),
+    "obstore": ("sage_ray.object_store", "sage_ray.bucket_client"),
+    "boto3": ("sage_ray.bucket_client",),
     "torchvision": (),
 }
 
