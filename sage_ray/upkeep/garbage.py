@@ -211,19 +211,18 @@ def _remove(item: Garbage, home: Home, store: StageStore, result: GarbageReport)
         for name in item.names:
             shutil.rmtree(home.path / name, ignore_errors=True)
         return item.gb
-    folder = f"{store.root}/{item.key}"
     with lease_if_free(store, item.key) as free:
         if not free:
             result.kept.append(f"stage {item.key} is being computed")
             return 0.0
         store.drop(item.key, item.epochs)
-        for name in item.names:
-            with contextlib.suppress(OSError):
-                if store.fs.get_file_info(f"{folder}/{name}").is_file:
-                    store.fs.delete_file(f"{folder}/{name}")
-                else:
-                    store.fs.delete_dir(f"{folder}/{name}")
+        with contextlib.suppress(OSError):
+            for name in item.names:
+                inside = [entry.name for entry in store.objects.names(f"{item.key}/{name}")]
+                store.objects.delete(inside or [f"{item.key}/{name}"])
     if store.local_root is not None:
+        for name in item.names:  # what has no object in it
+            shutil.rmtree(store.local_root / item.key / name, ignore_errors=True)
         with contextlib.suppress(OSError):
             (store.local_root / item.key).rmdir()  # if nothing is left in it
     return item.gb
