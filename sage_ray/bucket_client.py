@@ -1,14 +1,15 @@
-"""The client of one bucket: its settings from variables and address, first contact, time limits and repetitions."""
+"""The client of one bucket: its address, settings from variables, first contact, time limits and repetitions."""
 
 from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from sage_ray.errors import StoreRefused, UserError
 from sage_ray.store_faults import StoreFault
@@ -21,8 +22,43 @@ STALLED_S = 60.0
 """How long a later request may go without any answer before it counts as lost."""
 _ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "GOOGLE_BASE_URL")
 
+SCHEMES = ("s3", "gs")
 Options = tuple[tuple[str, str], ...]
 """Settings that an address has behind a question mark."""
+
+
+@dataclass(frozen=True)
+class BucketAddress:
+    """An address taken apart: "s3://bucket", the prefix, and settings behind a question mark."""
+
+    bucket: str
+    prefix: str
+    options: Options
+
+
+def place_of_address(text: str) -> Path | BucketAddress:
+    """The folder or bucket that an address names; nothing is asked of it.
+
+    Raises:
+        UserError: it names neither, or has credentials in it, which would be shown wherever it is.
+    """
+    scheme, _, rest = text.partition("://")
+    if "://" not in text:
+        return Path(text)
+    if scheme == "file":
+        return Path(unquote(urlsplit(text).path))
+    scheme = {"gcs": "gs", "s3a": "s3"}.get(scheme, scheme)
+    address, _, query = rest.partition("?")
+    shown = f"{scheme}://{address.rpartition('@')[2]}"
+    if scheme not in SCHEMES:
+        raise UserError("no such kind of store", shown, "give a folder, s3:// or gs://")
+    if "@" in address:
+        mend = "leave them out of the address and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        raise UserError("credentials in the address of a store", shown, mend)
+    bucket, _, prefix = address.strip("/").partition("/")
+    if not bucket:
+        raise UserError("the store has no bucket", shown, f"give {scheme}://BUCKET/PREFIX")
+    return BucketAddress(f"{scheme}://{bucket}", prefix.strip("/"), tuple(sorted(parse_qsl(query))))
 
 
 class BucketClient:

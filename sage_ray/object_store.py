@@ -17,17 +17,15 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
-from urllib.parse import parse_qsl, unquote, urlsplit
 
-from sage_ray.bucket_client import BucketClient, Options, bucket_client
-from sage_ray.errors import StoreRefused, UserError
+from sage_ray.bucket_client import BucketClient, Options, bucket_client, place_of_address
+from sage_ray.errors import StoreRefused
 from sage_ray.files import replacing
 from sage_ray.store_faults import StoreFault
 
 PART_BYTES = 8 << 20
 """Larger contents are uploaded in parts of this size."""
 PARTS_AT_ONCE = 4
-SCHEMES = ("s3", "gs")
 _Result = TypeVar("_Result")
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{12}\.tmp")
 
@@ -87,27 +85,24 @@ def open_object_store(root: str | Path) -> ObjectStore:
         StoreRefused: no such bucket, no right, wrong region, a wrong or expired key, no answer.
         UserError: the address is none of these, or has credentials in it; `obstore` is not installed.
     """
-    text = str(root)
-    scheme, _, rest = text.partition("://")
-    if "://" not in text:
-        return FolderStore(Path(text))
-    if scheme == "file":
-        return FolderStore(Path(unquote(urlsplit(text).path)))
-    scheme = {"gcs": "gs", "s3a": "s3"}.get(scheme, scheme)
-    if scheme not in SCHEMES:
-        raise UserError(
-            "no such kind of store", text.partition("?")[0].rpartition("@")[2], "give a folder, s3:// or gs://"
-        )
-    address, _, query = rest.partition("?")
-    if "@" in address:
-        mend = "leave them out of the address and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        raise UserError("credentials in the address of a store", f"{scheme}://{address.rpartition('@')[2]}", mend)
-    bucket, _, prefix = address.strip("/").partition("/")
-    if not bucket:
-        raise UserError("the store has no bucket", text, f"give {scheme}://BUCKET/PREFIX")
-    client = bucket_client(f"{scheme}://{bucket}", tuple(sorted(parse_qsl(query))))
-    client.meet(prefix.strip("/"))
-    return BucketStore(client, prefix.strip("/"))
+    place = place_of_address(str(root))
+    if isinstance(place, Path):
+        return FolderStore(place)
+    client = bucket_client(place.bucket, place.options)
+    client.meet(place.prefix)
+    return BucketStore(client, place.prefix)
+
+
+def store_place(root: str | Path) -> str:
+    """Where a store is, the same by whatever link a folder is reached; nothing is asked of a bucket.
+
+    Raises:
+        UserError: the address is that of no store.
+    """
+    place = place_of_address(str(root))
+    if isinstance(place, Path):
+        return str(place.expanduser().resolve())
+    return f"{place.bucket}/{place.prefix}".rstrip("/")
 
 
 def check_writable(store: ObjectStore) -> None:

@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 
 from sage_ray.data.prepare import headline, prepare
 from sage_ray.errors import RunFailed, UserError
+from sage_ray.object_store import check_writable
 from sage_ray.record.home import Home
 from sage_ray.runtime.disk_space import check_space, run_need
 from sage_ray.search.changes import Change, changed_spec, check_changes
@@ -183,6 +184,7 @@ def _drive(
     budgets = StudyBudgets(folder, spec)
     if ended < spec.trials:
         store = StageStore(spec.base.runtime.stage_store or folder.home.stages)
+        check_writable(store.objects)
         check_space(run_need(spec.base, folder.home), folder.home, store, watch.line)
         budgets.open([row.values for row in storage.rows() if row.values is not None])
     halt = Halt(folder.stop_path, spec.file.max_hours, watch.line)

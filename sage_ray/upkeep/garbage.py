@@ -11,6 +11,7 @@ from typing import Literal
 
 from sage_ray.errors import UserError
 from sage_ray.locks import is_locked
+from sage_ray.object_store import store_place
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.search.study_folder import StudyFolder
@@ -18,7 +19,7 @@ from sage_ray.stages.inventory import StageFolder, inventory
 from sage_ray.stages.lease import lease_if_free
 from sage_ray.stages.store import DAMAGED, NEWEST, StageStore
 from sage_ray.upkeep.belongings import TRASH
-from sage_ray.upkeep.stage_needs import Needs, StageNeed, needs_of, place_of
+from sage_ray.upkeep.stage_needs import Needs, StageNeed, needs_of
 
 Kind = Literal["snapshots", "ends", "leftovers", "cache"]
 WHY: dict[str, str] = {
@@ -91,7 +92,7 @@ def collect_garbage(
     if store is not None and place.local_root is not None and not place.local_root.is_dir():
         raise UserError("no such stage store", store, "give a folder or a URI that a run names as runtime.stage_store")
     needs = needs_of(home, place)
-    own = place_of(place) == place_of(StageStore(home.stages))
+    own = store_place(place.root) == store_place(home.stages)
     result = GarbageReport(dry_run=not remove)
     found: list[Garbage] = []
     for stage in inventory(place):
