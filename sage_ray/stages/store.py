@@ -26,10 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import load
 
 from sage_ray.errors import SnapshotFailed, StoreFailed
 from sage_ray.object_store import open_object_store
+from sage_ray.stages.state_bytes import state_bytes
 
 FORMAT_VERSION = 2
 READABLE = (1, 2)
@@ -126,7 +127,7 @@ class StageStore:
         """
         key, epoch = snapshot.key, snapshot.epoch
         best = {name: tensor for name, tensor in snapshot.tensors.items() if name.startswith(BEST)}
-        state = _serialised({name: tensor for name, tensor in snapshot.tensors.items() if name not in best})
+        state = state_bytes({name: tensor for name, tensor in snapshot.tensors.items() if name not in best})
         try:
             if best_sha is None or self._folder is not None:
                 best_sha = self._save_best(key, best, best_sha)
@@ -299,7 +300,7 @@ class StageStore:
             return None
         if sha is not None and self.objects.exists(f"{key}/{_best_name(sha)}"):
             return sha
-        content = _serialised(best)
+        content = state_bytes(best)
         sha = hashlib.sha256(content).hexdigest()
         if self._folder is None:
             self.objects.write(f"{key}/{_best_name(sha)}", content)
@@ -357,10 +358,6 @@ class StageStore:
         except (FileNotFoundError, _Damaged):
             return False
         return True
-
-
-def _serialised(tensors: dict[str, torch.Tensor]) -> bytes:
-    return save({name: tensor.contiguous() for name, tensor in tensors.items()})
 
 
 def _best_name(sha: str) -> str:
