@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 
 from sage_ray.data.prepare import headline, prepare
 from sage_ray.errors import RunFailed, UserError
-from sage_ray.object_store import check_writable
+from sage_ray.object_store import check_writable, open_object_store
 from sage_ray.record.home import Home
 from sage_ray.runtime.disk_space import check_space, run_need
 from sage_ray.search.changes import Change, changed_spec, check_changes
@@ -151,6 +151,8 @@ def _start(folder: StudyFolder, spec: StudySpec, fingerprint: str, start: _Start
     with seen_machines() as machines:
         spec, placement = placed(spec, machines, begun=start.begun)
         _check_drawable(spec)
+        if spec.base.runtime.stage_store is not None:
+            check_writable(open_object_store(spec.base.runtime.stage_store))
         folder.path.mkdir(parents=True, exist_ok=True)
         with folder.driver_lock(), terminated_as_interrupted():
             write_study(folder, spec, fingerprint, start.changes)
@@ -184,7 +186,6 @@ def _drive(
     budgets = StudyBudgets(folder, spec)
     if ended < spec.trials:
         store = StageStore(spec.base.runtime.stage_store or folder.home.stages)
-        check_writable(store.objects)
         check_space(run_need(spec.base, folder.home), folder.home, store, watch.line)
         budgets.open([row.values for row in storage.rows() if row.values is not None])
     halt = Halt(folder.stop_path, spec.file.max_hours, watch.line)

@@ -112,7 +112,9 @@ def test_a_bucket_that_cannot_be_used_is_one_line_and_exit_2_before_anything_is_
     assert call([*words, "--set", f"runtime.stage_store={s3.uri}/read-only"]) == 2
     said = capsys.readouterr().err.strip()
     assert "no right to do this" in said.splitlines()[-1] and SECRET not in said and "Traceback" not in said
-    assert not list(home.glob("runs/*"))
+    assert call(["sweep", "search_tiny", "--home", str(home), "--set", f"runtime.stage_store={s3.uri}/read-only"]) == 2
+    assert "no right to do this" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not list(home.glob("runs/*")) and not list(home.glob("studies/*"))
 
 
 def test_a_bucket_that_is_lost_stops_a_run_which_goes_on_later(
