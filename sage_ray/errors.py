@@ -26,6 +26,17 @@ class NoSpace(UserError):
     """The disk has no room for what a run will write; nothing was trained."""
 
 
+class StoreRefused(UserError):
+    """An object store cannot be used: no such bucket, no right, a wrong or expired key, no answer at first contact."""
+
+
+class StoreFailed(OSError):
+    """A request to an object store failed after the first contact; what was stored before stays valid.
+
+    The message is one line, without anything secret. An object that is not there is a FileNotFoundError instead.
+    """
+
+
 class RunFailed(RuntimeError):
     """A run ended in a named failed state; a command ends with exit code 1."""
 

@@ -141,7 +141,7 @@ class Lease:
         session = _session(self.store)
         mine = generation + 1
         content = _dump({"free": False, "session": session.token, "depth": self._depth})
-        if not self.store.create(self._object(mine), content):
+        if not self.store.create(self._object(mine), content, durable=False):
             return False
         there = self._generations()
         if max(there, default=0) != mine:
@@ -206,7 +206,7 @@ class _Session:
         self._beats, self._gone, self._ended = 0, False, threading.Event()
         self._limit_s = lease_s()
         self._last = time.monotonic()
-        self._store.create(self._name, self._content())
+        self._store.create(self._name, self._content(), durable=False)
         threading.Thread(target=self._work, name="session", daemon=True).start()
 
     @property

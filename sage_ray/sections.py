@@ -346,7 +346,7 @@ class RuntimeConfig(Section):
     """Least time between two snapshots of a stage; 0: one per epoch. One is also taken at the end of a stage
     and at a stop. Kept are the newest two, ends of stages, and epochs that the budgets of an open study name."""
     stage_store: str | None = None
-    """pyarrow filesystem URI or folder of the stage store; None: `stages/` under the home."""
+    """Folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX of the stage store; None: `stages/` under the home."""
     max_retries: Count = 2
     """Restarts of a run whose worker was killed."""
     silence_minutes: Positive | None = None

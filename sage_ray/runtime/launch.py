@@ -17,6 +17,7 @@ import torch
 from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import PreparedData, headline, prepare
 from sage_ray.errors import RunFailed, RunStopped, UserError
+from sage_ray.object_store import check_writable, open_object_store
 from sage_ray.record.home import Home
 from sage_ray.record.mlflow_follower import Follower, wait_for_left
 from sage_ray.record.mlflow_mirror import Mirror
@@ -207,6 +208,8 @@ def _settled(
     if begun is not None:
         runtime = take_up_runtime(runtime, begun)
     runtime = resolve_runtime(runtime, machines)
+    if config.runtime.stage_store is not None:
+        check_writable(open_object_store(config.runtime.stage_store))
     if not under_ray:  # the driver of a cluster may itself have no GPU; Ray's are checked once it is connected
         _check_here(config.runtime, runtime, run_id if begun is not None else None)
     return config.with_sections(runtime=runtime), looked[0] if looked else None

@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 from sage_ray.data.prepare import headline, prepare
 from sage_ray.errors import RunFailed, UserError
 from sage_ray.leases import Lease
+from sage_ray.object_store import check_writable, open_object_store
 from sage_ray.record.home import Home
 from sage_ray.runtime.disk_space import check_space, run_need
 from sage_ray.search.changes import Change, changed_spec, check_changes
@@ -151,6 +152,8 @@ def _start(folder: StudyFolder, spec: StudySpec, fingerprint: str, start: _Start
     with seen_machines() as machines:
         spec, placement = placed(spec, machines, begun=start.begun)
         _check_drawable(spec)
+        if spec.base.runtime.stage_store is not None:
+            check_writable(open_object_store(spec.base.runtime.stage_store))
         folder.path.mkdir(parents=True, exist_ok=True)
         with folder.driver_lock(watch.line) as lease, terminated_as_interrupted():
             write_study(folder, spec, fingerprint, start.changes)

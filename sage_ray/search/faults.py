@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from sage_ray.errors import SnapshotFailed
+from sage_ray.errors import SnapshotFailed, StoreFailed
 from sage_ray.record.run_record import RunRecord
 
 SHARED = 3
@@ -16,7 +16,8 @@ _OWN = re.compile(r"\S*-t\d{4,}-s\d+\S*|\b0x[0-9a-f]+\b|\d+")
 
 def is_study_fault(record: RunRecord) -> bool:
     """Whether a run failed of something that would end every other trial too: a full disk, a lost share."""
-    return record.state == "FAIL" and (record.error or "").startswith(SnapshotFailed.state)
+    everybodys = (SnapshotFailed.state, StoreFailed.__name__)
+    return record.state == "FAIL" and (record.error or "").startswith(everybodys)
 
 
 class Faults:

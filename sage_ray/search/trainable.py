@@ -16,7 +16,7 @@ from ray import tune
 
 from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import prepare
-from sage_ray.errors import NoSpace, UserError
+from sage_ray.errors import NoSpace, StoreRefused, UserError
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunLabels, RunRecord
@@ -174,8 +174,8 @@ def _launch(task: TrialTask, run: TrialRun, reporter: _Reporter) -> RunRecord:
 
 
 def _end_refused(task: TrialTask, run: TrialRun, error: UserError) -> None:
-    """Data that went away and a full disk end the study, not this trial; anything else refused is this trial's own."""
-    if isinstance(error, NoSpace):
+    """Data that went away, a full disk or a lost store end the study; whatever else is refused is this trial's own."""
+    if isinstance(error, NoSpace | StoreRefused):
         _end(trial_halted=1, study_fault=str(error))
         return
     try:

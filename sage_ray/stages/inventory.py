@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from pyarrow import fs as pafs
-
-from sage_ray.leases import LEASES, SESSIONS
+from sage_ray.leases import LEASES
 from sage_ray.stages.lease import held
 from sage_ray.stages.store import DAMAGED, KEEP, META, TEMPORARY, StageStore
 
@@ -49,36 +48,36 @@ OLD_LEASE = "lease.json"
 
 def inventory(store: StageStore, keys: Iterable[str] | None = None) -> list[StageFolder]:
     """The stages of a store by key, or those of `keys`; reads names and sizes, and of each snapshot its meta.json."""
-    root = store.root.rstrip("/")
     found: dict[str, StageFolder] = {}
     parts: dict[tuple[str, str], dict[str, int]] = {}
-    for info in _files(store, root, keys):
-        names = info.path.removeprefix(root).strip("/").split("/")
-        if SESSIONS in names or LEASES in names:
+    for entry in [entry for prefix in ([""] if keys is None else keys) for entry in store.objects.names(prefix)]:
+        names = entry.name.split("/")
+        if len(names) < 2 or names[0].startswith(".") or LEASES in names:  # no part of a stage
             continue
         stage = found.setdefault(names[0], StageFolder(names[0]))
-        is_file = info.type == pafs.FileType.File
-        if len(names) == 2 and is_file:
-            _place_file(stage, names[1], info.size)
-        elif len(names) >= 2:
-            inner = parts.setdefault((names[0], names[1]), {})
-            if is_file:
-                inner["/".join(names[2:])] = info.size
+        if len(names) == 2:
+            _place_file(stage, names[1], entry.size)
+        else:
+            parts.setdefault((names[0], names[1]), {})["/".join(names[2:])] = entry.size
     for (key, name), files in parts.items():
         if name.isdigit() and META in files:
             found[key].snapshots[int(name)] = sum(files.values())
-            found[key].refers[int(name)] = store.best_file(key, int(name))
             found[key].marked |= {int(name)} if KEEP in files else set()
         elif name.isdigit() or name.startswith((DAMAGED, TEMPORARY)):
             found[key].leftovers[name] = sum(files.values())
+    _refer(store, found)
     for stage in found.values():
         stage.in_use = held(store, stage.key)
     return sorted(found.values(), key=lambda stage: stage.key)
 
 
-def _files(store: StageStore, root: str, keys: Iterable[str] | None) -> Iterator[pafs.FileInfo]:
-    for folder in [root] if keys is None else [f"{root}/{key}" for key in keys]:
-        yield from store.fs.get_file_info(pafs.FileSelector(folder, recursive=True, allow_not_found=True))
+def _refer(store: StageStore, found: dict[str, StageFolder]) -> None:
+    """Note the file of best weights of each snapshot; several are asked for at a time, as a bucket takes its time."""
+    wanted = [(stage, epoch) for stage in found.values() for epoch in stage.snapshots]
+    with ThreadPoolExecutor(max_workers=1 if store.objects.local else 16) as pool:
+        files = pool.map(lambda item: store.best_file(item[0].key, item[1]), wanted)
+        for (stage, epoch), file in zip(wanted, files, strict=True):
+            stage.refers[epoch] = file
 
 
 def _place_file(stage: StageFolder, name: str, size: int) -> None:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from sage_ray.errors import RunStopped
-from sage_ray.leases import Lease
+from sage_ray.leases import LEASES, Lease
 from sage_ray.locks import lease_of, share_sessions
 from sage_ray.stages.store import StageStore
 
@@ -45,7 +44,7 @@ def stage_lease(
         return done()
 
     lease = _lease(store, key)
-    if lease is None or done() or not lease.take(None, wait):
+    if done() or not lease.take(None, wait):
         yield
         return
     try:
@@ -58,26 +57,25 @@ def stage_lease(
 def lease_if_free(store: StageStore, key: str) -> Iterator[bool]:
     """Hold the lease of `key` for the body if nobody has it; yields whether."""
     lease = _lease(store, key)
-    if lease is None:
-        yield True
-        return
-    if not (store.local_root or Path()).joinpath(key).is_dir() or not lease.take(0):
+    if not store.objects.names(key) or not lease.take(0):
         yield False
         return
     try:
         yield True
     finally:
+        left = [entry.name for entry in store.objects.names(key)]
+        if all(LEASES in name for name in left):  # nothing is left of the stage
+            store.objects.delete(left)
         lease.give_back()
 
 
 def held(store: StageStore, key: str) -> bool:
     """Whether a live process seems to hold the lease of `key`."""
-    lease = _lease(store, key)
-    return lease is not None and lease.is_held()
+    return _lease(store, key).is_held()
 
 
-def _lease(store: StageStore, key: str) -> Lease | None:
+def _lease(store: StageStore, key: str) -> Lease:
     if store.local_root is None:
-        return None
+        return Lease(store.objects, f"{key}/stage")
     share_sessions(store.local_root)
     return lease_of(store.local_root / key / ".stage.lock")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from sage_ray.errors import UserError
+from sage_ray.object_store import store_place
 from sage_ray.record.home import Home
 from sage_ray.search.study_folder import StudyFolder
 from sage_ray.search.study_status import status
@@ -12,7 +13,7 @@ from sage_ray.stages.inventory import StageFolder, inventory
 from sage_ray.stages.lease import lease_if_free
 from sage_ray.stages.store import NEWEST, StageStore
 from sage_ray.upkeep.belongings import runs_of_study
-from sage_ray.upkeep.stage_needs import StageNeed, needs_of, place_of
+from sage_ray.upkeep.stage_needs import StageNeed, needs_of
 
 
 def tidy_finished(home: Home, study: str) -> float:
@@ -29,7 +30,7 @@ def tidy_finished(home: Home, study: str) -> float:
             return 0.0
         store = StageStore(home.stages)
         named = StudyFolder(home, study).spec().base.runtime.stage_store
-        if named is not None and place_of(StageStore(named)) != place_of(store):
+        if named is not None and store_place(named) != store_place(store.root):
             return 0.0  # other homes may use it, which only its owner can know
         keys = {key for record in runs_of_study(study, home) for key in record.stage_keys.values()}
         stages = [stage for stage in inventory(store, sorted(keys)) if not stage.in_use]

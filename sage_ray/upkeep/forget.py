@@ -18,6 +18,7 @@ from pathlib import Path
 
 from sage_ray.errors import UserError
 from sage_ray.evaluation import ledger
+from sage_ray.object_store import store_place
 from sage_ray.record.home import Home
 from sage_ray.record.mlflow_client import MirrorUnavailable
 from sage_ray.record.mlflow_removal import MirroredRun, delete_from_mlflow, find_in_mlflow
@@ -28,7 +29,7 @@ from sage_ray.stages.inventory import StageFolder, inventory
 from sage_ray.stages.lease import lease_if_free
 from sage_ray.stages.store import StageStore
 from sage_ray.upkeep.belongings import TRASH, Belongings, belongings_of, unknown
-from sage_ray.upkeep.stage_needs import Needs, needs_of, place_of
+from sage_ray.upkeep.stage_needs import Needs, needs_of
 
 
 @dataclass(frozen=True)
@@ -139,12 +140,12 @@ def _refuse_needed(own: Belongings, needs: Needs, home: Home) -> None:
 
 def _own_stages(own: Belongings, home: Home, needs: Needs, report: ForgetReport) -> list[StageFolder]:
     """Stages of the home's store that nothing but the runs that go needs."""
-    here = place_of(StageStore(home.stages))
+    here = store_place(home.stages)
     keys: set[str] = set()
     for run_id, record in own.records.items():
         config = own.configs.get(run_id)
         store = config.runtime.stage_store if config is not None else None
-        if store is None or place_of(StageStore(store)) == here:
+        if store is None or store_place(store) == here:
             keys |= set(record.stage_keys.values())
         elif record.stage_keys:
             report.kept.append(f"stages in {store}: other homes may use them")

@@ -11,14 +11,15 @@ from typing import Literal
 
 from sage_ray.errors import UserError
 from sage_ray.locks import is_locked
+from sage_ray.object_store import store_place
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.search.study_folder import StudyFolder
 from sage_ray.stages.inventory import StageFolder, inventory
 from sage_ray.stages.lease import lease_if_free
-from sage_ray.stages.store import DAMAGED, NEWEST, StageStore
+from sage_ray.stages.store import NEWEST, StageStore
 from sage_ray.upkeep.belongings import TRASH
-from sage_ray.upkeep.stage_needs import Needs, StageNeed, needs_of, place_of
+from sage_ray.upkeep.stage_needs import Needs, StageNeed, needs_of
 
 Kind = Literal["snapshots", "ends", "leftovers", "cache"]
 WHY: dict[str, str] = {
@@ -91,14 +92,14 @@ def collect_garbage(
     if store is not None and place.local_root is not None and not place.local_root.is_dir():
         raise UserError("no such stage store", store, "give a folder or a URI that a run names as runtime.stage_store")
     needs = needs_of(home, place)
-    own = place_of(place) == place_of(StageStore(home.stages))
+    own = store_place(place.root) == store_place(home.stages)
     result = GarbageReport(dry_run=not remove)
     found: list[Garbage] = []
     for stage in inventory(place):
         if stage.in_use:
             result.kept.append(f"stage {stage.key} is being computed")
             continue
-        found += _of_stage(stage, needs, own=own, leases=place.local_root is not None)
+        found += _of_stage(stage, needs, own=own)
     if own:
         found += [*_of_ray(home, needs), *_of_cache(home, result)]
         found += [_of_folder(path, home, "forgotten", "leftovers") for path in (home.path / TRASH).glob("*")]
@@ -115,7 +116,7 @@ def collect_garbage(
     return result
 
 
-def _of_stage(stage: StageFolder, needs: Needs, *, own: bool, leases: bool) -> Iterator[Garbage]:
+def _of_stage(stage: StageFolder, needs: Needs, *, own: bool) -> Iterator[Garbage]:
     groups = _to_free(stage, needs, own)
     gone: set[int] = set()
     for why, epochs in groups.items():
@@ -128,8 +129,6 @@ def _of_stage(stage: StageFolder, needs: Needs, *, own: bool, leases: bool) -> I
             what = f"stage {stage.key}, epoch{'s' if len(fresh) > 1 else ''} {listed}"
             yield Garbage(what, WHY[why], _kind(why), size / 1e9, stage.key, tuple(sorted(fresh)))
     left = stage.leftovers | {name: stage.best[name] for name in stage.orphans(set())}
-    if not leases:  # a process that writes cannot be told from one that died
-        left = {name: size for name, size in left.items() if name.startswith(DAMAGED)}
     if left:
         size = sum(left.values())
         yield Garbage(
@@ -211,19 +210,18 @@ def _remove(item: Garbage, home: Home, store: StageStore, result: GarbageReport)
         for name in item.names:
             shutil.rmtree(home.path / name, ignore_errors=True)
         return item.gb
-    folder = f"{store.root}/{item.key}"
     with lease_if_free(store, item.key) as free:
         if not free:
             result.kept.append(f"stage {item.key} is being computed")
             return 0.0
         store.drop(item.key, item.epochs)
-        for name in item.names:
-            with contextlib.suppress(OSError):
-                if store.fs.get_file_info(f"{folder}/{name}").is_file:
-                    store.fs.delete_file(f"{folder}/{name}")
-                else:
-                    store.fs.delete_dir(f"{folder}/{name}")
+        with contextlib.suppress(OSError):
+            for name in item.names:
+                inside = [entry.name for entry in store.objects.names(f"{item.key}/{name}")]
+                store.objects.delete(inside or [f"{item.key}/{name}"])
     if store.local_root is not None:
+        for name in item.names:  # what has no object in it
+            shutil.rmtree(store.local_root / item.key / name, ignore_errors=True)
         with contextlib.suppress(OSError):
             (store.local_root / item.key).rmdir()  # if nothing is left in it
     return item.gb

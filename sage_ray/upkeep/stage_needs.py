@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from sage_ray.config import ExperimentConfig
 from sage_ray.errors import NonFiniteLoss, UserError
+from sage_ray.object_store import store_place
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunRecord
@@ -178,16 +180,15 @@ def _numerics_here(config: ExperimentConfig) -> dict[str, Any]:
 def _here(config: ExperimentConfig, home: Home, store: StageStore, needs: Needs) -> bool:
     """Whether a config keeps its stages in `store`; another store is noted."""
     named = config.runtime.stage_store
-    other = StageStore(named or home.stages)
-    if place_of(other) == place_of(store):
+    try:
+        place = store_place(named or home.stages)
+    except UserError as error:
+        needs.unclear.append(str(error))
+        return False
+    if place == store_place(store.root):
         return True
-    if other.local_root is not None and not other.local_root.is_dir():
-        needs.unclear.append(f"stage store {other.root} is gone, which work of this home names: was it moved?")
+    if "://" not in place and not Path(place).is_dir():
+        needs.unclear.append(f"stage store {named} is gone, which work of this home names: was it moved?")
     else:
-        needs.elsewhere.add(named if named and other.local_root is None else other.root)
+        needs.elsewhere.add(named if named and "://" in place else place)
     return False
-
-
-def place_of(store: StageStore) -> str:
-    """Where a store is, the same by whatever link it is reached."""
-    return store.root if store.local_root is None else str(store.local_root.resolve())

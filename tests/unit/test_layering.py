@@ -16,7 +16,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 
 # From top to bottom. A module imports its own room and rooms above it, also for types and inside functions.
 ROOMS = (
-    *("errors", "files", "object_store", "leases", "locks", "watch", "durations"),
+    *("errors", "files", "store_faults", "bucket_client", "object_store", "leases", "locks", "watch", "durations"),
     *("identity", "sections", "config"),
     "data",
     *("models", "losses", "metrics", "statistics"),
@@ -37,17 +37,21 @@ ROOMS = (
     "package",
 )
 
-GROUND = {"errors", "files", "object_store", "leases", "locks", "watch", "durations"}
+GROUND = {
+    *("errors", "files", "store_faults", "bucket_client", "object_store", "leases", "locks", "watch", "durations"),
+}
 RECORDED = GROUND | {"identity", "sections", "config", "data"}
 # Rooms that see less than all that is above them.
 SEES: dict[str, set[str]] = {
     "errors": set(),
     "files": {"errors"},
-    "object_store": {"errors", "files"},
-    "leases": {"errors", "object_store"},
-    "locks": {"leases", "object_store"},
     "watch": set(),
     "durations": set(),
+    "store_faults": {"errors"},
+    "bucket_client": {"errors", "store_faults"},
+    "object_store": {"errors", "files", "store_faults", "bucket_client"},
+    "leases": {"errors", "object_store"},
+    "locks": {"leases", "object_store"},
     "identity": set(),
     # Formulas: plain keyword arguments, never a config.
     "models": GROUND,
@@ -80,6 +84,8 @@ ONLY: dict[str, tuple[str, ...]] = {
         *("sage_ray.stages.*", "sage_ray.training.*", "sage_ray.runtime.*", "sage_ray.evaluation.*"),
         *("sage_ray.search.*", "sage_ray.registry.*", "sage_ray.apply.*", "sage_ray.terminal.*"),
     ),
+    "obstore": ("sage_ray.object_store", "sage_ray.bucket_client"),
+    "boto3": ("sage_ray.bucket_client",),
     "torchvision": (),
 }
 

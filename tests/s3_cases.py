@@ -1,0 +1,113 @@
+"""A server of the S3 protocol on loopback (moto), which counts requests and can be told to answer otherwise."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+KEY, SECRET = "test-key-id", "test-secret-not-to-be-shown"
+Fault = tuple[int, str, str]
+"""Status, code and message of a refusal, as S3 words it."""
+
+
+class S3Server:
+    """A running server: `bucket` exists; `requests` are (method, path, query) since `counted` began."""
+
+    def __init__(self, address: str, bucket: str) -> None:
+        self.address, self.bucket = address, bucket
+        self.requests: list[tuple[str, str, str]] = []
+        self.refuse: Callable[[str, str], Fault | None] = lambda method, path: None
+        self.signed_by = ""
+
+    @property
+    def uri(self) -> str:
+        return f"s3://{self.bucket}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process needs to reach the server."""
+        return {
+            "AWS_ENDPOINT_URL": self.address,
+            "AWS_ACCESS_KEY_ID": KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_REGION": "us-east-1",
+            # Google's store takes and gives the same XML but for one header, which `Counting` translates.
+            "GOOGLE_BASE_URL": self.address,
+            "GOOGLE_BEARER_TOKEN": "test-token",
+        }
+
+    @property
+    def kinds(self) -> Counter[str]:
+        """How many requests of each method there were."""
+        return Counter(method if "delete" not in query else "DELETE" for method, _, query in self.requests)
+
+
+class Counting:
+    """The server's application, with each request noted and, if asked, refused."""
+
+    def __init__(self, inner: Callable[..., Iterable[bytes]]) -> None:
+        self.inner, self.server = inner, S3Server("", "")
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        method, path, query = environ["REQUEST_METHOD"], environ["PATH_INFO"], environ["QUERY_STRING"]
+        if environ.get("HTTP_X_GOOG_IF_GENERATION_MATCH") == "0":  # as Google words "only if it is not there"
+            environ["HTTP_IF_NONE_MATCH"] = "*"
+        self.server.signed_by = environ.get("HTTP_AUTHORIZATION", "")
+        self.server.requests.append((method, path, query))
+        fault = self.server.refuse(method, path)
+        if fault is None:
+            return self.inner(environ, start_response)
+        status, code, message = fault
+        body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
+        environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        headers = [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))]
+        start_response(f"{status} {code}", headers)
+        return [b"" if method == "HEAD" else body]
+
+
+@contextmanager
+def s3_server(bucket: str = "stages") -> Iterator[S3Server]:
+    """A server on a free port of loopback, in this process; its objects go with it."""
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+    from werkzeug.serving import make_server
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    app = Counting(DomainDispatcherApplication(create_backend_app))
+    serving = make_server("127.0.0.1", 0, app, threaded=True, request_handler=MotoRequestHandler)
+    app.server = S3Server(f"http://127.0.0.1:{serving.server_port}", bucket)
+    thread = threading.Thread(target=serving.serve_forever, daemon=True)
+    thread.start()
+    try:
+        make_bucket(app.server, bucket)
+        yield app.server
+    finally:
+        serving.shutdown()
+        thread.join()
+        serving.server_close()
+
+
+def make_bucket(server: S3Server, bucket: str) -> None:
+    import boto3
+
+    client = boto3.client(
+        "s3",
+        endpoint_url=server.address,
+        aws_access_key_id=KEY,
+        aws_secret_access_key=SECRET,
+        region_name="us-east-1",
+    )
+    client.create_bucket(Bucket=bucket)
+    client.close()
+    server.requests.clear()
+
+
+def use(server: S3Server, patch: pytest.MonkeyPatch) -> None:
+    """Let this process reach the server as a user's would: by variables."""
+    for name, value in server.environment.items():
+        patch.setenv(name, value)
