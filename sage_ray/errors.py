@@ -33,8 +33,11 @@ class StoreRefused(UserError):
 class StoreFailed(OSError):
     """A request to an object store failed after the first contact; what was stored before stays valid.
 
-    The message is one line, without anything secret. An object that is not there is a FileNotFoundError instead.
+    The message is one line, `what: where: mend`, without anything secret. An object that is not there is a
+    FileNotFoundError instead.
     """
+
+    what, mend = "", ""
 
 
 class RunFailed(RuntimeError):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from sage_ray.bucket_client import BucketClient, Options, bucket_client, place_of_address
-from sage_ray.errors import StoreRefused
+from sage_ray.errors import StoreFailed, StoreRefused
 from sage_ray.files import replacing
 from sage_ray.store_faults import StoreFault
 
@@ -118,11 +118,12 @@ def check_writable(store: ObjectStore) -> None:
         store.write(name, nonce)
         sound = store.read(name) == nonce
         store.delete([name])
-    except OSError as error:
-        what, _, mend = str(error).rpartition(": ")
-        raise StoreRefused(what.partition(": ")[0] or "cannot be written", store.uri, mend) from error
+    except StoreFailed as error:
+        raise StoreRefused(error.what, store.uri, error.mend) from error
+    except FileNotFoundError:
+        sound = False
     if not sound:
-        raise StoreRefused("the store gives back other bytes than were written", store.uri, "use another store")
+        raise StoreRefused("the store does not give back what was written", store.uri, "use another store")
     store.client.writable.add(store.prefix)
 
 

@@ -82,7 +82,9 @@ class StoreFault:
 
     def failed(self, name: str) -> StoreFailed:
         """As an error of a later request, for the object `name`."""
-        return StoreFailed(f"{self.what}: {self.where.rstrip('/')}/{name}: {self.mend}")
+        error = StoreFailed(f"{self.what}: {self.where.rstrip('/')}/{name}: {self.mend}")
+        error.what, error.mend = self.what, self.mend
+        return error
 
 
 def _first(pattern: re.Pattern[str], text: str) -> str:
