@@ -16,7 +16,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 
 # From top to bottom. A module imports its own room and rooms above it, also for types and inside functions.
 ROOMS = (
-    *("errors", "files", "locks", "watch", "durations"),
+    *("errors", "files", "locks", "watch", "durations", "addresses"),
     *("identity", "sections", "config"),
     "data",
     *("models", "losses", "metrics", "statistics"),
@@ -37,7 +37,7 @@ ROOMS = (
     "package",
 )
 
-GROUND = {"errors", "files", "locks", "watch", "durations"}
+GROUND = {"errors", "files", "locks", "watch", "durations", "addresses"}
 RECORDED = GROUND | {"identity", "sections", "config", "data"}
 # Rooms that see less than all that is above them.
 SEES: dict[str, set[str]] = {
@@ -46,6 +46,7 @@ SEES: dict[str, set[str]] = {
     "locks": {"errors"},
     "watch": set(),
     "durations": set(),
+    "addresses": set(),
     "identity": set(),
     # Formulas: plain keyword arguments, never a config.
     "models": GROUND,
@@ -65,6 +66,7 @@ ONLY: dict[str, tuple[str, ...]] = {
     "optuna": (
         *("sage_ray.search.sampling", "sage_ray.search.searcher", "sage_ray.search.storage"),
         *("sage_ray.search.rebuild", "sage_ray.search.earlier"),
+        *("sage_ray.record.optuna_store", "sage_ray.record.patient_storage"),
         "sage_ray.analysis.setting_importance",
     ),
     "mlflow": (
