@@ -32,6 +32,13 @@ class StoreAddress(str):
 
     secrets: Mapping[str, str] = MappingProxyType({})
 
+    def __reduce__(self) -> tuple[type[StoreAddress], tuple[str]]:
+        # What is pickled may get to a disk, or to another machine: without secrets.
+        return type(self), (str(self),)
+
+    def __deepcopy__(self, memory: object) -> StoreAddress:
+        return self
+
     @property
     def is_server(self) -> bool:
         """Whether it is a database server's."""
