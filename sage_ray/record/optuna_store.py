@@ -111,6 +111,10 @@ class OptunaStore:
 
     def _open_server(self, patience: Patience) -> RDBStorage:
         check_driver(self.where)
+        silent = _silent.get(self.address.place)
+        if silent is not None and time.monotonic() < silent[0]:
+            raise silent[1]
+        began = time.monotonic()
         arguments = connection_keywords(self.address, self.secrets)
         url = str(self.address).replace("postgresql://", "postgresql+psycopg://", 1)
         for attempt in range(1, _OPENING_TRIES + 1):
@@ -121,7 +125,10 @@ class OptunaStore:
                 if attempt < _OPENING_TRIES and _is_race(error):
                     time.sleep(0.2 * attempt)
                     continue
-                raise refused(error, self.where) from None
+                refusal = refused(error, self.where)
+                if time.monotonic() - began > SILENCE_S:
+                    _silent[self.address.place] = (time.monotonic() + SILENT_FOR_S, refusal)
+                raise refusal from None
         raise AssertionError("unreachable")
 
     def is_sound(self, *, thorough: bool = False) -> bool:
@@ -238,6 +245,10 @@ class OptunaStore:
 
 _given: dict[tuple[str, int, str], Mapping[str, str]] = {}
 """Secrets that a study's file had, by server: the file that is kept has none, and is read again in this process."""
+SILENCE_S, SILENT_FOR_S = 5.0, 60.0
+_silent: dict[tuple[str, int, str], tuple[float, UserError]] = {}
+"""Servers that took longer than `SILENCE_S` to fail, and until when they are not asked again: a command that reads many
+studies waits for one of them once."""
 HURRY_S = 30.0
 """How long a storage that is made anew waits for its server."""
 

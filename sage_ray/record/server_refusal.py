@@ -11,13 +11,14 @@ from sage_ray.record.store_uris import redacted
 
 CONNECT_TIMEOUT_S = 10
 # A host that vanishes without a word is noticed within half a minute, not after the system's quarter of an hour.
-_KEEPALIVE = {
+_KEYWORDS: dict[str, str | int] = {
     "connect_timeout": CONNECT_TIMEOUT_S,
     "keepalives": 1,
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
+    "application_name": "sage-ray",
 }
 _PASSWORD = "set SAGE_OPTUNA_URL with the password, PGPASSWORD or ~/.pgpass"
 _REASONS = (
@@ -46,8 +47,8 @@ def check_driver(where: str) -> None:
 def connection_keywords(address: StoreAddress, secrets: Mapping[str, str]) -> dict[str, str | int]:
     """What a connection gets beside its address: secrets, and limits of time unless the address has its own."""
     query = address.partition("?")[2]
-    limits = {key: value for key, value in _KEEPALIVE.items() if f"{key}=" not in query}
-    return {**limits, "application_name": "sage-ray", **secrets}
+    limits = {key: value for key, value in _KEYWORDS.items() if f"{key}=" not in query}
+    return {**limits, **secrets}
 
 
 def refuse_tables_of_others(address: StoreAddress, secrets: Mapping[str, str], where: str) -> None:
