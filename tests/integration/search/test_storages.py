@@ -23,6 +23,7 @@ from sage_ray.record.overview import ListedStudy, overview
 from sage_ray.record.patient_storage import Patience, StorageAway
 from sage_ray.search.best import read_trials
 from sage_ray.search.changes import changed_spec, check_changes
+from sage_ray.search.earlier import begun_from, earlier_trials
 from sage_ray.search.opening import open_storage, write_study
 from sage_ray.search.rebuild import is_of, is_sound, rebuild
 from sage_ray.search.storage import Progress, StudyStorage, TrialRow, read_rows
@@ -103,6 +104,10 @@ def test_readers_find_the_study(study: Study, tmp_path: Path) -> None:
     assert len(trials) == 2 and maximize
     best = read_trials("tiny", study.home)
     assert [candidate.trial for candidate in best.candidates] == [0]
+    study.folder.write_meta({**study.folder.meta(), "data_fingerprint": "f"})
+    follower = begun_from(study.space.renamed("next"), ["tiny"], study.home, "f")
+    known = earlier_trials(follower, study.home, "f", lambda line: None)
+    assert [(trial.state.name, trial.values) for trial in known] == [("COMPLETE", [0.5]), ("PRUNED", None)]
     assert len(export("tiny", tmp_path / "table.csv", study.home).read_text().splitlines()) == 4
     assert overview(study.home).studies == (ListedStudy("tiny", "sweep", "interrupted", 1, 0, 1, 1, 5),)
 
@@ -375,6 +380,14 @@ def test_a_server_that_cannot_be_used_is_one_line_before_any_training(
     assert len(lines) == 1 and words in lines[0], said.err
     assert "hidden-word" not in said.err + said.out and PASSWORD not in said.err + said.out
     assert not list(home.glob("runs/*")) and not list(home.glob("studies/*/study.json"))
+
+
+def test_no_command_that_is_advised_has_the_password(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_space(tmp_path, trials=3, **POINTS)
+    words = ["--set", "storage=postgresql://sage:hidden-word@127.0.0.1:1/optuna", "--home", str(tmp_path / "home")]
+    assert call(["plan", str(tmp_path / "tiny.yaml"), *words]) == 0
+    said = capsys.readouterr()
+    assert "storage=postgresql://sage:***@127.0.0.1:1/optuna" in said.out and "hidden-word" not in said.out + said.err
 
 
 def test_a_database_of_mlflow_is_refused_and_left_as_it_is(postgres: PostgresServer, tmp_path: Path) -> None:
