@@ -26,6 +26,7 @@ import pytest
 
 if TYPE_CHECKING:
     from emps_cases import EmpsFacts
+    from postgres_cases import PostgresServer
 
     from sage_ray.record.home import Home
 
@@ -39,7 +40,8 @@ hypothesis.settings.load_profile("steady")
 
 
 SURROUNDINGS = ("SAGE_HOME", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "RAY_ADDRESS")
-SURROUNDINGS += ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID")
+SURROUNDINGS += ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "SAGE_OPTUNA_URL")
+SURROUNDINGS += ("PGHOST", "PGPORT", "PGUSER", "PGDATABASE", "PGPASSWORD", "PGPASSFILE", "PGSERVICE", "PGOPTIONS")
 for _name in SURROUNDINGS:
     # A user's servers and homes never leak into a test, nor into a fixture of a module or the session.
     os.environ.pop(_name, None)
@@ -71,6 +73,15 @@ def home(tmp_path: Path) -> Home:
     from sage_ray.record.home import Home
 
     return Home(tmp_path / "home")
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[PostgresServer]:
+    """A Postgres server of a module's tests; one that stops it starts it again."""
+    from postgres_cases import postgres_server
+
+    with postgres_server() as server:
+        yield server
 
 
 @pytest.fixture

@@ -9,25 +9,29 @@ from sweep_cases import write_space
 
 from sage_ray.config import dump
 from sage_ray.record.home import Home
+from sage_ray.record.patient_storage import Patience
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunLabels
 from sage_ray.runtime.launch import run
 from sage_ray.search.storage import StudyStorage
-from sage_ray.search.study_folder import StudyFolder
+from sage_ray.search.study_folder import StudyFolder, stored_place
 from sage_ray.study.space import Space, load_space
 
 
 class Study:
     """A study's folder and storage as a driver makes them, with trials that were asked for but never told."""
 
-    def __init__(self, home: Home, space: Space, running: int) -> None:
+    def __init__(self, home: Home, space: Space, running: int, patience: Patience | None = None) -> None:
         home.check_writable()
         self.home, self.space, self.folder = home, space, StudyFolder(home, space.name)
         self.folder.path.mkdir(parents=True)
         self.folder.base_path.write_text(dump(space.base))
         self.folder.spec_path.write_text(space.to_yaml("base.yaml"))
-        self.folder.write_meta({"name": space.name, "space_hash": space.hash})
-        self.storage = StudyStorage(self.folder.path, space.name, space)
+        store = self.folder.store(space.file.store)
+        meta = {"name": space.name, "space_hash": space.hash, "created": "2026-11-28T12:00:00Z", "trials": space.trials}
+        self.folder.write_meta({**meta, **stored_place(store)})
+        store = self.folder.store(space.file.store)
+        self.storage = StudyStorage(self.folder.path, space.name, space, store=store, patience=patience)
         self.storage.enqueue(space.fixed, space)
         self.samples = [self.storage.draw(None, space).sample for _ in range(running)]
 

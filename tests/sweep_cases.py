@@ -18,6 +18,7 @@ import yaml
 from tiny_cases import SMALLEST
 
 from sage_ray.record.home import Home
+from sage_ray.search.study_status import status
 
 BASE = SMALLEST | {
     "pretrain.epochs": 2,
@@ -39,6 +40,10 @@ SPACE: dict[str, Any] = {
     "trials": 4,
     "concurrency": 2,
 }
+
+
+EPOCHS = 32
+"""Of each trial of `long_space`."""
 
 
 def write_space(folder: Path, base: dict[str, Any] | None = None, **changes: Any) -> Path:
@@ -93,3 +98,32 @@ def record(home: Home, run_id: str) -> dict[str, Any]:
     """record.json of a run."""
     value: dict[str, Any] = json.loads((home.runs / run_id / "record.json").read_text())
     return value
+
+
+def long_space(folder: Path, snapshot_seconds: float | None = None, **changes: Any) -> Path:
+    """Three trials of 2 + 30 epochs, one at a time: time enough to be killed in."""
+    dimensions = {"adversarial.lambda_cycle": {"float": [0.5, 2]}, "adversarial.lr": {"float": [1e-4, 2e-3]}}
+    base: dict[str, Any] = {"adversarial.epochs": EPOCHS - 2}
+    if snapshot_seconds is not None:
+        base["runtime.snapshot_seconds"] = snapshot_seconds
+    return write_space(folder, base=base, space=dimensions, trials=3, concurrency=1, **changes)
+
+
+def answer(process: subprocess.Popen[str], timeout_s: float = 240) -> tuple[dict[str, Any], str]:
+    """The JSON on the last line of stdout, and stderr, of a command that ends by itself."""
+    output, errors = process.communicate(timeout=timeout_s)
+    return json.loads(output.strip().splitlines()[-1]), errors
+
+
+def assert_whole(home: Home, lines_before: dict[str, list[dict[str, Any]]]) -> None:
+    """Every trial ended once, every epoch is there once, and those from before the interruption are untouched."""
+    state = status("tiny", home)
+    assert [t.number for t in state.trials] == [0, 1, 2]
+    assert [t.state for t in state.trials] == ["COMPLETE"] * 3
+    assert sorted(home.run_ids()) == [f"tiny-t{n:04d}-s0" for n in range(3)]
+    for run_id in home.run_ids():
+        lines = epochs_on_disk(home, run_id)
+        assert [line["epoch"] for line in lines] == list(range(1, EPOCHS + 1))
+        known = lines_before.get(run_id, [])
+        assert lines[: len(known)] == known
+        assert record(home, run_id)["state"] == "COMPLETE"

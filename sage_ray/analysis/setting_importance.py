@@ -26,9 +26,9 @@ from sage_ray.analysis.study_facts import StudyFacts, study_runs
 from sage_ray.analysis.tables import Provenance, TextTable, interval, percent, provenance_of, write_tables
 from sage_ray.analysis.tidy import Tidy
 from sage_ray.errors import UserError
-from sage_ray.record.store_uris import sqlite_uri
+from sage_ray.record.home import Home
+from sage_ray.record.optuna_store import store_of_study
 
-DATABASE = "optuna.db"
 TOP = 0.25
 """PED-ANOVA asks what makes a trial one of this share of the best."""
 LEAST_TOP = 2
@@ -61,32 +61,36 @@ def applies(tidy: Tidy, facts: StudyFacts) -> str | None:
     """None if the study is a search with a storage, else why not."""
     if facts.kind != "sweep":
         return "not a search"
-    return None if (tidy.home.studies / facts.name / DATABASE).is_file() else "the storage of the study is not here"
+    store = store_of_study(tidy.home, facts.name)
+    return None if store.is_server or store.file.is_file() else "the storage of the study is not here"
 
 
 def too_short(tidy: Tidy, facts: StudyFacts) -> str | None:
     """None if enough trials of the search are complete for importances, else how many are."""
-    trials, _ = stored_trials(tidy.home.studies / facts.name, facts.name)
+    trials, _ = stored_trials(tidy.home, facts.name)
     complete = sum(trial.state == TrialState.COMPLETE for trial in trials)
     return None if complete >= LEAST_TRIALS else f"{complete} complete trials, at least {LEAST_TRIALS} are needed"
 
 
-def stored_trials(folder: Path, name: str) -> tuple[list[FrozenTrial], bool]:
+def stored_trials(home: Home, name: str) -> tuple[list[FrozenTrial], bool]:
     """The ended trials of a study, and whether higher values are better.
 
     Raises:
-        UserError: the storage is damaged or holds no such study.
+        UserError: the storage is damaged, holds no such study, or its server cannot be used.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    store = store_of_study(home, name)
     try:
-        storage = optuna.storages.RDBStorage(sqlite_uri(folder / DATABASE), skip_compatibility_check=True)
-        study = optuna.load_study(study_name=name, storage=storage)
-        trials = study.get_trials(deepcopy=False)
+        with store.opened() as storage:
+            study = optuna.load_study(study_name=store.study_name, storage=storage)
+            trials = study.get_trials(deepcopy=False)
+    except UserError:
+        raise
     except KeyError:
         raise UserError("no trials yet", f"study {name}", f"`sage-ray resume {name}`") from None
     except Exception as error:  # SQLAlchemy has errors of its own for a damaged file
         reason = " ".join(str(error).split())[:160]
-        raise UserError("damaged storage", folder / DATABASE, f"restore it ({reason})") from None
+        raise UserError("damaged storage", store.folder / store.where, f"restore it ({reason})") from None
     return [trial for trial in trials if trial.state.is_finished()], study.direction.name == "MAXIMIZE"
 
 
@@ -248,7 +252,7 @@ def draw(found: Importance, path: Path, title: str, source: Provenance) -> Path:
 
 def make(tidy: Tidy, facts: StudyFacts, out: Path, options: argparse.Namespace) -> Sequence[Path]:
     """Write importance.{md,tex,csv,png} of a study."""
-    trials, maximize = stored_trials(tidy.home.studies / facts.name, facts.name)
+    trials, maximize = stored_trials(tidy.home, facts.name)
     found = importance(
         trials, maximize=maximize, method=options.method, resamples=options.resamples, where=f"study {facts.name}"
     )

@@ -16,7 +16,9 @@ from sage_ray.locks import is_locked
 from sage_ray.record.home import Home
 
 ENDED = ("COMPLETE", "PRUNED", "FAIL")
-STORAGE_FILE = "optuna.db"
+STORAGE_FILE, JOURNAL_FILE = "optuna.db", "optuna.journal"
+COUNTS_FILE = "counts.json"
+"""Trials by state of a study that has no sqlite file, written by its driver."""
 DRIVER_LOCK = "driver.lock"
 FAILED_ATTR = "failed"
 """User attribute of a trial that failed although Optuna has it in another state (`search.storage`)."""
@@ -78,12 +80,13 @@ def _study(folder: Path) -> ListedStudy | None:
     if kind is None:
         return None
     running = is_locked(folder / DRIVER_LOCK)
+    source = folder / (COUNTS_FILE if "storage" in facts else STORAGE_FILE)
     try:
-        count = _trials_by_state(folder / STORAGE_FILE)
+        count = _counted(source) if source.name == COUNTS_FILE else _trials_by_state(source)
         target = int(facts["trials"]) if "trials" in facts else _target_of_files(folder, facts, count)
     except (OSError, ValueError, TypeError, KeyError, sqlite3.Error):
         count, target = None, int(facts.get("trials", 0))
-    if count is None or (not running and not (folder / STORAGE_FILE).is_file() and _has_runs(folder)):
+    if count is None or (not running and not source.is_file() and _has_runs(folder)):
         return ListedStudy(folder.name, kind, "damaged", 0, 0, 0, 0, target)
     unfinished = "running" if running else "interrupted"
     return ListedStudy(
@@ -101,6 +104,11 @@ def _study(folder: Path) -> ListedStudy | None:
 def _has_runs(folder: Path) -> bool:
     """Whether runs of a study's names are there; asked only of a study without storage."""
     return next(folder.parent.with_name("runs").glob(f"{folder.name}-*/record.json"), None) is not None
+
+
+def _counted(file: Path) -> Counter[str]:
+    """Trials by state as their driver counted them: neither a server nor a journal is read for a list."""
+    return Counter({str(state): int(count) for state, count in read_json(file).items()} if file.is_file() else {})
 
 
 def _trials_by_state(database: Path) -> Counter[str]:

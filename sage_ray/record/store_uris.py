@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-NAMED_STORES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+NAMED_STORES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "SAGE_OPTUNA_URL")
 """Variables of the environment that hold the address of a store, and perhaps a password in it."""
+BARE_PASSWORD = "PGPASSWORD"
+"""Variable of the environment that is a password."""
 HIDDEN = "***"
 
 # In a database's URI they begin a query or a fragment, or stand for another character.
@@ -82,6 +84,8 @@ def _secrets() -> Iterator[str]:
         secret = user_and_secret.partition(":")[2]
         if found and secret:
             yield from sorted({secret, unquote(secret), quote(secret, safe="")}, key=len, reverse=True)
+    if os.environ.get(BARE_PASSWORD):
+        yield os.environ[BARE_PASSWORD]
 
 
 def store_mark(uri: str, experiment: str | None = None) -> str:

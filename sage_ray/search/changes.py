@@ -25,7 +25,7 @@ from sage_ray.study.file_schema import SpaceFile, parse_file
 from sage_ray.study.space import Space, build_space
 from sage_ray.study.spec import StudySpec
 
-FREE = ("max_hours", "max_gpu_hours", "max_failures_in_a_row", "concurrency")
+FREE = ("max_hours", "max_gpu_hours", "max_failures_in_a_row", "concurrency", "storage")
 """Keys that say nothing of the trials themselves."""
 OF_SEARCH = ("trials", "seeds", "folds", "space", "points", "constraints", "sampler", "scheduler", *FREE)
 OF_ABLATION = ("arms", "factors", "seeds", "folds", "test", *FREE)
@@ -161,8 +161,7 @@ def _flat(spec: StudySpec) -> dict[str, Any]:
     """What a study's file says, key by key; dimensions and arms are one key each."""
     left_out = {"name", "base", "space", "arms", "factors", "earlier"}
     tree = flatten(identity_tree(spec.file, exclude=left_out & set(type(spec.file).model_fields), by_alias=True))
-    for key in FREE:
-        tree[key] = getattr(spec.file, key)
+    tree |= spec.file.model_dump(mode="json", include=set(FREE))
     tree["objective.direction"] = spec.objective.direction
     flat = {f"base.{path}": value for path, value in flatten(spec.base.identity()).items()}
     flat |= {"base.runtime.device": hashed_device(spec.base, spec.file), **tree}

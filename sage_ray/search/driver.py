@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -84,6 +85,7 @@ def sweep(
     home.check_writable()
     folder = StudyFolder(home, name)
     refuse_taken_name(folder, spec)
+    folder.store(spec.file.store).check()
     fingerprint = _look_at_data(spec, home, watch)
     spec = _with_earlier(folder, spec, earlier, fingerprint)
     changes = check_wish(folder, spec)
@@ -118,6 +120,7 @@ def resume(
     home.check_writable()
     old = folder.spec()
     spec = changed_spec(folder, sets) if sets else old
+    folder.store(spec.file.store).check()
     changes = check_changes(old, spec, study_rows(folder, old), folder) if sets else []
     again = failed_trials(folder, all_crashed=retry_failed, named=retry) if retry_failed or retry else set()
     if retry_failed and not again:
@@ -159,7 +162,8 @@ def _start(folder: StudyFolder, spec: StudySpec, fingerprint: str, start: _Start
             write_study(folder, spec, fingerprint, start.changes)
             note_forecast(spec, folder, placement)
             storage = open_storage(folder, spec, fingerprint, watch, start.again)
-            return _drive(folder, spec, storage, watch, placement, lease)
+            with contextlib.closing(storage):
+                return _drive(folder, spec, storage, watch, placement, lease)
 
 
 def _check_drawable(spec: StudySpec) -> None:
@@ -190,6 +194,7 @@ def _drive(
         check_space(run_need(spec.base, folder.home), folder.home, store, watch.line)
         budgets.open([row.values for row in storage.rows() if row.values is not None])
     halt = Halt(folder.stop_path, spec.file.max_hours, watch.line, lease)
+    storage.when_away(lambda reason: halt.want(FAULT, reason), halt.check)
     before = status_of(folder, spec, storage.rows())
     watch.update(before)
     parent = ParentRun(folder, watch)
@@ -211,15 +216,16 @@ def _drive(
                 if halt.reason is not None:
                     storage.forgive(row.number)
         status = status_of(folder, spec, storage.rows())
-        finished = status.done + status.pruned + status.failed >= status.target
+        finished = status.done + status.pruned + status.failed >= status.target and storage.away is None
         if finished:
             budgets.close()
         folder.note_driven(time.monotonic() - began if ended < spec.trials else 0.0)
         parent.say("COMPLETE" if finished else "INTERRUPTED", status, [*ended_runs, *lately_ended(folder, status)])
         watch.update(status)
     folder.stop_path.unlink(missing_ok=True)
-    if halt.reason == FAULT:
-        raise RunFailed(f"study {folder.name} stopped: {halt.detail}; mend it, then `sage-ray resume {folder.name}`")
+    if halt.reason == FAULT or (storage.away is not None and halt.reason != INTERRUPTED):
+        why = halt.detail or storage.away
+        raise RunFailed(f"study {folder.name} stopped: {why}; mend it, then `sage-ray resume {folder.name}`")
     if halt.reason == INTERRUPTED and not finished:
         raise KeyboardInterrupt(f"stopped cleanly; go on with: sage-ray resume {folder.name}")
     return dataclasses.replace(status, state="finished" if finished else "interrupted")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -9,14 +10,15 @@ from typing import Any
 from sage_ray.config import dump
 from sage_ray.errors import UserError
 from sage_ray.files import write_text
-from sage_ray.record.overview import STORAGE_FILE
+from sage_ray.record.optuna_store import OptunaStore, same_place
+from sage_ray.record.patient_storage import PATIENCE_S, Patience
 from sage_ray.record.provenance import code_version
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.search.changes import Change, check_changes
 from sage_ray.search.earlier import earlier_trials
 from sage_ray.search.rebuild import is_of, is_sound, rebuild, relabel, stamp
 from sage_ray.search.storage import StudyStorage, TrialRow, is_divergence, read_rows
-from sage_ray.search.study_folder import StudyFolder
+from sage_ray.search.study_folder import StudyFolder, stored_place
 from sage_ray.search.study_status import study_rows
 from sage_ray.study.spec import StudySpec
 from sage_ray.watch import Watch
@@ -90,6 +92,7 @@ def write_study(folder: StudyFolder, spec: StudySpec, fingerprint: str, changes:
         "dirty": dirty,
         "created": now,
         "starts": 0,
+        **stored_place(folder.store(spec.file.store)),
     }
     if folder.exists:
         meta = folder.meta()
@@ -109,9 +112,13 @@ def write_study(folder: StudyFolder, spec: StudySpec, fingerprint: str, changes:
 
 
 def open_storage(
-    folder: StudyFolder, spec: StudySpec, fingerprint: str, watch: Watch, again: Collection[str]
+    folder: StudyFolder,
+    spec: StudySpec,
+    fingerprint: str,
+    watch: Watch,
+    again: Collection[str],
 ) -> StudyStorage:
-    """The study's storage; made anew if it is lost, damaged, of an earlier file, or if failed trials go on again.
+    """The study's storage; made anew if it is lost, damaged, moved, of an earlier file, or if failed trials go on.
 
     Args:
         folder: the study, locked by the caller, its files written.
@@ -119,16 +126,35 @@ def open_storage(
         fingerprint: of its data.
         watch: told lines for the user.
         again: first runs of failed trials that are taken up again.
+
+    Raises:
+        UserError: a server cannot be used.
     """
-    if not is_sound(folder, thorough=True):
+    before, store = folder.store(), folder.store(spec.file.store)
+    if not same_place(before.address, store.address):
+        count = rebuild(folder, spec, known=_known(before, spec), again=again, store=store)
+        folder.note_store(store)
+        watch.line(f"trials were kept in {before.where}, are in {store.where} now: made anew from {count} trials")
+    elif not store.is_sound(thorough=True):
         count = rebuild(folder, spec, again=again)
         if count:
-            watch.line(f"{STORAGE_FILE} was lost or damaged: made anew from the records of {count} trials")
+            watch.line(f"{store.where} was lost or damaged: made anew from the records of {count} trials")
     elif again or not is_of(folder, spec.hash):
-        # The numbers of an ablation's trials move with its seeds and arms; its runs alone tell which they are.
-        known: list[TrialRow] = [] if spec.kind == "ablation" else read_rows(folder.path, folder.name)
-        rebuild(folder, spec, known=known, again=again)
+        rebuild(folder, spec, known=_known(store, spec), again=again)
         relabel(folder, spec)
-    storage = StudyStorage(folder.path, folder.name, spec, earlier_trials(spec, folder.home, fingerprint, watch.line))
+    patience = Patience(store.where, PATIENCE_S, watch.line)
+    earlier = earlier_trials(spec, folder.home, fingerprint, watch.line)
+    storage = StudyStorage(folder.path, folder.name, spec, earlier, store=store, patience=patience)
     stamp(folder, spec.hash)
     return storage
+
+
+def _known(store: OptunaStore, spec: StudySpec) -> list[TrialRow]:
+    """What a storage, if it can be read, knows of a search. Of an ablation its runs alone know which they are.
+
+    The numbers of an ablation's trials move with its seeds and arms.
+    """
+    with contextlib.suppress(UserError):
+        if spec.kind != "ablation" and store.is_sound():
+            return read_rows(store.folder, store.study, store)
+    return []

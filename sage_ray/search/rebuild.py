@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import sqlite3
 import statistics
 import time
 from calendar import timegm
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -25,13 +22,14 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sage_ray.config import ExperimentConfig, flatten, stable_hash
 from sage_ray.errors import UserError
-from sage_ray.record.overview import FAILED_ATTR, STORAGE_FILE
+from sage_ray.record.optuna_store import OptunaStore
+from sage_ray.record.overview import FAILED_ATTR
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunRecord
 from sage_ray.search.faults import is_study_fault
 from sage_ray.search.objectives import run_objectives
 from sage_ray.search.sampling import POINT, directions_of, distribution, stored_params
-from sage_ray.search.storage import DIVERGED, TrialRow, is_divergence, storage_of
+from sage_ray.search.storage import DIVERGED, TrialRow, is_divergence
 from sage_ray.search.study_folder import StudyFolder
 from sage_ray.study.dimension import Sample
 from sage_ray.study.objective import reduce_reports
@@ -39,23 +37,15 @@ from sage_ray.study.spec import StudySpec
 
 FILE_HASH = "file_hash"
 """User attribute of an Optuna study: hash of the file that its trials were drawn and stored under."""
-_NEW = ".optuna.new.db"
 
 
 def is_sound(folder: StudyFolder, *, thorough: bool = False) -> bool:
-    """Whether the study's storage is there and can be read; `thorough` reads all of it."""
-    path = folder.path / STORAGE_FILE
-    if not path.is_file():
-        return False
-    with (
-        contextlib.suppress(sqlite3.Error),
-        contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=60)) as database,
-    ):
-        names = [str(name) for (name,) in database.execute("SELECT study_name FROM studies").fetchall()]
-        database.execute("SELECT COUNT(*) FROM trials").fetchone()
-        whole = not thorough or database.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
-        return whole and folder.name in names
-    return False
+    """Whether the study's storage is there and can be read; `thorough` reads all of it.
+
+    Raises:
+        UserError: the server that has it cannot be used.
+    """
+    return folder.store().is_sound(thorough=thorough)
 
 
 def is_of(folder: StudyFolder, file_hash: str) -> bool:
@@ -63,46 +53,50 @@ def is_of(folder: StudyFolder, file_hash: str) -> bool:
 
     Storages of earlier releases do not say it; they are of the file that their study began with.
     """
-    study = optuna.load_study(study_name=folder.name, storage=storage_of(folder.path))
-    return study.user_attrs.get(FILE_HASH) in (None, file_hash)
+    with _study_of(folder) as study:
+        return study.user_attrs.get(FILE_HASH) in (None, file_hash)
 
 
 def stamp(folder: StudyFolder, file_hash: str) -> None:
     """Note in the study's storage the file that it is of, unless it says so already."""
-    study = optuna.load_study(study_name=folder.name, storage=storage_of(folder.path))
-    if FILE_HASH not in study.user_attrs:
-        study.set_user_attr(FILE_HASH, file_hash)
+    with _study_of(folder) as study:
+        if FILE_HASH not in study.user_attrs:
+            study.set_user_attr(FILE_HASH, file_hash)
+
+
+@contextlib.contextmanager
+def _study_of(folder: StudyFolder) -> Iterator[optuna.Study]:
+    store = folder.store()
+    store.mend_tail()
+    with store.opened() as storage:
+        yield optuna.load_study(study_name=store.study_name, storage=storage)
 
 
 def rebuild(
-    folder: StudyFolder, spec: StudySpec, *, known: Sequence[TrialRow] = (), again: Collection[str] = ()
+    folder: StudyFolder,
+    spec: StudySpec,
+    *,
+    known: Sequence[TrialRow] = (),
+    again: Collection[str] = (),
+    store: OptunaStore | None = None,
 ) -> int:
-    """Make the study's storage anew from its runs; the old file stays beside it. Returns the number of trials.
+    """Make the study's storage anew from its runs; the old one stays beside it. Returns the number of trials.
 
     Args:
         folder: the study, locked by the caller.
         spec: what its file says by now.
         known: rows of the storage before, if it could be read: what they know and no run does is kept.
         again: first runs of the failed trials that shall be taken up again.
+        store: where it is made; default: where it is.
     """
-    fresh = folder.path / _NEW
-    fresh.unlink(missing_ok=True)
-    storage = storage_of(folder.path, _NEW)
-    study = optuna.create_study(storage=storage, study_name=folder.name, directions=directions_of(spec))
-    study.set_user_attr(FILE_HASH, spec.hash)
-    trials = recover(folder, spec, known=known, again=again)
-    for trial in trials:
-        if trial.state == TrialState.RUNNING and spec.run_grid(trial.number)[0].run_id in again:
-            _take_up_failed(folder.run_folders(spec, trial.number))
-    study.add_trials(trials)
-    storage.remove_session()
-    storage.engine.dispose()
-    old = folder.path / STORAGE_FILE
-    if old.exists():
-        os.replace(old, folder.path / f"optuna.before-{time.strftime('%Y%m%d-%H%M%S')}.db")
-    for tail in ("-journal", "-wal", "-shm"):
-        Path(f"{old}{tail}").unlink(missing_ok=True)
-    os.replace(fresh, old)
+    with (store or folder.store()).replaced() as (storage, name):
+        study = optuna.create_study(storage=storage, study_name=name, directions=directions_of(spec))
+        study.set_user_attr(FILE_HASH, spec.hash)
+        trials = recover(folder, spec, known=known, again=again)
+        for trial in trials:
+            if trial.state == TrialState.RUNNING and spec.run_grid(trial.number)[0].run_id in again:
+                _take_up_failed(folder.run_folders(spec, trial.number))
+        study.add_trials(trials)
     return sum(trial.state != TrialState.WAITING for trial in trials)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from sage_ray.errors import UserError
+from sage_ray.record.patient_storage import StorageAway
 from sage_ray.runtime.driver_side import DriverSide
 from sage_ray.search.storage import Drawn, Progress, StudyStorage
 from sage_ray.study.spec import StudySpec
@@ -73,13 +74,15 @@ class OptunaSearcher(DriverSide, Searcher):
             fresh = number is None
             try:
                 drawn = self._storage.draw(number, self._spec)
+                stalls = self._storage.note_attempt(drawn.number, self._progress(drawn.number))
             except UserError as error:
                 logger.warning("%s", error)
                 self._count = None
                 continue
+            except StorageAway:  # the storage has told the driver, which ends the sweep
+                break
             self._count = self._begun() + fresh
             number = drawn.number
-            stalls = self._storage.note_attempt(number, self._progress(number))
             if stalls >= MAX_STALLS:
                 self._storage.tell_failed(number, f"began to train {stalls} times without getting any further")
                 continue

@@ -7,7 +7,8 @@ import json
 import logging
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,13 +18,14 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from sage_ray.config import ExperimentConfig
 from sage_ray.errors import NonFiniteLoss, UserError
-from sage_ray.record.overview import FAILED_ATTR, STORAGE_FILE
-from sage_ray.record.store_uris import sqlite_uri
+from sage_ray.record.optuna_store import OptunaStore, close
+from sage_ray.record.overview import FAILED_ATTR
+from sage_ray.record.patient_storage import Patience, StorageAway
 from sage_ray.search.sampling import POINT, KeyedSampler, directions_of, draw_sample, queue
+from sage_ray.search.trial_counts import TrialCounts
 from sage_ray.study.dimension import Sample
 from sage_ray.study.spec import StudySpec
 
-LOCK_TIMEOUT_S = 60
 DIVERGED = "diverged"
 """Constraint of Optuna's that a diverged trial violates: a sampler then keeps away, and no score is invented for it."""
 _DIVERGENCE = re.compile(rf"(^|: ){NonFiniteLoss.state}\b")
@@ -71,13 +73,34 @@ class Drawn(NamedTuple):
 
 
 class StudyStorage:
-    """The trials of one study in `folder`/optuna.db. One driver writes (it holds the study's lock), anybody reads."""
+    """The trials of one study. One driver writes (it holds the study's lock), anybody reads.
 
-    def __init__(self, folder: Path, name: str, spec: StudySpec, earlier: Sequence[FrozenTrial] = ()) -> None:
-        self._storage = storage_of(folder)
+    Args:
+        folder: of the study.
+        name: of the study.
+        spec: what it runs.
+        earlier: trials of other studies that the sampler knows.
+        store: where the trials are; default: the sqlite file of the folder.
+        patience: how long calls of a server are repeated; default: not at all.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        spec: StudySpec,
+        earlier: Sequence[FrozenTrial] = (),
+        *,
+        store: OptunaStore | None = None,
+        patience: Patience | None = None,
+    ) -> None:
+        store = store or OptunaStore(folder, name)
+        store.mend_tail()
+        self._patience = patience or Patience(store.where)
+        self._storage = store.open(self._patience)
         self.study = optuna.create_study(
             storage=self._storage,
-            study_name=name,
+            study_name=store.study_name,
             pruner=optuna.pruners.NopPruner(),
             directions=directions_of(spec),
             load_if_exists=True,
@@ -87,23 +110,63 @@ class StudyStorage:
         self._several = len(spec.objectives) > 1
         self._ids: dict[int, int] = {}
         self._ended: dict[int, TrialRow] = {}
+        self._last: list[TrialRow] = []
+        self._when_away: Callable[[str], None] | None = None
+        self._counts = TrialCounts(folder) if store.file_to_count is None else None
+        if self._counts is not None:
+            self._counts.begin({row.number: row.state for row in self.rows()})
+
+    @property
+    def away(self) -> str | None:
+        """What is wrong with the storage, once its server has been away for too long; nothing is written any more."""
+        return self._patience.over
+
+    def when_away(self, tell: Callable[[str], None], ending: Callable[[], bool]) -> None:
+        """From now on a server that stays away is told to `tell` instead of raised, and what is not written is left.
+
+        The runs have it, and the next start tells it. `ending`: whether the study is being ended, so that less
+        patience is due.
+        """
+        self._when_away, self._patience.hurried = tell, ending
+
+    @contextmanager
+    def _unless_away(self, *, needed: bool = False) -> Iterator[None]:
+        """Leave the body where the server stays away, once that is told; what is `needed` raises all the same."""
+        try:
+            yield
+        except StorageAway as error:
+            if self._when_away is not None:
+                self._when_away(str(error))
+            if self._when_away is None or needed:
+                raise
+
+    def close(self) -> None:
+        """Give the connections back."""
+        close(self._storage)
 
     def rows(self) -> list[TrialRow]:
-        """All trials that were started, by number. Those that ended are read once: they change no more."""
-        found = []
-        for trial in self.study.get_trials(deepcopy=False):
-            row = self._ended.get(trial.number)
-            if row is None and trial.state != TrialState.WAITING:
-                row = row_of(trial)
-                if trial.state.is_finished():
-                    self._ended[trial.number] = row
-            if row is not None:
-                found.append(row)
-        return found
+        """All trials that were started, by number. Those that ended are read once: they change no more.
+
+        Of a server that stays away: as they were when it last answered.
+        """
+        with self._unless_away():
+            found = []
+            for trial in self.study.get_trials(deepcopy=False):
+                row = self._ended.get(trial.number)
+                if row is None and trial.state != TrialState.WAITING:
+                    row = row_of(trial)
+                    if trial.state.is_finished():
+                        self._ended[trial.number] = row
+                if row is not None:
+                    found.append(row)
+            self._last = found
+        return self._last
 
     def row(self, number: int) -> TrialRow:
         """One trial, by number."""
-        return self._ended.get(number) or row_of(self._storage.get_trial(self._id(number)))
+        with self._unless_away():
+            return self._ended.get(number) or row_of(self._storage.get_trial(self._id(number)))
+        return next(row for row in self._last if row.number == number)
 
     def enqueue(self, samples: tuple[Sample, ...], spec: StudySpec) -> None:
         """Queue the fixed configurations that are not there yet, in order."""
@@ -117,7 +180,13 @@ class StudyStorage:
 
         Raises:
             UserError: the values cannot be combined, or nothing possible is left to draw; the trial is told as failed.
+            StorageAway: the server has been away for too long.
         """
+        with self._unless_away(needed=True):
+            return self._draw(number, spec)
+        raise AssertionError("unreachable")
+
+    def _draw(self, number: int | None, spec: StudySpec) -> Drawn:
         trial = self.study.ask() if number is None else Trial(self.study, self._id(number))
         stored = trial.user_attrs
         try:
@@ -135,23 +204,30 @@ class StudyStorage:
             for name, amount in missed.items():
                 trial.set_constraint(name, amount)
             trial.set_user_attr("sample", json.dumps({"params": sample.params, "values": sample.values}))
+        self._count(trial.number, "RUNNING")
         return Drawn(trial.number, sample, configs)
 
     def note_attempt(self, number: int, now: Progress) -> int:
-        """Count a start of a trial that has `now` on disk; returns how many starts before it were stalls."""
-        before = self.row(number)
-        stalls = before.stalls
-        if before.seen is not None and now.epochs > before.seen.epochs:
-            stalls = 0
-        elif before.seen is not None and now.begun > before.seen.begun:
-            stalls += 1
-        self._note_starts(number, before.attempts + 1, stalls, now)
+        """Count a start of a trial that has `now` on disk; returns how many starts before it were stalls.
+
+        Raises:
+            StorageAway: the server has been away for too long.
+        """
+        with self._unless_away(needed=True):
+            before = self.row(number)
+            stalls = before.stalls
+            if before.seen is not None and now.epochs > before.seen.epochs:
+                stalls = 0
+            elif before.seen is not None and now.begun > before.seen.begun:
+                stalls += 1
+            self._note_starts(number, before.attempts + 1, stalls, now)
         return stalls
 
     def forgive(self, number: int) -> None:
         """Do not count the current attempt as a stall: it was ended on purpose, not by a crash."""
-        row = self.row(number)
-        self._note_starts(number, row.attempts, row.stalls, None)
+        with self._unless_away():
+            row = self.row(number)
+            self._note_starts(number, row.attempts, row.stalls, None)
 
     def _note_starts(self, number: int, attempts: int, stalls: int, seen: Progress | None) -> None:
         starts = {"attempts": attempts, "stalls": stalls, "seen": seen and [seen.epochs, seen.begun]}
@@ -162,7 +238,7 @@ class StudyStorage:
         if not math.isfinite(value) or self._several:  # Optuna takes no reports of a study with two objectives
             return
         # A trial that was told already takes no more reports, and must not end the sweep by one.
-        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+        with self._unless_away(), contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
             self._storage.set_trial_intermediate_value(self._id(number), epoch, value)
 
     def tell_complete(self, number: int, values: Sequence[float]) -> None:
@@ -183,9 +259,12 @@ class StudyStorage:
         Samplers learn nothing of a FAIL. One that diverged is therefore kept as pruned and infeasible in the storage,
         which says where not to draw without a score that nobody has seen; its row says FAIL.
         """
-        if self.row(number).state != "RUNNING":
-            return
         line = " ".join(error.split())[:500]
+        with self._unless_away():
+            if self.row(number).state == "RUNNING":
+                self._fail(number, line)
+
+    def _fail(self, number: int, line: str) -> None:
         trial_id = self._id(number)
         self._storage.set_trial_user_attr(trial_id, "error", line)
         if not is_divergence(line):
@@ -195,10 +274,17 @@ class StudyStorage:
         self._storage.set_trial_user_attr(trial_id, FAILED_ATTR, 1)
         # Not by `Study.tell`, which would make the last report its value.
         self._storage.set_trial_state_values(trial_id, TrialState.PRUNED)
+        self._count(number, "FAIL")
 
     def _tell(self, number: int, state: TrialState, values: list[float] | None) -> None:
         # A second telling (Tune may repeat a completion) must never end the sweep.
-        self.study.tell(number, values, state=state, skip_if_finished=True)
+        with self._unless_away():
+            self.study.tell(number, values, state=state, skip_if_finished=True)
+            self._count(number, state.name)
+
+    def _count(self, number: int, state: str) -> None:
+        if self._counts is not None:
+            self._counts.note(number, state)
 
     def _id(self, number: int) -> int:
         if number not in self._ids:
@@ -207,22 +293,21 @@ class StudyStorage:
         return self._ids[number]
 
 
-def storage_of(folder: Path, file: str = STORAGE_FILE) -> optuna.storages.RDBStorage:
-    """Optuna's storage in a database file of a study's folder; made if it is not there."""
-    return optuna.storages.RDBStorage(
-        sqlite_uri(folder / file), engine_kwargs={"connect_args": {"timeout": LOCK_TIMEOUT_S}}
-    )
+def read_rows(folder: Path, name: str, store: OptunaStore | None = None) -> list[TrialRow]:
+    """Trials of a study, by number; [] if its storage has none, or is not there yet.
 
-
-def read_rows(folder: Path, name: str) -> list[TrialRow]:
-    """Trials of a study whose database exists, by number; [] if there is none yet."""
-    if not (folder / STORAGE_FILE).is_file():
+    Raises:
+        UserError: the server that has them cannot be used.
+    """
+    store = store or OptunaStore(folder, name)
+    if not store.is_server and not store.file.is_file():
         return []
-    try:
-        study = optuna.load_study(study_name=name, storage=storage_of(folder))
-    except KeyError:
-        return []
-    return rows_of(study.get_trials(deepcopy=False, states=None))
+    with store.opened() as storage:
+        try:
+            study = optuna.load_study(study_name=store.study_name, storage=storage)
+        except KeyError:
+            return []
+        return rows_of(study.get_trials(deepcopy=False, states=None))
 
 
 def is_divergence(error: str) -> bool:

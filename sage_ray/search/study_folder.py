@@ -7,11 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sage_ray.addresses import SQLITE, StoreAddress
 from sage_ray.errors import UserError, did_you_mean
 from sage_ray.files import read_json, write_json
 from sage_ray.leases import Lease
 from sage_ray.locks import is_locked, locked
 from sage_ray.record.home import Home
+from sage_ray.record.optuna_store import STORAGE_KEY, OptunaStore, store_of_study
 from sage_ray.record.overview import DRIVER_LOCK
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.study.design import Design, load_spec
@@ -23,7 +25,7 @@ FORMAT_VERSION = 1
 
 
 class StudyFolder:
-    """studies/NAME: space.yaml or design.yaml, base.yaml, optuna.db, study.json, driver's lock, wish to stop."""
+    """studies/NAME: its file, base.yaml, study.json, trials unless a server has them, driver's lock, wish to stop."""
 
     def __init__(self, home: Home, name: str) -> None:
         self.home, self.name = home, name
@@ -75,6 +77,19 @@ class StudyFolder:
         """Write study.json: what is said of the study as a whole."""
         write_json(self.path / "study.json", {"format_version": FORMAT_VERSION, **meta})
 
+    def store(self, wish: StoreAddress | None = None) -> OptunaStore:
+        """Where the study's trials are, or shall be if its file has the `wish`.
+
+        Raises:
+            UserError: `SAGE_OPTUNA_URL` cannot be read.
+        """
+        return store_of_study(self.home, self.name, wish)
+
+    def note_store(self, store: OptunaStore) -> None:
+        """Write down in study.json where the trials are by now."""
+        meta = {key: value for key, value in self.meta().items() if key != STORAGE_KEY}
+        self.write_meta({**meta, **stored_place(store)})
+
     def note_driven(self, seconds: float) -> None:
         """Add the wall time of a start that has ended to study.json; a driver that is killed notes none."""
         meta = self.meta()
@@ -105,6 +120,11 @@ class StudyFolder:
             if lease is None:
                 raise UserError("study is being run", self.name, f"wait, or end it with `sage-ray stop {self.name}`")
             yield lease
+
+
+def stored_place(store: OptunaStore) -> dict[str, str]:
+    """What study.json says of a storage: its address without secrets, and nothing of the sqlite file."""
+    return {} if store.address == SQLITE else {STORAGE_KEY: str(store.address)}
 
 
 def is_ablation(name: str, home: Home) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -15,10 +16,12 @@ from sage_ray.config import ExperimentConfig
 from sage_ray.errors import UserError
 from sage_ray.record.home import Home
 from sage_ray.search.objectives import on_front
-from sage_ray.search.rebuild import is_sound, recover
+from sage_ray.search.rebuild import recover
 from sage_ray.search.storage import TrialRow, read_rows, rows_of
 from sage_ray.search.study_folder import StudyFolder
 from sage_ray.study.spec import Kind, StudySpec
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -101,9 +104,16 @@ def status(name: str, home: Home) -> StudyStatus:
 
 
 def study_rows(folder: StudyFolder, spec: StudySpec) -> list[TrialRow]:
-    """Trials of a study from its storage, or from its runs where the storage is lost or damaged; changes nothing."""
-    if folder.driver_alive() or is_sound(folder):
-        return read_rows(folder.path, folder.name)
+    """Trials of a study from its storage, or from its runs where it is lost, damaged or away; changes nothing."""
+    store = folder.store()
+    try:
+        if store.is_server:
+            rows = read_rows(folder.path, folder.name, store)
+            return rows or rows_of(recover(folder, spec))
+        if folder.driver_alive() or store.is_sound():
+            return read_rows(folder.path, folder.name, store)
+    except UserError as error:  # a server of long ago must not keep anybody from what a study found
+        logger.warning("%s; the trials of %s are told from their runs", error, folder.name)
     return rows_of(recover(folder, spec))
 
 

@@ -107,7 +107,7 @@ class Design(StudySpec):
     @cached_property
     def hash(self) -> str:
         """16 hex digits over base, arms and what else makes two ablations the same."""
-        left_out = {"name", "base", "arms", "factors", "generators", "max_hours", "concurrency", "test"}
+        left_out = {"name", "base", "arms", "factors", "generators", "max_hours", "concurrency", "test", "storage"}
         tree = identity_tree(self.file, exclude=left_out)
         arms = [[arm.name, arm.values, arm.not_run] for arm in self.arms]
         return stable_hash(

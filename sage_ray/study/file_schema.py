@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from sage_ray.addresses import AUTO, StoreAddress, store_address
 from sage_ray.errors import UserError, did_you_mean
 from sage_ray.identity import later, widened
 from sage_ray.metrics.definitions import DEVICE_SECONDS, STUDY_SCORES, is_lower_better
@@ -188,6 +189,19 @@ class StudyFile(Part):
     """Trials at a time, at most as many as fit the CPUs and GPUs that Ray has by then; auto: as many as fit. On a
     cluster that grows on demand give a number: Ray's autoscaler is asked for room for so many."""
     resources: ResourcesPart = ResourcesPart()
+    storage: str = later(AUTO)
+    """Where the trials are kept: sqlite or journal (a file in the study's folder; journal for NFS), or
+    postgresql://USER@HOST/DATABASE, whose password is kept nowhere; auto: what `SAGE_OPTUNA_URL` says, else sqlite."""
+
+    @property
+    def store(self) -> StoreAddress:
+        """`storage`, with the secrets that the file has and nothing else keeps."""
+        return self.storage if isinstance(self.storage, StoreAddress) else store_address(self.storage)
+
+    @field_validator("storage")
+    @classmethod
+    def _address(cls, text: str) -> str:
+        return store_address(text)
 
     @field_validator("concurrency", mode="before")
     @classmethod

@@ -70,6 +70,7 @@ class Space(StudySpec):
     def hash(self) -> str:
         """16 hex digits over what makes two studies the same search; trials, hours and concurrency may grow."""
         left_out = {"name", "base", "trials", "max_hours", "concurrency", "max_gpu_hours", "max_failures_in_a_row"}
+        left_out |= {"storage"}
         tree = identity_tree(self.file, exclude=left_out, by_alias=True)
         return stable_hash({"base": self.base.identity(), "device": hashed_device(self.base, self.file), **tree})
 

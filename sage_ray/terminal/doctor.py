@@ -13,12 +13,12 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sage_ray.errors import UserError
+from sage_ray.terminal.doctor_checks import Check, trial_storages
 from sage_ray.terminal.shell import Answer, Session, plain
 
 if TYPE_CHECKING:
@@ -47,19 +47,10 @@ print("STUDIES " + "; ".join(usual(ray_machines()).lines()))
 """
 
 
-@dataclass(frozen=True)
-class Check:
-    """One line of the report; a check that is `needed` and not `ok` makes the verb end with 1."""
-
-    name: str
-    ok: bool
-    text: str
-    needed: bool = True
-
-
 def examine(home: Home) -> list[Check]:
     """All checks, in the order in which they are shown; none raises, each is bounded in time."""
     checks = [_python(), *_packages(), _cores(), _torch(), _disk(home), _home(home), *_ray(), _mlflow(home)]
+    checks += trial_storages(home)
     return [*checks, _vgg(home)]
 
 

@@ -86,9 +86,9 @@ class Session:
             self.watch.close(replaced=replaced)
 
     def command(self, text: str) -> str:
-        """`sage-ray TEXT`, with --home when this call's home is not the one that a bare command would use."""
+        """`sage-ray TEXT`, without passwords, and with --home when a bare command would use another home."""
         tail = "" if self._usual else f" --home {_shortest(self.home_path)}"
-        return f"sage-ray {text}{tail}"
+        return f"sage-ray {redacted(text)}{tail}"
 
     def make(self, target: str) -> str:
         """`make TARGET`, with SAGE_HOME when a bare command would look at another home."""

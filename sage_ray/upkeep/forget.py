@@ -29,6 +29,7 @@ from sage_ray.stages.inventory import StageFolder, inventory
 from sage_ray.stages.lease import lease_if_free
 from sage_ray.stages.store import StageStore
 from sage_ray.upkeep.belongings import TRASH, Belongings, belongings_of, unknown
+from sage_ray.upkeep.server_trials import ServerTrials, server_trials_of
 from sage_ray.upkeep.stage_needs import Needs, needs_of
 
 
@@ -89,12 +90,16 @@ def forget(name: str, home: Home, *, remove: bool = False) -> ForgetReport:
     _refuse_needed(own, needs, home)
     stages = _own_stages(own, home, needs, report)
     mirrored = _in_mlflow(own, home, kept, report.kept)
+    on_server = server_trials_of(own.name, home) if own.kind == "study" else None
     report.runs = [run.run_id for run in own.runs]
     report.items = list(_items(own, home, stages, mirrored))
+    if on_server is not None:
+        report.items += [ForgottenPart(what, 0.0) for what in on_server.listed()]
+        report.kept += on_server.not_reached
     report.gb = round(sum(item.gb for item in report.items), 9)
     _note_reads(own, home, report)
     if remove:
-        report.freed_gb = round(report.gb - _remove(own, home, stages, mirrored, report), 9)
+        report.freed_gb = round(report.gb - _remove(own, home, stages, mirrored, on_server, report), 9)
     return report
 
 
@@ -211,7 +216,12 @@ def _note_reads(own: Belongings, home: Home, report: ForgetReport) -> None:
 
 
 def _remove(
-    own: Belongings, home: Home, stages: list[StageFolder], mirrored: list[MirroredRun], report: ForgetReport
+    own: Belongings,
+    home: Home,
+    stages: list[StageFolder],
+    mirrored: list[MirroredRun],
+    on_server: ServerTrials | None,
+    report: ForgetReport,
 ) -> float:
     """Remove what was found; returns the 10^9 bytes that could not be, which are said."""
     left = 0.0
@@ -224,6 +234,8 @@ def _remove(
         except MirrorUnavailable as error:
             report.kept.append(f"what MLflow has of it: not reached ({error}); repeat the call when it is")
             left += sum(_size(run.artifacts) for run in mirrored if run.artifacts is not None)
+        if on_server is not None:
+            report.kept += on_server.remove()
         for stage in stages:
             left += 0.0 if _dropped(stage, home, report) else _stage_size(stage)
         for path in own.folders(home):

@@ -6,16 +6,25 @@ nothing, and with the default time between two a trial of seconds repeats its ph
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
-from sweep_cases import epochs_on_disk, kill, record, start, wait_until, write_space
+from sweep_cases import (
+    EPOCHS,
+    answer,
+    assert_whole,
+    epochs_on_disk,
+    kill,
+    long_space,
+    record,
+    start,
+    wait_until,
+    write_space,
+)
 
 from sage_ray.errors import UserError
 from sage_ray.record.home import Home
@@ -24,8 +33,6 @@ from sage_ray.search.study_folder import StudyFolder
 from sage_ray.search.study_status import status, stop
 
 pytestmark = pytest.mark.ray
-
-EPOCHS = 32
 
 DIES_AT_ITS_THIRD_EPOCH = """
 import json
@@ -45,39 +52,10 @@ if any("default_worker.py" in word for word in sys.orig_argv):
 """What a trial's interpreter runs first that ends, like one out of memory, before it can write down its third epoch."""
 
 
-def long_space(folder: Path, snapshot_seconds: float | None = None, **changes: Any) -> Path:
-    """Three trials of 2 + 30 epochs, one at a time: time enough to be killed in."""
-    dimensions = {"adversarial.lambda_cycle": {"float": [0.5, 2]}, "adversarial.lr": {"float": [1e-4, 2e-3]}}
-    base: dict[str, Any] = {"adversarial.epochs": EPOCHS - 2}
-    if snapshot_seconds is not None:
-        base["runtime.snapshot_seconds"] = snapshot_seconds
-    return write_space(folder, base=base, space=dimensions, trials=3, concurrency=1, **changes)
-
-
-def answer(process: subprocess.Popen[str], timeout_s: float = 240) -> tuple[dict[str, Any], str]:
-    """The JSON on the last line of stdout, and stderr, of a command that ends by itself."""
-    output, errors = process.communicate(timeout=timeout_s)
-    return json.loads(output.strip().splitlines()[-1]), errors
-
-
 def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """The processes of a command's own, itself first."""
     parent = psutil.Process(process.pid)
     return [parent, *parent.children(recursive=True)]
-
-
-def assert_whole(home: Home, lines_before: dict[str, list[dict[str, Any]]]) -> None:
-    """Every trial ended once, every epoch is there once, and those from before the interruption are untouched."""
-    state = status("tiny", home)
-    assert [t.number for t in state.trials] == [0, 1, 2]
-    assert [t.state for t in state.trials] == ["COMPLETE"] * 3
-    assert sorted(home.run_ids()) == [f"tiny-t{n:04d}-s0" for n in range(3)]
-    for run_id in home.run_ids():
-        lines = epochs_on_disk(home, run_id)
-        assert [line["epoch"] for line in lines] == list(range(1, EPOCHS + 1))
-        known = lines_before.get(run_id, [])
-        assert lines[: len(known)] == known
-        assert record(home, run_id)["state"] == "COMPLETE"
 
 
 def test_killed_driver_resumes_with_nothing_lost_or_doubled(tmp_path: Path) -> None:

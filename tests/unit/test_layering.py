@@ -16,7 +16,8 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 
 # From top to bottom. A module imports its own room and rooms above it, also for types and inside functions.
 ROOMS = (
-    *("errors", "files", "store_faults", "bucket_client", "object_store", "leases", "locks", "watch", "durations"),
+    *("errors", "files", "store_faults", "bucket_client", "object_store", "leases", "locks"),
+    *("watch", "durations", "addresses"),
     *("identity", "sections", "config"),
     "data",
     *("models", "losses", "metrics", "statistics"),
@@ -38,7 +39,8 @@ ROOMS = (
 )
 
 GROUND = {
-    *("errors", "files", "store_faults", "bucket_client", "object_store", "leases", "locks", "watch", "durations"),
+    *("errors", "files", "store_faults", "bucket_client", "object_store", "leases", "locks"),
+    *("watch", "durations", "addresses"),
 }
 RECORDED = GROUND | {"identity", "sections", "config", "data"}
 # Rooms that see less than all that is above them.
@@ -52,6 +54,7 @@ SEES: dict[str, set[str]] = {
     "object_store": {"errors", "files", "store_faults", "bucket_client"},
     "leases": {"errors", "object_store"},
     "locks": {"leases", "object_store"},
+    "addresses": set(),
     "identity": set(),
     # Formulas: plain keyword arguments, never a config.
     "models": GROUND,
@@ -71,6 +74,7 @@ ONLY: dict[str, tuple[str, ...]] = {
     "optuna": (
         *("sage_ray.search.sampling", "sage_ray.search.searcher", "sage_ray.search.storage"),
         *("sage_ray.search.rebuild", "sage_ray.search.earlier"),
+        *("sage_ray.record.optuna_store", "sage_ray.record.patient_storage"),
         "sage_ray.analysis.setting_importance",
     ),
     "mlflow": (

@@ -163,15 +163,17 @@ def test_importance_of_a_recorded_search(
 
 
 def test_a_damaged_storage_is_named(tmp_path: Path) -> None:
-    (tmp_path / "optuna.db").write_bytes(b"not a database" * 100)
+    database = tmp_path / "studies" / "any" / "optuna.db"
+    database.parent.mkdir(parents=True)
+    database.write_bytes(b"not a database" * 100)
     with pytest.raises(UserError, match="damaged storage"):
-        setting_importance.stored_trials(tmp_path, "any")
-    (tmp_path / "optuna.db").unlink()
-    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / 'optuna.db'}")
+        setting_importance.stored_trials(Home(tmp_path), "any")
+    database.unlink()
+    storage = optuna.storages.RDBStorage(f"sqlite:///{database}")
     optuna.create_study(study_name="other", storage=storage)
     with pytest.raises(UserError, match="no trials yet"):
-        setting_importance.stored_trials(tmp_path, "any")
-    assert sqlite3.connect(tmp_path / "optuna.db").execute("select study_name from studies").fetchall() == [("other",)]
+        setting_importance.stored_trials(Home(tmp_path), "any")
+    assert sqlite3.connect(database).execute("select study_name from studies").fetchall() == [("other",)]
 
 
 def test_learning_curves_are_medians_and_ranges_of_seeds(script: Callable[..., int], tmp_path: Path) -> None:

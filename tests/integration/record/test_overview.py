@@ -46,6 +46,23 @@ def test_a_large_home_is_listed_within_a_second_of_processor_time(home: Home) ->
     assert spent < 0.7, f"{spent:.2f} s"
 
 
+def test_studies_on_a_server_are_listed_without_asking_it(home: Home) -> None:
+    many(home, runs=0, studies=30)
+    for folder in home.studies.iterdir():
+        # An address that never answers: one look at it would take ten seconds.
+        address = "postgresql://sage@192.0.2.1/optuna" if folder.name != "study-001" else "journal"
+        write_json(folder / "study.json", {"kind": "sweep", "trials": 5, "storage": address}, durable=False)
+        write_json(folder / "counts.json", {"COMPLETE": 3, "FAIL": 1, "PRUNED": 1}, durable=False)
+    (home.studies / "study-002" / "counts.json").write_text("no json")
+    (home.studies / "study-003" / "counts.json").unlink()
+    started = time.monotonic()
+    found = {study.study: study for study in overview(home).studies}
+    assert time.monotonic() - started < 2.0
+    sound = [study for name, study in found.items() if name not in ("study-002", "study-003")]
+    assert {(s.state, s.done, s.pruned, s.failed, s.running) for s in sound} == {("finished", 3, 1, 1, 0)}
+    assert (found["study-002"].state, found["study-003"].state) == ("damaged", "interrupted")
+
+
 def test_list_imports_nothing_heavy(home: Home) -> None:
     many(home, runs=1, studies=1)
     done = subprocess.run(

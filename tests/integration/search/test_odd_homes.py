@@ -25,7 +25,7 @@ def test_a_study_is_kept_shown_and_sent(tmp_path: Path, name: str, capsys: pytes
     take_up(study.storage, study.folder, study.space)
     assert folder.read().finished and (study.folder.path / "optuna.db").is_file()
     assert status("tiny", home).done == 1 and overview(home).studies[0].state == "finished"
-    trials, maximize = stored_trials(study.folder.path, "tiny")
+    trials, maximize = stored_trials(study.folder.home, "tiny")
     assert len(trials) == 1 and maximize
     for words in (["list"], ["status", "tiny"], ["best", "tiny"], ["sync"]):
         assert call([*words, "--home", str(home.path), "--json"]) == 0, words
