@@ -89,14 +89,23 @@ class NodeCheck:
         configs: of trials; what their data and files are.
         gpu: whether they compute on a GPU; each GPU of a node is then tried.
         imports: the module that a worker needs of the package.
+        several: workers on different nodes have to find each other.
 
     Raises:
         UserError: an address of MLflow is a folder of this machine alone, or the home cannot be written.
     """
 
-    def __init__(self, home: Home, configs: Sequence[ExperimentConfig], *, gpu: bool, imports: str = TRAINS) -> None:
+    def __init__(
+        self,
+        home: Home,
+        configs: Sequence[ExperimentConfig],
+        *,
+        gpu: bool,
+        imports: str = TRAINS,
+        several: bool = True,
+    ) -> None:
         self.signs = HomeSigns(shared_places(home))
-        self.gpu, self._imports = gpu, imports
+        self.gpu, self._imports, self._several = gpu, imports, several
         self.surroundings = surroundings_of(home)
         self.question = NodeQuestion(
             token=self.signs.token,
@@ -146,6 +155,8 @@ class NodeCheck:
         clock = said.ended_at - at
         if abs(clock) > CLOCK_S:
             faults.append(NodeFault("clock", f"clock differs by {clock:+.0f} s", "let both machines keep time (NTP)"))
+        if not self._several or _one_machine():
+            said.wrong.pop("host", None)
         faults += [NodeFault(kind, what, _HELP[kind]) for kind, what in said.wrong.items()]
         return report_of(
             node,
@@ -200,6 +211,12 @@ _HELP = {
     "interface, or name the host in /etc/hosts with the address of the network",
     "files": "put it there under the same path, or let the node use its own",
 }
+
+
+def _one_machine() -> bool:
+    """Whether all nodes have one address: a name that leads to the machine itself then leads to all of them."""
+    listed: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return len({node["NodeManagerAddress"] for node in listed if node["Alive"]}) == 1
 
 
 def _mend() -> str:

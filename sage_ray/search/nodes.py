@@ -151,7 +151,8 @@ class TrialNodes(DriverSide):
 
     def _check(self) -> NodeCheck:
         gpu = bool(self._bundle.get("GPU"))
-        return NodeCheck(self._folder.home, [self._spec.base], gpu=gpu, imports=TRAINS)
+        several = self._spec.file.resources.workers > 1
+        return NodeCheck(self._folder.home, [self._spec.base], gpu=gpu, imports=TRAINS, several=several)
 
 
 def _complete(run: RunFolder) -> bool:
