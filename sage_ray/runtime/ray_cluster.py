@@ -144,7 +144,9 @@ def _check_address(address: str) -> None:
     try:
         command = [sys.executable, "-c", _CONNECT, address]
         done = subprocess.run(command, capture_output=True, text=True, timeout=CONNECT_TIMEOUT_S, check=False)
-    except subprocess.TimeoutExpired:
+    except subprocess.TimeoutExpired as slow:
+        said = slow.stderr or b""
+        _refuse_token(said.decode(errors="replace") if isinstance(said, bytes) else said, where)
         raise UserError(f"Ray cluster does not answer within {CONNECT_TIMEOUT_S:g} s", where, mend) from None
     if done.returncode:
         _refuse_token(done.stderr, where)

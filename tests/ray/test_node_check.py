@@ -19,7 +19,7 @@ from sage_ray.search.best import best
 from sage_ray.search.storage import read_rows
 from sage_ray.search.study_status import status
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 QUICK = {"pretrain.epochs": 1, "adversarial.epochs": 2}
 GOOD = {"adversarial.lambda_cycle": {"float": [0.5, 2.0]}}
@@ -133,3 +133,10 @@ def test_a_bad_node_that_joins_gets_no_trial(cluster: ClusterOfProcesses, tmp_pa
     assert code == 0 and found["done"] == 6, said
     assert "is left out" in said and "another disk lies at" in said, said
     assert {trial["attempts"] for trial in found["trials"]} == {1}, "none was begun there"
+
+
+def test_a_cluster_that_wants_a_token_is_named(cluster: ClusterOfProcesses, tmp_path: Path) -> None:
+    cluster.head(1, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="a" * 40)
+    code, _, said = ended(start("doctor", "--cluster", "--home", str(tmp_path / "home"), "--json"))
+    last = said.strip().splitlines()[-1]
+    assert code == 2 and "wants a token" in last and "RAY_AUTH_MODE=token" in last, said
