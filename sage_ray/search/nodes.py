@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from ray import tune
+from ray.tune.execution import class_cache
 
 from sage_ray.data.prepare import prepare
 from sage_ray.errors import UserError
@@ -64,20 +65,25 @@ class TrialNodes(DriverSide):
         )
         self.faults = NodeFaults(self.watch, self._sees, failed, stop)
         self.waiting = Waiting(folder, spec, self.watch, stop, say)
+        self._withheld = set[str]()
         self._surroundings = None if check is None else check.surroundings
 
     def __enter__(self) -> TrialNodes:
         self._folder.awaiting_path.unlink(missing_ok=True)
+        # Tune would write AWS's secrets into the `runtime_env` of trials, and so into a cluster's logs and dashboard.
+        self._withheld = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
+        class_cache.ENV_VARS_TO_PROPAGATE.difference_update(self._withheld)
         try:
             self.watch.begin()
-        except BaseException:
-            self.watch.close()
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        class_cache.ENV_VARS_TO_PROPAGATE.update(self._withheld)
         self.waiting.close()
         self.watch.close()
 

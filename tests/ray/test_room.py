@@ -74,6 +74,8 @@ def test_scaling_from_no_worker_at_all(cluster: ClusterOfProcesses, tmp_path: Pa
     config = {"cluster_name": "test", "max_workers": 1, "idle_timeout_minutes": 5, "provider": provider, "auth": {}}
     config |= {"available_node_types": kinds, "head_node_type": "head", "file_mounts": {}}
     config |= {f"{name}_commands": [] for name in LISTS}
+    config |= {name: [] for name in ("cluster_synced_files", "rsync_exclude", "rsync_filter")}
+    config |= {"file_mounts_sync_continuously": False, "upscaling_speed": 1.0}
     file = tmp_path / "autoscaler.json"
     file.write_text(json.dumps(config))
     paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
