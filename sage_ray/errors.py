@@ -40,6 +40,17 @@ class StoreFailed(OSError):
     what, mend = "", ""
 
 
+class NodeUnfit(UserError):
+    """A machine of the cluster cannot run what it was given, another may; `node_id` is Ray's name of it."""
+
+    def __init__(self, what: str, where: object, mend: str, node_id: str = "") -> None:
+        super().__init__(what, where, mend)
+        self.node_id = node_id
+
+    def __reduce__(self) -> tuple[type[NodeUnfit], tuple[str, str, str, str]]:  # type: ignore[override]
+        return type(self), (self.what, self.where, self.mend, self.node_id)
+
+
 class RunFailed(RuntimeError):
     """A run ended in a named failed state; a command ends with exit code 1."""
 

@@ -44,12 +44,14 @@ class Machines:
         where: in words, for messages.
         gpu: model of the GPUs (several joined by "and") that torch can compute on; None if there is none.
         bf16: whether all of them compute in bf16 natively.
+        grows: whether there may be more of them later: it is a cluster, and not this process's own Ray.
     """
 
     nodes: tuple[Node, ...]
     where: str = "this machine"
     gpu: str | None = None
     bf16: bool = True
+    grows: bool = False
 
     @property
     def cpus(self) -> float:
@@ -78,15 +80,19 @@ def this_machine() -> Machines:
     return Machines((Node(float(available_cpus()), float(torch.cuda.device_count())),), gpu=facts.gpu, bf16=facts.bf16)
 
 
-def ray_machines() -> Machines:
-    """The machines of the connected Ray; a task on each model of GPU looks whether torch computes on it."""
+def ray_machines(*, grows: bool = False) -> Machines:
+    """The machines of the connected Ray; a task on each model of GPU looks whether torch computes on it.
+
+    Args:
+        grows: see `Machines`.
+    """
     nodes = ray_nodes()
     if not any(node.gpus for node in nodes):
-        return Machines(nodes, "the Ray cluster")
+        return Machines(nodes, "the Ray cluster", grows=grows)
     models: list[str | None] = [*_models()]
     found = [facts for facts in map(_probe, models or [None]) if facts]
     names = " and ".join(dict.fromkeys(facts.gpu for facts in found))
-    return Machines(nodes, "the Ray cluster", names or None, all(facts.bf16 for facts in found))
+    return Machines(nodes, "the Ray cluster", names or None, all(facts.bf16 for facts in found), grows)
 
 
 def ray_nodes() -> tuple[Node, ...]:

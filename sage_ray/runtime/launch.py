@@ -37,6 +37,7 @@ from sage_ray.runtime.devices import (
     this_machine,
 )
 from sage_ray.runtime.disk_space import check_space, run_need
+from sage_ray.runtime.home_signs import CheckedNodes
 from sage_ray.runtime.named_epochs import named_epochs
 from sage_ray.runtime.ray_cluster import connect
 from sage_ray.sections import RuntimeConfig
@@ -64,6 +65,7 @@ def run(
     mirror: bool | Literal["behind"] = True,
     launcher: Launcher = "auto",
     say: Callable[[str], None] | None = None,
+    checked: CheckedNodes | None = None,
 ) -> RunRecord:
     """Train `config` as run `run_id` and return its record.
 
@@ -80,6 +82,7 @@ def run(
         mirror: send the run to MLflow, from a thread; "behind": without waiting for the end of it, as more runs follow.
         launcher: inline (this process, one worker), ray (TorchTrainer), or auto: ray for more than one worker.
         say: told lines for the user.
+        checked: what is known of the nodes; None: they are looked at where workers go to a cluster.
 
     Returns:
         The record: COMPLETE, PRUNED, INTERRUPTED (by `pause_path`), or FAIL (why is in it, the trace in error.txt).
@@ -88,18 +91,16 @@ def run(
         UserError: bad input; nothing was trained.
         KeyboardInterrupt, SystemExit: passed on after the record says INTERRUPTED or PRUNED.
     """
-    said: list[str] = []
-    say = _both(say or _silent, said.append)  # for the log, which does not exist yet
+    say = _both(say or _silent, (said := list[str]()).append)  # for the log, which does not exist yet
     home.check_writable()
     under_ray = _under_ray(config, launcher)
     config, machines = _settled(config, home, run_id, under_ray)
-    resolved = with_checkpoint(config, home)
+    resolved, hooks = with_checkpoint(config, home), (on_report, should_stop, on_waiting, pause_path)
     data = prepare(resolved.data, home.cache, say=say)
     say(headline(data, resolved.data))
     folder = RunFolder.create(home.runs, run_id, config, labels or RunLabels())
     with folder.lock("driver", DRIVER_TIMEOUT_S, say):
-        record = folder.read()
-        _refuse_other_data(record, data)
+        _refuse_other_data(record := folder.read(), data)
         if record.finished:
             with _mirrored(home, folder, False if Mirror(home).up_to_date(folder) else mirror, say):
                 return record
@@ -109,8 +110,8 @@ def run(
             say(line)
         with _logged(folder, said, say) as tell, _mirrored(home, folder, mirror, tell):
             if under_ray:
-                return _run_under_ray(resolved, home, folder, on_report, should_stop, on_waiting, pause_path, tell)
-            return _run_inline(resolved, home, folder, data, on_report, should_stop, on_waiting, pause_path, tell)
+                return _run_under_ray(resolved, home, folder, *hooks, tell, checked)
+            return _run_inline(resolved, home, folder, data, *hooks, tell)
 
 
 @contextmanager
@@ -318,6 +319,7 @@ def _run_under_ray(
     on_waiting: Callable[[], None] | None,
     pause_path: Path | None,
     say: Callable[[str], None],
+    checked: CheckedNodes | None,
 ) -> RunRecord:
     from sage_ray.runtime.ray_train import run_under_ray
 
@@ -333,6 +335,7 @@ def _run_under_ray(
             on_waiting=on_waiting,
             pause_path=pause_path,
             say=say,
+            checked=checked,
         )
     except BaseException as error:
         Attempt(folder, gpus=0.0, pause_path=pause_path).end(error)

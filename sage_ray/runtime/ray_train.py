@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ray
+import torch
+
 from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import prepare
-from sage_ray.errors import NonFiniteLoss, RunFailed, RunStopped, UserError
+from sage_ray.errors import NodeUnfit, NonFiniteLoss, RunFailed, RunStopped, UserError
 from sage_ray.files import read_json, write_json
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
@@ -22,10 +28,14 @@ from sage_ray.record.run_record import RunRecord
 from sage_ray.runtime.attempt import Attempt, state_of
 from sage_ray.runtime.devices import gpus_held
 from sage_ray.runtime.disk_space import check_space, run_need
+from sage_ray.runtime.home_signs import CheckedNodes, sign_missing
 from sage_ray.runtime.named_epochs import named_epochs
-from sage_ray.runtime.ray_cluster import check_resources, connect, disconnect
+from sage_ray.runtime.node_check import NodeCheck
+from sage_ray.runtime.node_watch import NodeWatch, selector_without
+from sage_ray.runtime.ray_cluster import check_resources, connect, disconnect, self_started
 from sage_ray.runtime.ray_context import RayContext
 from sage_ray.runtime.ray_lines import folded
+from sage_ray.runtime.surroundings import surroundings_of
 from sage_ray.runtime.worker_signs import WorkerSigns, train_storage
 from sage_ray.stages.store import StageStore
 from sage_ray.training.context import Report
@@ -50,6 +60,10 @@ class WorkerJob:
     working_dir: str
     gpus_per_worker: float
     pause_path: str | None
+    sign: str | None = None
+    """Sign that the driver has left in the home, by which a machine knows it; None: it is the driver's machine."""
+    surroundings: Any = None
+    """Ray's reference of the `Surroundings` that the workers need; what is named here is shown to nobody."""
 
 
 def run_under_ray(
@@ -63,6 +77,7 @@ def run_under_ray(
     on_waiting: Callable[[], None] | None = None,
     pause_path: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
+    checked: CheckedNodes | None = None,
 ) -> RunRecord:
     """Train under TorchTrainer and return the record that rank 0 wrote.
 
@@ -70,13 +85,44 @@ def run_under_ray(
     they do not; they go on from the stage store. Reports are read from the run folder, so that this process sees what
     is on disk and nothing else.
 
+    Args:
+        config, home, folder: the run.
+        launch: names this call.
+        on_report, should_stop, on_waiting, pause_path, say: as `runtime.launch.run`.
+        checked: what is known of the nodes; None: they are checked here.
+
     Raises:
-        UserError: no Ray, too few CPUs or GPUs, or what a worker found wrong with the input.
+        UserError: no Ray, too few CPUs or GPUs, a node that is not as it should be, or what a worker found wrong with
+            the input.
         BaseException: whatever `on_report` raises, after the workers have stopped.
     """
     connect()
     gpus = gpus_held(config.runtime) / config.runtime.workers
-    check_resources(config.runtime, gpus)
+    check_resources(config.runtime, gpus, say)
+    watch = partial(
+        _fit_and_watch, config, home, folder, launch, gpus,
+        on_report=on_report, should_stop=should_stop, on_waiting=on_waiting, pause_path=pause_path, say=say,
+    )  # fmt: skip
+    if checked is not None or self_started():
+        return watch(checked or CheckedNodes())
+    with checked_nodes(config, home, say) as nodes:
+        return watch(nodes)
+
+
+def _fit_and_watch(
+    config: ExperimentConfig,
+    home: Home,
+    folder: RunFolder,
+    launch: str,
+    gpus: float,
+    checked: CheckedNodes,
+    *,
+    on_report: Callable[[Report], None] | None,
+    should_stop: Callable[[], bool] | None,
+    on_waiting: Callable[[], None] | None,
+    pause_path: Path | None,
+    say: Callable[[str], None],
+) -> RunRecord:
     job = WorkerJob(
         config=config,
         home=str(home.path),
@@ -85,29 +131,59 @@ def run_under_ray(
         working_dir=os.getcwd(),
         gpus_per_worker=gpus,
         pause_path=None if pause_path is None else str(pause_path),
+        sign=checked.sign,
+        surroundings=None if self_started() else ray.put(surroundings_of(home)),
     )
     signs = WorkerSigns(home, folder.run_id)
     signs.free()
-    fit = _Fit(_trainer(config, home, job, gpus))
     reports, waits = _new_reports(folder), _waits(signs, launch)
-    try:
-        with folded(say):
-            while fit.running(POLL_S):
-                _hand_on(reports, on_report)
-                if on_waiting is not None and next(waits):
-                    on_waiting()
-                if should_stop is not None and should_stop():
-                    folder.request_stop()
-        _hand_on(reports, on_report)
-    except KeyboardInterrupt:
-        disconnect()  # ends the workers at once; what they computed is in the stage store
-        raise
-    except BaseException:
-        folder.request_stop()
-        fit.join(STOP_TIMEOUT_S)
-        raise
+    reached = -1
+    while reached < (reached := folder.count_epochs()):
+        fit = _Fit(_trainer(config, home, job, gpus, selector_without(checked.avoid)))
+        try:
+            with folded(say):
+                while fit.running(POLL_S):
+                    _hand_on(reports, on_report)
+                    if on_waiting is not None and next(waits):
+                        on_waiting()
+                    if should_stop is not None and should_stop():
+                        folder.request_stop()
+            _hand_on(reports, on_report)
+        except KeyboardInterrupt:
+            disconnect()  # ends the workers at once; what they computed is in the stage store
+            raise
+        except BaseException:
+            folder.request_stop()
+            fit.join(STOP_TIMEOUT_S)
+            raise
+        if not _crashed(fit.error) or _ended(folder, launch) is not None:
+            break
     signs.clear()
     return _outcome(folder, launch, fit.error)
+
+
+def _crashed(error: BaseException | None) -> bool:
+    """Whether workers ended, more often than Ray tries again, by something that is no verdict on their input."""
+    failures = getattr(error, "worker_failures", None) or {}
+    return bool(failures) and not any(isinstance(failure, UserError) for failure in failures.values())
+
+
+@contextmanager
+def checked_nodes(config: ExperimentConfig, home: Home, say: Callable[[str], None]) -> Iterator[CheckedNodes]:
+    """What is known of the connected cluster's nodes, checked for a run; in the body the driver's sign is in the home.
+
+    Raises:
+        UserError: one that could get a worker is not as it should be, or none is left.
+    """
+    gpus = gpus_held(config.runtime) / config.runtime.workers
+    check = NodeCheck(home, [config], gpu=gpus > 0)
+    cpus = float(config.runtime.cpus_per_worker)
+    nodes = NodeWatch(check, lambda node: node.workers(cpus, gpus) > 0, say)
+    try:
+        nodes.begin()
+        yield CheckedNodes(check.signs.token, nodes.avoided())
+    finally:
+        nodes.close()
 
 
 class _Fit:
@@ -133,7 +209,7 @@ class _Fit:
         self._thread.join(timeout_s)
 
 
-def _trainer(config: ExperimentConfig, home: Home, job: WorkerJob, gpus: float) -> Any:
+def _trainer(config: ExperimentConfig, home: Home, job: WorkerJob, gpus: float, selector: dict[str, str]) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -145,12 +221,16 @@ def _trainer(config: ExperimentConfig, home: Home, job: WorkerJob, gpus: float) 
         train_worker,
         train_loop_config={"job": job},
         torch_config=TorchConfig(backend=backend, timeout_s=COLLECTIVE_TIMEOUT_S),
-        scaling_config=ScalingConfig(num_workers=runtime.workers, use_gpu=gpus > 0, resources_per_worker=resources),
+        scaling_config=ScalingConfig(
+            num_workers=runtime.workers,
+            use_gpu=gpus > 0,
+            resources_per_worker=resources,
+            label_selector=selector or None,  # type: ignore[call-arg]  # of Ray Train V2, which its stubs do not show
+        ),
         run_config=RunConfig(
             name=job.run_id,
             storage_path=str(train_storage(home)),
-            # Without end for Ray: `train_worker` counts the restarts that got no further.
-            failure_config=FailureConfig(max_failures=-1),
+            failure_config=FailureConfig(max_failures=runtime.max_retries),
         ),
     )
 
@@ -158,24 +238,35 @@ def _trainer(config: ExperimentConfig, home: Home, job: WorkerJob, gpus: float) 
 def train_worker(given: dict[str, WorkerJob]) -> None:
     """The training function of every worker; rank 0 also keeps the record."""
     job = given["job"]
-    if Path(job.working_dir).is_dir():
+    if job.surroundings is not None:
+        ray.get(job.surroundings).take_on()
+    elif Path(job.working_dir).is_dir():
         os.chdir(job.working_dir)
+    _refuse_node(job)
     home = Home(job.home)
     folder = RunFolder.open(home.runs, job.run_id)
     if _ended(folder, job.launch) is not None:
         return  # an error that a restart cannot mend was recorded; all workers leave
     context = RayContext(job.config.runtime, say=folder.log.line)
-    stalls = WorkerSigns(home, job.run_id).place(job.launch, folder.count_epochs()) if context.rank == 0 else 0
+    if context.rank == 0:
+        WorkerSigns(home, job.run_id).place(job.launch)
     log = folder.log if context.rank == 0 else RunLog(folder.log.path, who=f"worker {context.rank}")
     with log.recording():
-        try:
-            _work(job, home, folder, context, stalls)
-        except BaseException as error:
-            WorkerSigns(home, job.run_id).crash(context.rank, error)
-            raise
+        _work(job, home, folder, context)
 
 
-def _work(job: WorkerJob, home: Home, folder: RunFolder, context: RayContext, stalls: int) -> None:
+def _refuse_node(job: WorkerJob) -> None:
+    """Raise NodeUnfit if this machine has another home, or no GPU where one is needed."""
+    found = None if job.sign is None else sign_missing(Path(job.home), job.sign)
+    wrong = None if found is None else (f"home {found}", "mount the driver's home there")
+    if wrong is None and job.gpus_per_worker and not torch.cuda.is_available():
+        wrong = ("torch sees no CUDA device", "mend its driver, or the torch that is installed there")
+    if wrong is not None:
+        node_id = str(ray.get_runtime_context().get_node_id())
+        raise NodeUnfit(wrong[0], f"node {socket.gethostname()}", wrong[1], node_id)
+
+
+def _work(job: WorkerJob, home: Home, folder: RunFolder, context: RayContext) -> None:
     config = job.config
     if context.rank:
         _train(config, home, folder, context, None)
@@ -184,9 +275,6 @@ def _work(job: WorkerJob, home: Home, folder: RunFolder, context: RayContext, st
         pause_path = None if job.pause_path is None else Path(job.pause_path)
         attempt = Attempt(folder, gpus=job.gpus_per_worker * context.world_size, pause_path=pause_path)
         try:
-            if stalls > config.runtime.max_retries:
-                last = WorkerSigns(home, job.run_id).last_crash()
-                raise RunFailed(f"out of retries: crashed {stalls} times without getting any further; {last}")
             _train(config, home, folder, context, attempt)
         except (RunStopped, NonFiniteLoss) as error:
             # All workers agreed on these, so all of them return and nothing is tried again.
@@ -247,6 +335,9 @@ def _outcome(folder: RunFolder, launch: str, error: BaseException | None) -> Run
     if error is None:
         return folder.read()
     own = [e for e in getattr(error, "worker_failures", {}).values() if isinstance(e, UserError)]
+    if own and isinstance(own[0], NodeUnfit):
+        folder.set_state("INTERRUPTED", error=str(own[0]))
+        raise own[0]
     if own:
         folder.set_state("FAIL", error=str(own[0]))
         raise UserError(own[0].what, own[0].where, own[0].mend)

@@ -6,7 +6,6 @@ import contextlib
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
@@ -31,41 +30,16 @@ class WorkerSigns:
     def __init__(self, home: Home, run_id: str) -> None:
         self._folder = train_storage(home) / run_id
         self._placed, self._waiting = self._folder / "placed.json", self._folder / "waiting"
-        self._crash = self._folder / "crash.txt"
 
-    def place(self, launch: str, epochs: int) -> int:
-        """Note, in a worker, that `launch` has its workers, and which resources Ray holds for them.
-
-        Args:
-            launch: names one call of `run_under_ray`.
-            epochs: that the run has reported so far.
-
-        Returns:
-            How many times in a row the workers of this launch have crashed without getting any further.
-        """
-        before = self._read()
-        stalls = 0
-        if before.get("launch") == launch and epochs <= before.get("epochs", -1):
-            stalls = int(before.get("stalls", 0)) + 1
+    def place(self, launch: str) -> None:
+        """Note, in a worker, that `launch` has its workers, and which resources Ray holds for them."""
         group = ray.util.get_current_placement_group()
-        held = None if group is None else group.id.hex()
         self._folder.mkdir(parents=True, exist_ok=True)
-        write_json(self._placed, {"launch": launch, "group": held, "epochs": epochs, "stalls": stalls})
-        return stalls
+        write_json(self._placed, {"launch": launch, "group": None if group is None else group.id.hex()})
 
     def is_placed(self, launch: str) -> bool:
         """Whether `launch` has its workers."""
         return self._read().get("launch") == launch
-
-    def crash(self, rank: int, error: BaseException) -> None:
-        """Note, in a worker, what it dies of."""
-        self._crash.write_text(f"worker {rank}: {type(error).__name__}: {' '.join(str(error).split())[:300]}\n")
-
-    def last_crash(self) -> str:
-        """What a worker died of last, in one line."""
-        with contextlib.suppress(FileNotFoundError):
-            return self._crash.read_text().strip()
-        return "a worker's process died without a word (killed, or out of memory?)"
 
     def wait(self) -> None:
         """Leave a sign, in a worker, that it is alive and waits for a stage that another run computes."""
@@ -95,9 +69,9 @@ class WorkerSigns:
         """Remove the folder: the run has ended."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self) -> dict[str, str | None]:
         try:
-            value: dict[str, Any] = read_json(self._placed)
+            value: dict[str, str | None] = read_json(self._placed)
         except (FileNotFoundError, json.JSONDecodeError):
             return {}
         return value

@@ -102,9 +102,11 @@ def best(name: str, home: Home) -> BestChoice:
     """The best trial of study `name`; of an ablation the best arm, its value a mean over seeds and folds.
 
     Raises:
-        UserError: no such study, no trial of it is complete, or arms are scored by different definitions.
+        UserError: no such study, no trial of it is complete, runs of complete trials are missing, or arms are scored
+            by different definitions.
     """
     study = read_trials(name, home)
+    _refuse_missing(name, study)
     if not study.candidates:
         raise UserError("no finished trial", f"study {name}", f"`sage-ray resume {name}` goes on with it")
     _refuse_mixed(name, study)
@@ -226,6 +228,8 @@ class StudyTrials:
     """The Pareto front of a study with two objectives."""
     meanings: dict[int, str]
     """What the metric of each trial is; a search has one meaning, the arms of an ablation may differ in it."""
+    missing: list[str] = field(default_factory=list)
+    """Runs of complete trials of which the home has no record."""
 
 
 def read_trials(name: str, home: Home) -> StudyTrials:
@@ -240,12 +244,14 @@ def read_trials(name: str, home: Home) -> StudyTrials:
     spec = StudyFolder.open(home, name).spec()
     objective = spec.objective
     state = status(name, home)
-    candidates, runs, meanings = [], {}, {}
+    candidates, runs, meanings, missing = [], {}, {}, list[str]()
     for group in _groups(state, spec):
         number = group[0].number
         mine = [RunFolder.open(home.runs, run.run_id) for trial in group for run in trial.runs]
         values = [trial.value for trial in group if trial.state == "COMPLETE" and trial.value is not None]
-        if len(values) < len(group) or not mine:
+        lacking = [run for trial in group if trial.state == "COMPLETE" for run in _lacking(trial, spec)]
+        missing += lacking
+        if len(values) < len(group) or lacking:
             continue
         runs[number] = mine
         config = mine[0].config()
@@ -264,7 +270,22 @@ def read_trials(name: str, home: Home) -> StudyTrials:
         )
         meanings[number] = meaning(objective.metric, config)
     front = pareto_front(state.trials, spec.objectives) if len(spec.objectives) > 1 else []
-    return StudyTrials(objective.metric, objective.maximize, candidates, runs, front, meanings)
+    return StudyTrials(objective.metric, objective.maximize, candidates, runs, front, meanings, missing)
+
+
+def _lacking(trial: TrialStatus, spec: StudySpec) -> list[str]:
+    there = {run.run_id for run in trial.runs}
+    return [place.run_id for place in spec.run_grid(trial.number) if place.run_id not in there]
+
+
+def _refuse_missing(name: str, study: StudyTrials) -> None:
+    """The best of those that are here might be another one than the best of all."""
+    if study.missing:
+        count = f"{len(study.missing)} run{'s' if len(study.missing) > 1 else ''} of complete trials"
+        mend = (
+            "bring their folders into runs/ of the home from the machine that computed them, or name a trial yourself"
+        )
+        raise UserError(f"{count} not in the home", f"study {name}: {', '.join(study.missing[:3])}", mend)
 
 
 def _second(trial: TrialStatus, spec: StudySpec) -> float | None:

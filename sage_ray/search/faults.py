@@ -7,17 +7,32 @@ from collections.abc import Callable
 
 from sage_ray.errors import SnapshotFailed, StoreFailed
 from sage_ray.record.run_record import RunRecord
+from sage_ray.runtime.node_watch import NodeWatch
 
 SHARED = 3
 """Trials that end one after another before their first epoch, all for one reason, before it counts as the study's."""
 _OWN = re.compile(r"\S*-t\d{4,}-s\d+\S*|\b0x[0-9a-f]+\b|\d+")
 """What differs between two trials that fail of one thing: names, addresses, numbers."""
+_NODE = re.compile(
+    r"\b(ImportError|ModuleNotFoundError)\b|\[Errno (5|28|30|116|122)\]|NVIDIA driver|CUDA driver|no CUDA-capable"
+    r"|CUDA (unknown|initialization) error|cudaGetDeviceCount|initialization error|ECC error|fallen off the bus"
+    r"|no kernel image is available|CUDA-capable device\(s\) is/are busy|system not yet initialized|sees no CUDA device"
+)
+"""What a trial fails of that is its machine's: a package that cannot be imported, an I/O error, a disk that is full or
+read-only, a lost share, a quota, CUDA that does not start. What an operation on a working GPU raises is not in it."""
+NODES_PER_TRIAL = 2
+"""Nodes that one trial may blame, of those that have trained another one; what meets it there too is its own."""
 
 
 def is_study_fault(record: RunRecord) -> bool:
     """Whether a run failed of something that would end every other trial too: a full disk, a lost share."""
     everybodys = (SnapshotFailed.state, StoreFailed.__name__)
     return record.state == "FAIL" and (record.error or "").startswith(everybodys)
+
+
+def is_node_fault(error: str) -> bool:
+    """Whether the line that says why a run ended names what its machine lacks, and not the run's own fault."""
+    return _NODE.search(error) is not None
 
 
 class Faults:
@@ -78,3 +93,55 @@ class Faults:
         self._failed_in_a_row += 1
         if self._in_a_row is not None and self._failed_in_a_row >= self._in_a_row:
             self._stop(f"{self._failed_in_a_row} trials in a row failed (max_failures_in_a_row), the last: {error}")
+
+
+class NodeFaults:
+    """Judges the endings of trials that blame their node: the trial goes elsewhere, or the study stops.
+
+    Args:
+        nodes: the study's nodes, of which one is left out.
+        sees: what is wrong with home and data as the driver itself sees them; None: nothing.
+        own: told number and reason of a trial that has failed by its own fault after all.
+        stop: called with the reason for which the study has to stop.
+    """
+
+    def __init__(
+        self,
+        nodes: NodeWatch,
+        sees: Callable[[], str | None],
+        own: Callable[[int, str], None],
+        stop: Callable[[str], None],
+    ) -> None:
+        self._nodes, self._sees, self._own, self._stop = nodes, sees, own, stop
+        self._trained: dict[str, set[int]] = {}
+        self._blamed: dict[int, list[str]] = {}
+
+    def trained(self, number: int, node_id: str) -> None:
+        """A trial has trained an epoch on a node."""
+        self._trained.setdefault(node_id, set()).add(number)
+
+    def blames(self, number: int, node_id: str, reason: str, *, shared: bool) -> bool:
+        """A trial has ended because of its node; returns whether it goes on, elsewhere or when the study does.
+
+        Args:
+            number: of the trial.
+            node_id: where it was.
+            reason: why it ended.
+            shared: what it lacks should be the same on all machines, so that the driver can look for itself.
+        """
+        problem = self._sees() if shared else None
+        if problem is not None or (shared and self._nodes.check is None):
+            self._stop(problem or reason)
+            return True
+        blamed = self._blamed.setdefault(number, [])
+        proven = [other for other in (*blamed, node_id) if self._trained.get(other, set()) - {number}]
+        if len(proven) >= NODES_PER_TRIAL:
+            for other in proven:
+                self._nodes.forgive(other)
+            self._own(number, reason)
+            return False
+        blamed.append(node_id)
+        self._nodes.blame(node_id, reason)
+        if self._nodes.exhausted():
+            self._stop(f"no node is left for trials: {'; '.join(self._nodes.reasons())}")
+        return True

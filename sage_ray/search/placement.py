@@ -17,6 +17,8 @@ from sage_ray.runtime.devices import (
     resolve_runtime,
     take_up_runtime,
 )
+from sage_ray.runtime.ray_cluster import ADD_A_NODE, too_big_for_a_node
+from sage_ray.runtime.room import await_room, in_words
 from sage_ray.sections import RuntimeConfig
 from sage_ray.study.file_schema import ResourcesPart
 from sage_ray.study.spec import StudySpec
@@ -30,6 +32,10 @@ _RAY_STEPS = 10_000
 """Ray counts GPUs in steps of 1/10000."""
 
 
+class NoRoom(UserError):
+    """Not even one trial fits on the machines that are there now."""
+
+
 @dataclass(frozen=True)
 class Placement:
     """Where the trials of a study go.
@@ -40,6 +46,7 @@ class Placement:
         precision: fp32, tf32 or bf16.
         trials_at_once: as many as run at a time now; None if the GPUs are on machines that cannot be seen from here.
         warnings: GPUs that stand idle, and what was taken for granted.
+        awaited: what has to be waited for before the first trial can begin; None: nothing.
     """
 
     device: str
@@ -48,6 +55,7 @@ class Placement:
     trials_at_once: int | None
     text: str
     warnings: tuple[str, ...] = ()
+    awaited: str | None = None
 
     def lines(self) -> list[str]:
         """For a person."""
@@ -66,7 +74,8 @@ def placed(
         elsewhere: it may be run on other machines than these (a plan): GPUs that are not here are taken for granted.
 
     Raises:
-        UserError: not even one trial fits, or the study began on another device or in another precision.
+        UserError: not even one trial fits and none can be waited for, or the study began on another device or in
+            another precision.
     """
     runtime = spec.base.runtime
     if begun is not None:
@@ -78,13 +87,39 @@ def placed(
         runtime = runtime.model_copy(update={"gpus_per_worker": share})
     spec = spec.on(runtime)
     away = elsewhere and runtime.device == "cuda" and not machines.gpus
+    awaited = None
     if not away:
-        check_fits(spec, machines, begun=begun is not None)
-    at_once = None if away else trials_at_once(spec, machines.nodes)
+        try:
+            check_fits(spec, machines, begun=begun is not None)
+        except NoRoom:
+            awaited = _awaited(spec, machines, asking=not elsewhere)
+            if awaited is None:
+                raise
+    at_once = None if away or awaited is not None else trials_at_once(spec, machines.nodes)
     gpu = machines.gpu if runtime.device == "cuda" else None
-    text = f"trials on {describe_device(runtime, gpu)}; {_count(at_once)}"
-    warnings = _away(runtime) if away else _idle(spec, machines, at_once or 0, begun is not None)
-    return spec, Placement(runtime.device, gpu, runtime.precision, at_once, text, tuple(warnings))
+    count = f"none fits now, {awaited} is awaited" if awaited is not None else _count(at_once)
+    text = f"trials on {describe_device(runtime, gpu)}; {count}"
+    warnings = (
+        [] if awaited is not None else _away(runtime) if away else _idle(spec, machines, at_once or 0, bool(begun))
+    )
+    return spec, Placement(runtime.device, gpu, runtime.precision, at_once, text, tuple(warnings), awaited)
+
+
+def _awaited(spec: StudySpec, machines: Machines, *, asking: bool) -> str | None:
+    """What a study may wait for that fits on no machine now, in words; None: it would wait for ever.
+
+    Args:
+        spec: placed.
+        machines: that are there.
+        asking: ask the cluster's autoscaler, which may begin to start nodes; else it is taken for granted.
+    """
+    if not machines.grows:
+        return None
+    bundle, workers = worker_resources(spec), spec.file.resources.workers
+    if not asking:
+        return in_words(bundle, workers)
+    awaited = await_room(bundle, workers)
+    return None if awaited is None else awaited.what
 
 
 def usual(machines: Machines) -> Placement:
@@ -112,25 +147,34 @@ def worker_resources(spec: StudySpec) -> dict[str, float]:
 
 
 def check_fits(spec: StudySpec, machines: Machines, *, begun: bool = False) -> None:
-    """Raise UserError if not even one trial of a placed study fits on these machines."""
+    """Refuse a placed study of which not even one trial fits on these machines.
+
+    Raises:
+        NoRoom: they have too little of what it takes. UserError: what they have cannot be used.
+    """
     resources, where = spec.file.resources, machines.where
     gpu, workers = gpus_of_worker(spec.base.runtime), resources.workers
     if gpu and not machines.gpus:
         if begun:
             mend = "resume it where Ray has a GPU, or begin another study, on the CPU with resources.gpu 0"
-            raise UserError(f"no GPU on {where}, and the study began on one", spec.name, mend)
+            raise NoRoom(f"no GPU on {where}, and the study began on one", spec.name, mend)
         mend = "set resources.gpu to 0, or use a machine with a GPU"
-        raise UserError("no GPU", f"{_asked(resources, spec)} on {where}", mend)
+        raise NoRoom("no GPU", f"{_asked(resources, spec)} on {where}", mend)
     if gpu and machines.gpu is None:
         mend = "install a torch for CUDA there, or set resources.gpu to 0"
         raise UserError(_unusable(machines), _asked(resources, spec), mend)
     for kind, share, have in (("GPU", gpu, machines.gpus), ("CPU", resources.cpu, machines.cpus)):
         if share * workers > have + 1e-6:
             mend = f"{where} has {have:g}: lower resources.{kind.lower()} or resources.workers"
-            raise UserError(f"too few {kind}s", f"{workers} workers of {share:g} {kind}s", mend)
+            mend += f", {ADD_A_NODE}" if machines.grows else ""
+            raise NoRoom(f"too few {kind}s", f"{workers} workers of {share:g} {kind}s", mend)
+    if not _fit(spec, machines) and machines.grows:
+        what = too_big_for_a_node("trial", worker_resources(spec), machines.nodes)
+        asked = f"resources.cpu={resources.cpu:g}, resources.gpu={gpu:g}, resources.workers={workers}"
+        raise NoRoom(what, asked, f"lower them, {ADD_A_NODE}")
     if not _fit(spec, machines):
         mend = f"no machine of {where} has both for one worker: lower resources.cpu or resources.gpu"
-        raise UserError("no room for a trial", f"{workers} workers of {resources.cpu:g} CPUs and {gpu:g} GPUs", mend)
+        raise NoRoom("no room for a trial", f"{workers} workers of {resources.cpu:g} CPUs and {gpu:g} GPUs", mend)
 
 
 def _fit(spec: StudySpec, machines: Machines) -> int:

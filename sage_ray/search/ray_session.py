@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
 import torch
 
 from sage_ray.errors import UserError
-from sage_ray.runtime.devices import Machines, Node, ray_machines, ray_nodes, this_machine
-from sage_ray.runtime.ray_cluster import connect, disconnect
-
-LOOK_S = 2.0
+from sage_ray.runtime.devices import Machines, ray_machines, this_machine
+from sage_ray.runtime.ray_cluster import connect, disconnect, self_started
 
 ENVIRONMENT = {
     # The older output is the one that verbose=0 silences.
@@ -82,18 +78,4 @@ def seen_machines() -> Iterator[Machines]:
         yield this_machine()
         return
     with environment(), ray_session():
-        yield ray_machines()
-
-
-def nodes_now() -> Callable[[], tuple[Node, ...]]:
-    """A look at the machines of the connected Ray, at most every `LOOK_S` seconds: they come and go."""
-    seen: tuple[Node, ...] = ()
-    at = -math.inf
-
-    def look() -> tuple[Node, ...]:
-        nonlocal seen, at
-        if time.monotonic() - at >= LOOK_S:
-            seen, at = ray_nodes(), time.monotonic()
-        return seen
-
-    return look
+        yield ray_machines(grows=not self_started())

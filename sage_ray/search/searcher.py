@@ -37,8 +37,10 @@ class OptunaSearcher(DriverSide, Searcher):
         progress: what a trial has on disk.
         failed: told number and reason of a trial that failed, and decides whether it was the trial's own fault.
         halted: whether the sweep is being ended on purpose; its trials then stay RUNNING, to be taken up again.
-        limit: how many trials there may be at a time, asked anew for each: machines join and leave. Tune's own limiter
-            is fixed when the sweep starts.
+        limit: how many trials there may be at a time, asked anew for each: machines join and leave; 0: none fits now.
+            Tune's own limiter is fixed when the sweep starts.
+        misplaced: told number and last result of a trial that has ended; true if it goes on, on another node or when
+            the study does.
     """
 
     def __init__(
@@ -52,11 +54,12 @@ class OptunaSearcher(DriverSide, Searcher):
         failed: Callable[[int, str], None],
         halted: Callable[[], bool],
         limit: Callable[[], int],
+        misplaced: Callable[[int, Mapping[str, Any]], bool] = lambda number, result: False,
     ) -> None:
         super().__init__(metric="objective", mode="max" if spec.file.objective.maximize else "min")
         self._storage, self._spec, self._orphans = storage, spec, deque(orphans)
         self._payload, self._progress, self._failed = payload, progress, failed
-        self._halted, self._limit = halted, limit
+        self._halted, self._limit, self._misplaced = halted, limit, misplaced
         self._numbers: dict[str, int] = {}
         self._live: set[str] = set()
         self._count: int | None = None
@@ -65,12 +68,13 @@ class OptunaSearcher(DriverSide, Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """What the next trial gets; None if it shall wait, FINISHED if there is none."""
         while not self._halted():
-            # With a trial alive, None makes Tune look after that one and ask again; without one it would wait here.
-            if self._live and len(self._live) >= self._limit():
+            if not self._orphans and self._begun() >= self._spec.trials:
+                # One of those that live may have to go on elsewhere.
+                return None if self._live else Searcher.FINISHED  # type: ignore[return-value]
+            # With a trial alive, None makes Tune look after that one and ask again; without one it waits, and asks.
+            if len(self._live) >= self._limit():
                 return None
             number = self._orphans.popleft() if self._orphans else None
-            if number is None and self._begun() >= self._spec.trials:
-                return Searcher.FINISHED  # type: ignore[return-value]
             fresh = number is None
             try:
                 drawn = self._storage.draw(number, self._spec)
@@ -108,7 +112,12 @@ class OptunaSearcher(DriverSide, Searcher):
         if error:
             # The driver's callback comes next, knows the trace, and tells the failure with it.
             return
-        if result and result.get("trial_failed"):
+        if result and self._misplaced(number, result):
+            self._storage.forgive(number)
+            self._orphans.append(number)
+        elif result and result.get("node_fault"):
+            pass  # it was the trial's own after all, and is told
+        elif result and result.get("trial_failed"):
             self._failed(number, str(result["trial_failed"]))
         elif result and result.get("trial_complete"):
             self._storage.tell_complete(number, [float(value) for value in result["objectives"]])

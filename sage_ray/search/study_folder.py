@@ -48,6 +48,24 @@ class StudyFolder:
         return self.path / "stop"
 
     @property
+    def awaiting_path(self) -> Path:
+        """There while the study waits for a node: what it awaits, and which trials wait."""
+        return self.path / "awaiting.json"
+
+    def awaited(self) -> tuple[str | None, frozenset[int]]:
+        """What a study that is being run waits for, in words, and the numbers of the trials that wait with it.
+
+        (None, none) if it waits for nothing. A driver that was killed may have left the note of it.
+        """
+        if not self.awaiting_path.exists() or not self.driver_alive():
+            return None, frozenset()
+        try:
+            found = read_json(self.awaiting_path)
+            return str(found["what"]), frozenset(int(number) for number in found["trials"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None, frozenset()
+
+    @property
     def exists(self) -> bool:
         """Whether a study was begun in this folder."""
         return (self.path / "study.json").is_file()

@@ -8,7 +8,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,9 @@ class RunStatus:
 
 @dataclass(frozen=True)
 class TrialStatus:
-    """One trial: `state` RUNNING, COMPLETE, PRUNED or FAIL; `value` its objective, or the running one.
+    """One trial: `state` RUNNING, PENDING (it waits for a node), COMPLETE, PRUNED or FAIL.
+
+    `value` is its objective, or the running one.
 
     `epoch` is the last epoch of its first run, `epochs` how many it can have (None: as the study says); `weights_sha`
     that run's selected weights; `values` the overrides that make its config. `objectives` has each objective of a
@@ -70,7 +72,8 @@ class StudyStatus:
 
     `kind`: sweep, or ablation; `not_run`: its arms that are declared but not trained, with the reason;
     `runs_of_trial`: seeds times folds. `objectives`: the direction of each objective by its metric, that of `metric`
-    first; `front`: with two objectives, the numbers of the trials on the Pareto front.
+    first; `front`: with two objectives, the numbers of the trials on the Pareto front. `awaits` says what the study
+    waits for while no node can hold a trial (None: it does not wait), `pending` how many drawn trials wait with it.
     """
 
     study: str
@@ -90,6 +93,8 @@ class StudyStatus:
     runs_of_trial: int = 1
     objectives: dict[str, str] = field(default_factory=dict)
     front: tuple[int, ...] = ()
+    pending: int = 0
+    awaits: str | None = None
 
 
 def status(name: str, home: Home) -> StudyStatus:
@@ -131,6 +136,11 @@ def status_of(
     known = {} if known is None else known
     trials = tuple(known.get(row.number) or _trial(folder, spec, row) for row in rows)
     known.update({trial.number: trial for trial in trials if trial.state != "RUNNING"})
+    awaits, waiting = folder.awaited()
+    trials = tuple(
+        replace(trial, state="PENDING") if trial.number in waiting and trial.state == "RUNNING" else trial
+        for trial in trials
+    )
     count = Counter(trial.state for trial in trials)
     ended = count["COMPLETE"] + count["PRUNED"] + count["FAIL"]
     unfinished = "running" if folder.driver_alive() else "interrupted"
@@ -152,6 +162,8 @@ def status_of(
         runs_of_trial=len(spec.run_grid(0)) if spec.trials else 1,
         objectives={part.metric: str(part.direction) for part in spec.objectives},
         front=_front(spec, trials),
+        pending=count["PENDING"],
+        awaits=awaits,
     )
 
 

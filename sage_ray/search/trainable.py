@@ -10,18 +10,21 @@ import time
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 from pydantic import BaseModel, ConfigDict
 from ray import tune
 
 from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import prepare
-from sage_ray.errors import NoSpace, StoreRefused, UserError
+from sage_ray.errors import NodeUnfit, NoSpace, SnapshotFailed, StoreRefused, UserError
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunLabels, RunRecord
 from sage_ray.runtime import launch
-from sage_ray.search.faults import is_study_fault
+from sage_ray.runtime.home_signs import CheckedNodes, sign_missing
+from sage_ray.runtime.surroundings import Surroundings
+from sage_ray.search.faults import is_node_fault, is_study_fault
 from sage_ray.search.objectives import devices_of, run_objectives
 from sage_ray.study.file_schema import ObjectivePart
 from sage_ray.study.objective import reduce_reports
@@ -55,6 +58,7 @@ class TrialTask(BaseModel):
     stop_path: Path
     objectives: tuple[ObjectivePart, ...]
     runs: tuple[TrialRun, ...]
+    checked: CheckedNodes = CheckedNodes()
 
     def __repr__(self) -> str:
         """Short: Tune writes what a trial gets into names and notes of its own, again and again."""
@@ -91,7 +95,7 @@ class _Reporter:
         self._reports.append(report)
         value = reduce_reports(self._reports, self._task.objective)
         result: dict[str, Any] = {"objective": statistics.fmean([*self._finished, value])}
-        result["epoch_seconds"] = float(report["seconds"])
+        result["epoch_seconds"], result["node"] = float(report["seconds"]), _node()
         result["spent"] = 0.0 if report["replayed"] else float(report["seconds"]) * self._devices
         if self._first:
             result["step"] = report["epoch"]
@@ -113,14 +117,21 @@ class _Reporter:
             raise
 
 
-def run_trial(config: dict[str, Any]) -> None:
+def run_trial(config: dict[str, Any], surroundings: Surroundings | None = None) -> None:
     """Tune trainable: trains the task in `config["task"]` and reports how it ended.
 
     The last report has `trial_complete` (with the objective), `trial_failed` (one line why) or `trial_halted` (it goes
-    on later: the study is being stopped, or has to be because of `study_fault`, which no trial would survive). When
-    Tune stops the trial, the thread ends with the report it stood in.
+    on later: the study is being stopped, or has to be because of `study_fault`, which no trial would survive, or the
+    machine is at fault: `node_fault`, and `node_shared` where the driver should see the same). When Tune stops the
+    trial, the thread ends with the report it stood in.
     """
     task: TrialTask = config["task"]
+    if surroundings is not None:
+        surroundings.take_on()
+    lacks = _lacks_home(task)
+    if lacks is not None:
+        _blame_node(lacks, shared=True)
+        return
     finished: list[list[float]] = []
     for index in range(len(task.runs)):
         values = _one_run(task, index, [first for first, *_ in finished])
@@ -128,7 +139,7 @@ def run_trial(config: dict[str, Any]) -> None:
             return
         finished.append(values)
     means = [statistics.fmean(values) for values in zip(*finished, strict=True)]
-    tune.report({"objective": means[0], "objectives": means, "trial_complete": 1})
+    tune.report({"objective": means[0], "objectives": means, "trial_complete": 1, "node": _node()})
 
 
 def _one_run(task: TrialTask, index: int, finished: list[float]) -> list[float] | None:
@@ -140,6 +151,10 @@ def _one_run(task: TrialTask, index: int, finished: list[float]) -> list[float] 
     except UserError as error:
         _end_refused(task, run, error)
         return None
+    except OSError as error:  # the run's own folder could not be written
+        if not _blamed_node(task, f"{type(error).__name__}: {error}"):
+            raise
+        return None
     finally:
         _leave_no_trace()
     if reporter.stopped_by_tune:
@@ -147,6 +162,8 @@ def _one_run(task: TrialTask, index: int, finished: list[float]) -> list[float] 
         sys.exit(0)
     if record.state in ("PRUNED", "INTERRUPTED"):
         _end(trial_halted=1)
+    elif record.state == "FAIL" and _blamed_node(task, record.error or ""):
+        pass
     elif is_study_fault(record):
         _end(trial_halted=1, study_fault=f"{run.run_id}: {record.error}")
     elif record.state != "COMPLETE":
@@ -170,20 +187,62 @@ def _launch(task: TrialTask, run: TrialRun, reporter: _Reporter) -> RunRecord:
         pause_path=task.stop_path,
         mirror="behind",
         launcher="ray" if run.config.runtime.workers > 1 else "inline",
+        checked=task.checked,
     )
 
 
 def _end_refused(task: TrialTask, run: TrialRun, error: UserError) -> None:
-    """Data that went away, a full disk or a lost store end the study; whatever else is refused is this trial's own."""
+    """Data that went away, lost stores and full disks end the study, or blame the node; the rest is the trial's own."""
     if isinstance(error, NoSpace | StoreRefused):
         _end(trial_halted=1, study_fault=str(error))
+        return
+    if isinstance(error, NodeUnfit):
+        _end(trial_halted=1, node_fault=str(error), node=error.node_id)
+        return
+    runtime = run.config.runtime
+    if runtime.device == "cuda" and runtime.workers == 1 and not torch.cuda.is_available():
+        _blame_node("torch sees no CUDA device, and trials compute on a GPU")
         return
     try:
         prepare(run.config.data, Home(task.home).cache)
     except UserError as problem:
-        _end(trial_halted=1, study_fault=str(problem))
+        _blame_node(str(problem), shared=True)
     else:
         _end(trial_failed=f"{run.run_id}: {error}")
+
+
+def _lacks_home(task: TrialTask) -> str | None:
+    """What is wrong with the home on this machine; None: it is the driver's."""
+    wrong = None if task.checked.sign is None else sign_missing(task.home, task.checked.sign)
+    return None if wrong is None else f"home {wrong}"
+
+
+def _blamed_node(task: TrialTask, error: str) -> bool:
+    """Whether this machine is at fault for a failure, which is then reported."""
+    lacks = _lacks_home(task)
+    if lacks is not None:
+        _blame_node(f"{lacks}; {error}", shared=True)
+        return True
+    if not is_node_fault(error):
+        return False
+    try:
+        Home(task.home).check_writable()
+    except UserError as problem:
+        _blame_node(str(problem), shared=True)
+        return True
+    if error.startswith(SnapshotFailed.state):  # in a home that can be written: it is full, for everybody
+        return False
+    _blame_node(error)
+    return True
+
+
+def _blame_node(reason: str, *, shared: bool = False) -> None:
+    _end(trial_halted=1, node_fault=reason, node=_node(), **({"node_shared": 1} if shared else {}))
+
+
+def _node() -> str:
+    """Ray's name of this machine; "" outside Ray."""
+    return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""
 
 
 def _end(**ending: Any) -> None:

@@ -13,13 +13,15 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from sage_ray.runtime.driver_side import DriverSide
+from sage_ray.runtime.home_signs import CheckedNodes
 from sage_ray.runtime.ray_lines import folded
 from sage_ray.runtime.worker_signs import WorkerSigns
 from sage_ray.search.faults import Faults
 from sage_ray.search.halt import FAULT, OUT_OF_GPU_HOURS, Halt, HaltStopper, signals
+from sage_ray.search.nodes import TrialNodes
 from sage_ray.search.objectives import devices_of
-from sage_ray.search.placement import trials_at_once, worker_resources
-from sage_ray.search.ray_session import environment, nodes_now, ray_session
+from sage_ray.search.placement import worker_resources
+from sage_ray.search.ray_session import environment, ray_session
 from sage_ray.search.reconcile import make_scheduler
 from sage_ray.search.searcher import OptunaSearcher
 from sage_ray.search.silence import Silence
@@ -28,7 +30,6 @@ from sage_ray.search.study_budgets import StudyBudgets
 from sage_ray.search.study_folder import StudyFolder
 from sage_ray.search.study_status import TrialStatus, status_of
 from sage_ray.search.trainable import TrialRun, TrialTask, run_trial
-from sage_ray.search.worker_probe import probe_workers
 from sage_ray.study.spec import StudySpec
 from sage_ray.watch import Watch
 
@@ -67,29 +68,33 @@ class TuneRun:
         """Take up the trials `orphans`, and draw and run the others of `remaining`, until all ended or the halt is on.
 
         Raises:
-            UserError: a worker lacks the package or has another version.
+            UserError: a node that could get a trial lacks the package, the home or the data, or has another version.
         """
-        with environment(), folded(self._watch.line), ray_session(), signals(self._halt), self._room():
-            probe_workers()
-            look = nodes_now()
+        with (
+            environment(), folded(self._watch.line), ray_session(), signals(self._halt),
+            TrialNodes(self._folder, self._spec, self._halt, self._faults.failed, self._watch.line) as nodes,
+            self._room(),
+        ):  # fmt: skip
             searcher = OptunaSearcher(
                 self._storage,
                 self._spec,
                 orphans=orphans,
-                payload=self._payload,
+                payload=lambda drawn: self._payload(drawn, nodes),
                 progress=self._progress,
                 failed=self._faults.failed,
                 halted=self._halt.check,
-                limit=lambda: trials_at_once(self._spec, look()),
+                limit=nodes.waiting.limit,
+                misplaced=nodes.misplaced,
             )
-            listener = _Listener(self._folder, self._spec, self._storage, self._faults, self._halt, self._watch)
+            listener = _Listener(self._folder, self._spec, self._storage, self._faults, self._halt, self._watch, nodes)
             tune.run(
-                tune.with_resources(run_trial, self._resources()),
+                tune.with_resources(nodes.trainable(run_trial), nodes),
                 name=f"start-{self._folder.meta()['starts']:04d}",
                 storage_path=str(self._folder.path / "ray"),
                 search_alg=searcher,
                 scheduler=make_scheduler(self._spec, self._storage.rows()),
-                num_samples=remaining,
+                # The searcher ends it: a trial that goes on elsewhere is one more for Tune.
+                num_samples=-1,
                 reuse_actors=True,
                 max_failures=self._spec.base.runtime.max_retries,
                 stop=HaltStopper(self._halt),
@@ -102,7 +107,7 @@ class TuneRun:
                 verbose=0,
             )
             for number in self._faults.close(stopped=self._halt.reason is not None):
-                self._leave_open(number)
+                nodes.leave_open(number, "ended by what ended every trial; it goes on with its study")
 
     @contextlib.contextmanager
     def _room(self) -> Iterator[None]:
@@ -119,30 +124,16 @@ class TuneRun:
         finally:
             request_resources(bundles=[])
 
-    def _leave_open(self, number: int) -> None:
-        """A trial that ended by a fault of all goes on with the study: its runs have not failed."""
-        for run in self._folder.run_folders(self._spec, number):
-            WorkerSigns(self._folder.home, run.run_id).free()
-            if run.read().state == "FAIL":
-                run.set_state("INTERRUPTED", error="ended by what ended every trial; it goes on with its study")
-
-    def _payload(self, drawn: Drawn) -> Mapping[str, Any]:
+    def _payload(self, drawn: Drawn, nodes: TrialNodes) -> Mapping[str, Any]:
         self._budgets.note(drawn.sample.values, drawn.configs[0])
-        return {"task": make_task(drawn, self._spec, self._folder)}
+        return {"task": make_task(drawn, self._spec, self._folder, nodes.checked())}
 
     def _progress(self, number: int) -> Progress:
         runs = self._folder.run_folders(self._spec, number)
         return Progress(sum(run.count_epochs() for run in runs), sum(run.read().attempt for run in runs))
 
-    def _resources(self) -> Any:
-        if self._spec.file.resources.workers > 1:
-            # The trial itself only waits for the workers that Ray Train places for it. Tune refuses a trial that asks
-            # for nothing, so it takes a grain of the resource that every cluster's head node has.
-            return tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
-        return tune.PlacementGroupFactory([worker_resources(self._spec)])
 
-
-def make_task(drawn: Drawn, spec: StudySpec, folder: StudyFolder) -> TrialTask:
+def make_task(drawn: Drawn, spec: StudySpec, folder: StudyFolder, checked: CheckedNodes | None = None) -> TrialTask:
     """What an actor gets of a drawn trial: the configs that were built when it was drawn, each with its run's name."""
     runs = tuple(
         TrialRun(run_id=place.run_id, arm=place.arm, fold=place.fold, config=config)
@@ -155,6 +146,7 @@ def make_task(drawn: Drawn, spec: StudySpec, folder: StudyFolder) -> TrialTask:
         stop_path=folder.stop_path,
         objectives=spec.objectives,
         runs=runs,
+        checked=checked or CheckedNodes(),
     )
 
 
@@ -169,8 +161,9 @@ class _Listener(DriverSide, tune.Callback):
         faults: Faults,
         halt: Halt,
         watch: Watch,
+        nodes: TrialNodes,
     ) -> None:
-        self._folder, self._spec, self._storage = folder, spec, storage
+        self._folder, self._spec, self._storage, self._nodes = folder, spec, storage, nodes
         self._faults, self._halt, self._watch = faults, halt, watch
         self._silence = Silence(spec.base.runtime.silence_minutes, watch.line)
         self._ended: dict[int, TrialStatus] = {}
@@ -181,6 +174,7 @@ class _Listener(DriverSide, tune.Callback):
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self._silence.look(trials)
+        self._nodes.waiting.look(trials)
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._silence.started(trial)
@@ -204,6 +198,7 @@ class _Listener(DriverSide, tune.Callback):
             self._halt.want(FAULT, str(result["study_fault"]))
         if "spent" in result:
             self._faults.epoch(int(trial.config["number"]))
+            self._nodes.faults.trained(int(trial.config["number"]), str(result.get("node") or ""))
             self._spend(float(result["spent"]))
         self._show()
 

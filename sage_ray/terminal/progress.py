@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
     from rich.live import Live
 
-_STYLES = {"RUNNING": "cyan", "COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red"}
+_STYLES = {"RUNNING": "cyan", "PENDING": "blue", "COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red"}
 REDRAW_S = 0.2
 """Least time between two pictures; a person needs no more than a few a second."""
 LOOK_S = 0.3

@@ -31,18 +31,26 @@ def doctor(
         typer.Option("--gradients", metavar="PRESET", help="Measure what its loss terms train; or a YAML file's."),
     ] = None,
     sets: Sets = None,
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Look at each node of the Ray cluster (RAY_ADDRESS, else a local Ray).")
+    ] = False,
 ) -> Answer:
     """Report versions, cores, GPUs, disk, home, Ray, MLflow and VGG weights; exit 1 if something needed is broken.
 
     With --gradients: the gradient that each loss term gives each network, on one small batch, and the pairs that are
-    dead.
+    dead. With --cluster: whether each node has the home, this version, MLflow, its GPUs and the time of day; with
+    --set data.path=DIR also whether it has these data.
     """
     from sage_ray.terminal.doctor import examine, gradients_of
 
+    if cluster:
+        from sage_ray.terminal.cluster_answers import nodes_of
+
+        return nodes_of(sets or [], session)
     if gradients is not None:
         return gradients_of(gradients, sets or [], session)
     if sets:
-        raise UserError("nothing to set", "doctor --set", "it changes the config that --gradients PRESET measures")
+        raise UserError("nothing to set", "doctor --set", "it changes what --gradients PRESET or --cluster looks at")
     report = examine(session.home)
     lines = [
         f"{'ok  ' if check.ok else 'FAIL' if check.needed else 'note'} {check.name}: {check.text}" for check in report

@@ -348,8 +348,7 @@ def test_workers_that_get_no_further_are_given_up_with_the_reason(ray_here: None
         over.set()
         killer.join()
     assert record.state == "FAIL" and record.epoch == 0 and len(killed) >= 4
-    assert "out of retries: crashed 2 times without getting any further" in str(record.error)
-    assert "died without a word" in str(record.error)
+    assert "out of retries; worker" in str(record.error)
 
 
 def test_divergence_ends_the_run_without_a_second_try(ray_here: None, home: Home) -> None:

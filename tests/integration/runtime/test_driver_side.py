@@ -30,7 +30,7 @@ from sage_ray.record.home import Home
 from sage_ray.registry.final import final
 from sage_ray.runtime import ray_train
 from sage_ray.runtime.driver_side import DriverSide, Gone
-from sage_ray.search import driver, tune_run
+from sage_ray.search import driver, nodes, tune_run
 from sage_ray.search.halt import Halt, HaltStopper
 from sage_ray.study.space import load_space
 from sage_ray.terminal.progress import LiveWatch
@@ -92,7 +92,10 @@ def handed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     import ray.train.torch
 
     monkeypatch.setattr(tune_run, "ray_session", nullcontext)
-    monkeypatch.setattr(tune_run, "probe_workers", lambda: None)
+    here = {"NodeID": "n", "Alive": True, "Resources": {"CPU": 2.0}}
+    monkeypatch.setattr(ray, "nodes", lambda: [here])
+    monkeypatch.setattr(nodes, "self_started", lambda: True)
+    monkeypatch.setattr(ray_train, "self_started", lambda: True)
     monkeypatch.setattr(tune, "run", take)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
     monkeypatch.setattr(ray.train.torch, "TorchTrainer", Trainer)

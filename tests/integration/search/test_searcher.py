@@ -47,6 +47,7 @@ class Study:
 
     def __init__(self, folder: Path, space: Space, on_disk: dict[int, Progress] | None = None) -> None:
         self.space, self.halted, self.limit = space, False, 100
+        self.misplaced: set[int] = set()
         self.storage = StudyStorage(folder, "unit", space)
         self.storage.enqueue(space.fixed, space)
         orphans = [row.number for row in self.storage.rows() if row.state == "RUNNING"]
@@ -59,6 +60,7 @@ class Study:
             failed=self.storage.tell_failed,
             halted=lambda: self.halted,
             limit=lambda: self.limit,
+            misplaced=lambda number, result: number in self.misplaced,
         )
 
     def states(self) -> dict[int, str]:
@@ -73,6 +75,9 @@ def test_points_come_first_then_draws_until_the_target(tmp_path: Path) -> None:
     given = [study.searcher.suggest(f"id{k}") for k in range(6)]
     assert [g["number"] for g in given if g] == list(range(6))
     assert given[0]["values"] == {} and given[1]["values"]["adversarial.lambda_cycle"] == 2.5
+    assert study.searcher.suggest("id6") is None, "one of them may have to go on on another node"
+    for k in range(6):
+        study.finish(f"id{k}", 0.5)
     assert study.searcher.suggest("id6") == Searcher.FINISHED
     for k in range(6):
         config = study.space.config(given[k]["values"])
@@ -95,7 +100,22 @@ def test_no_more_trials_live_than_the_limit_allows_by_then(tmp_path: Path) -> No
     study.limit = 0
     for trial_id in ("c", "d"):
         study.finish(trial_id, 0.5)
-    assert study.searcher.suggest("e") is not None, "with no trial alive Tune would wait for an answer"
+    assert study.searcher.suggest("e") is None, "no node can hold one: Tune waits, and asks again"
+    study.limit = 1
+    assert study.searcher.suggest("e") is not None
+
+
+def test_a_trial_that_is_misplaced_goes_on_elsewhere_under_its_number(tmp_path: Path) -> None:
+    study = Study(tmp_path, make_space(tmp_path))
+    given = [study.searcher.suggest(f"id{k}") for k in range(6)]
+    study.misplaced = {1}
+    study.searcher.on_trial_complete("id1", {"trial_halted": 1, "node_fault": "no CUDA", "node": "n"})
+    again = study.searcher.suggest("again")
+    assert again and again["number"] == 1, "however many are drawn already"
+    assert study.space.config(again["values"]) == study.space.config(given[1]["values"])
+    assert study.states()[1] == "RUNNING" and study.storage.row(1).stalls == 0
+    study.searcher.on_trial_complete("id2", {"trial_halted": 1, "node_fault": "no CUDA", "node": "n"})
+    assert study.searcher.suggest("more") is None, "its own fault after all, which is told elsewhere"
 
 
 def test_each_end_is_told_as_what_it_is(tmp_path: Path) -> None:
@@ -129,7 +149,7 @@ def test_trials_of_a_killed_driver_keep_number_and_values(tmp_path: Path) -> Non
     assert [a["number"] for a in after if a] == [1, 2, 3, 4, 5]
     for a in after[:3]:
         assert space.config(a["values"]) == space.config(before[a["number"]]["values"])
-    assert second.searcher.suggest("more") == Searcher.FINISHED
+    assert second.searcher.suggest("more") is None and len(second.states()) == 6
     assert {row.attempts for row in second.storage.rows()[1:4]} == {2}
 
 
