@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import uuid
 from functools import cached_property
 from pathlib import Path
@@ -24,11 +25,14 @@ class Home:
     Making the object creates nothing; `check_writable` does.
 
     Raises:
-        UserError: a newer release has written to the home.
+        UserError: an address of a bucket, or a home that a newer release has written to.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
         chosen = path or os.environ.get("SAGE_HOME") or "sage_runs"
+        if re.match(r"[a-z][a-z0-9+.-]+:/", str(chosen)):  # one slash: what a path makes of two
+            mend = "give a folder; a bucket can hold the stages, with --set runtime.stage_store=s3://BUCKET/PREFIX"
+            raise UserError("a home is a folder", chosen, mend)
         self.path = Path(chosen).expanduser().absolute()
         refuse_newer(self.path)
         share_sessions(self.path)

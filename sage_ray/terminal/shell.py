@@ -59,7 +59,8 @@ class Session:
 
     def __init__(self, verb: str, home: Path | None, quiet: bool) -> None:
         self.verb, self.quiet = verb, quiet
-        self.home_path = Path(home or os.environ.get("SAGE_HOME") or "sage_runs").expanduser().absolute()
+        self._named = home or os.environ.get("SAGE_HOME") or "sage_runs"
+        self.home_path = Path(self._named).expanduser().absolute()
         self.resumable: str | None = None
 
     @cached_property
@@ -67,7 +68,7 @@ class Session:
         """The home that --home or SAGE_HOME names."""
         from sage_ray.record.home import Home
 
-        home = Home(self.home_path)
+        home = Home(self._named)  # as it was named: an address would look like a folder by now
         news = home.settle_identity()
         if news is not None:
             self.watch.line(news)

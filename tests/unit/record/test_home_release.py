@@ -26,6 +26,12 @@ def test_a_home_of_a_newer_release_is_refused_by_name(tmp_path: Path) -> None:
             Home(tmp_path)
 
 
+@pytest.mark.parametrize("place", ["s3://bucket/sage", "gs://bucket", Path("s3://bucket/sage"), "file:///tmp/home"])
+def test_an_address_is_no_home(place: str | Path) -> None:
+    with pytest.raises(UserError, match=r"a home is a folder.*runtime.stage_store"):
+        Home(place)
+
+
 @pytest.mark.parametrize("before", [None, "0.1.0", sage_ray.__version__])
 def test_a_home_of_this_release_or_one_before_is_used(tmp_path: Path, before: str | None) -> None:
     facts = {"format_version": 1, "id": "0" * 32} | ({"release": before} if before else {})
