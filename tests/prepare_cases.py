@@ -20,4 +20,4 @@ def config_of(folder: Path, **values: object) -> DataConfig:
 
 
 def entries(cache: Path) -> list[str]:
-    return sorted(path.name for path in cache.iterdir() if path.is_dir())
+    return sorted(path.name for path in cache.iterdir() if path.is_dir() and not path.name.startswith("."))

@@ -50,8 +50,11 @@ def inventory(store: StageStore, keys: Iterable[str] | None = None) -> list[Stag
     """The stages of a store by key, or those of `keys`; reads names and sizes, and of each snapshot its meta.json."""
     found: dict[str, StageFolder] = {}
     parts: dict[tuple[str, str], dict[str, int]] = {}
+    leased: set[str] = set()
     for entry in [entry for prefix in ([""] if keys is None else keys) for entry in store.objects.names(prefix)]:
         names = entry.name.split("/")
+        if LEASES in names:
+            leased.add(names[0])
         if len(names) < 2 or names[0].startswith(".") or LEASES in names:  # no part of a stage
             continue
         stage = found.setdefault(names[0], StageFolder(names[0]))
@@ -67,7 +70,7 @@ def inventory(store: StageStore, keys: Iterable[str] | None = None) -> list[Stag
             found[key].leftovers[name] = sum(files.values())
     _refer(store, found)
     for stage in found.values():
-        stage.in_use = held(store, stage.key)
+        stage.in_use = stage.key in leased and held(store, stage.key)
     return sorted(found.values(), key=lambda stage: stage.key)
 
 

@@ -19,7 +19,7 @@ from sage_ray.search.best import best
 from sage_ray.search.storage import read_rows
 from sage_ray.search.study_status import status
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.timeout(900)]
 
 QUICK = {"pretrain.epochs": 1, "adversarial.epochs": 2}
 GOOD = {"adversarial.lambda_cycle": {"float": [0.5, 2.0]}}

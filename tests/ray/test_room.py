@@ -16,7 +16,7 @@ from sweep_cases import start, wait_until, write_space
 from sage_ray.record.home import Home
 from sage_ray.search.study_status import status
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.timeout(900)]
 
 QUICK = {"pretrain.epochs": 1, "adversarial.epochs": 2}
 GOOD = {"adversarial.lambda_cycle": {"float": [0.5, 2.0]}}

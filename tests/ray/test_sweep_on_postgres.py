@@ -25,7 +25,7 @@ from sage_ray.study.space import load_space
 from sage_ray.upkeep.mlflow_sync import sync
 from sage_ray.watch import SilentWatch
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.timeout(600)]
 
 AWAY_S = 30.0
 

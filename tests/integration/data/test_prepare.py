@@ -23,7 +23,8 @@ def _prepare_in_process(folder: str, cache: str, barrier: object, results: objec
     barrier.wait(timeout=60)  # type: ignore[attr-defined]
     lines: list[str] = []
     data = prepare(config_of(Path(folder)), Path(cache), say=lines.append)
-    stamp = next(path for path in Path(cache).iterdir() if path.is_dir()).joinpath("meta.json").stat()
+    (entry,) = entries(Path(cache))
+    stamp = (Path(cache) / entry / "meta.json").stat()
     digest = (int(data.images.astype(np.int64).sum()), data.fingerprint, stamp.st_ino, len(lines))
     results.put(digest)  # type: ignore[attr-defined]
 
