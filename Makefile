@@ -11,13 +11,14 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 # Two processes of tests, one module in each at a time; tests/conftest.py says what stays together. PYTEST="..." replaces it.
 PYTEST ?= $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
-.PHONY: help setup wheel demo test test-all bench tables lint format clean
+.PHONY: help setup wheel demo test test-cluster test-all bench tables lint format clean
 
 help:
 	@echo "setup     .venv with sage-ray in it (idempotent)"
 	@echo "wheel     dist/sage_ray-VERSION-py3-none-any.whl, what images and other machines install"
 	@echo "demo      the whole path on drawn particles into ./demo_runs, at most 5 minutes on 2 cores"
 	@echo "test      tests without network and GPU, at most 12 minutes on 2 cores"
+	@echo "test-cluster  tests on several nodes, with a Postgres and a scheduler of their own"
 	@echo "test-all  all tests, the slow ones and those that need a GPU included"
 	@echo "bench     time of a step, an evaluation, the import and the orchestration, into benchmarks/results/"
 	@echo "tables    tables and figures of recorded studies"
@@ -35,7 +36,10 @@ demo: setup
 	@$(BIN)/python scripts/demo.py
 
 test: setup
-	$(PYTEST) -m "not slow and not gpu" --durations=15
+	$(PYTEST) -m "not slow and not gpu and not cluster" --durations=15
+
+test-cluster: setup
+	$(PYTEST) -m "cluster" --durations=15
 
 test-all: setup
 	$(PYTEST) --durations=25
