@@ -17,6 +17,7 @@ import psutil
 import yaml
 from tiny_cases import SMALLEST
 
+from sage_ray.leases import lease_s
 from sage_ray.record.home import Home
 from sage_ray.search.study_status import status
 
@@ -73,7 +74,7 @@ def wait_until(condition: Callable[[], Any], process: subprocess.Popen[str], tim
 
 
 def kill(process: subprocess.Popen[str]) -> None:
-    """Kill a driver, and return when its Ray and all that trained for it have ended by themselves."""
+    """Kill a driver; returns when its Ray and all that trained for it have ended by themselves, and it shows."""
     family = psutil.Process(process.pid).children(recursive=True)
     # Ray's agents train nothing, and end only half a minute after their driver.
     agents = [child for child in family if child.is_running() and "Agent" in " ".join(child.cmdline())]
@@ -84,6 +85,7 @@ def kill(process: subprocess.Popen[str]) -> None:
     for agent in agents:
         with contextlib.suppress(psutil.NoSuchProcess):
             agent.kill()
+    time.sleep(1.1 * lease_s())
 
 
 def epochs_on_disk(home: Home, run_id: str) -> list[dict[str, Any]]:

@@ -372,7 +372,6 @@ def test_a_killed_process_is_taken_up_where_it_was(finished: Home, home: Home, t
         process.wait(30)
     folder = RunFolder.open(home.runs, "r")
     assert folder.read().state == "RUNNING"
-    assert not folder.alive()
     seen = len(epochs(folder))
     assert 5 <= seen < 42
     started = time.monotonic()
