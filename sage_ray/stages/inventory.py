@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from sage_ray.leases import LEASES
-from sage_ray.stages.lease import held
+from sage_ray.stages.lease import OLD_LEASE, held
 from sage_ray.stages.store import DAMAGED, KEEP, META, TEMPORARY, StageStore
 
 
@@ -40,10 +40,6 @@ class StageFolder:
     def orphans(self, epochs: set[int]) -> set[str]:
         """Files of best weights that no snapshot would refer to without these epochs."""
         return set(self.best) - {self.refers.get(epoch) for epoch in self.snapshots if epoch not in epochs}
-
-
-OLD_LEASE = "lease.json"
-"""The lease of a stage in the releases before 0.4."""
 
 
 def inventory(store: StageStore, keys: Iterable[str] | None = None) -> list[StageFolder]:

@@ -13,6 +13,9 @@ from sage_ray.leases import LEASES, Lease
 from sage_ray.locks import lease_of, share_sessions
 from sage_ray.stages.store import StageStore
 
+OLD_LEASE = "lease.json"
+"""The lease of a stage in the releases before 0.4."""
+
 
 @contextlib.contextmanager
 def stage_lease(
@@ -64,7 +67,7 @@ def lease_if_free(store: StageStore, key: str) -> Iterator[bool]:
         yield True
     finally:
         left = [entry.name for entry in store.objects.names(key)]
-        if all(LEASES in name for name in left):  # nothing is left of the stage
+        if all(LEASES in name or name.endswith(f"/{OLD_LEASE}") for name in left):  # nothing is left of the stage
             store.objects.delete(left)
         lease.give_back()
 

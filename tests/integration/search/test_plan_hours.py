@@ -131,7 +131,7 @@ def test_a_pilot_measures_each_kind_of_epoch_and_leaves_nothing(
     found = pilot(space.base, home, place_of(space), lambda line: None)
     assert [m.kind for m in found] == ["pretrain", "frozen", "adversarial"]
     assert all(m.seconds > 0 and m.rest_s is not None and m.source == "a pilot" for m in found)
-    assert [path.name for path in home.path.iterdir()] == ["cache"]
+    assert [path.name for path in home.path.iterdir() if not path.name.startswith(".")] == ["cache"]
     with pytest.raises(UserError, match="the pilot would run on CPU, .*, the trials on NVIDIA H100: --pilot"):
         pilot(space.base, home, place_of(space) | {"gpu": "NVIDIA H100"}, lambda line: None)
     told = plan(space, home, pilot=True)

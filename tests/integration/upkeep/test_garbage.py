@@ -54,7 +54,8 @@ def by_hand(home: Home, key: str, epoch: int) -> None:
 
 
 def tree(home: Home) -> dict[str, tuple[int, int]]:
-    files = (path for path in home.path.rglob("*") if path.is_file())
+    leases = {".leases", ".sessions"}
+    files = (path for path in home.path.rglob("*") if path.is_file() and not leases & set(path.parts))
     return {str(path.relative_to(home.path)): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
 
 
