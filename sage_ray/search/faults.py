@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from sage_ray.errors import SnapshotFailed, StoreFailed
-from sage_ray.record.run_record import RunRecord
 from sage_ray.runtime.node_watch import NodeWatch
 
 SHARED = 3
@@ -22,12 +20,6 @@ _NODE = re.compile(
 read-only, a lost share, a quota, CUDA that does not start. What an operation on a working GPU raises is not in it."""
 NODES_PER_TRIAL = 2
 """Nodes that one trial may blame, of those that have trained another one; what meets it there too is its own."""
-
-
-def is_study_fault(record: RunRecord) -> bool:
-    """Whether a run failed of something that would end every other trial too: a full disk, a lost share."""
-    everybodys = (SnapshotFailed.state, StoreFailed.__name__)
-    return record.state == "FAIL" and (record.error or "").startswith(everybodys)
 
 
 def is_node_fault(error: str) -> bool:

@@ -26,10 +26,10 @@ from sage_ray.record.optuna_store import OptunaStore
 from sage_ray.record.overview import FAILED_ATTR
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunRecord
-from sage_ray.search.faults import is_study_fault
 from sage_ray.search.objectives import run_objectives
 from sage_ray.search.sampling import POINT, directions_of, distribution, stored_params
 from sage_ray.search.storage import DIVERGED, TrialRow, is_divergence
+from sage_ray.search.study_fault import is_study_fault
 from sage_ray.search.study_folder import StudyFolder
 from sage_ray.study.dimension import Sample
 from sage_ray.study.objective import reduce_reports

@@ -12,9 +12,9 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import State
-from sage_ray.search.faults import is_study_fault
 from sage_ray.search.objectives import run_objectives
 from sage_ray.search.storage import StudyStorage, TrialRow
+from sage_ray.search.study_fault import is_study_fault
 from sage_ray.search.study_folder import StudyFolder
 from sage_ray.search.study_status import StudyStatus
 from sage_ray.study.objective import reduce_reports

@@ -24,8 +24,9 @@ from sage_ray.record.run_record import RunLabels, RunRecord
 from sage_ray.runtime import launch
 from sage_ray.runtime.home_signs import CheckedNodes, sign_missing
 from sage_ray.runtime.surroundings import Surroundings
-from sage_ray.search.faults import is_node_fault, is_study_fault
+from sage_ray.search.faults import is_node_fault
 from sage_ray.search.objectives import devices_of, run_objectives
+from sage_ray.search.study_fault import is_study_fault
 from sage_ray.study.file_schema import ObjectivePart
 from sage_ray.study.objective import reduce_reports
 

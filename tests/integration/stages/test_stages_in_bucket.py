@@ -15,7 +15,7 @@ from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunRecord
 from sage_ray.runtime.launch import run
-from sage_ray.search.faults import is_study_fault
+from sage_ray.search.study_fault import is_study_fault
 from sage_ray.stages import store as store_module
 from sage_ray.stages.store import STATE, Snapshot, StageStore
 from sage_ray.terminal.cli import call
