@@ -343,7 +343,7 @@ class RunFolder:
                 raise UserError("run is being computed", self.run_id, "wait for the other process, or stop it first")
             yield
 
-    def succeed(self, waiting: Callable[[], None]) -> None:
+    def end_other_process(self, waiting: Callable[[], None]) -> None:
         """Ask a process that is at work on the run to end, and wait until it has; `waiting` is called meanwhile."""
         lease = lease_of(self.path / ".driver.lock")
         if lease.is_held():

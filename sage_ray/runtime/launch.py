@@ -40,6 +40,7 @@ from sage_ray.runtime.disk_space import check_space, run_need
 from sage_ray.runtime.home_signs import CheckedNodes
 from sage_ray.runtime.named_epochs import named_epochs
 from sage_ray.runtime.ray_cluster import connect
+from sage_ray.runtime.run_hooks import RunHooks
 from sage_ray.sections import RuntimeConfig
 from sage_ray.stages.store import StageStore
 from sage_ray.training.context import LocalContext, Report, choose_device
@@ -70,8 +71,7 @@ def run(
     """Train `config` as run `run_id` and return its record.
 
     Args:
-        config: the run.
-        home: where its folder, the stage store and the cache are.
+        config, home: the run, and where its folder, the stage store and the cache are.
         run_id, labels: name of the folder (a finished run of this name and config is returned), and where it belongs.
         on_report: called with each epoch's report once it is on disk, also with replayed ones. What it raises ends the
             run: SystemExit (Tune's wish) and RunStopped as PRUNED, anything else as FAIL.
@@ -91,27 +91,28 @@ def run(
         UserError: bad input; nothing was trained.
         KeyboardInterrupt, SystemExit: passed on after the record says INTERRUPTED or PRUNED.
     """
-    say = _both(say or _silent, (said := list[str]()).append)  # for the log, which does not exist yet
+    said: list[str] = []
+    say = _both(say or _silent, said.append)  # for the log, which does not exist yet
+    hooks = RunHooks(on_report, should_stop, on_waiting, pause_path)
     home.check_writable()
     under_ray = _under_ray(config, launcher)
     config, machines = _settled(config, home, run_id, under_ray)
-    resolved, hooks = with_checkpoint(config, home), (on_report, should_stop, on_waiting, pause_path)
+    resolved = with_checkpoint(config, home)
     data = prepare(resolved.data, home.cache, say=say)
     say(headline(data, resolved.data))
     folder = RunFolder.create(home.runs, run_id, config, labels or RunLabels())
     with folder.lock("driver", DRIVER_TIMEOUT_S, say):
-        _refuse_other_data(record := folder.read(), data)
+        record = _record_of_same_data(folder, data)
         if record.finished:
             with _mirrored(home, folder, False if Mirror(home).up_to_date(folder) else mirror, say):
                 return record
         folder.stop_path.unlink(missing_ok=True)
         folder.set_state("RUNNING")
-        for line in _device_lines(config, machines):
-            say(line)
+        _say_device(config, machines, say)
         with _logged(folder, said, say) as tell, _mirrored(home, folder, mirror, tell):
             if under_ray:
-                return _run_under_ray(resolved, home, folder, *hooks, tell, checked)
-            return _run_inline(resolved, home, folder, data, *hooks, tell)
+                return _run_under_ray(resolved, home, folder, hooks, tell, checked)
+            return _run_inline(resolved, home, folder, data, hooks, tell)
 
 
 @contextmanager
@@ -124,10 +125,13 @@ def _logged(folder: RunFolder, said: list[str], say: Callable[[str], None]) -> I
         yield _both(say, log.line)
 
 
-def _refuse_other_data(record: RunRecord, data: PreparedData) -> None:
+def _record_of_same_data(folder: RunFolder, data: PreparedData) -> RunRecord:
+    """The run's record. Raises UserError if it has begun with other data."""
+    record = folder.read()
     if record.data_fingerprint not in (None, data.fingerprint):
         what = f"data have changed since the run began (now {data.fingerprint}, was {record.data_fingerprint})"
         raise UserError(what, record.run_id, "restore the images, or choose another run id")
+    return record
 
 
 def train(
@@ -237,19 +241,18 @@ def _check_here(asked: RuntimeConfig, runtime: RuntimeConfig, begun: str | None)
     resolve_precision(runtime.precision, choose_device(runtime.device))
 
 
-def _device_lines(config: ExperimentConfig, machines: Machines | None) -> list[str]:
-    """What the run computes on, and GPUs that stand idle meanwhile."""
+def _say_device(config: ExperimentConfig, machines: Machines | None, say: Callable[[str], None]) -> None:
+    """Tell what the run computes on, and GPUs that stand idle meanwhile."""
     runtime = config.runtime
     if machines is None and torch.cuda.is_available():
         machines = this_machine()
-    lines = [f"computing on {describe_device(runtime, machines.gpu if machines else None)}"]
+    say(f"computing on {describe_device(runtime, machines.gpu if machines else None)}")
     idle = 0 if machines is None or machines.gpu is None else machines.gpus - gpus_held(runtime)
     if idle >= 1 and runtime.device == "cpu":
         why = "the run computes on the CPU (runtime.device, runtime.gpus_per_worker)"
-        lines.append(f"warning: {idle_gpus(idle)}: {why}")
+        say(f"warning: {idle_gpus(idle)}: {why}")
     elif idle >= 1 and machines is not None:
-        lines.append(f"warning: {idle_gpus(idle, machines.gpus)}: runtime.workers is {runtime.workers}")
-    return lines
+        say(f"warning: {idle_gpus(idle, machines.gpus)}: runtime.workers is {runtime.workers}")
 
 
 @contextmanager
@@ -275,25 +278,22 @@ def _run_inline(
     home: Home,
     folder: RunFolder,
     data: PreparedData,
-    on_report: Callable[[Report], None] | None,
-    should_stop: Callable[[], bool] | None,
-    on_waiting: Callable[[], None] | None,
-    pause_path: Path | None,
+    hooks: RunHooks,
     say: Callable[[str], None],
 ) -> RunRecord:
     with folder.lock("writer", DRIVER_TIMEOUT_S):
         runtime = config.runtime
-        attempt = Attempt(folder, gpus=gpus_held(runtime), on_report=on_report, pause_path=pause_path)
+        attempt = Attempt(folder, gpus=gpus_held(runtime), on_report=hooks.on_report, pause_path=hooks.pause_path)
 
         def wished() -> bool:
-            return attempt.asked_to_end() or (should_stop is not None and should_stop())
+            return attempt.asked_to_end() or (hooks.should_stop is not None and hooks.should_stop())
 
         context = LocalContext(
             runtime,
             on_report=attempt.report,
             on_arrays=attempt.keep,
             should_stop=wished,
-            on_waiting=on_waiting,
+            on_waiting=hooks.on_waiting,
             say=say,
         )
         store = StageStore(runtime.stage_store or home.stages, say=say)
@@ -314,10 +314,7 @@ def _run_under_ray(
     config: ExperimentConfig,
     home: Home,
     folder: RunFolder,
-    on_report: Callable[[Report], None] | None,
-    should_stop: Callable[[], bool] | None,
-    on_waiting: Callable[[], None] | None,
-    pause_path: Path | None,
+    hooks: RunHooks,
     say: Callable[[str], None],
     checked: CheckedNodes | None,
 ) -> RunRecord:
@@ -325,20 +322,9 @@ def _run_under_ray(
 
     launch = uuid.uuid4().hex
     try:
-        return run_under_ray(
-            config,
-            home,
-            folder,
-            launch=launch,
-            on_report=on_report,
-            should_stop=should_stop,
-            on_waiting=on_waiting,
-            pause_path=pause_path,
-            say=say,
-            checked=checked,
-        )
+        return run_under_ray(config, home, folder, hooks, launch=launch, say=say, checked=checked)
     except BaseException as error:
-        Attempt(folder, gpus=0.0, pause_path=pause_path).end(error)
+        Attempt(folder, gpus=0.0, pause_path=hooks.pause_path).end(error)
         if isinstance(error, UserError | KeyboardInterrupt | SystemExit) or not isinstance(error, Exception):
             raise
         return folder.read()

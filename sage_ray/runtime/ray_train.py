@@ -35,6 +35,7 @@ from sage_ray.runtime.node_watch import NodeWatch, selector_without
 from sage_ray.runtime.ray_cluster import check_resources, connect, disconnect, self_started
 from sage_ray.runtime.ray_context import RayContext
 from sage_ray.runtime.ray_lines import folded
+from sage_ray.runtime.run_hooks import RunHooks
 from sage_ray.runtime.surroundings import surroundings_of
 from sage_ray.runtime.worker_signs import WorkerSigns, train_storage
 from sage_ray.stages.store import StageStore
@@ -70,12 +71,9 @@ def run_under_ray(
     config: ExperimentConfig,
     home: Home,
     folder: RunFolder,
+    hooks: RunHooks,
     *,
     launch: str,
-    on_report: Callable[[Report], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
-    on_waiting: Callable[[], None] | None = None,
-    pause_path: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
     checked: CheckedNodes | None = None,
 ) -> RunRecord:
@@ -87,22 +85,20 @@ def run_under_ray(
 
     Args:
         config, home, folder: the run.
+        hooks: who hears of it.
         launch: names this call.
-        on_report, should_stop, on_waiting, pause_path, say: as `runtime.launch.run`.
+        say: told lines for the user.
         checked: what is known of the nodes; None: they are checked here.
 
     Raises:
         UserError: no Ray, too few CPUs or GPUs, a node that is not as it should be, or what a worker found wrong with
             the input.
-        BaseException: whatever `on_report` raises, after the workers have stopped.
+        BaseException: whatever `hooks.on_report` raises, after the workers have stopped.
     """
     connect()
     gpus = gpus_held(config.runtime) / config.runtime.workers
     check_resources(config.runtime, gpus, say)
-    watch = partial(
-        _fit_and_watch, config, home, folder, launch, gpus,
-        on_report=on_report, should_stop=should_stop, on_waiting=on_waiting, pause_path=pause_path, say=say,
-    )  # fmt: skip
+    watch = partial(_fit_and_watch, config, home, folder, hooks, launch, gpus, say)
     if checked is not None or self_started():
         return watch(checked or CheckedNodes())
     with checked_nodes(config, home, say) as nodes:
@@ -113,15 +109,11 @@ def _fit_and_watch(
     config: ExperimentConfig,
     home: Home,
     folder: RunFolder,
+    hooks: RunHooks,
     launch: str,
     gpus: float,
-    checked: CheckedNodes,
-    *,
-    on_report: Callable[[Report], None] | None,
-    should_stop: Callable[[], bool] | None,
-    on_waiting: Callable[[], None] | None,
-    pause_path: Path | None,
     say: Callable[[str], None],
+    checked: CheckedNodes,
 ) -> RunRecord:
     job = WorkerJob(
         config=config,
@@ -130,7 +122,7 @@ def _fit_and_watch(
         launch=launch,
         working_dir=os.getcwd(),
         gpus_per_worker=gpus,
-        pause_path=None if pause_path is None else str(pause_path),
+        pause_path=None if hooks.pause_path is None else str(hooks.pause_path),
         sign=checked.sign,
         surroundings=None if self_started() else ray.put(surroundings_of(home)),
     )
@@ -143,12 +135,12 @@ def _fit_and_watch(
         try:
             with folded(say):
                 while fit.running(POLL_S):
-                    _hand_on(reports, on_report)
-                    if on_waiting is not None and next(waits):
-                        on_waiting()
-                    if should_stop is not None and should_stop():
+                    _hand_on(reports, hooks.on_report)
+                    if hooks.on_waiting is not None and next(waits):
+                        hooks.on_waiting()
+                    if hooks.should_stop is not None and hooks.should_stop():
                         folder.request_stop()
-            _hand_on(reports, on_report)
+            _hand_on(reports, hooks.on_report)
         except KeyboardInterrupt:
             disconnect()  # ends the workers at once; what they computed is in the stage store
             raise

@@ -177,7 +177,7 @@ def _one_run(task: TrialTask, index: int, finished: list[float]) -> list[float] 
 def _launch(task: TrialTask, run: TrialRun, reporter: _Reporter) -> RunRecord:
     home = Home(task.home)
     # A process of an earlier start of the study may be left, on a node that its driver had lost.
-    RunFolder(home.runs / run.run_id).succeed(reporter.waits)
+    RunFolder(home.runs / run.run_id).end_other_process(reporter.waits)
     return launch.run(
         run.config,
         home,

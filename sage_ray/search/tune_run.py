@@ -15,6 +15,7 @@ from ray.tune.experiment import Trial
 from sage_ray.runtime.driver_side import DriverSide
 from sage_ray.runtime.home_signs import CheckedNodes
 from sage_ray.runtime.ray_lines import folded
+from sage_ray.runtime.room import ask_for
 from sage_ray.runtime.worker_signs import WorkerSigns
 from sage_ray.search.faults import Faults
 from sage_ray.search.halt import FAULT, OUT_OF_GPU_HOURS, Halt, HaltStopper, signals
@@ -116,13 +117,11 @@ class TuneRun:
         if wanted == "auto" or not os.environ.get("RAY_ADDRESS"):
             yield
             return
-        from ray.autoscaler.sdk import request_resources
-
-        request_resources(bundles=[worker_resources(self._spec)] * (wanted * self._spec.file.resources.workers))
+        ask_for([worker_resources(self._spec)] * (wanted * self._spec.file.resources.workers))
         try:
             yield
         finally:
-            request_resources(bundles=[])
+            ask_for([])
 
     def _payload(self, drawn: Drawn, nodes: TrialNodes) -> Mapping[str, Any]:
         self._budgets.note(drawn.sample.values, drawn.configs[0])

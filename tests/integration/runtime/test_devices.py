@@ -72,13 +72,14 @@ def test_a_run_that_began_on_a_gpu_is_refused_without_one(home: Home, monkeypatc
 def test_a_gpu_that_stands_idle_is_said(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     pretend(monkeypatch, H100)
-    lines = launch._device_lines(
-        tiny("runtime.device=cpu", "runtime.gpus_per_worker=0", "runtime.precision=fp32"), None
-    )
+    lines: list[str] = []
+    on_cpu = tiny("runtime.device=cpu", "runtime.gpus_per_worker=0", "runtime.precision=fp32")
+    launch._say_device(on_cpu, None, lines.append)
     assert lines[0] == "computing on CPU, 1 thread, fp32"
     assert len(lines) == 2 and lines[1].startswith("warning: 2 GPUs stand idle")
     one_of_two = tiny("runtime.device=cuda", "runtime.gpus_per_worker=1", "runtime.precision=bf16")
-    assert launch._device_lines(one_of_two, H100) == [
+    launch._say_device(one_of_two, H100, lines.append)
+    assert lines[2:] == [
         "computing on NVIDIA H100, bf16",
         "warning: 1 of 2 GPUs stands idle: runtime.workers is 1",
     ]
