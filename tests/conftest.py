@@ -26,7 +26,9 @@ import pytest
 
 if TYPE_CHECKING:
     from emps_cases import EmpsFacts
+    from node_cases import ClusterOfProcesses
     from postgres_cases import PostgresServer
+    from s3_cases import S3Server
 
     from sage_ray.record.home import Home
 
@@ -82,6 +84,38 @@ def postgres() -> Iterator[PostgresServer]:
 
     with postgres_server() as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def s3_of_module() -> Iterator[S3Server]:
+    """A server of the S3 protocol, as a module's tests share it."""
+    from s3_cases import s3_server
+
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_of_module: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """That server as this process reaches it, with no request counted yet and none refused."""
+    from s3_cases import use
+
+    from sage_ray.stages import store
+
+    use(s3_of_module, monkeypatch)
+    monkeypatch.setattr(store, "SECOND_LOOK_S", 0.05)
+    s3_of_module.requests.clear()
+    yield s3_of_module
+    s3_of_module.refuse = lambda method, path: None
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterOfProcesses]:
+    """A cluster whose nodes are processes of this machine, which a test starts and ends."""
+    from node_cases import cluster_of_processes
+
+    with cluster_of_processes(monkeypatch, tmp_path_factory) as made:
+        yield made
 
 
 @pytest.fixture

@@ -88,6 +88,17 @@ def kill(process: subprocess.Popen[str]) -> None:
     time.sleep(1.1 * lease_s())
 
 
+def ended(process: subprocess.Popen[str], timeout_s: float = 400) -> tuple[int, dict[str, Any], str]:
+    """Exit code and JSON of a command, and all lines that it printed, those of stderr last."""
+    try:
+        output, errors = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        kill(process)
+        raise
+    lines = output.strip().splitlines()
+    return process.returncode, json.loads(lines[-1]) if lines else {}, "\n".join([*lines[:-1], errors])
+
+
 def epochs_on_disk(home: Home, run_id: str) -> list[dict[str, Any]]:
     """Complete lines of a run's metrics.jsonl."""
     path = home.runs / run_id / "metrics.jsonl"

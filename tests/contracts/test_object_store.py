@@ -10,29 +10,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from s3_cases import SECRET, S3Server, s3_server, use
+from s3_cases import SECRET, S3Server
 
 from sage_ray import bucket_client, object_store
 from sage_ray.errors import StoreFailed, StoreRefused, UserError
 from sage_ray.object_store import Entry, ObjectStore, check_writable, open_object_store
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with s3_server() as running:
-        yield running
-
-
-@pytest.fixture
-def s3(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    use(server, monkeypatch)
-    server.requests.clear()
-    yield server
-    server.refuse = lambda method, path: None
 
 
 @pytest.fixture(params=["folder", "s3", "gs"])

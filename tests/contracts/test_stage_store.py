@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from s3_cases import S3Server, s3_server, use
+from s3_cases import S3Server
 
 from sage_ray import bucket_client
 from sage_ray.errors import SnapshotFailed, StoreFailed
-from sage_ray.stages import store as store_module
 from sage_ray.stages.inventory import inventory
 from sage_ray.stages.store import DAMAGED, META, STATE, Snapshot, StageStore
 from sage_ray.stages.writer import SnapshotWriter
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with s3_server() as running:
-        yield running
-
-
-@pytest.fixture
-def s3(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    use(server, monkeypatch)
-    monkeypatch.setattr(store_module, "SECOND_LOOK_S", 0.05)
-    yield server
-    server.refuse = lambda method, path: None
 
 
 @pytest.fixture(params=["folder", "s3"])

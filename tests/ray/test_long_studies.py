@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -17,7 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
-from sweep_cases import TOO_MUCH, epochs_on_disk, kill, record, start, wait_until, write_space
+from sweep_cases import TOO_MUCH, ended, epochs_on_disk, kill, record, start, wait_until, write_space
 
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
@@ -44,17 +43,6 @@ class Lines(SilentWatch):
 
     def update(self, state: StudyStatus) -> None:
         self.running = max(self.running, state.running)
-
-
-def ended(process: subprocess.Popen[str], timeout_s: float = 240) -> tuple[int, dict[str, Any], str]:
-    """Exit code and JSON of a command, and all lines that it printed, those of stderr last."""
-    try:
-        output, errors = process.communicate(timeout=timeout_s)
-    except subprocess.TimeoutExpired:
-        kill(process)
-        raise
-    lines = output.strip().splitlines()
-    return process.returncode, json.loads(lines[-1]) if lines else {}, "\n".join([*lines[:-1], errors])
 
 
 @contextmanager

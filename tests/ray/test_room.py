@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from node_cases import ClusterOfProcesses, cluster_of_processes
-from sweep_cases import start, wait_until, write_space
+from node_cases import ClusterOfProcesses
+from sweep_cases import ended, start, wait_until, write_space
 
 from sage_ray.record.home import Home
 from sage_ray.search.study_status import status
@@ -24,25 +21,13 @@ HEAD_ID = "f" * 51 + "00000"
 LISTS = ("setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray", "initialization")
 
 
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: Any) -> Iterator[ClusterOfProcesses]:
-    with cluster_of_processes(monkeypatch, tmp_path_factory) as made:
-        yield made
-
-
-def ended(process: subprocess.Popen[str], timeout_s: float = 400) -> tuple[int, dict[str, Any], str]:
-    output, errors = process.communicate(timeout=timeout_s)
-    lines = output.strip().splitlines()
-    return process.returncode, json.loads(lines[-1]) if lines else {}, "\n".join([*lines[:-1], errors])
-
-
 def test_two_cpu_trials_on_one_cpu_nodes(
-    cluster: ClusterOfProcesses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nodes: ClusterOfProcesses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without an autoscaler they are refused, unless the user says how long to wait for a node."""
-    cluster.head(1)
-    cluster.add(1)
-    cluster.wait_for(2)
+    nodes.head(1)
+    nodes.add(1)
+    nodes.wait_for(2)
     home = Home(tmp_path / "home")
     path = write_space(tmp_path, QUICK, trials=1, space=GOOD, resources={"cpu": 2}, concurrency="auto")
     code, _, said = ended(start("sweep", str(path), "--home", str(home.path), "--json"))
@@ -56,16 +41,16 @@ def test_two_cpu_trials_on_one_cpu_nodes(
     wait_until(lambda: home.study_names() and status("tiny", home).awaits, study)
     shown = status("tiny", home)
     assert shown.awaits == "2 CPUs on one node" and (shown.running, shown.state) == (0, "running")
-    cluster.add(2)
+    nodes.add(2)
     code, found, said = ended(study)
     assert code == 0 and found["done"] == 1 and found["awaits"] is None, said
     assert "waiting for 2 CPUs on one node, at most 10 minutes" in said and "has joined and is used" in said
 
 
-def test_scaling_from_no_worker_at_all(cluster: ClusterOfProcesses, tmp_path: Path) -> None:
+def test_scaling_from_no_worker_at_all(nodes: ClusterOfProcesses, tmp_path: Path) -> None:
     """The head has no CPU; the autoscaler has a kind of node with two. Three are more than it could ever have."""
     provider = {"type": "external", "module": "autoscaler_provider.ProcessNodes", "head": HEAD_ID}
-    provider |= {"gcs": cluster.address, "disable_node_updaters": True, "launch_multiple": True}
+    provider |= {"gcs": nodes.address, "disable_node_updaters": True, "launch_multiple": True}
     provider |= {"disable_launch_config_check": True}
     kinds = {
         "head": {"resources": {"CPU": 0}, "max_workers": 0, "node_config": {}},
@@ -81,8 +66,8 @@ def test_scaling_from_no_worker_at_all(cluster: ClusterOfProcesses, tmp_path: Pa
     paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     named = {"RAY_CLOUD_INSTANCE_ID": HEAD_ID, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID, "PYTHONPATH": paths}
     named |= {"RAY_enable_autoscaler_v2": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
-    cluster.head(0, f"--autoscaling-config={file}", **named)
-    cluster.wait_for(1)
+    nodes.head(0, f"--autoscaling-config={file}", **named)
+    nodes.wait_for(1)
     home = Home(tmp_path / "home")
     path = write_space(tmp_path, QUICK, trials=1, space=GOOD, resources={"cpu": 3}, concurrency="auto", name="three")
     code, _, said = ended(start("sweep", str(path), "--home", str(home.path), "--json"))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from s3_cases import SECRET, S3Server, s3_server, use
+from s3_cases import SECRET, S3Server
 from tiny_cases import tiny_config
 
 from sage_ray import bucket_client
@@ -16,24 +15,9 @@ from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunRecord
 from sage_ray.runtime.launch import run
 from sage_ray.search.study_fault import is_study_fault
-from sage_ray.stages import store as store_module
 from sage_ray.stages.store import STATE, Snapshot, StageStore
 from sage_ray.terminal.cli import call
 from sage_ray.upkeep.garbage import collect_garbage
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with s3_server() as running:
-        yield running
-
-
-@pytest.fixture
-def s3(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    use(server, monkeypatch)
-    monkeypatch.setattr(store_module, "SECOND_LOOK_S", 0.05)
-    yield server
-    server.refuse = lambda method, path: None
 
 
 @pytest.fixture
