@@ -184,7 +184,7 @@ class OptunaStore:
     @contextmanager
     def _server_replaced(self) -> Iterator[tuple[BaseStorage, str]]:
         new, old = f"{self.study_name} new", f"{self.study_name} before {time.strftime('%Y%m%d-%H%M%S')}"
-        with self.opened(Patience(self.where, HURRY_S)) as storage:
+        with self.opened(Patience(self.where, REMAKE_S)) as storage:
             assert isinstance(storage, RDBStorage)
             with contextlib.suppress(KeyError):  # left by a driver that was killed here
                 storage.delete_study(storage.get_study_id_from_name(new))
@@ -249,7 +249,7 @@ SILENCE_S, SILENT_FOR_S = 5.0, 60.0
 _silent: dict[tuple[str, int, str], tuple[float, UserError]] = {}
 """Servers that took longer than `SILENCE_S` to fail, and until when they are not asked again: a command that reads many
 studies waits for one of them once."""
-HURRY_S = 30.0
+REMAKE_S = 30.0
 """How long a storage that is made anew waits for its server."""
 
 

@@ -55,7 +55,10 @@ def talk(number):
 said = []
 with folded(said.append):
     ray.get([ray.remote(talk).remote(n) for n in range(3)])
-    time.sleep(2)
+    deadline = time.monotonic() + 60  # the lines come some time after the result
+    while not any("(talk)" in line for line in said) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(3)
 ray.shutdown()
 print("SAID", said)
 """
