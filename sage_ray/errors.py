@@ -76,6 +76,12 @@ class RunStopped(RuntimeError):
     state = "stopped"
 
 
+class StageBusy(RunStopped):
+    """Another run computes a stage that this one needs; it ends as INTERRUPTED, and goes on once the stage is there."""
+
+    state = "waits for a stage"
+
+
 def did_you_mean(name: str, known: Iterable[str], otherwise: str, *, least: float = 0.4) -> str:
     """How to mend a name that does not exist: the nearest one that does, or what to do where none is near.
 

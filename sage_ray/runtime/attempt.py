@@ -18,7 +18,7 @@ from torch import nn
 from sage_ray.config import ExperimentConfig
 from sage_ray.data.manifest import write_manifest
 from sage_ray.data.prepare import PreparedData
-from sage_ray.errors import RunFailed, RunStopped, UserError
+from sage_ray.errors import RunFailed, RunStopped, StageBusy, UserError
 from sage_ray.files import replacing, write_json
 from sage_ray.record import provenance
 from sage_ray.record.run_folder import RunFolder
@@ -151,6 +151,8 @@ class Attempt:
 def state_of(error: BaseException) -> tuple[State, str | None]:
     """The state in which an exception leaves a run, and the line that says why."""
     line = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, StageBusy):
+        return "INTERRUPTED", f"{error.state}: {line}"
     if isinstance(error, RunStopped):
         return "PRUNED", None
     if isinstance(error, SystemExit):  # Tune stops a trial by raising it from tune.report

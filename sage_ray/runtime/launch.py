@@ -63,6 +63,7 @@ def run(
     should_stop: Callable[[], bool] | None = None,
     on_waiting: Callable[[], None] | None = None,
     pause_path: Path | None = None,
+    stage_patience_s: float | None = None,
     mirror: bool | Literal["behind"] = True,
     launcher: Launcher = "auto",
     say: Callable[[str], None] | None = None,
@@ -72,20 +73,21 @@ def run(
 
     Args:
         config, home: the run, and where its folder, the stage store and the cache are.
-        run_id, labels: name of the folder (a finished run of this name and config is returned), and where it belongs.
+        run_id, labels: of the folder (a finished run of this name and config is returned), and where it belongs.
         on_report: called with each epoch's report once it is on disk, also with replayed ones. What it raises ends the
             run: SystemExit (Tune's wish) and RunStopped as PRUNED, anything else as FAIL.
         should_stop: asked after each epoch; true ends the run as PRUNED. So does a file `stop` in the run's folder.
         on_waiting: called often while the run waits, for its workers or for a stage that another run computes.
         pause_path: looked for after each epoch; while that file is there the run ends, and any early end of it is
             recorded as INTERRUPTED: whoever put it there means to go on later.
+        stage_patience_s: how long another run's stage is waited for; then the run ends as INTERRUPTED, by StageBusy.
         mirror: send the run to MLflow, from a thread; "behind": without waiting for the end of it, as more runs follow.
         launcher: inline (this process, one worker), ray (TorchTrainer), or auto: ray for more than one worker.
         say: told lines for the user.
         checked: what is known of the nodes; None: they are looked at where workers go to a cluster.
 
     Returns:
-        The record: COMPLETE, PRUNED, INTERRUPTED (by `pause_path`), or FAIL (why is in it, the trace in error.txt).
+        The record: COMPLETE, PRUNED, INTERRUPTED, or FAIL (why is in it, the trace in error.txt).
 
     Raises:
         UserError: bad input; nothing was trained.
@@ -93,26 +95,37 @@ def run(
     """
     said: list[str] = []
     say = _both(say or _silent, said.append)  # for the log, which does not exist yet
-    hooks = RunHooks(on_report, should_stop, on_waiting, pause_path)
     home.check_writable()
     under_ray = _under_ray(config, launcher)
     config, machines = _settled(config, home, run_id, under_ray)
     resolved = with_checkpoint(config, home)
-    data = prepare(resolved.data, home.cache, say=say)
-    say(headline(data, resolved.data))
+    data = _prepared(resolved, home, say)
     folder = RunFolder.create(home.runs, run_id, config, labels or RunLabels())
     with folder.lock("driver", DRIVER_TIMEOUT_S, say):
         record = _record_of_same_data(folder, data)
         if record.finished:
             with _mirrored(home, folder, False if Mirror(home).up_to_date(folder) else mirror, say):
                 return record
-        folder.stop_path.unlink(missing_ok=True)
-        folder.set_state("RUNNING")
+        _begin(folder)
         _say_device(config, machines, say)
         with _logged(folder, said, say) as tell, _mirrored(home, folder, mirror, tell):
+            hooks = RunHooks(on_report, should_stop, on_waiting, pause_path, stage_patience_s)
             if under_ray:
                 return _run_under_ray(resolved, home, folder, hooks, tell, checked)
             return _run_inline(resolved, home, folder, data, hooks, tell)
+
+
+def _prepared(config: ExperimentConfig, home: Home, say: Callable[[str], None]) -> PreparedData:
+    """The run's data, after the line that says what they are."""
+    data = prepare(config.data, home.cache, say=say)
+    say(headline(data, config.data))
+    return data
+
+
+def _begin(folder: RunFolder) -> None:
+    """Mark the run as running; an old wish to stop is not one for this attempt."""
+    folder.stop_path.unlink(missing_ok=True)
+    folder.set_state("RUNNING")
 
 
 @contextmanager
@@ -294,6 +307,7 @@ def _run_inline(
             on_arrays=attempt.keep,
             should_stop=wished,
             on_waiting=hooks.on_waiting,
+            stage_patience_s=hooks.stage_patience_s,
             say=say,
         )
         store = StageStore(runtime.stage_store or home.stages, say=say)

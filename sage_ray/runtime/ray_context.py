@@ -42,6 +42,7 @@ class RayContext:
         self._on_arrays: Callable[[str, Arrays], None] | None = None
         self._should_stop: Callable[[], bool] | None = None
         self._on_waiting: Callable[[], None] | None = None
+        self.stage_patience_s: float | None = None
         self._say: Callable[[str], None] = say or logger.info
         # Ray gives a worker its CPUs on paper only; torch would take all of the machine's.
         torch.set_num_threads(runtime.threads or max(1, int(runtime.cpus_per_worker)))
@@ -53,8 +54,10 @@ class RayContext:
         on_arrays: Callable[[str, Arrays], None] | None = None,
         should_stop: Callable[[], bool],
         on_waiting: Callable[[], None] | None = None,
+        stage_patience_s: float | None = None,
     ) -> None:
         """On rank 0: who hears each epoch's report before Ray, keeps arrays, is asked to stop, and hears of waiting."""
+        self.stage_patience_s = stage_patience_s
         self._on_report, self._on_arrays = on_report, on_arrays
         self._should_stop, self._on_waiting = should_stop, on_waiting
 

@@ -19,7 +19,7 @@ import torch
 
 from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import prepare
-from sage_ray.errors import NodeUnfit, NonFiniteLoss, RunFailed, RunStopped, UserError
+from sage_ray.errors import NodeUnfit, NonFiniteLoss, RunFailed, RunStopped, StageBusy, UserError
 from sage_ray.files import read_json, write_json
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
@@ -61,6 +61,7 @@ class WorkerJob:
     working_dir: str
     gpus_per_worker: float
     pause_path: str | None
+    stage_patience_s: float | None = None
     sign: str | None = None
     """Sign that the driver has left in the home, by which a machine knows it; None: it is the driver's machine."""
     surroundings: Any = None
@@ -123,6 +124,7 @@ def _fit_and_watch(
         working_dir=os.getcwd(),
         gpus_per_worker=gpus,
         pause_path=None if hooks.pause_path is None else str(hooks.pause_path),
+        stage_patience_s=hooks.stage_patience_s,
         sign=checked.sign,
         surroundings=None if self_started() else ray.put(surroundings_of(home)),
     )
@@ -267,7 +269,12 @@ def _work(job: WorkerJob, home: Home, folder: RunFolder, context: RayContext) ->
         pause_path = None if job.pause_path is None else Path(job.pause_path)
         attempt = Attempt(folder, gpus=job.gpus_per_worker * context.world_size, pause_path=pause_path)
         try:
-            _train(config, home, folder, context, attempt)
+            _train(config, home, folder, context, attempt, job.stage_patience_s)
+        except StageBusy as error:
+            # Rank 0's alone: raising makes Ray end the others, which wait for this one.
+            attempt.end(error)
+            _note_end(folder, job.launch, error)
+            raise
         except (RunStopped, NonFiniteLoss) as error:
             # All workers agreed on these, so all of them return and nothing is tried again.
             attempt.end(error)
@@ -280,7 +287,12 @@ def _work(job: WorkerJob, home: Home, folder: RunFolder, context: RayContext) ->
 
 
 def _train(
-    config: ExperimentConfig, home: Home, folder: RunFolder, context: RayContext, attempt: Attempt | None
+    config: ExperimentConfig,
+    home: Home,
+    folder: RunFolder,
+    context: RayContext,
+    attempt: Attempt | None,
+    stage_patience_s: float | None = None,
 ) -> None:
     data = prepare(config.data, home.cache)
     store = StageStore(config.runtime.stage_store or home.stages, say=context.say)
@@ -293,6 +305,7 @@ def _train(
             on_arrays=attempt.keep,
             should_stop=attempt.asked_to_end,
             on_waiting=WorkerSigns(home, folder.run_id).wait,
+            stage_patience_s=stage_patience_s,
         )
     try:
         result = run_training(config, data, context, store, cache_dir=home.cache, named=named)

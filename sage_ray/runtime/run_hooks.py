@@ -17,3 +17,4 @@ class RunHooks:
     should_stop: Callable[[], bool] | None = None
     on_waiting: Callable[[], None] | None = None
     pause_path: Path | None = None
+    stage_patience_s: float | None = None

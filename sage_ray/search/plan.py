@@ -62,9 +62,10 @@ class Plan:
         disk_gb: what the study will at most hold on disk beside what is stored already, in 10^9 bytes: `disk_parts` has
             its snapshots, its runs' results, and the decoded data.
         disk_free_gb: free where the snapshots go; None: an object store, which cannot tell.
-        gpu_hours: hours that GPUs are held, waiting for a stage of another trial included; 0 on a CPU; None: not known.
+        gpu_hours: hours that GPUs are held; 0 on a CPU; None: not known.
         worker_hours: hours that workers are held, likewise.
-        waiting_hours: of `worker_hours`, those in which a trial waits.
+        waiting_hours: beside `worker_hours`, those in which places of workers stand empty because a trial waits for a
+            stage that another one computes.
         wall_hours: from the start of the driver to its end; None: not known.
         price: of all of it; None without a price per hour, or where the time is not known.
         price_per: the hour that the price is for.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from sage_ray.runtime.devices import gpus_held
 from sage_ray.search.epoch_cost import EpochSeconds, Images, Measured, kinds_of, likeness, seconds_of
 from sage_ray.search.placement import Placement
 from sage_ray.search.recorded_epochs import comparable_place
+from sage_ray.search.sampling import drawn_blindly
 from sage_ray.search.schedule import RunOfPlan, StageOfRun, schedule
 from sage_ray.sections import PHASES, DataConfig
 from sage_ray.stages.keys import stage_keys
@@ -132,9 +134,10 @@ class Hours:
 
     Attributes:
         wall: hours until the last of them has ended; None: it is not known how many trials run at a time.
-        worker: hours that workers are held, waiting for a stage of another trial included.
+        worker: hours that workers are held.
         gpu: hours that GPUs are held; 0 on a CPU.
-        waiting: of `worker`, hours in which a trial waits for a stage that another one computes.
+        waiting: beside `worker`, hours in which places of workers stand empty because a trial waits for a stage that
+            another one computes.
     """
 
     wall: float | None
@@ -165,7 +168,7 @@ class Clock:
     ) -> None:
         self._measured, self._store, self._count_flops = measured, store, count_flops
         self._place = trial_place(spec.base, placement)
-        self._slots = placement.trials_at_once
+        self._slots, self._blind = placement.trials_at_once, partial(drawn_blindly, spec)
         self._workers, self._gpus = spec.base.runtime.workers, gpus_held(spec.base.runtime)
         self._known: dict[str, EpochSeconds | None] = {}
         self._stored: dict[tuple[str, int], int] = {}
@@ -192,7 +195,7 @@ class Clock:
             if (stage.key, stage.epochs) not in self._stored:
                 self._stored[stage.key, stage.epochs] = self._store.latest(stage.key, stage.epochs)
         # Where the number of slots is not known, one trial after another: nobody waits, and no wall time is told.
-        found = schedule(runs, self._slots or 1, self._stored)
+        found = schedule(runs, self._slots or 1, self._stored, self._blind)
         wall = None if self._slots is None else (found.wall_s + START_S) / 3600
         held = found.held_s / 3600
         return Hours(wall, held * self._workers, held * self._gpus, found.waiting_s * self._workers / 3600)

@@ -49,6 +49,11 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
+def drawn_blindly(spec: StudySpec, number: int) -> bool:
+    """Whether results have no say in the configuration of trial `number`: it is fixed, or its sampler never looks."""
+    return number < len(spec.fixed) or spec.sampler.name not in LEARNING
+
+
 class KeyedSampler(BaseSampler):
     """Draws whole configurations of a study, each under its own key.
 

@@ -1,13 +1,14 @@
 """When the runs of a study begin and end: its trials in order on a number of slots, each stage computed once.
 
-A trial has a slot until its last run has ended. A run that needs a stage which another one is computing waits, holding
-its slot, as `stages.lease` has it: until the other one has passed the epoch that it needs, or has left the stage.
+A trial has a slot until its last run has ended, or until it needs a stage which another one is computing: then its slot
+goes to a trial that can run, and it gets one again when the other has passed the epoch that it needs, or has left the
+stage.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sage_ray.search.epoch_cost import EpochSeconds
@@ -38,8 +39,8 @@ class Schedule:
 
     Attributes:
         wall_s: from the first trial's start to the last one's end.
-        held_s: seconds that trials hold their slots, all together, waiting included.
-        waiting_s: of these, seconds in which they wait for a stage that another trial computes.
+        held_s: seconds that trials hold their slots, all together.
+        waiting_s: seconds beside these in which slots stand empty because a trial waits for a stage.
     """
 
     wall_s: float
@@ -66,40 +67,93 @@ class _Stage:
         return max(*passed, *(epoch for epoch in self.stored if epoch <= epochs), 0)
 
 
-def schedule(runs: Sequence[RunOfPlan], slots: int, stored: Mapping[tuple[str, int], int]) -> Schedule:
+def schedule(
+    runs: Sequence[RunOfPlan],
+    slots: int,
+    stored: Mapping[tuple[str, int], int],
+    blind: Callable[[int], bool] = lambda place: True,
+) -> Schedule:
     """The schedule of runs, which are in the order of their trials.
 
     Args:
         runs: each with its costs.
         slots: trials at a time.
         stored: for a stage and the epochs that a run needs of it, the newest stored epoch up to there.
+        blind: whether the trial at a place in the order may be drawn while others wait (`search.searcher`).
     """
     trials: dict[int, list[RunOfPlan]] = {}
     for run in runs:
         trials.setdefault(run.trial, []).append(run)
-    waiting_trials = list(reversed(trials.values()))
-    stages: dict[str, _Stage] = {}
-    held = waited = now = 0.0
-    # (time, order, steps left of the trial as (run, index of its stage), start of the trial)
-    events: list[tuple[float, int, list[tuple[RunOfPlan, int]], float]] = []
-    order = 0
-    for _ in range(min(slots, len(trials))):
-        heapq.heappush(events, (0.0, order := order + 1, _steps(waiting_trials.pop()), 0.0))
-    while events:
-        now, _, steps, began = heapq.heappop(events)
-        if not steps:
-            held += now - began
-            if waiting_trials:
-                heapq.heappush(events, (now, order := order + 1, _steps(waiting_trials.pop()), now))
-            continue
+    return _Simulation(list(trials.values()), slots, stored, blind).run()
+
+
+_Steps = list[tuple[RunOfPlan, int]]
+"""What is left of a trial: its runs, each with the index of a stage, or -1 for what it does beside its epochs."""
+
+
+class _Simulation:
+    """A study on a clock of its own; the rule by which slots are given away is that of `search.searcher`."""
+
+    def __init__(
+        self,
+        trials: Sequence[list[RunOfPlan]],
+        slots: int,
+        stored: Mapping[tuple[str, int], int],
+        blind: Callable[[int], bool],
+    ) -> None:
+        self._trials, self._slots, self._free, self._stored, self._blind = trials, slots, slots, stored, blind
+        self._stages: dict[str, _Stage] = {}
+        self._now, self._order, self._begun = 0.0, 0, 0
+        self._events: list[tuple[float, int, _Steps | None]] = []
+        """When a trial has done a step, or (None) one that waits may go on."""
+        self._aside: list[tuple[float, int, _Steps]] = []
+
+    def run(self) -> Schedule:
+        held = waiting = 0.0
+        self._fill()
+        while self._events:
+            time, _, steps = heapq.heappop(self._events)
+            held += (self._slots - self._free) * (time - self._now)
+            waiting += min(self._free, len(self._aside)) * (time - self._now)
+            self._now = time
+            if steps:
+                self._step(steps)
+            elif steps is not None:
+                self._free += 1
+            self._fill()
+        return Schedule(self._now, held, waiting)
+
+    def _step(self, steps: _Steps) -> None:
+        """The next step of a trial: it computes until then, or leaves its slot and waits until then."""
         run, index = steps[0]
-        until, done, waits = _advance(run, index, now, stages, stored)
-        waited += until - now if waits else 0.0
-        heapq.heappush(events, (until, order := order + 1, steps[1:] if done else steps, began))
-    return Schedule(now, held, waited)
+        until, done, waits = _advance(run, index, self._now, self._stages, self._stored)
+        rest = steps[1:] if done else steps
+        self._order += 1
+        if waits:
+            self._free += 1
+            heapq.heappush(self._aside, (until, self._order, rest))
+        heapq.heappush(self._events, (until, self._order, None if waits else rest))
+
+    def _fill(self) -> None:
+        """Give free slots to trials that may go on, then to those that may be drawn."""
+        while self._free:
+            if self._aside and self._aside[0][0] <= self._now:
+                steps = heapq.heappop(self._aside)[2]
+            elif self._begun < len(self._trials) and self._may_draw():
+                steps = _steps(self._trials[self._begun])
+                self._begun += 1
+            else:
+                return
+            self._free -= 1
+            self._order += 1
+            heapq.heappush(self._events, (self._now, self._order, steps))
+
+    def _may_draw(self) -> bool:
+        ahead = self._slots if self._blind(self._begun) else 0
+        return self._slots - self._free + len(self._aside) < self._slots + ahead
 
 
-def _steps(runs: list[RunOfPlan]) -> list[tuple[RunOfPlan, int]]:
+def _steps(runs: list[RunOfPlan]) -> _Steps:
     """The stages of a trial's runs, each run followed by what it does beside its epochs (index -1)."""
     return [(run, index) for run in runs for index in (*range(len(run.stages)), -1)]
 

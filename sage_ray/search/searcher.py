@@ -7,7 +7,6 @@ own number; it fails only if it took the driver down several times without getti
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from sage_ray.errors import UserError
 from sage_ray.record.patient_storage import StorageAway
 from sage_ray.runtime.driver_side import DriverSide
 from sage_ray.search.storage import Drawn, Progress, StudyStorage
+from sage_ray.search.trial_queue import TrialQueue
 from sage_ray.study.spec import StudySpec
 
 logger = logging.getLogger(__name__)
@@ -32,11 +32,13 @@ class OptunaSearcher(DriverSide, Searcher):
     Args:
         storage: the study.
         spec: what is searched or compared.
-        orphans: numbers of trials to take up again, first.
+        queue: trials to take up again, first; those that wait for a stage come into it.
         payload: what the trainable gets for a drawn trial; merged with its number.
         progress: what a trial has on disk.
         failed: told number and reason of a trial that failed, and decides whether it was the trial's own fault.
         halted: whether the sweep is being ended on purpose; its trials then stay RUNNING, to be taken up again.
+        blind: whether results have no say in what a trial is drawn as, by its number: up to `limit` of such trials are
+            drawn in place of those that wait for a stage.
         limit: how many trials there may be at a time, asked anew for each: machines join and leave; 0: none fits now.
             Tune's own limiter is fixed when the sweep starts.
         misplaced: told number and last result of a trial that has ended; true if it goes on, on another node or when
@@ -48,18 +50,19 @@ class OptunaSearcher(DriverSide, Searcher):
         storage: StudyStorage,
         spec: StudySpec,
         *,
-        orphans: list[int],
+        queue: TrialQueue,
         payload: Callable[[Drawn], Mapping[str, Any]],
         progress: Callable[[int], Progress],
         failed: Callable[[int, str], None],
         halted: Callable[[], bool],
         limit: Callable[[], int],
+        blind: Callable[[int], bool] = lambda number: False,
         misplaced: Callable[[int, Mapping[str, Any]], bool] = lambda number, result: False,
     ) -> None:
         super().__init__(metric="objective", mode="max" if spec.file.objective.maximize else "min")
-        self._storage, self._spec, self._orphans = storage, spec, deque(orphans)
+        self._storage, self._spec, self._queue = storage, spec, queue
         self._payload, self._progress, self._failed = payload, progress, failed
-        self._halted, self._limit, self._misplaced = halted, limit, misplaced
+        self._halted, self._limit, self._blind, self._misplaced = halted, limit, blind, misplaced
         self._numbers: dict[str, int] = {}
         self._live: set[str] = set()
         self._count: int | None = None
@@ -68,14 +71,17 @@ class OptunaSearcher(DriverSide, Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """What the next trial gets; None if it shall wait, FINISHED if there is none."""
         while not self._halted():
-            if not self._orphans and self._begun() >= self._spec.trials:
+            if not self._queue and self._begun() >= self._spec.trials:
                 # One of those that live may have to go on elsewhere.
                 return None if self._live else Searcher.FINISHED  # type: ignore[return-value]
             # With a trial alive, None makes Tune look after that one and ask again; without one it waits, and asks.
-            if len(self._live) >= self._limit():
+            limit = self._limit()
+            if len(self._live) >= limit:
                 return None
-            number = self._orphans.popleft() if self._orphans else None
+            number = self._queue.take()
             fresh = number is None
+            if fresh and not self._may_draw(limit):
+                return None
             try:
                 drawn = self._storage.draw(number, self._spec)
                 stalls = self._storage.note_attempt(drawn.number, self._progress(drawn.number))
@@ -96,6 +102,12 @@ class OptunaSearcher(DriverSide, Searcher):
         # Not None: Tune would ask again for minutes before it looked at anything else.
         return Searcher.FINISHED  # type: ignore[return-value]
 
+    def _may_draw(self, limit: int) -> bool:
+        """Whether a trial may be drawn although others wait for a stage: each that does was drawn without results."""
+        begun = self._begun()
+        ahead = limit if self._blind(begun) else 0
+        return begun < self._spec.trials and len(self._live) + self._queue.aside < limit + ahead
+
     def _begun(self) -> int:
         if self._count is None:
             self._count = len(self._storage.rows())
@@ -113,8 +125,11 @@ class OptunaSearcher(DriverSide, Searcher):
             # The driver's callback comes next, knows the trace, and tells the failure with it.
             return
         if result and self._misplaced(number, result):
-            self._storage.forgive(number)
-            self._orphans.append(number)
+            self._storage.forgive(number, begun=False)
+            self._queue.add(number)
+        elif result and result.get("stage_busy"):
+            self._storage.forgive(number, begun=False)
+            self._queue.set_aside(number)
         elif result and result.get("node_fault"):
             pass  # it was the trial's own after all, and is told
         elif result and result.get("trial_failed"):

@@ -223,11 +223,11 @@ class StudyStorage:
             self._note_starts(number, before.attempts + 1, stalls, now)
         return stalls
 
-    def forgive(self, number: int) -> None:
-        """Do not count the current attempt as a stall: it was ended on purpose, not by a crash."""
+    def forgive(self, number: int, *, begun: bool = True) -> None:
+        """Do not count the current attempt as a stall, as it was no crash; unless it has `begun`, not at all."""
         with self._unless_away():
             row = self.row(number)
-            self._note_starts(number, row.attempts, row.stalls, None)
+            self._note_starts(number, row.attempts if begun else row.attempts - 1, row.stalls, None)
 
     def _note_starts(self, number: int, attempts: int, stalls: int, seen: Progress | None) -> None:
         starts = {"attempts": attempts, "stalls": stalls, "seen": seen and [seen.epochs, seen.begun]}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sage_ray.config import ExperimentConfig
-from sage_ray.errors import UserError
+from sage_ray.errors import StageBusy, UserError
 from sage_ray.record.home import Home
 from sage_ray.search.objectives import on_front
 from sage_ray.search.rebuild import recover
@@ -40,9 +40,10 @@ class RunStatus:
 
 @dataclass(frozen=True)
 class TrialStatus:
-    """One trial: `state` RUNNING, PENDING (it waits for a node), COMPLETE, PRUNED or FAIL.
+    """One trial: `state` RUNNING, PENDING, COMPLETE, PRUNED or FAIL.
 
-    `value` is its objective, or the running one.
+    PENDING: it waits for a node, or for a stage that another trial computes. `value` is its objective, or the running
+    one.
 
     `epoch` is the last epoch of its first run, `epochs` how many it can have (None: as the study says); `weights_sha`
     that run's selected weights; `values` the overrides that make its config. `objectives` has each objective of a
@@ -73,7 +74,8 @@ class StudyStatus:
     `kind`: sweep, or ablation; `not_run`: its arms that are declared but not trained, with the reason;
     `runs_of_trial`: seeds times folds. `objectives`: the direction of each objective by its metric, that of `metric`
     first; `front`: with two objectives, the numbers of the trials on the Pareto front. `awaits` says what the study
-    waits for while no node can hold a trial (None: it does not wait), `pending` how many drawn trials wait with it.
+    waits for while no node can hold a trial (None: it does not wait), `pending` how many drawn trials wait, for that or
+    for a stage.
     """
 
     study: str
@@ -135,7 +137,7 @@ def status_of(
     """
     known = {} if known is None else known
     trials = tuple(known.get(row.number) or _trial(folder, spec, row) for row in rows)
-    known.update({trial.number: trial for trial in trials if trial.state != "RUNNING"})
+    known.update({trial.number: trial for trial in trials if trial.state not in ("RUNNING", "PENDING")})
     awaits, waiting = folder.awaited()
     trials = tuple(
         replace(trial, state="PENDING") if trial.number in waiting and trial.state == "RUNNING" else trial
@@ -207,10 +209,12 @@ def trial_config(name: str, home: Home, number: int) -> ExperimentConfig:
 
 
 def _trial(folder: StudyFolder, spec: StudySpec, row: TrialRow) -> TrialStatus:
-    runs = []
+    runs, state = [], row.state
     for place in spec.run_grid(row.number):
         record = _record(folder.home.runs / place.run_id / "record.json")
         if record is not None:
+            if state == "RUNNING" and str(record.get("error") or "").startswith(StageBusy.state):
+                state = "PENDING"
             runs.append(
                 RunStatus(
                     run_id=place.run_id,
@@ -228,7 +232,7 @@ def _trial(folder: StudyFolder, spec: StudySpec, row: TrialRow) -> TrialStatus:
         number=row.number,
         params=row.params,
         value=row.value if row.state == "COMPLETE" else row.reports.get(last),
-        state=row.state,
+        state=state,
         epoch=max(last, runs[0].epoch if runs else 0),
         weights_sha=runs[0].weights_sha if runs else None,
         values=row.values or {},
@@ -238,7 +242,7 @@ def _trial(folder: StudyFolder, spec: StudySpec, row: TrialRow) -> TrialStatus:
         runs=tuple(runs),
         epochs=spec.max_epochs(row.number) if spec.kind == "ablation" else None,
         objectives={part.metric: value for part, value in zip(spec.objectives, row.objectives, strict=False)},
-        silent_s=_silent_s(folder, runs) if row.state == "RUNNING" else None,
+        silent_s=_silent_s(folder, runs) if state == "RUNNING" else None,
     )
 
 

@@ -17,7 +17,7 @@ from ray import tune
 
 from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import prepare
-from sage_ray.errors import NodeUnfit, NoSpace, SnapshotFailed, StoreRefused, UserError
+from sage_ray.errors import NodeUnfit, NoSpace, SnapshotFailed, StageBusy, StoreRefused, UserError
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunLabels, RunRecord
@@ -33,6 +33,8 @@ from sage_ray.study.objective import reduce_reports
 STILL_HERE_S = 20.0
 """Longest time between two signs of life of a run that waits for a shared stage or for its workers; a fourth of
 `runtime.silence_minutes` where that is shorter."""
+STAGE_PATIENCE_S = 5.0
+"""How long a trial waits in its place for a stage that another one computes, before it leaves the place to others."""
 COLLECT_S = 0.02
 """What has survived a collection of garbage that took longer is not looked through again."""
 
@@ -123,8 +125,8 @@ def run_trial(config: dict[str, Any], surroundings: Surroundings | None = None) 
 
     The last report has `trial_complete` (with the objective), `trial_failed` (one line why) or `trial_halted` (it goes
     on later: the study is being stopped, or has to be because of `study_fault`, which no trial would survive, or the
-    machine is at fault: `node_fault`, and `node_shared` where the driver should see the same). When Tune stops the
-    trial, the thread ends with the report it stood in.
+    machine is at fault: `node_fault`, and `node_shared` where the driver should see the same; or it needs a stage that
+    another trial computes: `stage_busy`). When Tune stops the trial, the thread ends with the report it stood in.
     """
     task: TrialTask = config["task"]
     if surroundings is not None:
@@ -161,7 +163,9 @@ def _one_run(task: TrialTask, index: int, finished: list[float]) -> list[float] 
     if reporter.stopped_by_tune:
         # Tune waits for this thread to end and takes no further report.
         sys.exit(0)
-    if record.state in ("PRUNED", "INTERRUPTED"):
+    if record.state == "INTERRUPTED" and (record.error or "").startswith(StageBusy.state):
+        _end(trial_halted=1, stage_busy=1)
+    elif record.state in ("PRUNED", "INTERRUPTED"):
         _end(trial_halted=1)
     elif record.state == "FAIL" and _blamed_node(task, record.error or ""):
         pass
@@ -186,6 +190,7 @@ def _launch(task: TrialTask, run: TrialRun, reporter: _Reporter) -> RunRecord:
         on_report=reporter,
         on_waiting=reporter.waits,
         pause_path=task.stop_path,
+        stage_patience_s=STAGE_PATIENCE_S,
         mirror="behind",
         launcher="ray" if run.config.runtime.workers > 1 else "inline",
         checked=task.checked,

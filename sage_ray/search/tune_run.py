@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from sage_ray.search.objectives import devices_of
 from sage_ray.search.placement import worker_resources
 from sage_ray.search.ray_session import environment, ray_session
 from sage_ray.search.reconcile import make_scheduler
+from sage_ray.search.sampling import drawn_blindly
 from sage_ray.search.searcher import OptunaSearcher
 from sage_ray.search.silence import Silence
 from sage_ray.search.storage import Drawn, Progress, StudyStorage, TrialRow
@@ -31,6 +33,7 @@ from sage_ray.search.study_budgets import StudyBudgets
 from sage_ray.search.study_folder import StudyFolder
 from sage_ray.search.study_status import TrialStatus, status_of
 from sage_ray.search.trainable import TrialRun, TrialTask, run_trial
+from sage_ray.search.trial_queue import StagesOfTrials, TrialQueue
 from sage_ray.study.spec import StudySpec
 from sage_ray.watch import Watch
 
@@ -79,12 +82,13 @@ class TuneRun:
             searcher = OptunaSearcher(
                 self._storage,
                 self._spec,
-                orphans=orphans,
+                queue=TrialQueue(orphans, StagesOfTrials(self._folder, self._spec).can_go_on),
                 payload=lambda drawn: self._payload(drawn, nodes),
                 progress=self._progress,
                 failed=self._faults.failed,
                 halted=self._halt.check,
                 limit=nodes.waiting.limit,
+                blind=partial(drawn_blindly, self._spec),
                 misplaced=nodes.misplaced,
             )
             listener = _Listener(self._folder, self._spec, self._storage, self._faults, self._halt, self._watch, nodes)

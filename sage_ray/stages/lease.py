@@ -6,9 +6,10 @@ The store alone decides whether a stage is done; losing a lease costs work twice
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 
-from sage_ray.errors import RunStopped
+from sage_ray.errors import RunStopped, StageBusy
 from sage_ray.leases import LEASES, Lease
 from sage_ray.locks import lease_of, share_sessions
 from sage_ray.stages.store import StageStore
@@ -26,6 +27,7 @@ def stage_lease(
     should_stop: Callable[[], bool] = lambda: False,
     waiting: Callable[[], None] = lambda: None,
     say: Callable[[str], None] = lambda line: None,
+    patience_s: float | None = None,
 ) -> Iterator[None]:
     """Wait until `done()` or until this process holds the lease of `key`; hold it for the body of the `with`.
 
@@ -33,18 +35,23 @@ def stage_lease(
 
     Raises:
         RunStopped: `should_stop()` turned true while waiting.
+        StageBusy: the stage is still being computed after `patience_s` (None: it is waited for without end).
     """
-    told = False
+    since: float | None = None
 
     def wait() -> bool:
-        nonlocal told
-        if not told:
+        nonlocal since
+        if since is None:
             say(f"stage {key} is being computed by another trial; waiting for it")
-            told = True
+            since = time.monotonic()
         if should_stop():
             raise RunStopped("stopped while waiting for a shared stage")
         waiting()
-        return done()
+        if done():
+            return True
+        if patience_s is not None and time.monotonic() - since >= patience_s:
+            raise StageBusy(f"{key} is being computed by another trial")
+        return False
 
     lease = _lease(store, key)
     if done() or not lease.take(None, wait):

@@ -71,7 +71,7 @@ def time_lines(plan: Plan, price: float | None) -> list[str]:
     slots = f" with {plan.trials_at_once} at once" if plan.trials_at_once else ""
     wait = ""
     if plan.waiting_hours and plan.waiting_hours >= 0.005 * plan.worker_hours:
-        wait = f", {plan.waiting_hours / plan.worker_hours:.1%} of it waiting for stages that other trials compute"
+        wait = f"; {number_text(plan.waiting_hours)} more stand empty, as what is left waits for shared stages"
     lines = [f"time: {wall}{slots}; {most}{number_text(held)} {unit}{wait}"]
     lines.append(f"  from {'; '.join(plan.time_basis)}")
     if plan.price is not None:

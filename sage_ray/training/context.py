@@ -25,6 +25,8 @@ class RunContext(Protocol):
     rank: int
     world_size: int
     device: torch.device
+    stage_patience_s: float | None
+    """How long rank 0 waits for a stage that another run computes before it ends with StageBusy; None: without end."""
 
     def prepare(self, module: nn.Module) -> nn.Module:
         """The module on this worker's device, with rank 0's weights and batch statistics shared by all workers."""
@@ -72,6 +74,7 @@ class LocalContext:
         on_arrays: called with the name and the arrays of what is kept beside the record.
         should_stop: asked after each epoch.
         on_waiting: called again and again while the run waits for a stage that another one computes.
+        stage_patience_s: how long it waits so before it ends with StageBusy; None: without end.
         say: told lines for the user.
     """
 
@@ -86,8 +89,10 @@ class LocalContext:
         on_arrays: Callable[[str, Arrays], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
         on_waiting: Callable[[], None] | None = None,
+        stage_patience_s: float | None = None,
         say: Callable[[str], None] | None = None,
     ) -> None:
+        self.stage_patience_s = stage_patience_s
         self.device = choose_device(runtime.device)
         self._channels_last = runtime.channels_last
         self._on_report, self._on_arrays = on_report, on_arrays

@@ -76,6 +76,7 @@ def leased(phase: Phase, store: StageStore, ctx: RunContext) -> AbstractContextM
         should_stop=ctx.should_stop if ctx.world_size == 1 else lambda: False,
         waiting=ctx.waiting,
         say=ctx.say,
+        patience_s=ctx.stage_patience_s,
     )
 
 

@@ -413,6 +413,16 @@ def test_waiting_for_a_stage_is_told_and_training_is_not(ray_here: None, home: H
     assert not (home.path / "ray" / "waits").exists()
 
 
+def test_workers_leave_a_stage_that_another_run_computes(ray_here: None, home: Home) -> None:
+    config = with_workers(CHAIN, 2)
+    key = run(config, Home(home.path / "other"), "whole", mirror=False).stage_keys["pretrain"]
+    with stage_lease(StageStore(home.stages), key, lambda: False):
+        record = run(config, home, "r", mirror=False, stage_patience_s=1.0)
+    assert record.state == "INTERRUPTED" and record.error is not None and key in record.error
+    assert not train_workers(), "their places are free"
+    assert run(config, home, "r", mirror=False, stage_patience_s=1.0).state == "COMPLETE"
+
+
 def test_user_errors_of_a_worker_reach_the_caller(ray_here: None, home: Home, tmp_path: Path) -> None:
     bad = tmp_path / "weights.safetensors"
     bad.write_bytes(b"no weights")

@@ -21,7 +21,7 @@ from PIL import Image
 from tiny_cases import tiny_config
 
 from sage_ray.config import ExperimentConfig, dump, resolve
-from sage_ray.errors import RunStopped, UserError
+from sage_ray.errors import RunStopped, StageBusy, UserError
 from sage_ray.imaging import drawing
 from sage_ray.record import mlflow_client
 from sage_ray.record.home import Home
@@ -29,6 +29,8 @@ from sage_ray.record.mlflow_mirror import Mirror
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunLabels
 from sage_ray.runtime.launch import default_run_id, run, train, with_checkpoint
+from sage_ray.stages.lease import stage_lease
+from sage_ray.stages.store import StageStore
 
 
 def tiny(*sets: str) -> ExperimentConfig:
@@ -215,6 +217,21 @@ def test_every_end_has_its_state_and_goes_on_to_the_same_weights(
     assert again.seconds > record.seconds
     assert epochs(folder) == [1, 2, 3, 4]
     assert [line["time_ms"] for line in folder.metrics()][:epoch] == times, "no reported epoch was written again"
+
+
+@pytest.mark.parametrize("phase", ["pretrain", "adversarial"])
+def test_a_run_leaves_a_stage_that_another_one_computes(finished: Home, home: Home, phase: str) -> None:
+    key = RunFolder.open(finished.runs, "whole").read().stage_keys[phase]
+    told: list[int] = []
+    with stage_lease(StageStore(home.stages), key, lambda: False):
+        record = run(
+            CONFIG, home, "r", mirror=False, launcher="inline", on_waiting=lambda: told.append(1), stage_patience_s=1.0
+        )
+    assert (record.state, record.epoch) == ("INTERRUPTED", 0 if phase == "pretrain" else 2) and told
+    assert record.error == f"{StageBusy.state}: {key} is being computed by another trial"
+    again = run(CONFIG, home, "r", mirror=False, stage_patience_s=0.0)
+    assert (again.state, again.error) == ("COMPLETE", None)
+    assert again.weights_sha == RunFolder.open(finished.runs, "whole").read().weights_sha
 
 
 def test_stop_wishes_prune(home: Home) -> None:

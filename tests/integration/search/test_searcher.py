@@ -12,9 +12,10 @@ import yaml
 from ray.tune.search import Searcher
 
 from sage_ray.search.reconcile import make_scheduler
-from sage_ray.search.sampling import simulate
+from sage_ray.search.sampling import drawn_blindly, simulate
 from sage_ray.search.searcher import OptunaSearcher
 from sage_ray.search.storage import Progress, StudyStorage, read_rows
+from sage_ray.search.trial_queue import LOOK_S, TrialQueue
 from sage_ray.study.file_schema import ObjectivePart
 from sage_ray.study.objective import reduce_reports
 from sage_ray.study.space import Space, load_space
@@ -48,18 +49,20 @@ class Study:
     def __init__(self, folder: Path, space: Space, on_disk: dict[int, Progress] | None = None) -> None:
         self.space, self.halted, self.limit = space, False, 100
         self.misplaced: set[int] = set()
+        self.can_go_on: set[int] = set()
         self.storage = StudyStorage(folder, "unit", space)
         self.storage.enqueue(space.fixed, space)
         orphans = [row.number for row in self.storage.rows() if row.state == "RUNNING"]
         self.searcher = OptunaSearcher(
             self.storage,
             space,
-            orphans=orphans,
+            queue=TrialQueue(orphans, lambda number: number in self.can_go_on),
             payload=lambda drawn: {"values": drawn.sample.values},
             progress=lambda number: (on_disk or {}).get(number, Progress()),
             failed=self.storage.tell_failed,
             halted=lambda: self.halted,
             limit=lambda: self.limit,
+            blind=lambda number: drawn_blindly(space, number),
             misplaced=lambda number, result: number in self.misplaced,
         )
 
@@ -103,6 +106,45 @@ def test_no_more_trials_live_than_the_limit_allows_by_then(tmp_path: Path) -> No
     assert study.searcher.suggest("e") is None, "no node can hold one: Tune waits, and asks again"
     study.limit = 1
     assert study.searcher.suggest("e") is not None
+
+
+BUSY = {"objective": math.nan, "trial_halted": 1, "stage_busy": 1}
+
+
+@pytest.mark.parametrize(("sampler", "drawn"), [("random", 4), ("tpe", 2)])
+def test_a_trial_that_waits_for_a_stage_leaves_its_place_to_one_that_is_drawn_blindly(
+    tmp_path: Path, sampler: str, drawn: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("sage_ray.search.trial_queue.time.monotonic", lambda: now[0])
+    study = Study(tmp_path, make_space(tmp_path, points=[], sampler={"name": sampler}))
+    study.limit = 2
+    assert study.searcher.suggest("a")["number"] == 0 and study.searcher.suggest("b")["number"] == 1  # type: ignore[index]
+    study.searcher.on_trial_complete("b", BUSY)
+    for name in "cdef":  # each finds the stage busy
+        if study.searcher.suggest(name) is not None:
+            study.searcher.on_trial_complete(name, BUSY)
+    assert len(study.storage.rows()) == drawn, "a sampler that learns draws none without results"
+    assert {row.attempts for row in study.storage.rows()[1:]} == {0}, "a start that found the stage busy does not count"
+    study.can_go_on = {1}
+    assert study.searcher.suggest("g") is None, "the store is not asked again and again"
+    now[0] += LOOK_S
+    assert study.searcher.suggest("g")["number"] == 1  # type: ignore[index]
+    study.finish("a", 0.5)
+    study.finish("g", 0.5)
+    now[0] += LOOK_S
+    assert study.states()[1] == "COMPLETE" and study.states()[drawn - 1] in ("RUNNING", "COMPLETE")
+    study.can_go_on = set(range(9))
+    taken = [study.searcher.suggest(f"h{k}")["number"] for k in range(2)]  # type: ignore[index]
+    assert taken == [2, 3], "those that waited come before new ones, in their order"
+
+
+def test_trials_that_only_wait_end_no_study(tmp_path: Path) -> None:
+    study = Study(tmp_path, make_space(tmp_path, points=[], trials=1))
+    assert study.searcher.suggest("a") is not None
+    study.searcher.on_trial_complete("a", BUSY)
+    assert study.searcher.suggest("b") is None, "another study computes what it needs"
+    assert study.searcher.suggest("b") is None and study.states() == {0: "RUNNING"}
 
 
 def test_a_trial_that_is_misplaced_goes_on_elsewhere_under_its_number(tmp_path: Path) -> None:

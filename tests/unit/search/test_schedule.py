@@ -39,7 +39,34 @@ def test_one_slot_trains_each_stage_once() -> None:
 def test_a_run_waits_for_the_stage_that_another_one_computes() -> None:
     runs = [run(0, first(10), second(2, "x")), run(1, first(10), second(2, "y"))]
     found = schedule(runs, 2, {})
-    assert (found.wall_s, found.held_s, found.waiting_s) == (14.5, 29, 10)
+    assert (found.wall_s, found.held_s, found.waiting_s) == (14.5, 14.5 + 4.5, 10)
+
+
+SHARED_AND_OWN = [
+    run(0, first(10), second(2, "x")),
+    run(1, first(10), second(2, "y")),
+    run(2, first(6, "own")),
+    run(3, first(3, "too")),
+]
+
+
+def test_a_trial_that_waits_leaves_its_slot_to_one_that_can_run() -> None:
+    """Slot 1: trial 0 to 14.5. Slot 2: trial 2 to 6.5, trial 3 to 10, trial 1 to 14.5."""
+    found = schedule(SHARED_AND_OWN, 2, {})
+    assert (found.wall_s, found.waiting_s) == (14.5, 0) and found.held_s == 29
+
+
+def test_no_trial_is_drawn_in_place_of_one_that_waits_where_results_matter() -> None:
+    found = schedule(SHARED_AND_OWN, 2, {}, blind=lambda place: False)
+    # Slot 2 stands empty until 10, trial 1 has it until 14.5; trials 2 and 3 follow.
+    assert (found.wall_s, found.waiting_s) == (14.5 + 6.5, 10)
+
+
+def test_no_more_trials_are_drawn_ahead_than_there_are_slots() -> None:
+    runs = [run(n, first(10), second(1, f"x{n}")) for n in range(6)] + [run(6, first(4, "own"))]
+    # Trials 1 to 3 wait for the stage of trial 0, and so many may; trial 6 is not drawn before it is there.
+    found = schedule(runs, 2, {})
+    assert found.waiting_s == 10 and found.wall_s == 10 + 2 * (2 + 0.5) + 4.5 + 2.5
 
 
 def test_a_shorter_run_goes_on_when_the_longer_one_has_passed_its_epoch() -> None:
@@ -49,7 +76,7 @@ def test_a_shorter_run_goes_on_when_the_longer_one_has_passed_its_epoch() -> Non
 
 def test_a_longer_run_waits_and_then_goes_on_from_there() -> None:
     found = schedule([run(0, first(4)), run(1, first(10))], 2, {})
-    assert (found.wall_s, found.held_s, found.waiting_s) == (4 + 6 + 0.5, 4.5 + 10.5, 4)
+    assert (found.wall_s, found.held_s, found.waiting_s) == (4 + 6 + 0.5, 4.5 + 6.5, 4)
 
 
 @pytest.mark.parametrize(("stored", "seconds"), [({}, 10.5), ({("a", 10): 7}, 3.5), ({("a", 10): 10}, 0.5)])
