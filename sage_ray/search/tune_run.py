@@ -4,41 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
 
-from sage_ray.runtime.driver_side import DriverSide
 from sage_ray.runtime.home_signs import CheckedNodes
 from sage_ray.runtime.ray_lines import folded
 from sage_ray.runtime.room import ask_for
-from sage_ray.runtime.worker_signs import WorkerSigns
 from sage_ray.search.faults import Faults
-from sage_ray.search.halt import FAULT, OUT_OF_GPU_HOURS, Halt, HaltStopper, signals
+from sage_ray.search.halt import FAULT, Halt, HaltStopper, signals
 from sage_ray.search.nodes import TrialNodes
-from sage_ray.search.objectives import devices_of
 from sage_ray.search.placement import worker_resources
 from sage_ray.search.ray_session import environment, ray_session
 from sage_ray.search.reconcile import make_scheduler
 from sage_ray.search.sampling import drawn_blindly
 from sage_ray.search.searcher import OptunaSearcher
-from sage_ray.search.silence import Silence
-from sage_ray.search.storage import Drawn, Progress, StudyStorage, TrialRow
+from sage_ray.search.storage import Drawn, Progress, StudyStorage
 from sage_ray.search.study_budgets import StudyBudgets
 from sage_ray.search.study_folder import StudyFolder
-from sage_ray.search.study_status import TrialStatus, status_of
 from sage_ray.search.trainable import TrialRun, TrialTask, run_trial
+from sage_ray.search.trial_listener import TrialListener
 from sage_ray.search.trial_queue import StagesOfTrials, TrialQueue
 from sage_ray.study.spec import StudySpec
 from sage_ray.watch import Watch
-
-UPDATE_S = 1.0
-"""Least time between two looks at the storage for the live table."""
 
 
 class TuneRun:
@@ -91,7 +82,7 @@ class TuneRun:
                 blind=partial(drawn_blindly, self._spec),
                 misplaced=nodes.misplaced,
             )
-            listener = _Listener(self._folder, self._spec, self._storage, self._faults, self._halt, self._watch, nodes)
+            heard_by = (self._faults, self._halt, self._watch, nodes)
             tune.run(
                 tune.with_resources(nodes.trainable(run_trial), nodes),
                 name=f"start-{self._folder.meta()['starts']:04d}",
@@ -105,7 +96,7 @@ class TuneRun:
                 stop=HaltStopper(self._halt),
                 # Tune's own for notebooks would clear what stands in the cell, the lines of the watch included.
                 progress_reporter=tune.CLIReporter(),
-                callbacks=[listener],
+                callbacks=[TrialListener(self._folder, self._spec, self._storage, *heard_by)],
                 raise_on_failed_trial=False,
                 trial_name_creator=_trial_name,
                 trial_dirname_creator=_trial_name,
@@ -153,105 +144,5 @@ def make_task(drawn: Drawn, spec: StudySpec, folder: StudyFolder, checked: Check
     )
 
 
-class _Listener(DriverSide, tune.Callback):
-    """Hears what trials report: keeps the live table and the account of hours, and looks after those that hang."""
-
-    def __init__(
-        self,
-        folder: StudyFolder,
-        spec: StudySpec,
-        storage: StudyStorage,
-        faults: Faults,
-        halt: Halt,
-        watch: Watch,
-        nodes: TrialNodes,
-    ) -> None:
-        self._folder, self._spec, self._storage, self._nodes = folder, spec, storage, nodes
-        self._faults, self._halt, self._watch = faults, halt, watch
-        self._silence = Silence(spec.base.runtime.silence_minutes, watch.line)
-        self._ended: dict[int, TrialStatus] = {}
-        self._reached: dict[int, int] = {}
-        """Epochs that a trial had when it was first started, or crashed last."""
-        self._shown = 0.0
-        self._spent_s = spent_seconds(folder, spec, storage.rows()) if spec.file.max_gpu_hours is not None else 0.0
-
-    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        self._silence.look(trials)
-        self._nodes.waiting.look(trials)
-
-    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._silence.started(trial)
-        number = int(trial.config["number"])
-        self._reached.setdefault(number, self._epochs(number))
-        self._show(at_once=True)
-
-    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Count a crash, which Tune has done already, only if the trial got no further since the one before."""
-        number = int(trial.config["number"])
-        now = self._epochs(number)
-        if now > self._reached[number]:
-            trial.run_metadata.num_failures = 0
-        self._reached[number] = now
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
-    ) -> None:
-        self._silence.heard(trial, result)
-        if result.get("study_fault"):
-            self._halt.want(FAULT, str(result["study_fault"]))
-        if "spent" in result:
-            self._faults.epoch(int(trial.config["number"]))
-            self._nodes.faults.trained(int(trial.config["number"]), str(result.get("node") or ""))
-            self._spend(float(result["spent"]))
-        self._show()
-
-    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._show(at_once=True)
-        if self._storage.row(int(trial.config["number"])).state in ("COMPLETE", "PRUNED"):
-            self._faults.ended_well()
-
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        number = int(trial.config["number"])
-        trace = _trace(trial)
-        reason = self._silence.ended.get(trial.trial_id)
-        self._faults.failed(number, reason or (trace.strip().splitlines() or ["its process died"])[-1])
-        for run in self._folder.run_folders(self._spec, number):
-            WorkerSigns(self._folder.home, run.run_id).free()
-            if run.read().state in ("RUNNING", "FAIL") and not (run.path / "error.txt").exists():
-                run.write_error(trace or "the process of the run died without a word (killed, or out of memory?)")
-        self._show(at_once=True)
-
-    def _epochs(self, number: int) -> int:
-        return sum(run.count_epochs() for run in self._folder.run_folders(self._spec, number))
-
-    def _spend(self, seconds: float) -> None:
-        limit = self._spec.file.max_gpu_hours
-        self._spent_s += seconds
-        if limit is not None and self._spent_s >= 3600 * limit:
-            self._halt.want(OUT_OF_GPU_HOURS, f"max_gpu_hours ({limit:g}) are spent")
-
-    def _show(self, *, at_once: bool = False) -> None:
-        now = time.monotonic()
-        if at_once or now - self._shown >= UPDATE_S:
-            self._shown = now
-            self._watch.update(status_of(self._folder, self._spec, self._storage.rows(), self._ended))
-
-
-def spent_seconds(folder: StudyFolder, spec: StudySpec, rows: Sequence[TrialRow]) -> float:
-    """Seconds that the runs of a study have trained for so far, times their GPUs, or on a CPU their workers."""
-    total = 0.0
-    for row in rows:
-        for run in folder.run_folders(spec, row.number):
-            lines = [line for line in run.metrics() if not line.get("replayed")]
-            total += sum(float(line["seconds"]) for line in lines) * devices_of(run.config())
-    return total
-
-
 def _trial_name(trial: Trial) -> str:
     return f"t{int(trial.config['number']):04d}-{trial.trial_id}"
-
-
-def _trace(trial: Trial) -> str:
-    with contextlib.suppress(OSError, TypeError):
-        return Path(trial.error_file).read_text(encoding="utf-8")
-    return ""
