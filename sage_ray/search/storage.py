@@ -21,6 +21,7 @@ from sage_ray.errors import NonFiniteLoss, UserError
 from sage_ray.record.optuna_store import OptunaStore, close
 from sage_ray.record.overview import FAILED_ATTR
 from sage_ray.record.patient_storage import Patience, StorageAway
+from sage_ray.record.sole_writer import SoleWriterStorage
 from sage_ray.search.sampling import POINT, KeyedSampler, directions_of, draw_sample, queue
 from sage_ray.search.trial_counts import TrialCounts
 from sage_ray.study.dimension import Sample
@@ -97,7 +98,8 @@ class StudyStorage:
         store = store or OptunaStore(folder, name)
         store.mend_tail()
         self._patience = patience or Patience(store.where)
-        self._storage = store.open(self._patience)
+        self._backend = store.open(self._patience)
+        self._storage = SoleWriterStorage(self._backend)
         self.study = optuna.create_study(
             storage=self._storage,
             study_name=store.study_name,
@@ -140,9 +142,16 @@ class StudyStorage:
             if self._when_away is None or needed:
                 raise
 
+    def write_reports(self, *, at_once: bool = False) -> None:
+        """Write what trials have reported if that is some seconds old, or `at_once`; an end takes its own along."""
+        with self._unless_away():
+            self._storage.write_reports(at_once=at_once)
+
     def close(self) -> None:
-        """Give the connections back."""
-        close(self._storage)
+        """Write what is left, and give the connections back."""
+        with contextlib.suppress(StorageAway):
+            self._storage.write_reports(at_once=True)
+        close(self._backend)
 
     def rows(self) -> list[TrialRow]:
         """All trials that were started, by number. Those that ended are read once: they change no more.

@@ -25,7 +25,9 @@ from sage_ray.study.spec import StudySpec
 from sage_ray.watch import Watch
 
 UPDATE_S = 1.0
-"""Least time between two looks at the storage for the live table."""
+"""Least time between two looks at all trials for the live table."""
+LOOKING_SHARE = 0.05
+"""Most of its time that a driver spends on looks when trials begin and end, which are shown sooner."""
 
 
 class TrialListener(DriverSide, tune.Callback):
@@ -54,14 +56,16 @@ class TrialListener(DriverSide, tune.Callback):
         self._folder, self._spec, self._storage, self._nodes = folder, spec, storage, nodes
         self._faults, self._halt, self._watch = faults, halt, watch
         self._silence = Silence(spec.base.runtime.silence_minutes, watch.line)
-        self._ended: dict[int, TrialStatus] = {}
+        self.ended: dict[int, TrialStatus] = {}
+        """What is known of trials that have ended; they are not looked at again."""
         self._reached: dict[int, int] = {}
         """Epochs that a trial had when it was first started, or crashed last."""
-        self._shown = 0.0
+        self._shown, self._look_s = 0.0, 0.0
         self._spent_s = spent_seconds(folder, spec, storage.rows()) if spec.file.max_gpu_hours is not None else 0.0
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Look after trials that are silent, and those that wait for a node."""
+        """Look after trials that are silent, and those that wait for a node; keep what was reported."""
+        self._storage.write_reports()
         self._silence.look(trials)
         self._nodes.waiting.look(trials)
 
@@ -121,10 +125,11 @@ class TrialListener(DriverSide, tune.Callback):
             self._halt.want(OUT_OF_GPU_HOURS, f"max_gpu_hours ({limit:g}) are spent")
 
     def _show(self, *, at_once: bool = False) -> None:
-        now = time.monotonic()
-        if at_once or now - self._shown >= UPDATE_S:
-            self._shown = now
-            self._watch.update(status_of(self._folder, self._spec, self._storage.rows(), self._ended))
+        began = time.monotonic()
+        if began - self._shown >= (min(UPDATE_S, self._look_s / LOOKING_SHARE) if at_once else UPDATE_S):
+            self._watch.update(status_of(self._folder, self._spec, self._storage.rows(), self.ended))
+            self._shown = time.monotonic()
+            self._look_s = self._shown - began
 
 
 def spent_seconds(folder: StudyFolder, spec: StudySpec, rows: Sequence[TrialRow]) -> float:

@@ -29,10 +29,13 @@ class TrialQueue:
     Args:
         numbers: trials of earlier starts, in order.
         can_go_on: whether the stages that a trial lacks are stored, or computed by nobody.
+        clock: seconds that only grow.
     """
 
-    def __init__(self, numbers: Iterable[int], can_go_on: Callable[[int], bool]) -> None:
-        self._next, self._can_go_on = deque(numbers), can_go_on
+    def __init__(
+        self, numbers: Iterable[int], can_go_on: Callable[[int], bool], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._next, self._can_go_on, self._clock = deque(numbers), can_go_on, clock
         self._aside: dict[int, float] = {}
         self._looked = -LOOK_S
 
@@ -50,12 +53,11 @@ class TrialQueue:
 
     def set_aside(self, number: int) -> None:
         """A trial waits for a stage."""
-        self._aside[number] = time.monotonic()
-        self._looked = time.monotonic()
+        self._aside[number] = self._looked = self._clock()
 
     def take(self) -> int | None:
         """The trial that is to go on now; None if there is none that can."""
-        now = time.monotonic()
+        now = self._clock()
         if self._aside and now - self._looked >= LOOK_S:
             self._looked = now
             ready = [n for n, since in self._aside.items() if now - since >= AT_LATEST_S or self._can_go_on(n)]

@@ -48,6 +48,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
         study.storage.tell_failed(number, f"tiny-t{number:04d}-s0: {error}")
     run = study.train(4, pause_path=_exists(folder))
     study.storage.report(4, 1, run.metrics()[0]["val/dice"])
+    study.storage.write_reports(at_once=True)
     take_up(study.storage, study.folder, space)
     settle(study.storage, study.folder, space)
     assert study.states() == ["COMPLETE", "COMPLETE", "FAIL", "FAIL", "RUNNING"]

@@ -50,13 +50,14 @@ class Study:
         self.space, self.halted, self.limit = space, False, 100
         self.misplaced: set[int] = set()
         self.can_go_on: set[int] = set()
+        self.now = 1000.0
         self.storage = StudyStorage(folder, "unit", space)
         self.storage.enqueue(space.fixed, space)
         orphans = [row.number for row in self.storage.rows() if row.state == "RUNNING"]
         self.searcher = OptunaSearcher(
             self.storage,
             space,
-            queue=TrialQueue(orphans, lambda number: number in self.can_go_on),
+            queue=TrialQueue(orphans, lambda number: number in self.can_go_on, lambda: self.now),
             payload=lambda drawn: {"values": drawn.sample.values},
             progress=lambda number: (on_disk or {}).get(number, Progress()),
             failed=self.storage.tell_failed,
@@ -113,10 +114,8 @@ BUSY = {"objective": math.nan, "trial_halted": 1, "stage_busy": 1}
 
 @pytest.mark.parametrize(("sampler", "drawn"), [("random", 4), ("tpe", 2)])
 def test_a_trial_that_waits_for_a_stage_leaves_its_place_to_one_that_is_drawn_blindly(
-    tmp_path: Path, sampler: str, drawn: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sampler: str, drawn: int
 ) -> None:
-    now = [1000.0]
-    monkeypatch.setattr("sage_ray.search.trial_queue.time.monotonic", lambda: now[0])
     study = Study(tmp_path, make_space(tmp_path, points=[], sampler={"name": sampler}))
     study.limit = 2
     assert study.searcher.suggest("a")["number"] == 0 and study.searcher.suggest("b")["number"] == 1  # type: ignore[index]
@@ -128,11 +127,11 @@ def test_a_trial_that_waits_for_a_stage_leaves_its_place_to_one_that_is_drawn_bl
     assert {row.attempts for row in study.storage.rows()[1:]} == {0}, "a start that found the stage busy does not count"
     study.can_go_on = {1}
     assert study.searcher.suggest("g") is None, "the store is not asked again and again"
-    now[0] += LOOK_S
+    study.now += LOOK_S
     assert study.searcher.suggest("g")["number"] == 1  # type: ignore[index]
     study.finish("a", 0.5)
     study.finish("g", 0.5)
-    now[0] += LOOK_S
+    study.now += LOOK_S
     assert study.states()[1] == "COMPLETE" and study.states()[drawn - 1] in ("RUNNING", "COMPLETE")
     study.can_go_on = set(range(9))
     taken = [study.searcher.suggest(f"h{k}")["number"] for k in range(2)]  # type: ignore[index]

@@ -63,6 +63,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, addresses: dict[str, str])
         study.storage.tell_complete(0, [0.5])
         study.storage.tell_failed(1, "tiny-t0001-s0: diverged: loss is inf")
         study.storage.report(2, 1, 0.125)
+        study.storage.write_reports(at_once=True)
         made[name] = study
     return made
 
@@ -465,17 +466,18 @@ def test_a_server_that_stays_away_is_told_once_and_costs_no_more(
     patience = Patience("the server", 2.0)
     study = Study(Home(tmp_path / "home"), space, running=2, patience=patience)
     study.train(0)
+    study.storage.report(0, 1, 0.5)
     rows = study.storage.rows()
     told: list[str] = []
     postgres.stop()
     try:
         with pytest.raises(StorageAway, match="the server has not answered for"):
-            study.storage.report(0, 1, 0.5)
+            study.storage.write_reports(at_once=True)
         study.storage.when_away(told.append, lambda: False)
         study.storage.tell_complete(0, [0.75])
         study.storage.tell_failed(1, "crashed")
         study.storage.forgive(1)
-        assert study.storage.rows() == rows and study.storage.row(1) == rows[1], "as they were last seen"
+        assert study.storage.rows() == rows and study.storage.row(1) == rows[1], "as this driver knows them"
         with pytest.raises(StorageAway):
             study.storage.draw(None, space)
         assert told and set(told) == {study.storage.away}

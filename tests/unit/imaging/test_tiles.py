@@ -101,8 +101,11 @@ def test_memory_does_not_grow_with_the_rows() -> None:
         assert done == rows
         return highest
 
+    def least(rows: int) -> int:  # of several: other threads of the process allocate too, now and then
+        return min(peak(rows) for _ in range(3))
+
     peak(300)
-    assert peak(6000) < 1.2 * peak(1500)
+    assert least(6000) < 1.2 * least(1500)
 
 
 def test_stream_of_values_that_are_not_finite_is_refused() -> None:
