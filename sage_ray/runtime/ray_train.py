@@ -131,8 +131,8 @@ def _fit_and_watch(
     signs = WorkerSigns(home, folder.run_id)
     signs.free()
     reports, waits = _new_reports(folder), _waits(signs, launch)
-    reached = -1
-    while reached < (reached := folder.count_epochs()):
+    reached, starts_left = folder.count_epochs(), config.runtime.max_retries
+    while True:
         fit = _Fit(_trainer(config, home, job, gpus, selector_without(checked.avoid)))
         try:
             with folded(say):
@@ -150,7 +150,13 @@ def _fit_and_watch(
             folder.request_stop()
             fit.join(STOP_TIMEOUT_S)
             raise
-        if not _crashed(fit.error) or _ended(folder, launch) is not None:
+        if _ended(folder, launch) is not None or not (_crashed(fit.error) or _died_at_start(fit.error)):
+            break
+        if reached < (reached := folder.count_epochs()):
+            starts_left = config.runtime.max_retries
+        elif _died_at_start(fit.error) and starts_left:
+            starts_left -= 1
+        else:
             break
     signs.clear()
     return _outcome(folder, launch, fit.error)
@@ -160,6 +166,11 @@ def _crashed(error: BaseException | None) -> bool:
     """Whether workers ended, more often than Ray tries again, by something that is no verdict on their input."""
     failures = getattr(error, "worker_failures", None) or {}
     return bool(failures) and not any(isinstance(failure, UserError) for failure in failures.values())
+
+
+def _died_at_start(error: BaseException | None) -> bool:
+    """Whether a worker died while the others were made known to each other, which Ray Train does not try again."""
+    return isinstance(getattr(error, "controller_failure", None), ray.exceptions.RayError)
 
 
 @contextmanager
@@ -352,6 +363,8 @@ def _outcome(folder: RunFolder, launch: str, error: BaseException | None) -> Run
 
 def _blame(error: BaseException) -> str:
     failures = getattr(error, "worker_failures", None)
+    if _died_at_start(error):
+        return f"out of retries; worker died as it started: {' '.join(str(error).split())[:300]}"
     if not failures:
         return state_of(error)[1] or type(error).__name__
     rank, first = sorted(failures.items())[0]

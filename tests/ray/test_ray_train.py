@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 from tiny_cases import tiny_config
@@ -31,8 +27,6 @@ from sage_ray.record.run_folder import RunFolder
 from sage_ray.runtime import ray_cluster
 from sage_ray.runtime.launch import run
 from sage_ray.runtime.ray_context import RayContext, buckets
-from sage_ray.runtime.worker_signs import WorkerSigns
-from sage_ray.stages.lease import stage_lease
 from sage_ray.stages.store import Snapshot, StageStore
 from sage_ray.training.context import LocalContext, RunContext
 from sage_ray.training.loop import run_training
@@ -259,19 +253,6 @@ def test_two_workers_train_as_one_through_both_phases(pair: Pair) -> None:
         )
 
 
-def train_workers() -> list[psutil.Process]:
-    """Training worker processes of this test's own Ray, oldest first."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            title = " ".join(process.cmdline())
-            if title.startswith("ray::") and "RayTrainWorker" in title:
-                found.append((process.create_time(), process.pid, process))
-        except psutil.Error:
-            continue
-    return [process for *_, process in sorted(found, key=lambda item: item[:2])]
-
-
 def test_one_worker_under_ray_is_the_local_run_to_the_bit(ray_here: None, home: Home) -> None:
     config = tiny()
     local = run(config, Home(home.path / "local"), "local", mirror=False)
@@ -287,68 +268,6 @@ def test_one_worker_under_ray_is_the_local_run_to_the_bit(ray_here: None, home: 
     log = (home.runs / "remote" / "log.txt").read_text()
     assert "data: drawn particles" in log and "attempt 1 on CPU" in log and "RUNNING -> COMPLETE" in log
     assert (home.runs / "remote" / "artifacts" / "model" / "segmenter.safetensors").is_file()
-
-
-def test_killed_workers_go_on_from_the_last_snapshot(ray_here: None, home: Home) -> None:
-    config = with_workers(tiny("runtime.max_retries=3"), 2)
-    killed: list[int] = []
-
-    def kill(report: dict[str, Any]) -> None:
-        if report["epoch"] == len(killed) * 2 + 1 and len(killed) < 2:
-            workers = train_workers()
-            assert workers, "no worker found to kill"
-            victim = workers[-1 if killed else 0]
-            os.kill(victim.pid, signal.SIGKILL)
-            killed.append(victim.pid)
-
-    record = run(config, home, "killed", on_report=kill, mirror=False)
-    assert len(killed) == 2
-    assert (record.state, record.attempt) == ("COMPLETE", 3)
-    assert record.reused_epochs >= 1
-    log = (home.runs / "killed" / "log.txt").read_text()
-    assert [f"attempt {number} on" in log for number in (1, 2, 3, 4)] == [True, True, True, False]
-    lines = RunFolder(home.runs / "killed").metrics()
-    assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
-    undisturbed = run(config, Home(home.path / "other"), "undisturbed", mirror=False)
-    assert (undisturbed.attempt, undisturbed.reused_epochs) == (1, 0)
-    assert undisturbed.weights_sha == record.weights_sha
-
-
-def test_workers_that_get_further_after_each_kill_are_never_given_up(ray_here: None, home: Home) -> None:
-    config = with_workers(tiny("runtime.max_retries=1", "adversarial.epochs=8"), 2)
-    killed: list[int] = []
-
-    def kill(report: dict[str, Any]) -> None:
-        if report["epoch"] == 2 * len(killed) + 2 and len(killed) < 3:
-            victim = train_workers()[1]
-            os.kill(victim.pid, signal.SIGKILL)
-            killed.append(victim.pid)
-
-    record = run(config, home, "spot", on_report=kill, mirror=False)
-    assert len(killed) == 3 and (record.state, record.attempt, record.epoch) == ("COMPLETE", 4, 10)
-
-
-def test_workers_that_get_no_further_are_given_up_with_the_reason(ray_here: None, home: Home) -> None:
-    over, killed = threading.Event(), set[int]()
-
-    def kill_whoever_is_placed() -> None:
-        placed, before = home.path / "ray" / "gone" / "placed.json", 0
-        while not over.wait(0.02):
-            if placed.exists() and placed.stat().st_mtime_ns != before:
-                before = placed.stat().st_mtime_ns
-                for worker in train_workers():
-                    os.kill(worker.pid, signal.SIGKILL)
-                    killed.add(worker.pid)
-
-    killer = threading.Thread(target=kill_whoever_is_placed)
-    killer.start()
-    try:
-        record = run(with_workers(tiny("runtime.max_retries=1"), 2), home, "gone", mirror=False)
-    finally:
-        over.set()
-        killer.join()
-    assert record.state == "FAIL" and record.epoch == 0 and len(killed) >= 4
-    assert "out of retries; worker" in str(record.error)
 
 
 def test_divergence_ends_the_run_without_a_second_try(ray_here: None, home: Home) -> None:
@@ -389,38 +308,6 @@ def test_a_paused_run_is_interrupted(ray_here: None, home: Home, tmp_path: Path)
         mirror=False,
     )
     assert record.state == "INTERRUPTED" and 1 <= record.epoch < 32
-
-
-def test_waiting_for_a_stage_is_told_and_training_is_not(ray_here: None, home: Home) -> None:
-    key = run(tiny(), home, "before", launcher="ray", mirror=False).stage_keys["pretrain"]
-    shutil.rmtree(home.stages)
-    signs, folder = WorkerSigns(home, "waits"), RunFolder(home.runs / "waits")
-    with contextlib.ExitStack() as held:
-        held.enter_context(stage_lease(StageStore(home.stages), key, lambda: False))
-        told: list[bool] = []
-
-        def waiting() -> None:
-            told.append(signs.waited_at() > 0)
-            if sum(told) == 3:
-                held.close()
-            elif sum(told) > 3:
-                assert not folder.metrics(), "no epoch has been trained while it still says that it waits"
-
-        record = run(tiny(), home, "waits", launcher="ray", mirror=False, on_waiting=waiting)
-    assert record.state == "COMPLETE" and record.epoch == 4
-    assert told[0] is False, "the workers were not placed yet"
-    assert 3 <= sum(told) <= 6
-    assert not (home.path / "ray" / "waits").exists()
-
-
-def test_workers_leave_a_stage_that_another_run_computes(ray_here: None, home: Home) -> None:
-    config = with_workers(CHAIN, 2)
-    key = run(config, Home(home.path / "other"), "whole", mirror=False).stage_keys["pretrain"]
-    with stage_lease(StageStore(home.stages), key, lambda: False):
-        record = run(config, home, "r", mirror=False, stage_patience_s=1.0)
-    assert record.state == "INTERRUPTED" and record.error is not None and key in record.error
-    assert not train_workers(), "their places are free"
-    assert run(config, home, "r", mirror=False, stage_patience_s=1.0).state == "COMPLETE"
 
 
 def test_user_errors_of_a_worker_reach_the_caller(ray_here: None, home: Home, tmp_path: Path) -> None:
