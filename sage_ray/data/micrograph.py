@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
-from scipy.signal import lfilter
 
 Generator = np.random.Generator
 
@@ -226,6 +225,9 @@ def _illumination(rng: Generator, size: int) -> np.ndarray:
 
 def _streaks(rng: Generator, cover: np.ndarray, conditions: Conditions) -> np.ndarray:
     """Dark tails behind particles along the scan line, uneven from line to line."""
+    # Here, as scipy.signal takes most of a second to import, in every worker, and few draw images.
+    from scipy.signal import lfilter
+
     decay = math.exp(-1 / (len(cover) * rng.uniform(0.08, 0.3)))
     tails = lfilter([1 - decay], [1, -decay], cover, axis=1)
     uneven = np.clip(1 + 0.5 * rng.normal(0, 1, (len(cover), 1)), 0, 2)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_log import RunLog
 from sage_ray.record.run_record import RunRecord
-from sage_ray.runtime.attempt import Attempt, state_of
+from sage_ray.runtime.attempt import Attempt
 from sage_ray.runtime.devices import gpus_held
 from sage_ray.runtime.disk_space import check_space, run_need
 from sage_ray.runtime.home_signs import CheckedNodes, sign_missing
@@ -37,6 +36,7 @@ from sage_ray.runtime.ray_context import RayContext
 from sage_ray.runtime.ray_lines import folded
 from sage_ray.runtime.run_hooks import RunHooks
 from sage_ray.runtime.surroundings import surroundings_of
+from sage_ray.runtime.train_fit import Fit
 from sage_ray.runtime.worker_signs import WorkerSigns, train_storage
 from sage_ray.stages.store import StageStore
 from sage_ray.training.context import Report
@@ -133,7 +133,7 @@ def _fit_and_watch(
     reports, waits = _new_reports(folder), _waits(signs, launch)
     reached, starts_left = folder.count_epochs(), config.runtime.max_retries
     while True:
-        fit = _Fit(_trainer(config, home, job, gpus, selector_without(checked.avoid)))
+        fit = Fit(_trainer(config, home, job, gpus, selector_without(checked.avoid)))
         try:
             with folded(say):
                 while fit.running(POLL_S):
@@ -150,27 +150,16 @@ def _fit_and_watch(
             folder.request_stop()
             fit.join(STOP_TIMEOUT_S)
             raise
-        if _ended(folder, launch) is not None or not (_crashed(fit.error) or _died_at_start(fit.error)):
+        if _ended(folder, launch) is not None or not (fit.crashed or fit.died_at_start):
             break
         if reached < (reached := folder.count_epochs()):
             starts_left = config.runtime.max_retries
-        elif _died_at_start(fit.error) and starts_left:
+        elif fit.died_at_start and starts_left:
             starts_left -= 1
         else:
             break
     signs.clear()
-    return _outcome(folder, launch, fit.error)
-
-
-def _crashed(error: BaseException | None) -> bool:
-    """Whether workers ended, more often than Ray tries again, by something that is no verdict on their input."""
-    failures = getattr(error, "worker_failures", None) or {}
-    return bool(failures) and not any(isinstance(failure, UserError) for failure in failures.values())
-
-
-def _died_at_start(error: BaseException | None) -> bool:
-    """Whether a worker died while the others were made known to each other, which Ray Train does not try again."""
-    return isinstance(getattr(error, "controller_failure", None), ray.exceptions.RayError)
+    return _outcome(folder, launch, fit)
 
 
 @contextmanager
@@ -189,29 +178,6 @@ def checked_nodes(config: ExperimentConfig, home: Home, say: Callable[[str], Non
         yield CheckedNodes(check.signs.token, nodes.avoided())
     finally:
         nodes.close()
-
-
-class _Fit:
-    """`trainer.fit()` in a thread, so that this one can watch, stop and be interrupted."""
-
-    def __init__(self, trainer: Any) -> None:
-        self.error: BaseException | None = None
-        self._trainer = trainer
-        self._thread = threading.Thread(target=self._work, name="ray-train", daemon=True)
-        self._thread.start()
-
-    def _work(self) -> None:
-        try:
-            self._trainer.fit()
-        except BaseException as error:  # handed to the watching thread
-            self.error = error
-
-    def running(self, timeout_s: float) -> bool:
-        self._thread.join(timeout_s)
-        return self._thread.is_alive()
-
-    def join(self, timeout_s: float) -> None:
-        self._thread.join(timeout_s)
 
 
 def _trainer(config: ExperimentConfig, home: Home, job: WorkerJob, gpus: float, selector: dict[str, str]) -> Any:
@@ -341,34 +307,24 @@ def _ended(folder: RunFolder, launch: str) -> dict[str, Any] | None:
     return value if value.get("launch") == launch else None
 
 
-def _outcome(folder: RunFolder, launch: str, error: BaseException | None) -> RunRecord:
+def _outcome(folder: RunFolder, launch: str, fit: Fit) -> RunRecord:
     ended = _ended(folder, launch)
     if ended is not None:
         (folder.path / ENDED_FILE).unlink(missing_ok=True)
         if ended["user_error"] is not None:
             raise UserError(*ended["user_error"])
         return folder.read()
-    if error is None:
+    if fit.error is None:
         return folder.read()
-    own = [e for e in getattr(error, "worker_failures", {}).values() if isinstance(e, UserError)]
+    own = fit.refusals
     if own and isinstance(own[0], NodeUnfit):
         folder.set_state("INTERRUPTED", error=str(own[0]))
         raise own[0]
     if own:
         folder.set_state("FAIL", error=str(own[0]))
         raise UserError(own[0].what, own[0].where, own[0].mend)
-    folder.write_error("".join(traceback.format_exception(error)))
-    return folder.set_state("FAIL", error=_blame(error))
-
-
-def _blame(error: BaseException) -> str:
-    failures = getattr(error, "worker_failures", None)
-    if _died_at_start(error):
-        return f"out of retries; worker died as it started: {' '.join(str(error).split())[:300]}"
-    if not failures:
-        return state_of(error)[1] or type(error).__name__
-    rank, first = sorted(failures.items())[0]
-    return f"out of retries; worker {rank}: {type(first).__name__}: {first}"
+    folder.write_error("".join(traceback.format_exception(fit.error)))
+    return folder.set_state("FAIL", error=fit.blame())
 
 
 def _new_reports(folder: RunFolder) -> Iterator[list[Report]]:
