@@ -17,7 +17,7 @@ help:
 	@echo "setup     .venv with sage-ray in it (idempotent)"
 	@echo "wheel     dist/sage_ray-VERSION-py3-none-any.whl, what images and other machines install"
 	@echo "demo      the whole path on drawn particles into ./demo_runs, at most 5 minutes on 2 cores"
-	@echo "test      tests without network and GPU, at most 12 minutes on 2 cores"
+	@echo "test      tests without network and GPU, half an hour to an hour on 2 cores"
 	@echo "test-cluster  tests on several nodes, with a Postgres and a scheduler of their own"
 	@echo "test-all  all tests, the slow ones and those that need a GPU included"
 	@echo "bench     time of a step, an evaluation, the import and the orchestration, into benchmarks/results/"

@@ -156,7 +156,7 @@ def test_a_fault_of_all_trials_stops_the_study_and_costs_no_trial(
     other.mkdir()
     (other / "sitecustomize.py").write_text(BROKEN_DISK.replace("ERRNO", str(errno)))
     home = Home(tmp_path / "home")
-    path = write_space(tmp_path, QUICK, trials=6, points=[], space={"adversarial.lr": {"float": [1e-5, 1e-3]}})
+    path = write_space(tmp_path, QUICK, trials=4, points=[], space={"adversarial.lr": {"float": [1e-5, 1e-3]}})
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     with cluster(other) as address:
         monkeypatch.setenv("RAY_ADDRESS", address)
@@ -168,7 +168,7 @@ def test_a_fault_of_all_trials_stops_the_study_and_costs_no_trial(
     monkeypatch.delenv("RAY_ADDRESS")
     monkeypatch.delenv("RAY_AUTH_MODE")
     again = resume("tiny", home)
-    assert (again.done, again.failed) == (6, 0), "every trial is trained once the fault is mended"
+    assert (again.done, again.failed) == (4, 0), "every trial is trained once the fault is mended"
     assert [trial.params for trial in again.trials[: len(found.trials)]] == [trial.params for trial in found.trials]
 
 
@@ -217,7 +217,7 @@ def test_a_hung_trial_is_ended_recorded_and_tried_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("retries", "hangs", "ends"), [(1, (5, 15), ("COMPLETE", 3)), (0, (5,), ("FAIL", 1))], ids=["again", "for good"]
+    ("retries", "hangs", "ends"), [(1, (5,), ("COMPLETE", 2)), (0, (5,), ("FAIL", 1))], ids=["again", "for good"]
 )
 def test_a_hung_worker_of_several_is_found_though_its_trial_still_answers(
     tmp_path: Path, retries: int, hangs: tuple[int, ...], ends: tuple[str, int]
@@ -241,7 +241,7 @@ def test_a_hung_worker_of_several_is_found_though_its_trial_still_answers(
     assert (first["state"], first["attempt"]) == ends, errors
     assert code == 0 and answer["done"] == 1, "what it held was free for the next attempt, or for the other trial"
     again = "trial 0 is ended and tried again, silent" if retries else "trial 0 is ended, silent"
-    assert errors.count(f"{again}: nothing was reported for") == len(hangs), "a hang after new epochs is not counted"
+    assert errors.count(f"{again}: nothing was reported for") == len(hangs), "once each"
     assert not any(worker.is_running() for worker in hung)
 
 

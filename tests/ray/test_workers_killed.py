@@ -103,7 +103,7 @@ def test_workers_that_get_further_after_each_kill_are_never_given_up(ray_here: N
     assert len(killed) == 3 and (record.state, record.attempt, record.epoch) == ("COMPLETE", 4, 10)
 
 
-@pytest.mark.parametrize("after_s", [0.0, 0.5, 1.5])
+@pytest.mark.parametrize("after_s", [0.5, *(pytest.param(s, marks=pytest.mark.slow) for s in (0.0, 1.0, 1.5, 2.0))])
 def test_a_worker_that_dies_while_it_starts_is_tried_again(ray_here: None, home: Home, after_s: float) -> None:
     """At whatever moment: Ray Train itself gives up where torch's process group is being made."""
     over, killed = threading.Event(), list[int]()
