@@ -64,6 +64,12 @@ class NonFiniteLoss(RunFailed):
     state = "diverged"
 
 
+class OutOfMemory(RunFailed):
+    """The GPU, or the machine, has no memory left for what a phase trains; the message names what to lower."""
+
+    state = "out_of_memory"
+
+
 class SnapshotFailed(RunFailed):
     """A stage snapshot could not be written (full disk, lost share); the snapshot before it stays valid."""
 

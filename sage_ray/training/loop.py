@@ -30,6 +30,7 @@ from sage_ray.training.build import build_product, build_state
 from sage_ray.training.context import RunContext, computed_on, numerics
 from sage_ray.training.interrupts import Interrupts
 from sage_ray.training.means import EpochMeans
+from sage_ray.training.memory import memory_of
 from sage_ray.training.precision import resolve_precision, use_precision
 from sage_ray.training.pretrain import pretrain_step
 from sage_ray.training.recipe import Recipe, build_recipe
@@ -122,6 +123,7 @@ def run_training(
     Raises:
         UserError: something the config asks for cannot be had; nothing was trained.
         NonFiniteLoss: loss became NaN or infinite; names phase, epoch and step.
+        OutOfMemory: of the GPU, or of the machine.
         SnapshotFailed: a snapshot could not be written; the one before it is valid.
         RunStopped: the context asked to stop; the run resumes from its last snapshot.
     """
@@ -149,7 +151,7 @@ def run_training(
         state: TrainState | None = None
         first, read = first_to_run(phases, store, ctx)
         for phase in phases[first:]:
-            with leased(phase, store, ctx):
+            with leased(phase, store, ctx), memory_of(config, phase.name, ctx.device):
                 state, read = _run_phase(run, phase, state, read), None
         assert state is not None
         groups = [data.groups[i] for i in data.split.validation] if data.groups else None
