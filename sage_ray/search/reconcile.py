@@ -101,12 +101,41 @@ def _left(run: RunFolder, deadline: float) -> bool:
     return True
 
 
+class Halving(AsyncHyperBandScheduler):
+    """Asynchronous successive halving that knows a trial by its number.
+
+    Tune has a new name for a trial each time it goes on, on another node or once a stage is there; under each name what
+    it reports again would be one more trial to compare with.
+    """
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """A trial begins or goes on."""
+        super().on_trial_add(tune_controller, _by_number(trial))
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """What becomes of a trial with this report."""
+        return super().on_trial_result(tune_controller, _by_number(trial), result)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """A trial has ended, for now or for good."""
+        super().on_trial_complete(tune_controller, _by_number(trial), result)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        """A trial is given up."""
+        super().on_trial_remove(tune_controller, _by_number(trial))
+
+
+def _by_number(trial: Any) -> Any:
+    """All that the rule reads of a trial: a name."""
+    return SimpleNamespace(trial_id=str(trial.config["number"]))
+
+
 def make_scheduler(spec: StudySpec, rows: list[TrialRow]) -> TrialScheduler:
     """The study's scheduler; ASHA's rungs are filled with what ended trials reported, as if it had never been away."""
     part = spec.scheduler
     if part.name == "fifo":
         return FIFOScheduler()  # type: ignore[no-untyped-call]
-    scheduler = AsyncHyperBandScheduler(
+    scheduler = Halving(
         time_attr="epoch",
         metric="objective",
         mode="max" if spec.objective.maximize else "min",
@@ -118,8 +147,7 @@ def make_scheduler(spec: StudySpec, rows: list[TrialRow]) -> TrialScheduler:
     for row in rows:
         if row.state == "RUNNING":
             continue
-        # The rule reads nothing of a trial but its name, and nothing of the controller.
-        trial: Any = SimpleNamespace(trial_id=f"earlier-{row.number}")
+        trial: Any = SimpleNamespace(config={"number": row.number})
         nobody: Any = None
         scheduler.on_trial_add(nobody, trial)
         judged = sorted(row.reports)[: -1 if row.state == "COMPLETE" else None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -289,14 +290,28 @@ def test_asha_remembers_what_ended_trials_reported(tmp_path: Path) -> None:
         study.finish(f"id{k}", 0.8)
 
     def decision(value: float, rows: list[Any]) -> str:
-        from types import SimpleNamespace
-
-        scheduler, trial = make_scheduler(space, rows), SimpleNamespace(trial_id="new")
+        scheduler, trial = make_scheduler(space, rows), SimpleNamespace(trial_id="new", config={"number": 99})
         scheduler.on_trial_add(None, trial)  # type: ignore[arg-type]
         return scheduler.on_trial_result(None, trial, {"epoch": 2, "objective": value})  # type: ignore[arg-type]
 
     rows = study.storage.rows()
     assert decision(0.2, rows) == "STOP" and decision(0.9, rows) == "CONTINUE" and decision(0.2, []) == "CONTINUE"
+
+
+def test_a_trial_that_goes_on_under_another_name_of_tunes_is_one_trial(tmp_path: Path) -> None:
+    scheduler = make_scheduler(make_space(tmp_path), [])
+
+    def report(number: int, name: str, value: float) -> str:
+        trial: Any = SimpleNamespace(trial_id=name, config={"number": number})
+        scheduler.on_trial_add(None, trial)  # type: ignore[arg-type]
+        decision = scheduler.on_trial_result(None, trial, {"epoch": 2, "objective": value})  # type: ignore[arg-type]
+        scheduler.on_trial_complete(None, trial, {"objective": math.nan})  # type: ignore[arg-type]
+        return decision
+
+    assert report(0, "a", 0.9) == "CONTINUE"
+    assert [report(1, f"b{k}", 0.3) for k in range(5)] == ["STOP", *["CONTINUE"] * 4], "it was judged there before"
+    assert report(2, "c", 0.65) == "CONTINUE"
+    assert report(3, "d", 0.5) == "STOP", "below the median of three; of seven reports it would be above"
 
 
 def reports(*scores: float | None, phase: str = "adversarial") -> list[dict[str, Any]]:
