@@ -8,8 +8,8 @@ export MKL_NUM_THREADS ?= 1
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-# Two processes of tests, one module in each at a time, as its tests share fixtures. PYTEST="..." replaces it.
-PYTEST ?= $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Two processes of tests, one module in each at a time; tests/conftest.py says what stays together. PYTEST="..." replaces it.
+PYTEST ?= $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 .PHONY: help setup wheel demo test test-cluster test-all bench tables lint format clean
 

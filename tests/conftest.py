@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 # Before torch, numpy and Ray are imported: threads are read once, and nobody phones home.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -160,20 +160,42 @@ def emps_facts(emps: Path) -> EmpsFacts | None:
     return EMPS_FACTS.get(folder_fingerprint(emps)[0])
 
 
+RAY = "tests that start Ray"
+
+
 @functools.cache
-def _starts_ray(path: str) -> bool:
-    """Whether tests of a module start Ray; each process of tests has one of its own, as several users of a host do."""
+def _group_of(path: str) -> str:
+    """Which tests stay in one process: those of a module, since they share its fixtures, and all tests that start Ray.
+
+    Ray takes all CPUs of the machine, and some of its tests count seconds or press Ctrl-C; two of them at a time take
+    longer than one after the other.
+    """
     marked = re.search(
         r"^(@|pytestmark = \[?)pytest\.mark\.ray\b", (REPO / path).read_text(encoding="utf-8"), re.MULTILINE
     )
-    return marked is not None or path.startswith("tests/ray/")
+    return RAY if marked or path.startswith("tests/ray/") else path
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """In several processes the tests that start Ray come first: they take longest."""
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: not _starts_ray(item.nodeid.split("::")[0]))
+        items.sort(key=lambda item: _group_of(item.nodeid.split("::")[0]) != RAY)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Spread groups of tests over processes, in the order of collection.
+
+    xdist's own `--dist loadgroup` groups by a private attribute that pytest 9.2 does not have any more.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group_of(nodeid.split("::")[0])
+
+    return Groups(config, log)
 
 
 # What these tests need lies in the repository, so that a skip could only hide that formulas or real data went unseen.

@@ -10,7 +10,6 @@ import copy
 import json
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 import optuna
@@ -128,18 +127,9 @@ class SoleWriterStorage(BaseStorage):
         """Set state and values of a trial; False if it was RUNNING already and shall be."""
         self._write(self._of_trial(trial_id))
         done = self._backend.set_trial_state_values(trial_id, state, values)
-
-        def change(trial: FrozenTrial) -> None:
-            trial.state = state
-            if values is not None:
-                trial.values = list(values)
-            if state == TrialState.RUNNING:
-                trial.datetime_start = datetime.now()
-            if state.is_finished():
-                trial.datetime_complete = datetime.now()
-
-        if done:
-            self._change(trial_id, change)
+        if done and trial_id in self._places:
+            study_id, number = self._places[trial_id]
+            self._trials[study_id][number] = self._backend.get_trial(trial_id)  # with the times that it has there
         return done
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:

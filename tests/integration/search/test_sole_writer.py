@@ -32,6 +32,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 def facts(trials: list[FrozenTrial]) -> list[Any]:
     return [
         (t.number, t.state, t.values, t.params, t.distributions, t.intermediate_values, t.user_attrs, t.system_attrs)
+        + (t.datetime_start, t.datetime_complete)
         for t in trials
     ]
 
