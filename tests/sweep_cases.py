@@ -76,8 +76,8 @@ def wait_until(condition: Callable[[], Any], process: subprocess.Popen[str], tim
 def kill(process: subprocess.Popen[str]) -> None:
     """Kill a driver; returns when its Ray and all that trained for it have ended by themselves, and it shows."""
     family = psutil.Process(process.pid).children(recursive=True)
-    # Ray's agents train nothing, and end only half a minute after their driver.
-    agents = [child for child in family if child.is_running() and "Agent" in " ".join(child.cmdline())]
+    # Ray's agents train nothing, and end only half a minute after their driver. They get their titles as they start.
+    agents = [child for child in family if child.is_running() and "agent" in " ".join(child.cmdline()).lower()]
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
     _, left = psutil.wait_procs([child for child in family if child not in agents], timeout=30)
