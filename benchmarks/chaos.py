@@ -35,7 +35,8 @@ from sage_ray.search.study_status import StudyStatus, status
 
 MARK = "SAGE_CHAOS"
 NAME = "chaos"
-PAUSE_S = (2.0, 9.0)
+PAUSE_S = (2.0, 25.0)
+"""Long enough for Ray and a trial to begin, most times."""
 HUNG_S = 400.0
 """A command that has trained no epoch for so long, with nobody killed meanwhile, hangs."""
 EPOCHS = (6, 8)

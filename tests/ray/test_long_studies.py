@@ -290,6 +290,7 @@ def test_two_objectives_end_in_a_front_and_a_choice(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_kills_at_random_moments_change_neither_points_nor_weights(tmp_path: Path) -> None:
     """A seeded random search, killed again and again, ends as one that was left alone."""
     dimensions = {"adversarial.lambda_cycle": {"float": [0.5, 2]}, "adversarial.lr": {"float": [1e-4, 2e-3]}}
