@@ -32,7 +32,7 @@ Reports = Mapping[tuple[int, int], float]
 class SoleWriterStorage(BaseStorage):
     """Writes to a storage and reads from memory; what fails to be written is not in memory either.
 
-    Reports are written together: before their trial changes its state, and else every `REPORTS_S`. Trials are read
+    Reports are written together: before a trial changes its state, and else every `REPORTS_S`. Trials are read
     from the storage once, when the study is first asked for them. Whoever reads them must leave them as they are, as
     from any storage of Optuna's that is asked without `deepcopy`.
 
@@ -125,7 +125,7 @@ class SoleWriterStorage(BaseStorage):
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """Set state and values of a trial; False if it was RUNNING already and shall be."""
-        self._write(self._of_trial(trial_id))
+        self.write_reports(at_once=True)
         done = self._backend.set_trial_state_values(trial_id, state, values)
         if done and trial_id in self._places:
             study_id, number = self._places[trial_id]
@@ -188,17 +188,11 @@ class SoleWriterStorage(BaseStorage):
 
     def write_reports(self, *, at_once: bool = False) -> None:
         """Write the reports that are in memory alone, if some have been for `REPORTS_S`, or `at_once`."""
-        if at_once or time.monotonic() - self._wrote >= REPORTS_S:
-            self._write(dict(self._reports))
-
-    def _of_trial(self, trial_id: int) -> Reports:
-        return {place: value for place, value in self._reports.items() if place[0] == trial_id}
-
-    def _write(self, reports: Reports) -> None:
-        if reports:
-            _write_together(self._raw, reports)
-            for place in reports:
-                del self._reports[place]
+        if not at_once and time.monotonic() - self._wrote < REPORTS_S:
+            return
+        if self._reports:
+            _write_together(self._raw, self._reports)
+            self._reports = {}
         self._wrote = time.monotonic()
 
     def _of(self, study_id: int) -> dict[int, FrozenTrial]:

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from sage_ray.errors import StoreFailed
+from sage_ray.errors import UserError
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunRecord
 from sage_ray.search.study_folder import StudyFolder
@@ -82,11 +82,11 @@ class StagesOfTrials:
     def can_go_on(self, number: int) -> bool:
         """Whether the first stage that a trial lacks is computed by nobody, or it lacks none.
 
-        A store that does not answer is no reason to wait: the trial will say what is wrong with it.
+        A store that does not answer, or a damaged record, is no reason to wait: the trial will say what is wrong.
         """
         try:
             return all(self._run_can(run, run.read()) for run in self._folder.run_folders(self._spec, number))
-        except (StoreFailed, OSError):
+        except (OSError, UserError):
             return True
 
     def _run_can(self, run: RunFolder, record: RunRecord) -> bool:
