@@ -122,3 +122,16 @@ def test_who_holds_a_trial_keeps_it_as_it_was(tmp_path: Path, kind: str) -> None
     (held,) = study.get_trials(deepcopy=False)
     storage.set_trial_intermediate_value(trial._trial_id, 1, 0.5)
     assert held.intermediate_values == {} and study.get_trials()[0].intermediate_values == {1: 0.5}
+
+
+def test_the_end_of_one_trial_takes_the_reports_of_all_along(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sole_writer, "REPORTS_S", 1e9)
+    storage = SoleWriterStorage(KINDS[kind](tmp_path))
+    study = optuna.create_study(storage=storage, study_name="s")
+    long, short = study.ask(), study.ask()
+    storage.set_trial_intermediate_value(long._trial_id, 1, 0.25)
+    study.tell(short, 0.5)
+    stored = optuna.load_study(storage=KINDS[kind](tmp_path), study_name="s").get_trials()
+    assert stored[0].intermediate_values == {1: 0.25}, "trials that end often never keep it back"
