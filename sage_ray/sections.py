@@ -351,7 +351,8 @@ class RuntimeConfig(Section):
     """Restarts of a run whose worker was killed."""
     silence_minutes: Positive | None = None
     """A trial of a study that reports no epoch for so long is ended and tried again; None: 20 times the study's longest
-    epoch, at least 10 minutes, and an hour before the first epoch is known."""
+    epoch, at least 10 minutes, and an hour before the first epoch is known. From its start to its first epoch a trial
+    always has 5 minutes."""
     pictures: bool = True
     """Write curves, predictions, overlays and generated images when a run ends."""
     attention_every: Count = 0

@@ -15,6 +15,9 @@ FIRST_S = 3600.0
 LEAST_S = 600.0
 EPOCHS = 20.0
 """Without a setting, the longest epoch so far times this is allowed, and at least `LEAST_S`."""
+START_S = 300.0
+"""Least silence allowed from the start of an attempt to its first epoch, whatever the setting: a process begins, data
+are read, workers meet."""
 LOOK_S = 1.0
 
 
@@ -32,6 +35,8 @@ class Silence:
     ) -> None:
         self._minutes, self._say, self._clock = minutes, say, clock
         self._heard: dict[str, float] = {}
+        self._trains: set[str] = set()
+        """Trials whose present attempt has reported an epoch."""
         self._longest = 0.0
         self._looked = clock()
         self.ended: dict[str, str] = {}
@@ -40,16 +45,18 @@ class Silence:
     def started(self, trial: Trial) -> None:
         """A trial begins, or begins again."""
         self._heard[trial.trial_id] = self._clock()
+        self._trains.discard(trial.trial_id)
 
     def heard(self, trial: Trial, result: dict[str, Any]) -> None:
         """A trial has reported."""
         self._heard[trial.trial_id] = self._clock()
         self.ended.pop(trial.trial_id, None)
         if not result.get("waits"):
+            self._trains.add(trial.trial_id)
             self._longest = max(self._longest, float(result.get("epoch_seconds") or 0.0))
 
     def allowed_s(self) -> float:
-        """Seconds that a trial may be silent for now."""
+        """Seconds that a trial which has begun to train may be silent for now."""
         if self._minutes is not None:
             return 60.0 * self._minutes
         return FIRST_S if not self._longest else max(LEAST_S, EPOCHS * self._longest)
@@ -65,7 +72,8 @@ class Silence:
         self._looked = now
         for trial in trials:
             silent = now - self._heard.get(trial.trial_id, now)
-            if trial.status == Trial.RUNNING and silent > self.allowed_s():
+            allowed = self.allowed_s() if trial.trial_id in self._trains else max(START_S, self.allowed_s())
+            if trial.status == Trial.RUNNING and silent > allowed:
                 self._end(trial, silent)
 
     def _end(self, trial: Trial, silent: float) -> None:

@@ -91,8 +91,10 @@ def test_batches_do_not_change_the_result() -> None:
 
 
 def test_memory_does_not_grow_with_the_rows() -> None:
+    """A sixteenfold image takes less than twice the memory: what else the process does meanwhile is no such growth."""
+
     def peak(rows: int) -> int:
-        image = np.zeros((rows, 600), np.uint8)
+        image = np.zeros((rows, 1200), np.uint8)
         tracemalloc.start()
         bands = predict_bands(ArraySource(image), Tiling((64, 64), (64, 64)), (0, 255), lambda t: t.astype(np.float32))
         done = sum(len(band) for band in bands)
@@ -101,11 +103,8 @@ def test_memory_does_not_grow_with_the_rows() -> None:
         assert done == rows
         return highest
 
-    def least(rows: int) -> int:  # of several: other threads of the process allocate too, now and then
-        return min(peak(rows) for _ in range(3))
-
     peak(300)
-    assert least(6000) < 1.2 * least(1500)
+    assert peak(12000) < 2 * peak(750)
 
 
 def test_stream_of_values_that_are_not_finite_is_refused() -> None:

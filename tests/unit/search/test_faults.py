@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sage_ray.search.faults import SHARED, Faults
-from sage_ray.search.silence import EPOCHS, FIRST_S, LEAST_S, Silence
+from sage_ray.search.silence import EPOCHS, FIRST_S, LEAST_S, START_S, Silence
 
 
 class Judged:
@@ -102,6 +102,32 @@ def test_silence_is_judged_by_the_studys_own_epochs_or_by_the_setting() -> None:
         silence.look([trial])
     assert len(said) == 1 and "nothing was reported for" in said[0] and "a" in silence.ended
     assert Silence(0.5, said.append).allowed_s() == 30
+
+
+def test_an_attempt_has_time_to_begin_however_short_the_setting_is() -> None:
+    now = [0.0]
+    said: list[str] = []
+    silence = Silence(0.5, said.append, clock=lambda: now[0])
+    trial: Any = FakeTrial("a")
+    for attempt in range(2):
+        silence.started(trial)
+        began = now[0]
+        while now[0] < began + START_S:
+            now[0] += 10
+            silence.look([trial])
+        assert len(said) == attempt, "a process that begins is not silent"
+        silence.heard(trial, {"waits": 1})
+        silence.look([trial])
+        silence.heard(trial, {"epoch_seconds": 1.0})
+        for _ in range(4):
+            now[0] += 10
+            silence.look([trial])
+        assert len(said) == attempt + 1, "once it trains, the setting holds"
+    silence.started(trial)
+    for _ in range(40):
+        now[0] += 10
+        silence.look([trial])
+    assert len(said) == 3, "and a start has an end"
 
 
 def test_who_waits_for_a_shared_stage_or_is_paused_is_not_silent() -> None:
