@@ -15,8 +15,8 @@ class Watch(Protocol):
     def line(self, text: str) -> None:
         """Show one event."""
 
-    def epoch(self, report: Mapping[str, Any], total: int) -> None:
-        """Show one epoch's report of a run of `total` epochs over both phases."""
+    def epoch(self, report: Mapping[str, Any], total: int, run: str = "") -> None:
+        """Show one epoch's report of a run of `total` epochs over both phases; `run` tells several runs apart."""
 
     def close(self, *, replaced: bool = False) -> None:
         """Leave the terminal as it was found, harmless twice; `replaced`: what is printed next tells the study anew."""
@@ -31,7 +31,7 @@ class SilentWatch:
     def line(self, text: str) -> None:
         """Nothing is shown."""
 
-    def epoch(self, report: Mapping[str, Any], total: int) -> None:
+    def epoch(self, report: Mapping[str, Any], total: int, run: str = "") -> None:
         """Nothing is shown."""
 
     def close(self, *, replaced: bool = False) -> None:

@@ -78,6 +78,21 @@ def home(tmp_path: Path) -> Home:
 
 
 @pytest.fixture(scope="module")
+def connected() -> Iterator[None]:
+    """A local Ray that a module's sweeps and final trainings take as it is, since each start of one takes seconds.
+
+    What they do with a Ray of their own is seen where they are commands.
+    """
+    from sage_ray.runtime.ray_cluster import connect, disconnect
+    from sage_ray.search.ray_session import environment
+
+    with environment():
+        connect()
+    yield
+    disconnect()
+
+
+@pytest.fixture(scope="module")
 def postgres() -> Iterator[PostgresServer]:
     """A Postgres server of a module's tests; one that stops it starts it again."""
     from postgres_cases import postgres_server
@@ -181,6 +196,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """In several processes the tests that start Ray come first: they take longest."""
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: _group_of(item.nodeid.split("::")[0]) != RAY)
+
+
+NICENESS = 15
+"""Of the processes that share the machine with those that start Ray: its workers have it too, its drivers have 0."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Beside tests that start Ray, which are the longest chain, others take the time that these leave."""
+    alone = not hasattr(item.config, "workerinput")
+    if not alone and _group_of(item.nodeid.split("::")[0]) != RAY and os.getpriority(os.PRIO_PROCESS, 0) < NICENESS:
+        os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
 
 
 @pytest.hookimpl(optionalhook=True)

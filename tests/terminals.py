@@ -24,7 +24,10 @@ ROW = re.compile(
     r" +(?P<score>-|\d+\.\d{4})(?: +(?P<eta>-|\d+:\d\d(?::\d\d)?)(?= |$))?"
 )
 """A row of the table of trials with every number whole."""
-BAR = re.compile(r"^(?P<phase>pre\w*|adv\w*) .*?(?P<epoch>\d+)/(?P<total>\d+) .*ETA (?P<eta>-|\d+:\d\d(?::\d\d)?)$")
+BAR = re.compile(
+    r"^(?:s(?P<seed>\d+) )?(?P<phase>pre\w*|adv\w*) .*?(?P<epoch>\d+)/(?P<total>\d+)"
+    r" .*ETA (?P<eta>-|\d+:\d\d(?::\d\d)?)$"
+)
 """The bar of a run with its epochs and remaining time whole."""
 
 

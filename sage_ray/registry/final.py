@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -17,12 +18,14 @@ from sage_ray.locks import locked
 from sage_ray.record.home import Home
 from sage_ray.record.model_versions import MODEL_NAME, Version
 from sage_ray.record.run_folder import RunFolder
-from sage_ray.record.run_record import RunLabels, RunRecord
+from sage_ray.record.run_record import RunLabels
 from sage_ray.registry.compare import VersionScores, compare_with_reference
 from sage_ray.registry.final_plan import FinalPlan, declare, make_plan, read_plan
 from sage_ray.registry.register import register
-from sage_ray.runtime.launch import run
+from sage_ray.runtime.near_gpus import near_gpus
+from sage_ray.runtime.side_by_side import Job, run_side_by_side
 from sage_ray.study.design_schema import FINAL_ARM
+from sage_ray.training.context import Report
 
 if TYPE_CHECKING:
     from sage_ray.watch import Watch
@@ -83,7 +86,7 @@ def final(
         source: name of a study, id of a finished run, or a config.
         home: where all of it is kept.
         trial: of a study: "best", "base", or a number.
-        seeds: trained one after another under Ray Train; the first is registered, whatever the scores.
+        seeds: trained under Ray Train, as many at a time as fit; the first is registered, whatever the scores.
         model_name: of the registered model.
         watch: told each epoch and each step of the way.
         declared: told the id of the final training as soon as `resume_final` can go on with it.
@@ -117,9 +120,8 @@ def _carry_out(plan: FinalPlan, home: Home, watch: Watch | None) -> FinalResult:
             raise UserError("final training is running", plan.final_id, "wait for the other process, or stop it first")
         data = plan.run_config(plan.seeds[0]).data
         say(headline(prepare(data, home.cache), data))
-        for seed in plan.seeds:
-            _train_seed(plan, seed, home, watch, say)
-        frames = [score_locked_test(run_id, home, purpose=f"final {plan.final_id}") for run_id in plan.run_ids]
+        _train(plan, home, watch, say)
+        frames = _score(plan, home, say)
         scores = pd.concat(frames, ignore_index=True)
         _say(watch, f"{plan.final_id}: {len(plan.seeds)} seeds scored on the locked test, once each")
         version = register(plan, home, scores)
@@ -127,35 +129,51 @@ def _carry_out(plan: FinalPlan, home: Home, watch: Watch | None) -> FinalResult:
     return _result(plan, home, version, scores)
 
 
-def _train_seed(plan: FinalPlan, seed: int, home: Home, watch: Watch | None, say: Callable[[str], None]) -> RunRecord:
-    config = plan.run_config(seed)
-    total = config.pretrain.epochs + config.adversarial.epochs
-    say(f"{plan.run_id(seed)}: {total} epochs on train + validation")
-
-    def on_report(report: dict[str, Any]) -> None:
-        if watch is not None:
-            watch.epoch(report, total)
-
+def _train(plan: FinalPlan, home: Home, watch: Watch | None, say: Callable[[str], None]) -> None:
+    """Train all seeds; raises RunFailed for the first that did not finish."""
     labels = RunLabels(study=plan.study, trial=plan.trial, arm=FINAL_ARM, parent=plan.final_id)
-    record = run(config, home, plan.run_id(seed), labels=labels, on_report=on_report, launcher="ray", say=say)
-    if not record.finished:
-        raise RunFailed(
-            f"run {record.run_id} ended as {record.state} ({record.error or 'no error noted'}); "
-            f"`sage-ray resume {plan.final_id}` goes on"
-        )
-    return record
+    jobs = [Job(plan.run_id(seed), plan.run_config(seed), labels) for seed in plan.seeds]
+    total = jobs[0].config.pretrain.epochs + jobs[0].config.adversarial.epochs
+    say(f"{plan.final_id}: {_seeds_text(plan.seeds)}, {total} epochs on train + validation")
+
+    def on_report(job: Job, report: Report) -> None:
+        if watch is not None:
+            watch.epoch(report, total, f"s{job.config.seed}" if len(jobs) > 1 else "")
+
+    for record in run_side_by_side(jobs, home, on_report=on_report, say=say):
+        if not record.finished:
+            raise RunFailed(
+                f"run {record.run_id} ended as {record.state} ({record.error or 'no error noted'}); "
+                f"`sage-ray resume {plan.final_id}` goes on"
+            )
 
 
 def _once(watch: Watch | None) -> Callable[[str], None]:
     """Tells the watch each line once: what the run of every seed says of data and device is the same."""
     told: set[str] = set()
+    lock = threading.Lock()
 
     def say(line: str) -> None:
-        if line not in told:
-            told.add(line)
-            _say(watch, line)
+        with lock:
+            if line not in told:
+                told.add(line)
+                _say(watch, line)
 
     return say
+
+
+def _score(plan: FinalPlan, home: Home, say: Callable[[str], None]) -> list[pd.DataFrame]:
+    """Locked-test rows of each seed, scored where it was trained."""
+    runs = [RunFolder.open(home.runs, run_id) for run_id in plan.run_ids]
+    unread = any(not run.read().test_reads for run in runs)
+    with near_gpus(runs[0].config() if unread else None, home, say) as near:
+        purpose = f"final {plan.final_id}"
+        return [near.call(score_locked_test, run_id, home, purpose=purpose) for run_id in plan.run_ids]
+
+
+def _seeds_text(seeds: Sequence[int]) -> str:
+    """ "seed 0", or "seeds 0, 1, 2"."""
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
 def _say(watch: Watch | None, text: str) -> None:

@@ -18,6 +18,8 @@ MAX_CHARS = 160
 MAX_KINDS = 12
 """Kinds of lines that are told; lines of any other are counted together."""
 _REPEATED = re.compile(r"\s*\[repeated (\d+)x across cluster\].*$", re.DOTALL)
+_FOLDING = threading.Lock()
+"""Held while lines are folded: the function that is replaced is the whole process's."""
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -73,15 +75,22 @@ def shortened(text: str) -> str:
 
 @contextmanager
 def folded(say: Callable[[str], None]) -> Iterator[None]:
-    """In the body, `say` is told one line for each kind of lines that Ray prints here, and in the end how many more."""
+    """In the body, `say` is told one line for each kind of lines that Ray prints here, and in the end how many more.
+
+    Within another such body, of whichever thread, that one's `say` is told, and nothing happens here.
+    """
     from ray._private import ray_logging, worker
 
+    if not _FOLDING.acquire(blocking=False):
+        yield
+        return
     lines, before = RayLines(say), worker.print_worker_logs
     worker.print_worker_logs = lines.take
     try:
         yield
     finally:
         worker.print_worker_logs = before
+        _FOLDING.release()
         # Ray holds lines that are repeated back for some seconds, and would print them when it is left.
         for held_back in (ray_logging.stdout_deduplicator, ray_logging.stderr_deduplicator):
             for batch in held_back.flush():

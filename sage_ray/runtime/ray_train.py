@@ -143,6 +143,8 @@ def _fit_and_watch(
                     if hooks.should_stop is not None and hooks.should_stop():
                         folder.request_stop()
             _hand_on(reports, hooks.on_report)
+            if hooks.should_stop is not None:
+                hooks.should_stop()  # one that raises may itself be why the workers have gone
         except KeyboardInterrupt:
             disconnect()  # ends the workers at once; what they computed is in the stage store
             raise

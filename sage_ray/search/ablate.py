@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Unpack
+from typing import Unpack
 
 import numpy as np
 
@@ -22,16 +22,15 @@ from sage_ray.record.mlflow_client import MirrorUnavailable
 from sage_ray.record.mlflow_mirror import Mirror
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.runtime.devices import crossing
+from sage_ray.runtime.near_gpus import Near, near_gpus
 from sage_ray.search.driver import Wishes, resume, sweep
-from sage_ray.search.halt import terminated_as_interrupted
 from sage_ray.search.study_folder import StudyFolder, new_study_name
 from sage_ray.search.study_status import RunStatus, StudyStatus, TrialStatus, status
 from sage_ray.study.design import Arm, Design
 from sage_ray.study.spec import RunPlace
+from sage_ray.termination import terminated_as_interrupted
 from sage_ray.training.build import needs_perceptual
-
-if TYPE_CHECKING:
-    from sage_ray.watch import Watch
+from sage_ray.watch import SilentWatch, Watch
 
 
 @dataclass(frozen=True)
@@ -160,17 +159,22 @@ def _read_tests(found: StudyStatus, home: Home, watch: Watch | None) -> None:
     # A kill between the record and the ledger is mended by reading back what is stored; it is no second read.
     waiting = [run for run in finished if not run.test_reads or not _counted(run, home)]
     problems: list[UserError] = []
-    with terminated_as_interrupted():
+    watch = watch or SilentWatch()
+    with terminated_as_interrupted(), _near(waiting, home, watch) as near:
         for number, run in enumerate(waiting, start=1):
             try:
-                score_locked_test(run.run_id, home, purpose=f"ablation {found.study}")
+                near.call(score_locked_test, run.run_id, home, purpose=f"ablation {found.study}")
             except UserError as error:
                 problems.append(error)
-            if watch is not None:
-                watch.line(f"locked test read by {run.run_id} ({number} of {len(waiting)} runs)")
+            watch.line(f"locked test read by {run.run_id} ({number} of {len(waiting)} runs)")
         _mirror(waiting, home)
     if problems:
         raise problems[0]
+
+
+def _near(runs: Sequence[RunStatus], home: Home, watch: Watch) -> contextlib.AbstractContextManager[Near]:
+    """Who scores them where they were trained; with nothing to score nobody is asked for a GPU."""
+    return near_gpus(RunFolder(home.runs / runs[0].run_id).config() if runs else None, home, watch.line)
 
 
 def _counted(run: RunStatus, home: Home) -> bool:

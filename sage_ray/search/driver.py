@@ -17,7 +17,7 @@ from sage_ray.runtime.disk_space import check_space, run_need
 from sage_ray.search.changes import Change, changed_spec, check_changes
 from sage_ray.search.earlier import begun_from
 from sage_ray.search.forecast import note_forecast
-from sage_ray.search.halt import FAULT, INTERRUPTED, Halt, terminated_as_interrupted
+from sage_ray.search.halt import FAULT, INTERRUPTED, Halt
 from sage_ray.search.opening import check_wish, failed_trials, open_storage, refuse_taken_name, write_study
 from sage_ray.search.parent_run import ParentRun
 from sage_ray.search.placement import Placement, placed
@@ -33,6 +33,7 @@ from sage_ray.sections import RuntimeConfig
 from sage_ray.stages.store import StageStore
 from sage_ray.study.space import Space
 from sage_ray.study.spec import StudySpec
+from sage_ray.termination import terminated_as_interrupted
 from sage_ray.watch import SilentWatch, Watch
 
 LEAVE_S = 20.0

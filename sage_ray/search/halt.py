@@ -15,6 +15,7 @@ from ray import tune
 
 from sage_ray.leases import BEATS, Lease, lease_s
 from sage_ray.runtime.driver_side import DriverSide
+from sage_ray.termination import END_SOON
 
 STOPPED, INTERRUPTED, OUT_OF_TIME, FAULT = "stopped", "interrupted", "out of time", "fault"
 OUT_OF_GPU_HOURS, LOST = "out of GPU-hours", "lost"
@@ -88,7 +89,7 @@ class HaltStopper(DriverSide, tune.Stopper):
 
 @contextmanager
 def signals(halt: Halt) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the sweep cleanly; a second one at once. Does nothing outside the main thread."""
+    """Ctrl-C, SIGTERM and SIGUSR1 end the sweep cleanly; a second one at once. Does nothing outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -101,27 +102,10 @@ def signals(halt: Halt) -> Iterator[None]:
         halt.want(INTERRUPTED, f"{name} received, once more ends at once")
 
     seen: list[str] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGINT, *END_SOON)
     before = [signal.signal(number, handle) for number in numbers]
     try:
         yield
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
-
-
-@contextmanager
-def terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt in the body, as Ctrl-C does. Does nothing outside the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handle(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt("SIGTERM received")
-
-    before = signal.signal(signal.SIGTERM, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -120,9 +120,9 @@ class _BestWatch:
         """Show one event."""
         self._shown.line(text)
 
-    def epoch(self, report: Mapping[str, Any], total: int) -> None:
+    def epoch(self, report: Mapping[str, Any], total: int, run: str = "") -> None:
         """Show one epoch's report."""
-        self._shown.epoch(report, total)
+        self._shown.epoch(report, total, run)
 
     def close(self, *, replaced: bool = False) -> None:
         """Leave the terminal as it was found."""

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 from sage_ray.terminal.display import (
@@ -88,9 +88,8 @@ class PlainWatch:
         self._pace = Pace()
         self._seen: dict[int, str] = {}
         self._looked = False
-        self._clock = RunClock()
-        self._replayed: Mapping[str, Any] | None = None
-        self._last_epoch, self._tenth, self._told = 0, -1, 0.0
+        self._runs: dict[str, _RunLines] = {}
+        self._lock = threading.Lock()
 
     def line(self, text: str) -> None:
         """Print one event."""
@@ -114,8 +113,26 @@ class PlainWatch:
             return f"{trial_event(trial)} | {tally(status)}, ETA {duration(remaining)}"
         return f"trial {field_of(trial, 'number')} {state} {params_text(field_of(trial, 'params') or {})}"
 
-    def epoch(self, report: Mapping[str, Any], total: int) -> None:
+    def epoch(self, report: Mapping[str, Any], total: int, run: str = "") -> None:
         """Print an epoch if it is its turn."""
+        with self._lock:
+            for text in self._runs.setdefault(run, _RunLines(self._now)).of_epoch(report, total):
+                self.line(f"{run} {text}" if run else text)
+
+    def close(self, *, replaced: bool = False) -> None:
+        """Nothing to do: every line is already out."""
+
+
+class _RunLines:
+    """What is told of one run: a line for each tenth of its epochs, and for what was replayed."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._now, self._clock = clock, RunClock()
+        self._replayed: Mapping[str, Any] | None = None
+        self._last_epoch, self._tenth, self._told = 0, -1, 0.0
+
+    def of_epoch(self, report: Mapping[str, Any], total: int) -> Iterator[str]:
+        """The lines that an epoch's report brings: none, if it is not its turn."""
         remaining = self._clock.remaining(report, total)
         epoch = int(report["epoch"])
         if epoch <= self._last_epoch:
@@ -125,22 +142,14 @@ class PlainWatch:
             # Fifty epochs that cost nothing are one event: told with the first that is trained.
             self._replayed = report
             return
-        self._tell_replayed(total)
+        last, self._replayed = self._replayed, None
+        if last is not None:
+            yield f"epochs 1 to {last['epoch']} of {total}, {scores_text(last) or 'unscored'} (from the stage store)"
         tenth = epoch * 10 // max(total, 1)
         if tenth == self._tenth and epoch < total and self._now() - self._told < LOG_S:
             return
         self._tenth, self._told = tenth, self._now()
-        self.line(f"{epoch_text(report, total)} ETA {duration(remaining)}")
-
-    def _tell_replayed(self, total: int) -> None:
-        last, self._replayed = self._replayed, None
-        if last is not None:
-            self.line(
-                f"epochs 1 to {last['epoch']} of {total}, {scores_text(last) or 'unscored'} (from the stage store)"
-            )
-
-    def close(self, *, replaced: bool = False) -> None:
-        """Nothing to do: every line is already out."""
+        yield f"{epoch_text(report, total)} ETA {duration(remaining)}"
 
 
 class LiveWatch:
@@ -154,10 +163,12 @@ class LiveWatch:
         self._size = self._console.size = size_of(stream)
         self._lock = threading.RLock()
         self._live: Live | None = None
-        self._picture: _StudyPicture | _RunPicture | None = None
+        self._picture: _StudyPicture | _RunsPicture | None = None
+        self._bars: dict[str, _RunPicture] = {}
+        self._clocks: dict[str, RunClock] = {}
         self._said: deque[str] = deque(maxlen=200)
         self._closed = threading.Event()
-        self._pace, self._clock = Pace(), RunClock()
+        self._pace = Pace()
         self._changed = 0.0
         self._states: dict[int, str] | None = None
 
@@ -189,15 +200,16 @@ class LiveWatch:
             if before is not None and states[number] == "FAIL" != before.get(number) and field_of(trial, "error"):
                 self.line(trial_event(trial))
 
-    def epoch(self, report: Mapping[str, Any], total: int) -> None:
-        """Show the bar of a run as it is now."""
+    def epoch(self, report: Mapping[str, Any], total: int, run: str = "") -> None:
+        """Show the bar of a run as it is now, among those of the runs that were seen before."""
         with self._lock:
-            remaining = self._clock.remaining(report, total)
+            remaining = self._clocks.setdefault(run, RunClock()).remaining(report, total)
+            self._bars[run] = _RunPicture(report, total, remaining, run)
             now = time.monotonic()
             if self._live is not None and now - self._changed < REDRAW_S and report["epoch"] not in (1, total):
                 return
             self._changed = now
-            self._picture = _RunPicture(report, total, remaining)
+            self._picture = _RunsPicture([self._bars[name] for name in sorted(self._bars, key=_natural)])
             self._draw()
 
     def _draw(self) -> None:
@@ -285,18 +297,30 @@ class _StudyPicture:
         yield Text(_fit(foot, console.file), "bold")
 
 
+class _RunsPicture:
+    """The bars of the runs that go on or have ended, one below the other."""
+
+    def __init__(self, bars: Sequence[_RunPicture]) -> None:
+        self._bars = bars
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from self._bars
+
+
 class _RunPicture:
     """The last epoch of a run as a bar, drawn for whatever width the terminal has."""
 
-    def __init__(self, report: Mapping[str, Any], total: int, remaining: float | None) -> None:
-        self._report, self._total, self._remaining = report, total, remaining
+    def __init__(self, report: Mapping[str, Any], total: int, remaining: float | None, run: str) -> None:
+        self._report, self._total, self._remaining, self._run = report, total, remaining, run
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from rich.progress_bar import ProgressBar
         from rich.segment import Segment
         from rich.text import Text
 
-        line = run_line(self._report, self._total, self._remaining, options.max_width)
+        name = f"{self._run} " if self._run else ""
+        line = run_line(self._report, self._total, self._remaining, options.max_width - len(name))
+        yield Text(name, "bold", end="", no_wrap=True)
         yield Text(line.before, "cyan", end="", no_wrap=True)
         if line.bar:
             bar = ProgressBar(total=self._total, completed=int(self._report["epoch"]), width=line.bar)
@@ -305,6 +329,12 @@ class _RunPicture:
                     yield segment
         yield Text(line.after, end="", no_wrap=True)
         yield Segment.line()
+
+
+def _natural(name: str) -> tuple[str, int]:
+    """Key that sorts s2 before s10."""
+    digits = len(name) - len(name.rstrip("0123456789"))
+    return (name[: len(name) - digits], int(name[-digits:])) if digits else (name, -1)
 
 
 def _fit(text: str, stream: IO[str]) -> str:

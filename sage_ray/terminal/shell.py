@@ -21,6 +21,7 @@ import typer
 
 from sage_ray.errors import RunFailed, UserError
 from sage_ray.record.store_uris import redacted
+from sage_ray.termination import terminated_as_interrupted
 
 if TYPE_CHECKING:
     from sage_ray.record.home import Home
@@ -138,7 +139,8 @@ def verb(app: typer.Typer, name: str, full_name: str | None = None) -> Callable[
 def perform(session: Session, work: Callable[[], Answer], as_json: bool) -> int:
     """Exit code of a verb, after its answer or its error has been printed."""
     try:
-        answer = work()
+        with terminated_as_interrupted():
+            answer = work()
         session.close(replaced=answer.replaces_picture)
     except typer.Exit:
         session.close()

@@ -1,4 +1,4 @@
-"""Ctrl-C while an epoch is trained: it waits for the epoch's end where a finished epoch would be lost otherwise."""
+"""Ctrl-C, or a signal that asks to end, in mid-epoch: it waits for the end of one that would be lost otherwise."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from sage_ray.termination import END_SOON
+
 
 class Interrupts:
-    """SIGINT of this process, held back in the body of `held` and raised by `check`. A second one is not held back.
+    """Ctrl-C (also SIGTERM and SIGUSR1), held back in the body of `held` and raised by `check`.
+
+    A second one is not held back.
 
     Epochs that take longer than the time between snapshots are all on disk, and nothing is held back for them: what is
     waited for is short. Does nothing outside the main thread, where no signal arrives.
@@ -22,12 +26,13 @@ class Interrupts:
 
     @contextmanager
     def held(self, hold: bool) -> Iterator[None]:
-        """Hold back the first SIGINT in the body if `hold`."""
-        before = signal.getsignal(signal.SIGINT)
-        # A process in the background of a shell ignores SIGINT, and goes on ignoring it.
-        if not hold or threading.current_thread() is not threading.main_thread() or not callable(before):
+        """Hold back the first of them in the body if `hold`."""
+        if not hold or threading.current_thread() is not threading.main_thread():
             yield
             return
+        # Those without a handler stay as they are: a process in the background of a shell ignores SIGINT.
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, *END_SOON)}
+        before = {number: handler for number, handler in before.items() if callable(handler)}
 
         def handle(number: int, frame: Any) -> None:
             if self._wanted:
@@ -35,11 +40,13 @@ class Interrupts:
             self._wanted = True
             self._say("interrupted: the epoch is finished and kept first; once more ends at once")
 
-        signal.signal(signal.SIGINT, handle)
+        for number in before:
+            signal.signal(number, handle)
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def check(self) -> None:
         """Raise KeyboardInterrupt if one was held back."""

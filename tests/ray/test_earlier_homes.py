@@ -24,7 +24,7 @@ from sage_ray.record.model_versions import list_versions
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.terminal.cli import call
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("connected")]
 
 ARCHIVES = sorted((Path(__file__).parent.parent / "data").glob("home-*.tar.xz"))
 Sage = Callable[..., dict[str, Any]]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
@@ -65,7 +64,7 @@ class Killer:
     def line(self, text):
         if moment in text:
             os.kill(os.getpid(), signal.SIGKILL)
-    def epoch(self, report, total):
+    def epoch(self, report, total, run=""):
         self.line("epoch " + str(report["epoch"]))
     def update(self, status): ...
     def close(self): ...
@@ -75,15 +74,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.fixture(autouse=True)
-def _ray_ends() -> Iterator[None]:
-    yield
-    import ray
-
-    ray.shutdown()
-
-
-def test_study_to_champion(home: Home, tmp_path: Path) -> None:
+def test_study_to_champion(connected: None, home: Home, tmp_path: Path) -> None:
     from sage_ray.search.driver import sweep
     from sage_ray.study.space import load_space
 
@@ -134,7 +125,7 @@ def check_registered(home: Home, run_id: str) -> None:
     assert own.part == "locked test" and not own.fresh and own.test_reads == 1
 
 
-def test_killed_final_goes_on_and_doubles_nothing(home: Home, tmp_path: Path) -> None:
+def test_killed_final_goes_on_and_doubles_nothing(connected: None, home: Home, tmp_path: Path) -> None:
     script = tmp_path / "killed.py"
     script.write_text(KILLED.format(sets=TINY))
     # Killed while the first seed trains, then between scoring and registering.

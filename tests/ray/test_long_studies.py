@@ -187,7 +187,7 @@ def test_trials_that_all_fail_stop_the_study_and_exit_with_1(tmp_path: Path) -> 
     assert "diverged" in errors.strip().splitlines()[-1]
 
 
-def test_no_more_trials_are_drawn_than_fit(tmp_path: Path) -> None:
+def test_no_more_trials_are_drawn_than_fit(connected: None, tmp_path: Path) -> None:
     watch = Lines()
     space = load_space(write_space(tmp_path, QUICK, trials=5, concurrency=64))
     assert sweep(space, Home(tmp_path / "home"), watch=watch).done == 5
@@ -245,7 +245,7 @@ def test_a_hung_worker_of_several_is_found_though_its_trial_still_answers(
     assert not any(worker.is_running() for worker in hung)
 
 
-def test_limits_of_hours_leave_the_study_resumable(tmp_path: Path) -> None:
+def test_limits_of_hours_leave_the_study_resumable(connected: None, tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
     path = write_space(tmp_path, QUICK, trials=3, concurrency=1)
     watch = Lines()
@@ -255,7 +255,7 @@ def test_limits_of_hours_leave_the_study_resumable(tmp_path: Path) -> None:
     assert resume("tiny", home, sets={"max_gpu_hours": None}).done == 3
 
 
-def test_a_study_grows_and_failed_trials_are_tried_again(tmp_path: Path) -> None:
+def test_a_study_grows_and_failed_trials_are_tried_again(connected: None, tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
     points = [{}, {"adversarial.lambda_cycle": TOO_MUCH}, {"adversarial.lambda_cycle": 2.0}]
     found = sweep(load_space(write_space(tmp_path, QUICK, points=points, trials=3)), home)
@@ -272,7 +272,7 @@ def test_a_study_grows_and_failed_trials_are_tried_again(tmp_path: Path) -> None
     assert again.trials[1].state == "FAIL" and record(home, "tiny-t0001-s0")["attempt"] == 2
 
 
-def test_two_objectives_end_in_a_front_and_a_choice(tmp_path: Path) -> None:
+def test_two_objectives_end_in_a_front_and_a_choice(connected: None, tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
     dimensions = {"adversarial.epochs": {"categorical": [1, 2, 4]}}
     objective = [{"metric": "val/dice"}, {"metric": "gpu_seconds"}]
@@ -291,7 +291,7 @@ def test_two_objectives_end_in_a_front_and_a_choice(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_kills_at_random_moments_change_neither_points_nor_weights(tmp_path: Path) -> None:
+def test_kills_at_random_moments_change_neither_points_nor_weights(connected: None, tmp_path: Path) -> None:
     """A seeded random search, killed again and again, ends as one that was left alone."""
     dimensions = {"adversarial.lambda_cycle": {"float": [0.5, 2]}, "adversarial.lr": {"float": [1e-4, 2e-3]}}
     base = {"adversarial.epochs": 6, "runtime.snapshot_seconds": 0.0}

@@ -18,6 +18,8 @@ from sweep_cases import BASE, TOO_MUCH, write_space
 from terminals import BAR, ROW, Screen, Terminal
 from tiny_cases import as_sets
 
+from sage_ray.record.run_folder import RunFolder
+
 # Each test is two sessions, most with a Ray of their own.
 pytestmark = pytest.mark.timeout(600)
 
@@ -146,18 +148,25 @@ def test_ablate_twice_interrupted_and_resume_of_an_ablation(home: Path, tmp_path
 
 @pytest.mark.ray
 def test_final_and_resume_of_a_final_training(home: Path) -> None:
-    words = ["--preset", "tiny_sage_gan", "--seeds", "0", "--home", home, *sets(RUN)]
+    """Its two seeds are trained side by side; Ctrl-C ends both, and both go on."""
+    words = ["--preset", "tiny_sage_gan", "--seeds", "1,0", "--home", home, *sets(RUN)]
     with Terminal(["final", *words], *SMALL) as terminal:
         both_sizes(terminal, BAR.pattern, LARGE)
-        terminal.until(r"^adversarial .* \d+/20 ")
+        for seed in (0, 1):
+            terminal.until(rf"^s{seed} adversarial .* \d+/20 ")
         terminal.press_ctrl_c()
         assert terminal.end() == 130, terminal.emulator.everything()
         (name,) = (path.stem for path in (home / "finals").glob("*.json"))
         check_ended(terminal, 130, TOLD.format(name))
+    before = {seed: RunFolder(home / "runs" / f"{name}-s{seed}").read() for seed in (0, 1)}
+    assert {record.state for record in before.values()} == {"INTERRUPTED"}
 
     with Terminal(["resume", name, "--home", home], *LARGE) as terminal:
         both_sizes(terminal, BAR.pattern, SMALL)
         check_ended(terminal, 0, "registered models:/sage-gan/1", "next: sage-ray compare", "f1_object_50")
+    for seed, was in before.items():
+        now = RunFolder(home / "runs" / f"{name}-s{seed}").read()
+        assert (now.state, now.attempt) == ("COMPLETE", 2) and was.epoch >= 1
 
 
 @pytest.fixture

@@ -171,7 +171,7 @@ def test_a_driver_that_lost_its_study_ends_and_leaves_the_stop_file_alone(
     assert halt.check() and halt.reason == LOST and not (tmp_path / "stop").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_halt_by_signal_then_at_once(tmp_path: Path, number: signal.Signals) -> None:
     before = signal.getsignal(number)
     halt = Halt(tmp_path / "stop", None, lambda line: None, held(tmp_path))

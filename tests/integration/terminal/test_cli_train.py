@@ -77,10 +77,15 @@ def test_a_diverged_run_ends_with_1_and_names_its_trace(tmp_path: Path, capsys: 
     assert "NonFiniteLoss" in Path(answer["paths"]["trace"]).read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
-def test_ctrl_c_ends_with_130_and_resume_goes_on_to_the_same_weights(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGINT, signal.SIGUSR1))],
+    ids=lambda number: number.name,
+)
+def test_who_is_told_to_end_ends_with_130_and_resume_goes_on_to_the_same_weights(
+    number: signal.Signals, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """By Ctrl-C, or by what a scheduler sends before it takes the machine away."""
     args = [*words(adversarial__epochs=9), "--home", str(tmp_path / "cut"), "--json"]
     command = [sys.executable, "-u", "-m", "sage_ray", *args]
     with subprocess.Popen(
@@ -91,7 +96,7 @@ def test_ctrl_c_ends_with_130_and_resume_goes_on_to_the_same_weights(
         for line in run.stdout:
             if line.startswith("epoch 3/") or time.monotonic() > deadline:
                 break
-        run.send_signal(signal.SIGINT)
+        run.send_signal(number)
         out, err = run.communicate(timeout=120)
     assert run.returncode == 130, err
     assert len(err.splitlines()) == 1 and "sage-ray resume tiny_sage_gan-" in err

@@ -21,6 +21,7 @@ from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import PreparedData, prepare
 from sage_ray.errors import RunStopped
 from sage_ray.stages.store import NEWEST, Snapshot, StageStore
+from sage_ray.termination import terminated_as_interrupted
 from sage_ray.training import loop
 from sage_ray.training.context import LocalContext
 from sage_ray.training.interrupts import Interrupts
@@ -290,23 +291,25 @@ def test_kept_are_ends_named_epochs_and_the_newest_two(
 # Ctrl-C in mid-epoch
 
 
-def test_ctrl_c_in_mid_epoch_waits_for_a_finished_epoch_that_is_not_stored() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1], ids=lambda number: number.name)
+def test_ctrl_c_in_mid_epoch_waits_for_a_finished_epoch_that_is_not_stored(number: signal.Signals) -> None:
     said: list[str] = []
     interrupts = Interrupts(said.append)
-    with interrupts.held(True):
-        os.kill(os.getpid(), signal.SIGINT)
-        reached = True
-    assert reached and len(said) == 1 and "once more" in said[0]
-    with pytest.raises(KeyboardInterrupt):
+    with terminated_as_interrupted():
+        with interrupts.held(True):
+            os.kill(os.getpid(), number)
+            reached = True
+        assert reached and len(said) == 1 and "once more" in said[0]
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.check()
         interrupts.check()
-    interrupts.check()
-    with pytest.raises(KeyboardInterrupt), interrupts.held(True):
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
-        pytest.fail("a second one is not held back")
-    with pytest.raises(KeyboardInterrupt), Interrupts(said.append).held(False):
-        os.kill(os.getpid(), signal.SIGINT)
-        pytest.fail("nothing would be lost, so nothing is waited for")
+        with pytest.raises(KeyboardInterrupt), interrupts.held(True):
+            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), number)
+            pytest.fail("a second one is not held back")
+        with pytest.raises(KeyboardInterrupt), Interrupts(said.append).held(False):
+            os.kill(os.getpid(), number)
+            pytest.fail("nothing would be lost, so nothing is waited for")
 
 
 def test_ctrl_c_in_mid_epoch_loses_no_finished_epoch(

@@ -106,6 +106,20 @@ def test_epochs_that_came_from_the_store_are_one_line() -> None:
     assert whole[0].startswith("epochs 1 to 2 of 3") and "epoch 3/3" in whole[1] and len(whole) == 2
 
 
+def test_runs_side_by_side_are_told_apart_in_a_log() -> None:
+    def both(watch: progress.PlainWatch) -> None:
+        for epoch in range(1, 101):
+            for name in ("s0", "s1"):
+                watch.epoch(report(epoch, replayed=name == "s1" and epoch <= 45), 100, name)
+
+    lines = plain_lines(both)
+    mine = [line.removeprefix("s0 ") for line in lines if line.startswith("s0 ")]
+    theirs = [line.removeprefix("s1 ") for line in lines if line.startswith("s1 ")]
+    assert len(mine) + len(theirs) == len(lines)
+    assert epochs_told(mine) == [1, *range(10, 101, 10)] and epochs_told(theirs) == [46, *range(50, 101, 10)]
+    assert theirs[0].startswith("epochs 1 to 45 of 100")
+
+
 def test_control_characters_of_others_never_reach_a_log() -> None:
     lines = plain_lines(lambda watch: watch.line("\x1b[31mred\x07 and\ttab\nsecond"))
     assert lines == [" [31mred  and tab second"]
@@ -324,6 +338,22 @@ def test_the_bar_of_a_run_keeps_its_epochs(
         )
         assert found["eta"] == {12: "3:14:56", 123: "2:43:29"}[epoch] and "dice 0." in screen[0]
         assert ("f1_object_50" in screen[0]) == (columns >= 80) and ("loss" in screen[0]) == (columns >= 120)
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(120, 40), (40, 24)])
+def test_runs_side_by_side_have_a_bar_each(
+    on_terminal: Callable[[int, int], OnTerminal], columns: int, rows: int
+) -> None:
+    terminal = on_terminal(columns, rows)
+    for epoch in range(1, 31):
+        for seed in (10, 2, 0):
+            if epoch <= 30 - seed:
+                terminal.watch.epoch(report(epoch, phase="adversarial"), 30, f"s{seed}")
+                terminal.screen()
+    screen = [line for line in terminal.end() if line]
+    found = [BAR.match(line) for line in screen]
+    assert all(found) and all(len(line) <= columns for line in screen), screen
+    assert [(m["seed"], m["epoch"]) for m in found if m] == [("0", "30"), ("2", "28"), ("10", "20")]
 
 
 def test_a_terminal_without_utf_8_ends_no_run() -> None:
