@@ -152,12 +152,13 @@ def gpus_held(runtime: RuntimeConfig) -> float:
     return runtime.workers * gpus_of_worker(runtime) if runtime.device == "cuda" else 0.0
 
 
-def describe_device(runtime: RuntimeConfig, gpu: str | None = None) -> str:
+def describe_device(runtime: RuntimeConfig, gpu: str | None = None, *, under_ray: bool = False) -> str:
     """What a run computes on and in, such as "NVIDIA H100, bf16" or "CPU, 1 thread, fp32".
 
     Args:
         runtime: resolved.
         gpu: model of the GPU; None: not known.
+        under_ray: whether a single worker is one of Ray Train, which uses the CPUs that it asks for and no more.
     """
     from sage_ray.training.context import available_cpus
 
@@ -166,7 +167,7 @@ def describe_device(runtime: RuntimeConfig, gpu: str | None = None) -> str:
         amount = "" if share in ("auto", 0, 1) else f"{share:g} of " if float(share) < 1 else f"{share:g} x "
         unit = f"{amount}{gpu or 'GPU'}"
     else:
-        default = available_cpus() if runtime.workers == 1 else max(1, int(runtime.cpus_per_worker))
+        default = available_cpus() if runtime.workers == 1 and not under_ray else max(1, int(runtime.cpus_per_worker))
         threads = runtime.threads or default
         unit = f"CPU, {threads} thread{'s' if threads > 1 else ''}"
     fixed = ", deterministic" if runtime.deterministic and runtime.device == "cuda" else ""

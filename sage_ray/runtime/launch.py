@@ -68,6 +68,7 @@ def run(
     launcher: Launcher = "auto",
     say: Callable[[str], None] | None = None,
     checked: CheckedNodes | None = None,
+    beside: int = 0,
 ) -> RunRecord:
     """Train `config` as run `run_id` and return its record.
 
@@ -78,13 +79,12 @@ def run(
             run: SystemExit (Tune's wish) and RunStopped as PRUNED, anything else as FAIL.
         should_stop: asked after each epoch; true ends the run as PRUNED. So does a file `stop` in the run's folder.
         on_waiting: called often while the run waits, for its workers or for a stage that another run computes.
-        pause_path: looked for after each epoch; while that file is there the run ends, and any early end of it is
-            recorded as INTERRUPTED: whoever put it there means to go on later.
+        pause_path: while that file is there the run ends after its epoch, as INTERRUPTED like any early end then.
         stage_patience_s: how long another run's stage is waited for; then the run ends as INTERRUPTED, by StageBusy.
         mirror: send the run to MLflow, from a thread; "behind": without waiting for the end of it, as more runs follow.
         launcher: inline (this process, one worker), ray (TorchTrainer), or auto: ray for more than one worker.
         say: told lines for the user.
-        checked: what is known of the nodes; None: they are looked at where workers go to a cluster.
+        checked, beside: the nodes (None: looked at where workers go to a cluster); how many such runs train meanwhile.
 
     Returns:
         The record: COMPLETE, PRUNED, INTERRUPTED, or FAIL (why is in it, the trace in error.txt).
@@ -107,7 +107,7 @@ def run(
             with _mirrored(home, folder, False if Mirror(home).up_to_date(folder) else mirror, say):
                 return record
         _begin(folder)
-        _say_device(config, machines, say)
+        _say_device(config, machines, say, under_ray=under_ray, runs=1 + beside)
         with _logged(folder, said, say) as tell, _mirrored(home, folder, mirror, tell):
             hooks = RunHooks(on_report, should_stop, on_waiting, pause_path, stage_patience_s)
             if under_ray:
@@ -254,18 +254,22 @@ def _check_here(asked: RuntimeConfig, runtime: RuntimeConfig, begun: str | None)
     resolve_precision(runtime.precision, choose_device(runtime.device))
 
 
-def _say_device(config: ExperimentConfig, machines: Machines | None, say: Callable[[str], None]) -> None:
+def _say_device(
+    config: ExperimentConfig, machines: Machines | None, say: Callable[[str], None], *, under_ray: bool, runs: int
+) -> None:
     """Tell what the run computes on, and GPUs that stand idle meanwhile."""
     runtime = config.runtime
     if machines is None and torch.cuda.is_available():
         machines = this_machine()
-    say(f"computing on {describe_device(runtime, machines.gpu if machines else None)}")
-    idle = 0 if machines is None or machines.gpu is None else machines.gpus - gpus_held(runtime)
+    gpu = machines.gpu if machines else None
+    say(f"computing on {describe_device(runtime, gpu, under_ray=under_ray)}")
+    idle = 0 if machines is None or machines.gpu is None else machines.gpus - runs * gpus_held(runtime)
     if idle >= 1 and runtime.device == "cpu":
         why = "the run computes on the CPU (runtime.device, runtime.gpus_per_worker)"
         say(f"warning: {idle_gpus(idle)}: {why}")
     elif idle >= 1 and machines is not None:
-        say(f"warning: {idle_gpus(idle, machines.gpus)}: runtime.workers is {runtime.workers}")
+        company = f", of {runs} runs" if runs > 1 else ""
+        say(f"warning: {idle_gpus(idle, machines.gpus)}: runtime.workers is {runtime.workers}{company}")
 
 
 @contextmanager

@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from sage_ray.config import ExperimentConfig
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunLabels, RunRecord
-from sage_ray.runtime.devices import Machines, ray_machines, ray_nodes, resolve_runtime
+from sage_ray.runtime.devices import Machines, gpus_held, ray_machines, ray_nodes, resolve_runtime
 from sage_ray.runtime.home_signs import CheckedNodes
 from sage_ray.runtime.launch import run
 from sage_ray.runtime.ray_cluster import connect, self_started
@@ -61,25 +62,55 @@ def run_side_by_side(
     connect()
     config = jobs[0].config.with_sections(runtime=resolve_runtime(jobs[0].config.runtime, ray_machines))
     over = threading.Event()
-    going: list[_Going] = []
+
+    def interrupted() -> bool:
+        if over.is_set():
+            raise KeyboardInterrupt
+        return False
+
     with _nodes(config, home, say) as checked, folded(say):
-        try:
-            while len(going) < len(jobs) or any(each.running for each in going):
-                failed = any(each.failed for each in going)
-                if failed and not any(each.running for each in going):
-                    break
-                while not failed and len(going) < len(jobs) and _has_room(config, sum(each.running for each in going)):
-                    going.append(_Going(jobs[len(going)], home, on_report, say, checked, over))
-                time.sleep(LOOK_S)
-        except BaseException:
-            over.set()
-            for each in going:
-                each.join(LEAVE_S)
-            raise
+
+        def run_it(job: Job) -> RunRecord:
+            return run(
+                job.config,
+                home,
+                job.run_id,
+                labels=job.labels,
+                on_report=partial(on_report, job),
+                should_stop=interrupted,
+                launcher="ray",
+                say=say,
+                checked=checked,
+                beside=min(len(jobs), _places(config)) - 1,
+            )
+
+        going = _begin_and_wait(jobs, run_it, config, over)
     for each in going:
         if each.error is not None:
             raise each.error
     return [each.record for each in going if each.record is not None]
+
+
+def _begin_and_wait(
+    jobs: Sequence[Job], run_it: Callable[[Job], RunRecord], config: ExperimentConfig, over: threading.Event
+) -> list[_Going]:
+    """The jobs that were begun, once all of them have ended; `over` is set if this process is interrupted."""
+    going: list[_Going] = []
+    try:
+        while True:
+            running = sum(each.running for each in going)
+            wanted = len(going) < len(jobs) and not any(each.failed for each in going)
+            if not running and not wanted:
+                return going
+            if wanted and running < _places(config):
+                going.append(_Going(jobs[len(going)], run_it))
+            else:
+                time.sleep(LOOK_S)
+    except BaseException:
+        over.set()
+        for each in going:
+            each.join(LEAVE_S)
+        raise
 
 
 def _is_finished(job: Job, home: Home) -> bool:
@@ -96,28 +127,20 @@ def _nodes(config: ExperimentConfig, home: Home, say: Callable[[str], None]) -> 
         yield checked
 
 
-def _has_room(config: ExperimentConfig, running: int) -> bool:
+def _places(config: ExperimentConfig) -> int:
+    """How many of the runs the machines hold now; at least 1, for a run itself refuses or awaits what does not fit."""
     runtime = config.runtime
-    gpus = float(runtime.gpus_per_worker) if runtime.device == "cuda" and runtime.gpus_per_worker != "auto" else 0.0
-    return running < max(Machines(ray_nodes()).fit(runtime.cpus_per_worker, gpus, runtime.workers), 1)
+    gpus = gpus_held(runtime) / runtime.workers
+    return max(Machines(ray_nodes()).fit(runtime.cpus_per_worker, gpus, runtime.workers), 1)
 
 
 class _Going:
     """A job that has begun, in a thread of its own; a daemon, so that a second Ctrl-C waits for nobody."""
 
-    def __init__(
-        self,
-        job: Job,
-        home: Home,
-        on_report: Callable[[Job, Report], None],
-        say: Callable[[str], None],
-        checked: CheckedNodes,
-        over: threading.Event,
-    ) -> None:
+    def __init__(self, job: Job, work: Callable[[Job], RunRecord]) -> None:
         self.record: RunRecord | None = None
         self.error: BaseException | None = None
-        self._job, self._home, self._on_report, self._say = job, home, on_report, say
-        self._checked, self._over = checked, over
+        self._job, self._run = job, work
         self._thread = threading.Thread(target=self._work, name=f"run {job.run_id}", daemon=True)
         self._thread.start()
 
@@ -134,21 +157,6 @@ class _Going:
 
     def _work(self) -> None:
         try:
-            self.record = run(
-                self._job.config,
-                self._home,
-                self._job.run_id,
-                labels=self._job.labels,
-                on_report=lambda report: self._on_report(self._job, report),
-                should_stop=self._interrupted,
-                launcher="ray",
-                say=self._say,
-                checked=self._checked,
-            )
+            self.record = self._run(self._job)
         except BaseException as error:  # handed to the thread that waits
             self.error = error
-
-    def _interrupted(self) -> bool:
-        if self._over.is_set():
-            raise KeyboardInterrupt
-        return False
