@@ -51,7 +51,18 @@ class NodeUnfit(UserError):
         return type(self), (self.what, self.where, self.mend, self.node_id)
 
 
-class RunFailed(RuntimeError):
+class RunEnd(RuntimeError):
+    """A run ended before its last epoch, for a reason that has a name; its record says "NAME: message"."""
+
+    state = "ended"
+
+    @classmethod
+    def is_told_by(cls, error: str | None) -> bool:
+        """Whether a record's `error` tells of this reason."""
+        return (error or "").startswith(cls.state)
+
+
+class RunFailed(RunEnd):
     """A run ended in a named failed state; a command ends with exit code 1."""
 
     exit_code = 1
@@ -76,7 +87,7 @@ class SnapshotFailed(RunFailed):
     state = "snapshot_failed"
 
 
-class RunStopped(RuntimeError):
+class RunStopped(RunEnd):
     """A scheduler or `sage-ray stop` asked the run to end early; it ends as PRUNED at its epoch."""
 
     state = "stopped"

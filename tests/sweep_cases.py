@@ -43,7 +43,7 @@ SPACE: dict[str, Any] = {
 }
 
 
-EPOCHS = 32
+EPOCHS = 20
 """Of each trial of `long_space`."""
 
 
@@ -114,7 +114,7 @@ def record(home: Home, run_id: str) -> dict[str, Any]:
 
 
 def long_space(folder: Path, snapshot_seconds: float | None = None, **changes: Any) -> Path:
-    """Three trials of 2 + 30 epochs, one at a time: time enough to be killed in."""
+    """Three trials of `EPOCHS` epochs, one at a time: time enough to be killed in."""
     dimensions = {"adversarial.lambda_cycle": {"float": [0.5, 2]}, "adversarial.lr": {"float": [1e-4, 2e-3]}}
     base: dict[str, Any] = {"adversarial.epochs": EPOCHS - 2}
     if snapshot_seconds is not None:

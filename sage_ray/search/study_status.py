@@ -213,7 +213,7 @@ def _trial(folder: StudyFolder, spec: StudySpec, row: TrialRow) -> TrialStatus:
     for place in spec.run_grid(row.number):
         record = _record(folder.home.runs / place.run_id / "record.json")
         if record is not None:
-            if state == "RUNNING" and str(record.get("error") or "").startswith(StageBusy.state):
+            if state == "RUNNING" and StageBusy.is_told_by(record.get("error")):
                 state = "PENDING"
             runs.append(
                 RunStatus(

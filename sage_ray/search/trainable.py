@@ -163,7 +163,7 @@ def _one_run(task: TrialTask, index: int, finished: list[float]) -> list[float] 
     if reporter.stopped_by_tune:
         # Tune waits for this thread to end and takes no further report.
         sys.exit(0)
-    if record.state == "INTERRUPTED" and (record.error or "").startswith(StageBusy.state):
+    if record.state == "INTERRUPTED" and StageBusy.is_told_by(record.error):
         _end(trial_halted=1, stage_busy=1)
     elif record.state in ("PRUNED", "INTERRUPTED"):
         _end(trial_halted=1)
@@ -236,7 +236,7 @@ def _blamed_node(task: TrialTask, error: str) -> bool:
     except UserError as problem:
         _blame_node(str(problem), shared=True)
         return True
-    if error.startswith(SnapshotFailed.state):  # in a home that can be written: it is full, for everybody
+    if SnapshotFailed.is_told_by(error):  # in a home that can be written: it is full, for everybody
         return False
     _blame_node(error)
     return True

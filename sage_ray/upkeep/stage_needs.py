@@ -154,7 +154,7 @@ def _add_run(
 def _may_go_on(record: RunRecord) -> bool:
     """Whether a run that nobody computes may be taken up again. What diverged would diverge again."""
     if record.state == "FAIL":
-        return not (record.error or "").startswith(NonFiniteLoss.state)
+        return not NonFiniteLoss.is_told_by(record.error)
     if record.state == "PRUNED":
         return record.study is None or record.parent != record.study  # by itself, or of a final training
     return record.state in ("RUNNING", "INTERRUPTED")

@@ -198,7 +198,7 @@ def test_no_more_trials_are_drawn_than_fit(connected: None, tmp_path: Path) -> N
 
 def test_a_hung_trial_is_ended_recorded_and_tried_again(tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
-    base = {"adversarial.epochs": 20, "runtime.silence_minutes": 0.15, "runtime.snapshot_seconds": 0.0}
+    base = {"adversarial.epochs": 20, "runtime.silence_minutes": 0.3, "runtime.snapshot_seconds": 0.0}
     path = write_space(tmp_path, base, trials=1, concurrency=1, points=[{}])
     process = start("sweep", str(path), "--home", str(home.path), "--json")
     wait_until(lambda: len(epochs_on_disk(home, "tiny-t0000-s0")) >= 6, process)
@@ -217,32 +217,30 @@ def test_a_hung_trial_is_ended_recorded_and_tried_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("retries", "hangs", "ends"), [(1, (5,), ("COMPLETE", 2)), (0, (5,), ("FAIL", 1))], ids=["again", "for good"]
+    ("retries", "ends"),
+    [pytest.param(1, ("COMPLETE", 2), id="again"), pytest.param(0, ("FAIL", 1), id="for good", marks=pytest.mark.slow)],
 )
 def test_a_hung_worker_of_several_is_found_though_its_trial_still_answers(
-    tmp_path: Path, retries: int, hangs: tuple[int, ...], ends: tuple[str, int]
+    tmp_path: Path, retries: int, ends: tuple[str, int]
 ) -> None:
     home = Home(tmp_path / "home")
     runtime = {"runtime.silence_minutes": 0.3, "runtime.snapshot_seconds": 0.0, "runtime.max_retries": retries}
     trials = 1 if retries else 2
-    base = {"adversarial.epochs": 30, **runtime}
+    base = {"adversarial.epochs": 14, **runtime}
     path = write_space(tmp_path, base, trials=trials, points=[], resources={"workers": 2})
     process = start("sweep", str(path), "--home", str(home.path), "--json")
-    hung = []
-    for epochs in hangs:
-        wait_until(lambda least=epochs: len(epochs_on_disk(home, "tiny-t0000-s0")) >= least, process)
-        family = psutil.Process(process.pid).children(recursive=True)
-        workers = [p for p in family if "RayTrainWorker" in " ".join(p.cmdline())]
-        assert len(workers) == 2
-        hung.append(workers[1])
-        workers[1].suspend()
+    wait_until(lambda: len(epochs_on_disk(home, "tiny-t0000-s0")) >= 4, process)
+    family = psutil.Process(process.pid).children(recursive=True)
+    workers = [p for p in family if "RayTrainWorker" in " ".join(p.cmdline())]
+    assert len(workers) == 2
+    workers[1].suspend()
     code, answer, errors = ended(process)
     first = record(home, "tiny-t0000-s0")
     assert (first["state"], first["attempt"]) == ends, errors
     assert code == 0 and answer["done"] == 1, "what it held was free for the next attempt, or for the other trial"
     again = "trial 0 is ended and tried again, silent" if retries else "trial 0 is ended, silent"
-    assert errors.count(f"{again}: nothing was reported for") == len(hangs), "once each"
-    assert not any(worker.is_running() for worker in hung)
+    assert errors.count(f"{again}: nothing was reported for") == 1
+    assert not workers[1].is_running()
 
 
 def test_limits_of_hours_leave_the_study_resumable(connected: None, tmp_path: Path) -> None:

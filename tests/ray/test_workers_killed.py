@@ -8,7 +8,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psutil
@@ -20,6 +20,7 @@ from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import prepare
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
+from sage_ray.record.run_record import RunRecord
 from sage_ray.runtime import ray_cluster
 from sage_ray.runtime.launch import run
 from sage_ray.runtime.worker_signs import WorkerSigns
@@ -90,62 +91,65 @@ def test_killed_workers_go_on_from_the_last_snapshot(ray_here: None, home: Home)
 
 
 def test_workers_that_get_further_after_each_kill_are_never_given_up(ray_here: None, home: Home) -> None:
-    config = with_workers(tiny("runtime.max_retries=1", "adversarial.epochs=8"), 2)
+    config = with_workers(tiny("runtime.max_retries=1", "adversarial.epochs=5"), 2)
     killed: list[int] = []
 
     def kill(report: dict[str, Any]) -> None:
-        if report["epoch"] == 2 * len(killed) + 2 and len(killed) < 3:
+        if report["epoch"] == 2 * len(killed) + 2 and len(killed) < 2:
             victim = train_workers()[1]
             os.kill(victim.pid, signal.SIGKILL)
             killed.append(victim.pid)
 
     record = run(config, home, "spot", on_report=kill, mirror=False)
-    assert len(killed) == 3 and (record.state, record.attempt, record.epoch) == ("COMPLETE", 4, 10)
+    assert len(killed) == 2 and (record.state, record.attempt, record.epoch) == ("COMPLETE", 3, 7)
+
+
+def run_and_kill(home: Home, name: str, kill: Callable[[], bool]) -> RunRecord:
+    """Train two workers with one restart, while `kill` is called again and again until it is done (returns True)."""
+    over = threading.Event()
+
+    def disturb() -> None:
+        while not over.wait(0.01) and not kill():
+            pass
+
+    killer = threading.Thread(target=disturb)
+    killer.start()
+    try:
+        return run(with_workers(tiny("runtime.max_retries=1"), 2), home, name, mirror=False)
+    finally:
+        over.set()
+        killer.join()
 
 
 @pytest.mark.parametrize("after_s", [0.5, *(pytest.param(s, marks=pytest.mark.slow) for s in (0.0, 1.0, 1.5, 2.0))])
 def test_a_worker_that_dies_while_it_starts_is_tried_again(ray_here: None, home: Home, after_s: float) -> None:
     """At whatever moment: Ray Train itself gives up where torch's process group is being made."""
-    over, killed = threading.Event(), list[int]()
+    killed: list[int] = []
 
-    def kill_the_first() -> None:
-        while not over.wait(0.01):
-            if workers := train_workers():
-                time.sleep(after_s)
-                killed.append(workers[-1].pid)
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(workers[-1].pid, signal.SIGKILL)
-                return
+    def kill_the_first() -> bool:
+        if workers := train_workers():
+            time.sleep(after_s)
+            killed.append(workers[-1].pid)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(workers[-1].pid, signal.SIGKILL)
+        return bool(killed)
 
-    killer = threading.Thread(target=kill_the_first)
-    killer.start()
-    try:
-        record = run(with_workers(tiny("runtime.max_retries=1"), 2), home, "again", mirror=False)
-    finally:
-        over.set()
-        killer.join()
+    record = run_and_kill(home, "again", kill_the_first)
     assert (record.state, record.error, len(killed)) == ("COMPLETE", None, 1)
 
 
 def test_workers_that_get_no_further_are_given_up_with_the_reason(ray_here: None, home: Home) -> None:
-    over, killed = threading.Event(), set[int]()
+    placed, seen, killed = home.path / "ray" / "gone" / "placed.json", [0], set[int]()
 
-    def kill_whoever_is_placed() -> None:
-        placed, before = home.path / "ray" / "gone" / "placed.json", 0
-        while not over.wait(0.02):
-            if placed.exists() and placed.stat().st_mtime_ns != before:
-                before = placed.stat().st_mtime_ns
-                for worker in train_workers():
-                    os.kill(worker.pid, signal.SIGKILL)
-                    killed.add(worker.pid)
+    def kill_whoever_is_placed() -> bool:
+        if placed.exists() and placed.stat().st_mtime_ns != seen[-1]:
+            seen.append(placed.stat().st_mtime_ns)
+            for worker in train_workers():
+                os.kill(worker.pid, signal.SIGKILL)
+                killed.add(worker.pid)
+        return False
 
-    killer = threading.Thread(target=kill_whoever_is_placed)
-    killer.start()
-    try:
-        record = run(with_workers(tiny("runtime.max_retries=1"), 2), home, "gone", mirror=False)
-    finally:
-        over.set()
-        killer.join()
+    record = run_and_kill(home, "gone", kill_whoever_is_placed)
     assert record.state == "FAIL" and record.epoch == 0 and len(killed) >= 4
     assert "out of retries; worker" in str(record.error)
 
