@@ -27,6 +27,7 @@ from sage_ray.record.run_record import RunRecord
 from sage_ray.runtime.attempt import Attempt
 from sage_ray.runtime.devices import gpus_held
 from sage_ray.runtime.disk_space import check_space, run_need
+from sage_ray.runtime.gpu_models import preference
 from sage_ray.runtime.home_signs import CheckedNodes, sign_missing
 from sage_ray.runtime.named_epochs import named_epochs
 from sage_ray.runtime.node_check import NodeCheck
@@ -133,7 +134,7 @@ def _fit_and_watch(
     reports, waits = _new_reports(folder), _waits(signs, launch)
     reached, starts_left = folder.count_epochs(), config.runtime.max_retries
     while True:
-        fit = Fit(_trainer(config, home, job, gpus, selector_without(checked.avoid)))
+        fit = Fit(_trainer(config, home, job, gpus, _places(folder, config, gpus, checked, say)))
         try:
             with folded(say):
                 while fit.running(POLL_S):
@@ -162,6 +163,17 @@ def _fit_and_watch(
             break
     signs.clear()
     return _outcome(folder, launch, fit)
+
+
+def _places(
+    folder: RunFolder, config: ExperimentConfig, gpus: float, checked: CheckedNodes, say: Callable[[str], None]
+) -> dict[str, str]:
+    """Label selector of the nodes that the workers shall be on."""
+    bundle = {"CPU": float(config.runtime.cpus_per_worker), "GPU": gpus}
+    wish = preference(folder.run_id, folder.read().computed_on, bundle, config.runtime.workers, checked.avoid)
+    if wish.missed is not None:
+        say(wish.missed)
+    return selector_without(checked.avoid) | wish.selector
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -14,6 +15,7 @@ from sage_ray.data.prepare import prepare
 from sage_ray.errors import UserError
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.runtime.driver_side import DriverSide
+from sage_ray.runtime.gpu_models import preference
 from sage_ray.runtime.home_signs import WAIT_S, CheckedNodes
 from sage_ray.runtime.node_check import NodeCheck
 from sage_ray.runtime.node_watch import NodeWatch
@@ -52,7 +54,7 @@ class TrialNodes(DriverSide):
         failed: Callable[[int, str], None],
         say: Callable[[str], None],
     ) -> None:
-        self._folder, self._spec = folder, spec
+        self._folder, self._spec, self._say = folder, spec, say
         self._bundle = worker_resources(spec)
         check = None if self_started() else self._check()
 
@@ -108,10 +110,22 @@ class TrialNodes(DriverSide):
             # The trial itself only waits for the workers that Ray Train places for it. Tune refuses a trial that asks
             # for nothing, so it takes a grain of the resource that every cluster's head node has.
             return tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
-        selector = self.watch.selector()
+        selector = self.watch.selector() | self._model_of_gpu(int(config["number"]))
         # Only where it is needed: trials of equal requests share their processes.
         more: dict[str, Any] = {"bundle_label_selector": [selector]} if selector else {}
         return tune.PlacementGroupFactory([self._bundle], **more)
+
+    def _model_of_gpu(self, number: int) -> dict[str, str]:
+        """Selector of the model of GPU that a trial began on; {}: none, or none of it is free, which is said."""
+        computed_on: list[str] = []
+        if self._bundle.get("GPU"):
+            for run in self._folder.run_folders(self._spec, number):
+                with contextlib.suppress(UserError):  # a damaged record is the trial's own affair
+                    computed_on += run.read().computed_on
+        wish = preference(f"trial {number}", computed_on, self._bundle, 1, self.watch.avoided())
+        if wish.missed is not None:
+            self._say(wish.missed)
+        return wish.selector
 
     def misplaced(self, number: int, result: Mapping[str, Any]) -> bool:
         """Whether a trial that has ended goes on, on another node or when the study does: its node is at fault."""
