@@ -5,6 +5,7 @@ The public functions are imported on first use, so that `import sage_ray` and `s
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -57,3 +58,7 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+if any("default_worker.py" in word for word in sys.orig_argv):  # a process that Ray has started, for a trial say
+    import_module("sage_ray.startup").start_quickly()

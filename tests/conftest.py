@@ -24,6 +24,8 @@ os.environ.setdefault("SAGE_LEASE_SECONDS", "5")
 import hypothesis
 import pytest
 
+from sage_ray.startup import start_quickly
+
 if TYPE_CHECKING:
     from emps_cases import EmpsFacts
     from node_cases import ClusterOfProcesses
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     from sage_ray.record.home import Home
 
+start_quickly()
 REPO = Path(__file__).resolve().parent.parent
 
 # The same examples in every run, so that a change is judged by what it changes; no time limit an example, which a busy

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
+from sage_ray.startup import start_quickly
+
 # The order of these two is that of the verbs in `sage-ray --help`.
 from sage_ray.terminal import run_verbs  # noqa: F401
 
@@ -19,6 +21,7 @@ __all__ = ["app", "call", "main"]
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command line and exit with 0 done, 1 failed, 2 bad input, or 130 interrupted."""
+    start_quickly()
     sys.exit(call(list(sys.argv[1:] if args is None else args)))
 
 

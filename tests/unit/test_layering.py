@@ -17,7 +17,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 # From top to bottom. A module imports its own room and rooms above it, also for types and inside functions.
 ROOMS = (
     *("errors", "files", "store_faults", "bucket_client", "object_store", "leases", "locks"),
-    *("watch", "durations", "addresses", "termination"),
+    *("watch", "durations", "addresses", "termination", "startup"),
     *("identity", "sections", "config"),
     "data",
     *("models", "losses", "metrics", "statistics"),
@@ -40,7 +40,7 @@ ROOMS = (
 
 GROUND = {
     *("errors", "files", "store_faults", "bucket_client", "object_store", "leases", "locks"),
-    *("watch", "durations", "addresses", "termination"),
+    *("watch", "durations", "addresses", "termination", "startup"),
 }
 RECORDED = GROUND | {"identity", "sections", "config", "data"}
 # Rooms that see less than all that is above them.
@@ -50,6 +50,7 @@ SEES: dict[str, set[str]] = {
     "watch": set(),
     "durations": set(),
     "termination": set(),
+    "startup": set(),
     "store_faults": {"errors"},
     "bucket_client": {"errors", "store_faults"},
     "object_store": {"errors", "files", "store_faults", "bucket_client"},
