@@ -40,7 +40,7 @@ Sets = Iterable[str] | Mapping[str, Any]
 
 def open_home(home: HomeLike = None) -> Home:
     """The home itself, that of a folder, or for None that of `SAGE_HOME`, else ./sage_runs."""
-    return home if isinstance(home, Home) else Home(home)
+    return home if isinstance(home, Home) else Home(home).look()
 
 
 def train(
@@ -235,7 +235,7 @@ class Study:
         StudyFolder.open(self.home, name)
 
     def __repr__(self) -> str:
-        return f"Study({self.name!r}, home={str(self.home.path)!r})"
+        return f"Study({self.name!r}, home={self.home.address!r})"
 
     def status(self) -> StudyStatus:
         """The study as it stands: its state, counts and trials."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sage_ray.followed import following
 from sage_ray.leases import Lease, lease_s
 from sage_ray.object_store import open_object_store
 
@@ -56,7 +57,10 @@ def is_locked(path: Path) -> bool:
 def lease_of(path: Path) -> Lease:
     """The lease that `path` (".driver.lock") names ("driver"), with its session in the shared root above it."""
     path = path.absolute()
+    home = following(path)
+    name = path.name.removesuffix(".lock").removeprefix(".")
+    if home is not None:
+        return Lease(home.store, "/".join(path.with_name(name).relative_to(home.root).parts))
     above = [root for root in _ROOTS if path.is_relative_to(root)]
     root = min(above, key=lambda each: len(each.parts), default=path.parent)
-    name = path.name.removesuffix(".lock").removeprefix(".")
     return Lease(open_object_store(root), str(path.with_name(name).relative_to(root)))

@@ -14,7 +14,7 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -32,10 +32,11 @@ _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{12}\.tmp")
 
 @dataclass(frozen=True)
 class Entry:
-    """One object of a listing: its name below the store, and its size in bytes."""
+    """One object of a listing: its name below the store, its size in bytes, a mark that changes with its content."""
 
     name: str
     size: int
+    mark: str = field(default="", compare=False)
 
 
 class ObjectStore(Protocol):
@@ -54,8 +55,11 @@ class ObjectStore(Protocol):
     def read(self, name: str) -> bytes:
         """The content of an object. Raises FileNotFoundError if it is not there."""
 
-    def write(self, name: str, content: bytes, *, durable: bool = True) -> None:
-        """Store an object whole or not at all, in place of what has the name; `durable`: wait until the disk has it."""
+    def write(self, name: str, content: bytes, *, durable: bool = True) -> str:
+        """Store an object whole or not at all, in place of what has the name, and return its mark (see `Entry`).
+
+        `durable`: wait until the disk has it.
+        """
 
     def create(self, name: str, content: bytes, *, durable: bool = True) -> bool:
         """Store an object unless the name is taken; of several callers exactly one gets True."""
@@ -142,15 +146,16 @@ class FolderStore:
         except (NotADirectoryError, IsADirectoryError) as error:
             raise FileNotFoundError(errno.ENOENT, "no such object", str(self._file(name))) from error
 
-    def write(self, name: str, content: bytes, *, durable: bool = True) -> None:
-        """Write a file whole or not at all, in place of what has the name."""
+    def write(self, name: str, content: bytes, *, durable: bool = True) -> str:
+        """Write a file whole or not at all, in place of what has the name; returns its mark."""
         path = self._file(name)
 
-        def replace() -> None:
+        def replace() -> str:
             with replacing(path, durable=durable) as temporary:
                 temporary.write_bytes(content)
+                return _mark(temporary.stat())
 
-        self._in_folder(path, replace)
+        return self._in_folder(path, replace)
 
     def create(self, name: str, content: bytes, *, durable: bool = True) -> bool:
         """Write a file unless the name is taken; of several processes, also on several hosts, one gets True."""
@@ -228,7 +233,8 @@ class FolderStore:
                 yield from self._walk(Path(entry.path), f"{prefix}{entry.name}/")
             elif not _TEMPORARY.fullmatch(entry.name):
                 with contextlib.suppress(FileNotFoundError):  # removed since
-                    yield Entry(prefix + entry.name, entry.stat().st_size)
+                    facts = entry.stat()
+                    yield Entry(prefix + entry.name, facts.st_size, _mark(facts))
 
 
 class BucketStore:
@@ -247,11 +253,13 @@ class BucketStore:
             return bytes(self.client.patient.get(path).bytes())
         raise AssertionError
 
-    def write(self, name: str, content: bytes, *, durable: bool = True) -> None:
+    def write(self, name: str, content: bytes, *, durable: bool = True) -> str:
         """Store an object whole or not at all; what is large goes in parts. A bucket always keeps what it confirms."""
         path = self._path(name)
         with self._told(name):
-            self.client.patient.put(path, content, chunk_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE)
+            done = self.client.patient.put(path, content, chunk_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE)
+            return str(done["e_tag"])
+        raise AssertionError
 
     def create(self, name: str, content: bytes, *, durable: bool = True) -> bool:
         """Store an object unless the name is taken, by a conditional request; of several callers one gets True."""
@@ -272,7 +280,9 @@ class BucketStore:
         path, start = self._path(prefix), len(self.prefix) + 1 if self.prefix else 0
         with self._told(prefix):
             chunks = self.client.patient.list(path or None, chunk_size=1000)
-            found = [Entry(item["path"][start:], item["size"]) for chunk in chunks for item in chunk]
+            found = [
+                Entry(item["path"][start:], item["size"], str(item["e_tag"])) for chunk in chunks for item in chunk
+            ]
         return sorted(found, key=lambda entry: entry.name)
 
     def folders(self, prefix: str = "") -> list[str]:
@@ -340,6 +350,10 @@ def _checked(name: str) -> str:
     if name.startswith("/") or any(part in (".", "..") for part in parts):
         raise ValueError(f"no name of an object: {name}")
     return "/".join(parts)
+
+
+def _mark(found: os.stat_result) -> str:
+    return f"{found.st_mtime_ns}-{found.st_size}"
 
 
 def _write_through(path: Path, content: bytes, *, durable: bool) -> None:

@@ -1,13 +1,21 @@
-"""Append-only ledgers under the home: each read of a locked test set, and each promotion, with who and when."""
+"""Append-only ledgers under the home: each read of a locked test set, and each promotion, with who and when.
+
+A ledger is a file of JSON lines. In a bucket, which knows no appending, each line is an object of its own beside it, in
+the folder of its name without ending; its name is made of the line's key, so that of several writers one adds it.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sage_ray.config import stable_hash
 from sage_ray.errors import UserError
+from sage_ray.followed import Followed, following
 from sage_ray.locks import locked
 from sage_ray.record.provenance import now, who
 
@@ -18,8 +26,9 @@ LOCK_TIMEOUT_S = 60.0
 
 def read(path: Path) -> list[dict[str, Any]]:
     """All whole lines of a ledger, oldest first; a line cut short by a crash is left out."""
-    if not path.exists():
-        return []
+    rows = _rows_of_bucket(path)
+    if rows is not None or not path.exists():
+        return rows or []
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
@@ -52,6 +61,9 @@ def append_once(path: Path, row: dict[str, Any], key: tuple[str, ...] = ()) -> b
     Raises:
         UserError: another process has kept the ledger locked for `LOCK_TIMEOUT_S`; nothing was appended.
     """
+    home = following(path)
+    if home is not None:
+        return _create_once(home, path, row, key)
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(path.name + ".lock")
     with locked(lock, LOCK_TIMEOUT_S) as held:
@@ -66,3 +78,21 @@ def append_once(path: Path, row: dict[str, Any], key: tuple[str, ...] = ()) -> b
             file.flush()
             os.fsync(file.fileno())
     return True
+
+
+def _rows_of_bucket(path: Path) -> list[dict[str, Any]] | None:
+    """Lines of a ledger in a bucket, oldest first; None for one in a folder."""
+    home = following(path)
+    if home is None:
+        return None
+    folder = path.with_suffix("")
+    home.pull(folder)
+    rows: list[dict[str, Any]] = [json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("*.json")]
+    return sorted(rows, key=lambda row: str(row["when"]))
+
+
+def _create_once(home: Followed, path: Path, row: Mapping[str, Any], key: tuple[str, ...]) -> bool:
+    what = [[name, row[name]] for name in key] or uuid.uuid4().hex
+    name = f"{path.stem}/{stable_hash(what)}.json"
+    line = json.dumps({"when": now(), "who": who(), **row}, sort_keys=True)
+    return home.store.create(name, line.encode())

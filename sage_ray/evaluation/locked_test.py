@@ -27,6 +27,7 @@ from sage_ray.evaluation.score_tables import (
     why_no_interval,
 )
 from sage_ray.files import replacing
+from sage_ray.followed import pull, push
 from sage_ray.locks import locked
 from sage_ray.metrics.threshold import otsu
 from sage_ray.record.home import Home
@@ -149,6 +150,7 @@ def evaluate(
         score_definitions(task.config),
     ]
     path = folder / f"{stable_hash(identity)}.parquet"
+    pull(path)
     frame = _read_frame(path)
     fresh = frame is None
     if frame is None:
@@ -164,6 +166,7 @@ def evaluate(
         folder.mkdir(exist_ok=True)
         with replacing(path) as temporary:
             frame.to_parquet(temporary, index=False)
+        push(path)
     if read is not None:
         _count(read, home)
     return result

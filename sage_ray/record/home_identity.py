@@ -28,39 +28,44 @@ class HomeIdentity:
     """One line for the user, if it was noticed by this very look that the home is a copy."""
 
 
-def settle_identity(folder: Path) -> HomeIdentity:
+def settle_identity(folder: Path, place: str | None = None) -> HomeIdentity:
     """The identity of the home in `folder`; made, or made anew for a copy, where need be.
 
     `home.json` notes the place where the home was last used. Where it is opened elsewhere, and the place noted still
     holds a home of the same id in another folder, this one is a copy and gets an id of its own. If nothing is there any
     more, the home was moved. The same folder under a second name (a link, another mount) is no copy.
 
+    Args:
+        folder: of the home.
+        place: the address of a home in a bucket, of which `folder` is this process's view; a bucket is not moved, so
+            that what is found at another address is a copy.
+
     Raises:
         UserError: `home.json` is damaged.
     """
-    file, here = folder / FILE, os.path.realpath(folder)
+    file, here = folder / FILE, place or os.path.realpath(folder)
     facts = _read(file) if file.exists() else {}
     if facts.get("place") == here:
         return _identity(facts)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with locked(folder / ".home.lock", LOCK_TIMEOUT_S):
-            return _settle(folder, file, here)
+            return _settle(folder, file, here, in_bucket=place is not None)
     except OSError:
         if facts:  # a home that can only be read: whoever may write to it will note the place
             return _identity(facts)
         raise
 
 
-def _settle(folder: Path, file: Path, here: str) -> HomeIdentity:
+def _settle(folder: Path, file: Path, here: str, *, in_bucket: bool) -> HomeIdentity:
     facts: dict[str, Any] = _read(file) if file.exists() else {"format_version": 1, "id": uuid.uuid4().hex}
     before = facts.get("place")
     if before == here:  # another process was first
         return _identity(facts)
     place = None if before is None else Path(before)
     news = None
-    if place is not None and _id_at(place) == facts["id"]:
-        if _same_folder(place, folder):
+    if place is not None and (in_bucket or _id_at(place) == facts["id"]):
+        if not in_bucket and _same_folder(place, folder):
             return _identity(facts)
         facts = {**facts, "id": uuid.uuid4().hex, "origin": facts.get("origin", facts["id"]), "copied_from": before}
         news = f"this home is a copy of {before}: what it sends to a shared MLflow is kept apart from now on"

@@ -119,7 +119,7 @@ def experiment_id(client: MlflowClient, home: Home, *, restore: bool = False) ->
     found = find_experiment(client)
     if found is None:
         # A server keeps artifacts where it likes; a database file would put them into the working directory.
-        root = None if is_http(home.mlflow_uri) else home.artifact_root.as_uri()
+        root = None if is_http(home.mlflow_uri) else home.artifact_uri
         with contextlib.suppress(MlflowException):
             return str(client.create_experiment(name, artifact_location=root))
         found = find_experiment(client)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sage_ray.config import ExperimentConfig, build_config, read_yaml
 from sage_ray.errors import UserError, did_you_mean
 from sage_ray.files import read_json
+from sage_ray.followed import pull
 from sage_ray.imaging.pickle_guard import refuse_pickle
 from sage_ray.record.home import Home
 from sage_ray.record.model_versions import Version, download, get_version, parse_uri
@@ -82,6 +83,8 @@ def resolve_model(text: str | Path, home: Home) -> ModelRef:
         raise UserError("no model named", "MODEL", "give a run id, a folder or models:/NAME@ALIAS")
     if name.startswith("models:"):
         return _from_registry(name, home)
+    if "/" not in name:
+        pull(home.runs / name, all_sizes=True)
     if "/" not in name and (home.runs / name).is_dir():
         return _from_run(name, home)
     path = Path(name).expanduser()
@@ -100,7 +103,7 @@ def segmenter_file(named: str, home: Home) -> Path:
         UserError: there is no such file or model, or it is pickled.
     """
     path = Path(named).expanduser()
-    of_run = "/" not in named and (home.runs / named).is_dir()
+    of_run = "/" not in named and named in home.run_ids()
     if not (named.startswith("models:") or of_run or path.exists()):
         mend = "give a segmenter's .safetensors file, a model folder, the id of a finished run, or models:/NAME@ALIAS"
         raise UserError("no such segmenter", f"pretrain.checkpoint={named}", mend)

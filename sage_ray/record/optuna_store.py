@@ -271,6 +271,9 @@ def store_of_study(home: Home, name: str, wish: StoreAddress | None = None) -> O
     if address == AUTO:
         kept = meta.get(STORAGE_KEY, SQLITE) if meta else None
         address = store_address(str(kept)) if kept else given
+    if not address.is_server and home.in_bucket:
+        mend = f"set {URL_VARIABLE}=postgresql://..., or storage: in the study's file; or give a folder as the home"
+        raise UserError("a home in a bucket holds no database of trials", home.address, mend)
     if not address.is_server:
         return OptunaStore(folder, name, StoreAddress(SQLITE if address == AUTO else address))
     secrets = address.secrets

@@ -8,7 +8,6 @@ short by a crash is dropped.
 from __future__ import annotations
 
 import json
-import math
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,8 +26,10 @@ from sage_ray.config import ExperimentConfig
 from sage_ray.data.splits import group_names
 from sage_ray.errors import UserError
 from sage_ray.files import read_json, replacing, write_json, write_text
+from sage_ray.followed import exists, pull, push
 from sage_ray.locks import is_locked, lease_of, locked
 from sage_ray.metrics.definitions import definitions_from, whole_definition
+from sage_ray.record.metric_lines import dump_lines, finite, parse_lines, scores_of
 from sage_ray.record.run_log import LOG_FILE, RunLog
 from sage_ray.record.run_record import FORMAT_VERSION, RunLabels, RunRecord, State
 
@@ -51,8 +52,8 @@ _TEXTS = [field.name for field in PER_IMAGE_SCHEMA if field.type == pa.string()]
 # The last words of a whole definition; those that releases up to 0.2 stored beside validation scores lack them.
 _WHOLE_DEFINITION = re.compile(r", at \d+x\d+ pixels$")
 
-# They tell when and how an epoch came about, not what it scored.
-_CIRCUMSTANCES = frozenset({"time_ms", "seconds", "replayed"})
+LOOK_S = 1.0
+"""What others write into a home in a bucket is looked for no more often."""
 _RUN_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._+=-]{0,199}$")
 
 
@@ -62,6 +63,11 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._last_epoch: int | None = None
+        self.refresh()
+
+    def refresh(self, *, now: bool = False) -> None:
+        """See what others have written, where the home is in a bucket; at most every `LOOK_S` seconds, or `now`."""
+        pull(self.path, every_s=0.0 if now else LOOK_S)
 
     @property
     def run_id(self) -> str:
@@ -151,8 +157,9 @@ class RunFolder:
     def write(self, record: RunRecord, *, durable: bool = True) -> None:
         """Replace record.json, with a new `updated` time."""
         record.updated = _now()
-        value = _finite(record.model_dump(mode="json"))
+        value = finite(record.model_dump(mode="json"))
         write_json(self.path / "record.json", value, durable=durable)
+        push(self.path)
 
     def update(self, *, durable: bool = True, **changes: Any) -> RunRecord:
         """Read the record, change fields, write it back; a new state is noted in the log."""
@@ -168,6 +175,7 @@ class RunFolder:
     def set_state(self, state: State, *, error: str | None = None, **changes: Any) -> RunRecord:
         """Change the state; `error` is cut to one line (None clears it)."""
         line = " ".join(error.split())[:500] if error else None
+        self.refresh(now=True)
         return self.update(state=state, error=line, **changes)
 
     def write_error(self, trace: str) -> Path:
@@ -183,10 +191,11 @@ class RunFolder:
     def request_stop(self) -> None:
         """Ask the run to end after its epoch, from any process."""
         self.stop_path.touch()
+        push(self.stop_path)
 
     def stop_requested(self) -> bool:
         """Whether somebody has asked the run to end."""
-        return self.stop_path.exists()
+        return exists(self.stop_path, every_s=LOOK_S)
 
     # metrics.jsonl
 
@@ -200,7 +209,7 @@ class RunFolder:
         if self._last_epoch is None:
             self._repair()
         if epoch > (self._last_epoch or 0):
-            line = {**_finite(dict(report)), "time_ms": int(time.time() * 1000)}
+            line = {**finite(dict(report)), "time_ms": int(time.time() * 1000)}
             with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(line) + "\n")
             self._last_epoch = epoch
@@ -209,7 +218,7 @@ class RunFolder:
 
     def metrics(self) -> list[dict[str, Any]]:
         """All complete lines of metrics.jsonl, in epoch order."""
-        return _parse_lines(self._metrics_bytes())
+        return parse_lines(self._metrics_bytes())
 
     def count_epochs(self) -> int:
         """How many epochs the run has reported; one that is trained again counts once."""
@@ -221,17 +230,17 @@ class RunFolder:
 
     def _repair(self) -> None:
         content = self._metrics_bytes()
-        lines = _parse_lines(content)
-        whole = _dump_lines(lines)
+        lines = parse_lines(content)
+        whole = dump_lines(lines)
         if content != whole:
             self._write_lines(lines)
         self._last_epoch = int(lines[-1]["epoch"]) if lines else 0
 
     def _replace_from(self, epoch: int, report: Mapping[str, Any]) -> bool:
         lines = self.metrics()
-        new = _finite(dict(report))
+        new = finite(dict(report))
         old = next((line for line in lines if line["epoch"] == epoch), None)
-        if old is not None and _scores(old) == _scores(new):
+        if old is not None and scores_of(old) == scores_of(new):
             return False
         # The time of the line it replaces: MLflow then sees the same (key, step, time) with the new value.
         stamp = old["time_ms"] if old is not None else int(time.time() * 1000)
@@ -241,7 +250,7 @@ class RunFolder:
 
     def _write_lines(self, lines: Sequence[Mapping[str, Any]]) -> None:
         with replacing(self.path / "metrics.jsonl") as temporary:
-            temporary.write_bytes(_dump_lines(lines))
+            temporary.write_bytes(dump_lines(lines))
 
     # per_image.parquet
 
@@ -341,6 +350,7 @@ class RunFolder:
         with locked(self.path / f".{role}.lock", timeout_s, say) as held:
             if held is None:
                 raise UserError("run is being computed", self.run_id, "wait for the other process, or stop it first")
+            self.refresh(now=True)
             yield
 
     def end_other_process(self, waiting: Callable[[], None]) -> None:
@@ -354,43 +364,6 @@ class RunFolder:
     def alive(self) -> bool:
         """Whether a live process is at work on the run."""
         return any(is_locked(self.path / f".{role}.lock") for role in ("driver", "writer"))
-
-
-def _scores(line: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in line.items() if key not in _CIRCUMSTANCES}
-
-
-def _parse_lines(content: bytes) -> list[dict[str, Any]]:
-    lines: list[dict[str, Any]] = []
-    for raw in content.split(b"\n")[:-1]:  # what follows the last newline is not complete
-        try:
-            line = json.loads(raw)
-            epoch = line["epoch"]
-        except (ValueError, KeyError, TypeError):
-            break
-        if lines and epoch <= lines[-1]["epoch"]:
-            break
-        lines.append(line)
-    return lines
-
-
-def _dump_lines(lines: Sequence[Mapping[str, Any]]) -> bytes:
-    return "".join(json.dumps(line) + "\n" for line in lines).encode()
-
-
-def _finite(value: Any) -> Any:
-    # JSON has no inf and nan; a reader in another language would choke on them.
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, bool) or value is None or isinstance(value, str | int):
-        return value
-    if hasattr(value, "item"):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def _now() -> str:

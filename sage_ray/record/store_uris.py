@@ -60,6 +60,11 @@ def is_http(uri: str) -> bool:
     return urlsplit(uri).scheme in ("http", "https")
 
 
+def is_server(uri: str) -> bool:
+    """Whether a URI is a server's, or that of a database on one, and no file of this machine."""
+    return "://" in uri and not uri.startswith("file:") and _SQLITE.match(uri) is None
+
+
 def redacted(text: str) -> str:
     """A text without the passwords of the addresses in it, nor those of `NAMED_STORES` wherever they stand."""
     text = _PASSWORD.sub(rf"\g<before>{HIDDEN}", text)

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sage_ray.config import ExperimentConfig, build_config, stable_hash
 from sage_ray.errors import UserError
 from sage_ray.files import read_json, write_json
-from sage_ray.record.home import Home
+from sage_ray.followed import pull, push
+from sage_ray.record.home import LOOK_S, Home
 from sage_ray.record.provenance import now, who
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.search.best import best, read_trials
@@ -68,6 +69,7 @@ def read_plan(home: Home, final_id: str) -> FinalPlan:
         UserError: there is none of that id, or its file is damaged.
     """
     path = plan_path(home, final_id)
+    pull(path, every_s=LOOK_S)
     try:
         return FinalPlan.model_validate(read_json(path))
     except FileNotFoundError:
@@ -83,7 +85,9 @@ def declare(plan: FinalPlan, home: Home) -> FinalPlan:
     path = plan_path(home, plan.final_id)
     path.parent.mkdir(parents=True, exist_ok=True)
     stamped = plan.model_copy(update={"created": now(), "by": who()})
+    pull(path)
     write_json(path, stamped.model_dump(mode="json"), only_if_absent=True)
+    push(path)
     return read_plan(home, plan.final_id)
 
 

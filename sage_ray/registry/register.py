@@ -62,7 +62,7 @@ def final_parent(plan: FinalPlan, home: Home) -> ParentFacts:
         state = "RUNNING"
     tags = {
         "sage.study": plan.final_id,
-        "sage.home": str(home.path),
+        "sage.home": home.address,
         "sage.source": plan.source,
         "sage.seeds": ",".join(str(seed) for seed in plan.seeds),
         "sage.model": plan.model_name,

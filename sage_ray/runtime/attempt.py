@@ -20,8 +20,9 @@ from sage_ray.data.manifest import write_manifest
 from sage_ray.data.prepare import PreparedData
 from sage_ray.errors import RunFailed, RunStopped, StageBusy, UserError
 from sage_ray.files import replacing, write_json
+from sage_ray.followed import exists
 from sage_ray.record import provenance
-from sage_ray.record.run_folder import RunFolder
+from sage_ray.record.run_folder import LOOK_S, RunFolder
 from sage_ray.record.run_record import RunRecord, State
 from sage_ray.runtime.products import write_products
 from sage_ray.stages.keys import stage_keys
@@ -57,6 +58,7 @@ class Attempt:
         """Start an attempt: state RUNNING, provenance, stage keys, manifest; earlier scores stay until replaced."""
         commit, dirty = provenance.code_version()
         places = dict.fromkeys([*self._record.computed_on, computed_on(context.device)])
+        self.folder.artifacts.mkdir(exist_ok=True)  # a bucket keeps no empty folder
         write_json(self.folder.artifacts / "environment.json", provenance.environment(), durable=False)
         write_manifest(data, self.folder.artifacts / "manifest.parquet")
         process = f"process {os.getpid()} of {socket.gethostname()}"
@@ -135,7 +137,7 @@ class Attempt:
         return self.folder.stop_requested() or self._pausing()
 
     def _pausing(self) -> bool:
-        return self._pause_path is not None and self._pause_path.exists()
+        return self._pause_path is not None and exists(self._pause_path, every_s=LOOK_S)
 
     def _change(self, *, durable: bool = True, **changes: Any) -> RunRecord:
         elapsed = time.monotonic() - self._started

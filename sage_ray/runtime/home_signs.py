@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sage_ray.errors import UserError
+from sage_ray.object_store import check_writable, open_object_store
 
 FOLDER = ".nodes"
 DRIVER = "driver"
@@ -91,8 +92,18 @@ def answer_signs(places: Mapping[str, str], token: str, node_id: str, wait_s: fl
     return None
 
 
-def sign_missing(place: Path, token: str, wait_s: float = WAIT_S) -> str | None:
-    """What is wrong with a folder that the driver has signed, seen from this machine; None: it is the driver's."""
+def sign_missing(named: str | Path, token: str, wait_s: float = WAIT_S) -> str | None:
+    """What is wrong with a folder that the driver has signed, seen from this machine; None: it is the driver's.
+
+    A bucket has one address everywhere: it is only tried whether it can be written from here.
+    """
+    if "://" in str(named):
+        try:
+            check_writable(open_object_store(str(named)))
+        except UserError as error:
+            return f"cannot be used from here: {error}"
+        return None
+    place = Path(named)
     if _seen(_folder(place, token) / DRIVER, token, time.monotonic() + wait_s):
         return None
     if not place.is_dir():

@@ -17,6 +17,7 @@ import torch
 from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import PreparedData, headline, prepare
 from sage_ray.errors import RunFailed, RunStopped, UserError
+from sage_ray.followed import push
 from sage_ray.object_store import check_writable, open_object_store
 from sage_ray.record.home import Home
 from sage_ray.record.mlflow_follower import Follower, wait_for_left
@@ -124,7 +125,8 @@ def _prepared(config: ExperimentConfig, home: Home, say: Callable[[str], None]) 
 
 def _begin(folder: RunFolder) -> None:
     """Mark the run as running; an old wish to stop is not one for this attempt."""
-    folder.stop_path.unlink(missing_ok=True)
+    if folder.stop_requested():
+        folder.stop_path.unlink(missing_ok=True)
     folder.set_state("RUNNING")
 
 
@@ -288,6 +290,7 @@ def _mirrored(
             follower.leave()
         else:
             follower.close()
+            push(folder.path)
 
 
 def _run_inline(
@@ -314,7 +317,7 @@ def _run_inline(
             stage_patience_s=hooks.stage_patience_s,
             say=say,
         )
-        store = StageStore(runtime.stage_store or home.stages, say=say)
+        store = StageStore(runtime.stage_store or home.stage_store, say=say)
         try:
             record = attempt.begin(data, config, context)
             named = named_epochs(config, home)

@@ -33,6 +33,7 @@ def named_epochs(config: ExperimentConfig, home: Home) -> dict[str, list[int]]:
     """Epochs of each phase that an open study of the home names for the stages of a config, ascending."""
     own = families(config)
     found: dict[str, set[int]] = {phase: set() for phase in PHASES}
+    home.study_names()  # brings them in where the home is in a bucket
     for path in home.studies.glob(f"*/{FILE}"):
         budgets = read_budgets(path)
         for phase, family in own.items():

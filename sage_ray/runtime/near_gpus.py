@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from sage_ray.config import ExperimentConfig
@@ -35,7 +34,7 @@ class Near:
 
         task: Any = ray.remote(_work)
         answer = task.options(**self._options).remote(
-            function, args, kwargs, str(self._home.path), self._sign, self._surroundings
+            function, args, kwargs, self._home.address, self._sign, self._surroundings
         )
         try:
             found: R = ray.get(answer)
@@ -113,7 +112,7 @@ def _work(
     if surroundings is not None:
         found: Surroundings = ray.get(surroundings[0])
         found.take_on()
-    missing = None if sign is None else sign_missing(Path(home), sign)
+    missing = None if sign is None else sign_missing(home, sign)
     if missing is not None:
         node_id = str(ray.get_runtime_context().get_node_id())
         raise NodeUnfit(f"home {missing}", f"node {socket.gethostname()}", "mount the driver's home there", node_id)

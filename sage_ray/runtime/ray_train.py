@@ -20,6 +20,7 @@ from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import prepare
 from sage_ray.errors import NodeUnfit, NonFiniteLoss, RunFailed, RunStopped, StageBusy, UserError
 from sage_ray.files import read_json, write_json
+from sage_ray.followed import push
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_log import RunLog
@@ -119,12 +120,12 @@ def _fit_and_watch(
 ) -> RunRecord:
     job = WorkerJob(
         config=config,
-        home=str(home.path),
+        home=home.address,
         run_id=folder.run_id,
         launch=launch,
         working_dir=os.getcwd(),
         gpus_per_worker=gpus,
-        pause_path=None if hooks.pause_path is None else str(hooks.pause_path),
+        pause_path=None if hooks.pause_path is None else _within(home, hooks.pause_path),
         stage_patience_s=hooks.stage_patience_s,
         sign=checked.sign,
         surroundings=None if self_started() else ray.put(surroundings_of(home)),
@@ -143,6 +144,7 @@ def _fit_and_watch(
                         hooks.on_waiting()
                     if hooks.should_stop is not None and hooks.should_stop():
                         folder.request_stop()
+            folder.refresh(now=True)
             _hand_on(reports, hooks.on_report)
             if hooks.should_stop is not None:
                 hooks.should_stop()  # one that raises may itself be why the workers have gone
@@ -163,6 +165,11 @@ def _fit_and_watch(
             break
     signs.clear()
     return _outcome(folder, launch, fit)
+
+
+def _within(home: Home, path: Path) -> str:
+    """A path as workers can resolve it: below the home, whose folder is another one on their machines, or as it is."""
+    return str(path.relative_to(home.path)) if path.is_relative_to(home.path) else str(path)
 
 
 def _places(
@@ -242,7 +249,7 @@ def train_worker(given: dict[str, WorkerJob]) -> None:
 
 def _refuse_node(job: WorkerJob) -> None:
     """Raise NodeUnfit if this machine has another home, or no GPU where one is needed."""
-    found = None if job.sign is None else sign_missing(Path(job.home), job.sign)
+    found = None if job.sign is None else sign_missing(job.home, job.sign)
     wrong = None if found is None else (f"home {found}", "mount the driver's home there")
     if wrong is None and job.gpus_per_worker and not torch.cuda.is_available():
         wrong = ("torch sees no CUDA device", "mend its driver, or the torch that is installed there")
@@ -257,7 +264,7 @@ def _work(job: WorkerJob, home: Home, folder: RunFolder, context: RayContext) ->
         _train(config, home, folder, context, None)
         return
     with folder.lock("writer", WRITER_TIMEOUT_S):
-        pause_path = None if job.pause_path is None else Path(job.pause_path)
+        pause_path = None if job.pause_path is None else home.path / job.pause_path
         attempt = Attempt(folder, gpus=job.gpus_per_worker * context.world_size, pause_path=pause_path)
         try:
             _train(config, home, folder, context, attempt, job.stage_patience_s)
@@ -286,7 +293,7 @@ def _train(
     stage_patience_s: float | None = None,
 ) -> None:
     data = prepare(config.data, home.cache)
-    store = StageStore(config.runtime.stage_store or home.stages, say=context.say)
+    store = StageStore(config.runtime.stage_store or home.stage_store, say=context.say)
     named = named_epochs(config, home)
     if attempt is not None:
         record = attempt.begin(data, config, context)
@@ -311,6 +318,7 @@ def _train(
 def _note_end(folder: RunFolder, launch: str, error: BaseException) -> None:
     parts = [error.what, error.where, error.mend] if isinstance(error, UserError) else None
     write_json(folder.path / ENDED_FILE, {"launch": launch, "user_error": parts})
+    push(folder.path / ENDED_FILE)
 
 
 def _ended(folder: RunFolder, launch: str) -> dict[str, Any] | None:
@@ -322,9 +330,11 @@ def _ended(folder: RunFolder, launch: str) -> dict[str, Any] | None:
 
 
 def _outcome(folder: RunFolder, launch: str, fit: Fit) -> RunRecord:
+    folder.refresh(now=True)
     ended = _ended(folder, launch)
     if ended is not None:
         (folder.path / ENDED_FILE).unlink(missing_ok=True)
+        push(folder.path / ENDED_FILE)
         if ended["user_error"] is not None:
             raise UserError(*ended["user_error"])
         return folder.read()
@@ -347,6 +357,7 @@ def _new_reports(folder: RunFolder) -> Iterator[list[Report]]:
     known = {line["epoch"] for line in folder.metrics()}
     last, size = 0, -1
     while True:
+        folder.refresh()
         now = path.stat().st_size if path.exists() else 0
         fresh: list[Report] = []
         if now != size:

@@ -56,7 +56,7 @@ def surroundings_of(home: Home) -> Surroundings:
     """What workers of this process need; the stores of MLflow are resolved, so that a worker uses the same ones."""
     found = {name: value for name, value in os.environ.items() if name.startswith(TRAVELLING) and name not in STAYING}
     found |= {"MLFLOW_TRACKING_URI": home.mlflow_uri, "MLFLOW_REGISTRY_URI": home.registry_uri}
-    found["SAGE_HOME"] = str(home.path)
+    found["SAGE_HOME"] = home.address
     return Surroundings(found, os.getcwd())
 
 
@@ -80,10 +80,12 @@ def settings_of_processes(settings: Mapping[str, str]) -> dict[str, str]:
 def shared_places(home: Home) -> dict[str, Path]:
     """Folders that every node must share with this machine, by what they are: the home, and where databases lie.
 
+    Of a home in a bucket there is none: each process follows the bucket.
+
     Raises:
         UserError: an address of MLflow is a folder, which means another one on each machine.
     """
-    places = {"home": home.path}
+    places = {} if home.in_bucket else {"home": home.path}
     for name, uri in (("MLFLOW_TRACKING_URI", home.mlflow_uri), ("MLFLOW_REGISTRY_URI", home.registry_uri)):
         file = sqlite_file(uri)
         if file is not None and file.is_absolute() and not file.is_relative_to(home.path):

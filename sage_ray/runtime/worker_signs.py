@@ -5,13 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import time
 from pathlib import Path
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 from sage_ray.files import read_json, write_json
+from sage_ray.followed import pull, push
 from sage_ray.record.home import Home
+
+LOOK_S = 1.0
+"""Signs in a bucket are looked for no more often."""
 
 
 def train_storage(home: Home) -> Path:
@@ -36,6 +41,7 @@ class WorkerSigns:
         group = ray.util.get_current_placement_group()
         self._folder.mkdir(parents=True, exist_ok=True)
         write_json(self._placed, {"launch": launch, "group": None if group is None else group.id.hex()})
+        push(self._placed)
 
     def is_placed(self, launch: str) -> bool:
         """Whether `launch` has its workers."""
@@ -43,13 +49,15 @@ class WorkerSigns:
 
     def wait(self) -> None:
         """Leave a sign, in a worker, that it is alive and waits for a stage that another run computes."""
-        self._waiting.touch()
+        self._waiting.write_text(str(time.time()))
+        push(self._waiting)
 
     def waited_at(self) -> float:
         """When the last such sign was left, in seconds since the epoch; 0: never."""
+        pull(self._folder, every_s=LOOK_S)
         try:
-            return self._waiting.stat().st_mtime
-        except FileNotFoundError:
+            return float(self._waiting.read_text())
+        except (FileNotFoundError, ValueError):
             return 0.0
 
     def free(self) -> None:
@@ -68,8 +76,10 @@ class WorkerSigns:
     def clear(self) -> None:
         """Remove the folder: the run has ended."""
         shutil.rmtree(self._folder, ignore_errors=True)
+        push(self._folder)
 
     def _read(self) -> dict[str, str | None]:
+        pull(self._folder, every_s=LOOK_S)
         try:
             value: dict[str, str | None] = read_json(self._placed)
         except (FileNotFoundError, json.JSONDecodeError):

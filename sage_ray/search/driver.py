@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 
 from sage_ray.data.prepare import headline, prepare
 from sage_ray.errors import RunFailed, UserError
+from sage_ray.followed import exists, push
 from sage_ray.leases import Lease
 from sage_ray.object_store import check_writable, open_object_store
 from sage_ray.record.home import Home
@@ -180,18 +181,25 @@ def _look_at_data(spec: StudySpec, home: Home, watch: Watch) -> str:
     return data.fingerprint
 
 
+def _forget_stop(folder: StudyFolder) -> None:
+    """Remove a wish to stop: an old one, or one that was followed."""
+    if exists(folder.stop_path):
+        folder.stop_path.unlink(missing_ok=True)
+        push(folder.stop_path)
+
+
 def _drive(
     folder: StudyFolder, spec: StudySpec, storage: StudyStorage, watch: Watch, placement: Placement, lease: Lease
 ) -> StudyStatus:
     began = time.monotonic()
-    folder.stop_path.unlink(missing_ok=True)
+    _forget_stop(folder)
     storage.enqueue(spec.fixed, spec)
     orphans = take_up(storage, folder, spec)
     settle(storage, folder, spec)
     ended = sum(row.state != "RUNNING" for row in storage.rows())
     budgets = StudyBudgets(folder, spec)
     if ended < spec.trials:
-        store = StageStore(spec.base.runtime.stage_store or folder.home.stages)
+        store = StageStore(spec.base.runtime.stage_store or folder.home.stage_store)
         check_space(run_need(spec.base, folder.home), folder.home, store, watch.line)
         budgets.open([row.values for row in storage.rows() if row.values is not None])
     halt = Halt(folder.stop_path, spec.file.max_hours, watch.line, lease)
@@ -223,7 +231,7 @@ def _drive(
         folder.note_driven(time.monotonic() - began if ended < spec.trials else 0.0)
         parent.say("COMPLETE" if finished else "INTERRUPTED", status, [*ended_runs, *lately_ended(folder, status)])
         watch.update(status)
-    folder.stop_path.unlink(missing_ok=True)
+    _forget_stop(folder)
     if halt.reason == FAULT or (storage.away is not None and halt.reason != INTERRUPTED):
         why = halt.detail or storage.away
         raise RunFailed(f"study {folder.name} stopped: {why}; mend it, then `sage-ray resume {folder.name}`")

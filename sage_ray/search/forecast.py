@@ -51,7 +51,7 @@ def note_forecast(spec: StudySpec, folder: StudyFolder, placement: Placement) ->
 def _forecast(spec: StudySpec, home: Home, placement: Placement) -> dict[str, Any]:
     samples = simulate(spec, min(spec.trials, COUNTED))
     planned = list(planned_runs(spec, samples, StudyData(home)))
-    store = StageStore(spec.base.runtime.stage_store or home.stages)
+    store = StageStore(spec.base.runtime.stage_store or home.stage_store)
     measured = recorded_epochs(home, trial_place(spec.base, placement), RUNS_READ)
     clock = Clock(spec, placement, measured, store, count_flops=False)
     timed = clock.timed(planned) if measured else None

@@ -13,12 +13,17 @@ from typing import Any
 
 from ray import tune
 
+from sage_ray.followed import exists, push
 from sage_ray.leases import BEATS, Lease, lease_s
 from sage_ray.runtime.driver_side import DriverSide
 from sage_ray.termination import END_SOON
 
 STOPPED, INTERRUPTED, OUT_OF_TIME, FAULT = "stopped", "interrupted", "out of time", "fault"
 OUT_OF_GPU_HOURS, LOST = "out of GPU-hours", "lost"
+
+
+LOOK_S = 2.0
+"""A stop file in a bucket is looked for no more often."""
 
 
 class Halt:
@@ -51,7 +56,7 @@ class Halt:
         if self._is_lost():
             self.reason, self.detail = LOST, "another driver may have the study, as this one gave no sign of life"
             return True
-        if self._wanted is None and self._stop_path.exists():
+        if self._wanted is None and exists(self._stop_path, every_s=LOOK_S):
             self.want(STOPPED, "asked to by sage-ray stop")
         if self._wanted is None and self._deadline is not None and time.monotonic() >= self._deadline:
             self.want(OUT_OF_TIME, "max_hours are over")
@@ -59,6 +64,7 @@ class Halt:
             return False
         self.reason, self.detail = self._wanted
         self._stop_path.write_text(f"{self.reason}: {self.detail}\n")
+        push(self._stop_path)
         self._say(f"{self.reason}: {self.detail}; running trials end at their epoch")
         return True
 

@@ -144,6 +144,7 @@ class TrialNodes(DriverSide):
         """Note that the runs of a trial have not failed: they go on elsewhere, or with the study."""
         for run in self._folder.run_folders(self._spec, number):
             WorkerSigns(self._folder.home, run.run_id).free()
+            run.refresh(now=True)
             if run.read().state in ("FAIL", "RUNNING"):
                 run.set_state("INTERRUPTED", error=reason)
 
@@ -152,7 +153,9 @@ class TrialNodes(DriverSide):
         deadline = time.monotonic() + (WAIT_S if self.watch.check is not None else 0.0)
         for place in self._spec.run_grid(number):
             run = RunFolder(self._folder.home.runs / place.run_id)
+            run.refresh(now=True)
             while not _complete(run):
+                run.refresh()
                 if time.monotonic() >= deadline:
                     return place.run_id
                 time.sleep(LOOK_S)

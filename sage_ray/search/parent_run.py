@@ -28,7 +28,7 @@ STATES: dict[str, State] = {"running": "RUNNING", "finished": "COMPLETE", "inter
 
 def study_parent(folder: StudyFolder, status: StudyStatus, state: State) -> ParentFacts:
     """What MLflow's run of a study shall say: counts, the best trial with its parameters, and the study's files."""
-    tags = {"sage.study": folder.name, "sage.home": str(folder.home.path)}
+    tags = {"sage.study": folder.name, "sage.home": folder.home.address}
     tags |= {f"sage.{name}": str(getattr(status, name)) for name in COUNTS}
     best = best_trial(status)
     points: tuple[Point, ...] = ()

@@ -146,7 +146,7 @@ def plan(
     identity = StudyData(home)
     planned = list(planned_runs(spec, samples, identity))
     runs = [each.run for each in planned]
-    store = StageStore(spec.base.runtime.stage_store or home.stages)
+    store = StageStore(spec.base.runtime.stage_store or home.stage_store)
     epochs = count_epochs(runs, store)
     clock = Clock(spec, placement, _measured(spec, placement, home, pilot, say), store)
     timed = clock.timed(planned)

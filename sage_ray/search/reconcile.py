@@ -10,6 +10,7 @@ from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
+from sage_ray.followed import pull
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import State
 from sage_ray.search.objectives import run_objectives
@@ -68,6 +69,7 @@ def settle(storage: StudyStorage, folder: StudyFolder, spec: StudySpec, *, patie
     """
     deadline = time.monotonic() + patience_s
     changed = []
+    pull(folder.home.runs)
     for row in storage.rows():
         if row.state == "COMPLETE":
             continue
@@ -75,6 +77,7 @@ def settle(storage: StudyStorage, folder: StudyFolder, spec: StudySpec, *, patie
         for run in folder.run_folders(spec, row.number):
             if run.read().state in settled or not _left(run, deadline):
                 continue
+            run.refresh(now=True)
             if run.read().state not in settled:  # its process may have told how it ended while it was leaving
                 run.set_state(_STATE_OF_RUN[row.state], error=row.error)
                 changed.append(run)

@@ -10,6 +10,7 @@ from typing import Any
 from sage_ray.config import ExperimentConfig
 from sage_ray.errors import UserError
 from sage_ray.files import write_json
+from sage_ray.followed import push
 from sage_ray.runtime.named_epochs import FILE, Budgets, families, written
 from sage_ray.search.study_folder import StudyFolder
 from sage_ray.study.dimension import Dimension
@@ -49,9 +50,11 @@ class StudyBudgets:
     def close(self) -> None:
         """The study is finished and names nothing more."""
         self._path.unlink(missing_ok=True)
+        push(self._path)
 
     def _write(self) -> None:
         write_json(self._path, written(self._budgets), durable=False)
+        push(self._path)
 
     def _add(self, values: Mapping[str, Any], config: ExperimentConfig) -> bool:
         """Whether the budgets of the configuration were new."""

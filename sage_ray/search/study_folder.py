@@ -10,9 +10,10 @@ from typing import Any
 from sage_ray.addresses import SQLITE, StoreAddress
 from sage_ray.errors import UserError, did_you_mean
 from sage_ray.files import read_json, write_json
+from sage_ray.followed import pull, push
 from sage_ray.leases import Lease
 from sage_ray.locks import is_locked, locked
-from sage_ray.record.home import Home
+from sage_ray.record.home import LOOK_S, Home
 from sage_ray.record.optuna_store import STORAGE_KEY, OptunaStore, store_of_study
 from sage_ray.record.overview import DRIVER_LOCK
 from sage_ray.record.run_folder import RunFolder
@@ -22,6 +23,7 @@ from sage_ray.study.space import Space
 from sage_ray.study.spec import StudySpec
 
 FORMAT_VERSION = 1
+STOP_FILE = "stop"
 
 
 class StudyFolder:
@@ -30,6 +32,7 @@ class StudyFolder:
     def __init__(self, home: Home, name: str) -> None:
         self.home, self.name = home, name
         self.path = home.studies / name
+        pull(self.path, every_s=LOOK_S)
 
     @property
     def spec_path(self) -> Path:
@@ -45,7 +48,7 @@ class StudyFolder:
     @property
     def stop_path(self) -> Path:
         """Its presence asks driver and trials to end cleanly; its text says why."""
-        return self.path / "stop"
+        return self.path / STOP_FILE
 
     @property
     def awaiting_path(self) -> Path:
@@ -94,6 +97,7 @@ class StudyFolder:
     def write_meta(self, meta: dict[str, Any]) -> None:
         """Write study.json: what is said of the study as a whole."""
         write_json(self.path / "study.json", {"format_version": FORMAT_VERSION, **meta})
+        push(self.path)
 
     def store(self, wish: StoreAddress | None = None) -> OptunaStore:
         """Where the study's trials are, or shall be if its file has the `wish`.

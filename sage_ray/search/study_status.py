@@ -14,6 +14,7 @@ from typing import Any
 
 from sage_ray.config import ExperimentConfig
 from sage_ray.errors import StageBusy, UserError
+from sage_ray.followed import push
 from sage_ray.record.home import Home
 from sage_ray.search.objectives import on_front
 from sage_ray.search.rebuild import recover
@@ -188,6 +189,7 @@ def stop(name: str, home: Home) -> StudyStatus:
     if not folder.driver_alive():
         raise UserError("study is not running", name, f"`sage-ray resume {name}` starts it again")
     folder.stop_path.write_text("sage-ray stop\n")
+    push(folder.stop_path)
     return status(name, home)
 
 
@@ -210,6 +212,8 @@ def trial_config(name: str, home: Home, number: int) -> ExperimentConfig:
 
 def _trial(folder: StudyFolder, spec: StudySpec, row: TrialRow) -> TrialStatus:
     runs, state = [], row.state
+    if state == "RUNNING":
+        folder.run_folders(spec, row.number)  # looks anew what a run in a bucket says
     for place in spec.run_grid(row.number):
         record = _record(folder.home.runs / place.run_id / "record.json")
         if record is not None:

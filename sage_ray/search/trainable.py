@@ -7,7 +7,6 @@ import math
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -27,6 +26,7 @@ from sage_ray.runtime.surroundings import Surroundings
 from sage_ray.search.faults import is_node_fault
 from sage_ray.search.objectives import devices_of, run_objectives
 from sage_ray.search.study_fault import is_study_fault
+from sage_ray.search.study_folder import STOP_FILE
 from sage_ray.study.file_schema import ObjectivePart
 from sage_ray.study.objective import reduce_reports
 
@@ -57,8 +57,7 @@ class TrialTask(BaseModel):
 
     study: str
     number: int
-    home: Path
-    stop_path: Path
+    home: str
     objectives: tuple[ObjectivePart, ...]
     runs: tuple[TrialRun, ...]
     checked: CheckedNodes = CheckedNodes()
@@ -189,7 +188,7 @@ def _launch(task: TrialTask, run: TrialRun, reporter: _Reporter) -> RunRecord:
         labels=RunLabels(study=task.study, trial=task.number, arm=run.arm, fold=run.fold, parent=task.study),
         on_report=reporter,
         on_waiting=reporter.waits,
-        pause_path=task.stop_path,
+        pause_path=home.studies / task.study / STOP_FILE,
         stage_patience_s=STAGE_PATIENCE_S,
         mirror="behind",
         launcher="ray" if run.config.runtime.workers > 1 else "inline",

@@ -77,7 +77,7 @@ class StagesOfTrials:
 
     def __init__(self, folder: StudyFolder, spec: StudySpec) -> None:
         self._folder, self._spec = folder, spec
-        self._store = StageStore(spec.base.runtime.stage_store or folder.home.stages)
+        self._store = StageStore(spec.base.runtime.stage_store or folder.home.stage_store)
 
     def can_go_on(self, number: int) -> bool:
         """Whether the first stage that a trial lacks is computed by nobody, or it lacks none.

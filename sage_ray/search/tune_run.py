@@ -136,8 +136,7 @@ def make_task(drawn: Drawn, spec: StudySpec, folder: StudyFolder, checked: Check
     return TrialTask(
         study=folder.name,
         number=drawn.number,
-        home=folder.home.path,
-        stop_path=folder.stop_path,
+        home=folder.home.address,
         objectives=spec.objectives,
         runs=runs,
         checked=checked or CheckedNodes(),

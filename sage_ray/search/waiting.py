@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from ray.tune.experiment import Trial
 
 from sage_ray.files import write_json
+from sage_ray.followed import push
 from sage_ray.runtime.node_watch import NodeWatch
 from sage_ray.runtime.room import Awaited, ask_for, await_room, in_words
 from sage_ray.search.placement import trials_at_once, worker_resources
@@ -60,6 +61,7 @@ class Waiting:
     def close(self) -> None:
         """Nothing is awaited any more."""
         self._folder.awaiting_path.unlink(missing_ok=True)
+        push(self._folder.awaiting_path)
         self._pending = None
 
     def _room(self) -> bool:

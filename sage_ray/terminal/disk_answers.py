@@ -52,7 +52,7 @@ def collected(found: GarbageReport, words: str, session: Session) -> Answer:
         lines.append(f"{size_text(found.freed_gb)} freed")
     lines += [f"--{option} would free {size_text(gb)} more: {MORE[option]}" for option, gb in found.more.items()]
     follow = [session.command(f"gc{words} --yes")] if found.dry_run and found.items else []
-    return Answer(lines, plain(found), {"home": session.home_path}, follow)
+    return Answer(lines, plain(found), {"home": session.home_name}, follow)
 
 
 def tidied(found: StudyStatus, session: Session) -> StudyStatus:
@@ -76,7 +76,7 @@ def forgotten(found: ForgetReport, session: Session) -> Answer:
     else:
         lines.append(f"{size_text(found.freed_gb)} freed")
     follow = [session.command(f"forget {found.name} --yes")] if found.dry_run else [session.command("list")]
-    return Answer(lines, plain(found), {"home": session.home_path}, follow)
+    return Answer(lines, plain(found), {"home": session.home_name}, follow)
 
 
 def size_text(gb: float) -> str:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sage_ray.errors import RunFailed, UserError
+from sage_ray.followed import in_words, push
 from sage_ray.record.store_uris import redacted
 from sage_ray.termination import terminated_as_interrupted
 
@@ -33,7 +34,8 @@ EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 HomeOption = Annotated[
-    Path | None, typer.Option("--home", help="Folder of all runs and studies [default: $SAGE_HOME or ./sage_runs].")
+    str | None,
+    typer.Option("--home", help="Folder, or s3://BUCKET/PREFIX, of all runs [default: $SAGE_HOME or ./sage_runs]."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Make the last line on stdout one JSON object.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Only the result, no progress.")]
@@ -58,10 +60,9 @@ class Answer:
 class Session:
     """One call of a verb: its home and its way to show progress, each made when first asked for."""
 
-    def __init__(self, verb: str, home: Path | None, quiet: bool) -> None:
+    def __init__(self, verb: str, home: str | Path | None, quiet: bool) -> None:
         self.verb, self.quiet = verb, quiet
-        self._named = home or os.environ.get("SAGE_HOME") or "sage_runs"
-        self.home_path = Path(self._named).expanduser().absolute()
+        self._named = str(home or os.environ.get("SAGE_HOME") or "sage_runs")
         self.resumable: str | None = None
 
     @cached_property
@@ -69,11 +70,16 @@ class Session:
         """The home that --home or SAGE_HOME names."""
         from sage_ray.record.home import Home
 
-        home = Home(self._named)  # as it was named: an address would look like a folder by now
+        home = Home(self._named).look()
         news = home.settle_identity()
         if news is not None:
             self.watch.line(news)
         return home
+
+    @property
+    def home_name(self) -> str:
+        """The home as a command names it: an absolute path, or the address of a bucket."""
+        return _absolute(self._named)
 
     @cached_property
     def watch(self) -> Watch:
@@ -86,26 +92,28 @@ class Session:
         """Leave the terminal as it was found, without the live table where what is printed next replaces it."""
         if "watch" in self.__dict__:
             self.watch.close(replaced=replaced)
+        if "home" in self.__dict__:
+            push(self.home.path)
 
     def command(self, text: str) -> str:
         """`sage-ray TEXT`, without passwords, and with --home when a bare command would use another home."""
-        tail = "" if self._usual else f" --home {_shortest(self.home_path)}"
+        tail = "" if self._usual else f" --home {_shortest(self.home_name)}"
         return f"sage-ray {redacted(text)}{tail}"
 
     def make(self, target: str) -> str:
         """`make TARGET`, with SAGE_HOME when a bare command would look at another home."""
-        return f"make {target}" if self._usual else f"SAGE_HOME={_shortest(self.home_path)} make {target}"
+        return f"make {target}" if self._usual else f"SAGE_HOME={_shortest(self.home_name)} make {target}"
 
     @property
     def begun(self) -> bool:
         """Whether what `resumable` names is in the home already, so that `sage-ray resume` finds it."""
         name = self.resumable
         places = (f"studies/{name}/study.json", f"runs/{name}/record.json", f"finals/{name}.json")
-        return name is not None and any((self.home_path / place).is_file() for place in places)
+        return name is not None and any((self.home.path / place).is_file() for place in places)
 
     @property
     def _usual(self) -> bool:
-        return self.home_path == Path(os.environ.get("SAGE_HOME") or "sage_runs").expanduser().absolute()
+        return self.home_name == _absolute(os.environ.get("SAGE_HOME") or "sage_runs")
 
 
 def verb(app: typer.Typer, name: str, full_name: str | None = None) -> Callable[[Callable[..., Answer]], None]:
@@ -123,7 +131,7 @@ def verb(app: typer.Typer, name: str, full_name: str | None = None) -> Callable[
         ]
 
         @wraps(work)
-        def command(*, home: Path | None = None, as_json: bool = False, quiet: bool = False, **options: Any) -> None:
+        def command(*, home: str | None = None, as_json: bool = False, quiet: bool = False, **options: Any) -> None:
             session = Session(full_name or name, home, quiet)
             raise typer.Exit(perform(session, lambda: work(session, **options), as_json))
 
@@ -166,17 +174,21 @@ def answer_to(error: BaseException, session: Session) -> Answer:
         return Answer(exit_code=EXIT_INTERRUPTED, error=f"interrupted{tail}", next=[again] if again else [])
     trace = getattr(error, "trace", None) or write_trace(error, session)
     kind = "failed" if isinstance(error, RunFailed) else f"failed unexpectedly: {type(error).__name__}"
-    return Answer(exit_code=EXIT_FAILED, error=one_line(f"{kind}: {error} (trace: {trace})"), paths={"trace": trace})
+    return Answer(
+        exit_code=EXIT_FAILED, error=one_line(f"{kind}: {error} (trace: {in_words(trace)})"), paths={"trace": trace}
+    )
 
 
 def write_trace(error: BaseException, session: Session) -> Path:
     """Path of a file with the full trace: under the home if it can be written, else in the temporary folder."""
     text = redacted("".join(traceback.format_exception(error)))
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{session.verb.replace(' ', '-')}-{os.getpid()}.txt"
-    for folder in (session.home_path / "errors", Path(tempfile.gettempdir())):
+    below = [session.home.path / "errors"] if "home" in session.__dict__ else []
+    for folder in (*below, Path(tempfile.gettempdir())):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")
+            push(folder / name)
         except OSError:
             continue
         return folder / name
@@ -206,7 +218,7 @@ def _print(answer: Answer, session: Session, as_json: bool) -> None:
         print(answer.error, file=sys.stderr, flush=True)
     else:
         for name, path in answer.paths.items():
-            print(f"{name}: {_shortest(Path(path)) if isinstance(path, Path) else path}")
+            print(f"{name}: {_shortest(in_words(path)) if isinstance(path, Path) else path}")
         for position, command in enumerate(answer.next):
             print(f"{'next' if position == 0 else '  or'}: {command}")
     if not as_json:
@@ -214,8 +226,8 @@ def _print(answer: Answer, session: Session, as_json: bool) -> None:
     tree = {
         "verb": session.verb,
         "ok": answer.exit_code == EXIT_DONE,
-        "home": str(session.home_path),
-        "paths": {name: str(path) for name, path in answer.paths.items()},
+        "home": session.home_name,
+        "paths": {name: in_words(path) if isinstance(path, Path) else str(path) for name, path in answer.paths.items()},
         "next": answer.next,
         **answer.fields,
     }
@@ -257,8 +269,12 @@ def _text(error: BaseException) -> str:
     return f"bad command line: {path}: {message.rstrip('.')}; `{path} --help` lists what it takes"
 
 
-def _shortest(path: Path) -> str:
+def _absolute(home: str) -> str:
+    return home.rstrip("/") if "://" in home else str(Path(home).expanduser().absolute())
+
+
+def _shortest(place: str) -> str:
     try:
-        return str(path.relative_to(Path.cwd()))
+        return place if "://" in place else str(Path(place).relative_to(Path.cwd()))
     except ValueError:
-        return str(path)
+        return place

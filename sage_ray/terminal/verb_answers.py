@@ -223,7 +223,7 @@ def listed(session: Session) -> Answer:
     lines += [f"run   {run.run_id}: {run.state}, epoch {run.epoch}" for run in found.runs]
     named = [*(study.study for study in found.studies), *found.finals, *(run.run_id for run in found.runs)]
     follow = [session.command(f"status {named[0]}" if named else "sweep search_tiny")]
-    return Answer(lines or ["nothing yet"], plain(found), {"home": session.home_path}, follow)
+    return Answer(lines or ["nothing yet"], plain(found), {"home": session.home_name}, follow)
 
 
 def _state(study: ListedStudy, session: Session) -> str:

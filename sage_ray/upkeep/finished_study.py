@@ -28,7 +28,7 @@ def tidy_finished(home: Home, study: str) -> float:
     with contextlib.suppress(UserError, OSError):  # a study that has finished stays so, whatever can be removed
         if status(study, home).state != "finished" or StudyFolder(home, study).driver_alive():
             return 0.0
-        store = StageStore(home.stages)
+        store = StageStore(home.stage_store)
         named = StudyFolder(home, study).spec().base.runtime.stage_store
         if named is not None and store_place(named) != store_place(store.root):
             return 0.0  # other homes may use it, which only its owner can know

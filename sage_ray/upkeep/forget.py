@@ -18,6 +18,7 @@ from pathlib import Path
 
 from sage_ray.errors import UserError
 from sage_ray.evaluation import ledger
+from sage_ray.followed import following
 from sage_ray.object_store import store_place
 from sage_ray.record.home import Home
 from sage_ray.record.mlflow_client import MirrorUnavailable
@@ -86,7 +87,7 @@ def forget(name: str, home: Home, *, remove: bool = False) -> ForgetReport:
     report = ForgetReport(name, own.kind, dry_run=not remove)
     own.check_idle(home)
     kept = _registered(own, home, report)
-    needs = needs_of(home, StageStore(home.stages), but={name, *(run.run_id for run in own.runs)})
+    needs = needs_of(home, StageStore(home.stage_store), but={name, *(run.run_id for run in own.runs)})
     _refuse_needed(own, needs, home)
     stages = _own_stages(own, home, needs, report)
     mirrored = _in_mlflow(own, home, kept, report.kept)
@@ -145,7 +146,7 @@ def _refuse_needed(own: Belongings, needs: Needs, home: Home) -> None:
 
 def _own_stages(own: Belongings, home: Home, needs: Needs, report: ForgetReport) -> list[StageFolder]:
     """Stages of the home's store that nothing but the runs that go needs."""
-    here = store_place(home.stages)
+    here = store_place(home.stage_store)
     keys: set[str] = set()
     for run_id, record in own.records.items():
         config = own.configs.get(run_id)
@@ -159,7 +160,7 @@ def _own_stages(own: Belongings, home: Home, needs: Needs, report: ForgetReport)
         report.kept.append(f"all stages: it cannot be told who needs them ({needs.unclear[0]})")
         return []
     found = []
-    for stage in inventory(StageStore(home.stages), sorted(keys)):
+    for stage in inventory(StageStore(home.stage_store), sorted(keys)):
         who = _who_needs(stage, needs)
         if who is None:
             found.append(stage)
@@ -249,7 +250,7 @@ def _remove(
 
 
 def _dropped(stage: StageFolder, home: Home, report: ForgetReport) -> bool:
-    store = StageStore(home.stages)
+    store = StageStore(home.stage_store)
     with lease_if_free(store, stage.key) as free:
         if not free:
             report.kept.append(f"stage {stage.key}: is being computed")
@@ -265,6 +266,10 @@ def _set_aside_run(run: RunFolder, trash: Path) -> None:
 
 
 def _set_aside(path: Path, trash: Path) -> None:
+    home = following(path)
+    if home is not None:
+        home.remove(path)
+        return
     trash.mkdir(parents=True, exist_ok=True)
     os.replace(path, trash / f"{uuid.uuid4().hex[:8]}-{path.name}")
 

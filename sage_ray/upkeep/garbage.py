@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from sage_ray.errors import UserError
+from sage_ray.followed import push
 from sage_ray.locks import is_locked
 from sage_ray.object_store import store_place
 from sage_ray.record.home import Home
@@ -88,11 +89,11 @@ def collect_garbage(
     """
     if not home.path.is_dir():
         raise UserError("no such home", home.path, "give another with --home DIR or SAGE_HOME")
-    place = StageStore(store or home.stages)
+    place = StageStore(store or home.stage_store)
     if store is not None and place.local_root is not None and not place.local_root.is_dir():
         raise UserError("no such stage store", store, "give a folder or a URI that a run names as runtime.stage_store")
     needs = needs_of(home, place)
-    own = store_place(place.root) == store_place(home.stages)
+    own = store_place(place.root) == store_place(home.stage_store)
     result = GarbageReport(dry_run=not remove)
     found: list[Garbage] = []
     for stage in inventory(place):
@@ -196,7 +197,7 @@ def _of_cache(home: Home, result: GarbageReport) -> Iterator[Garbage]:
 
 def _of_folder(folder: Path, home: Home, why: str, kind: Kind) -> Garbage:
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-    name = str(folder.relative_to(home.path))
+    name = f"cache/{folder.name}" if folder.parent == home.cache else str(folder.relative_to(home.path))
     return Garbage(name, WHY[why], kind, size / 1e9, names=(name,))
 
 
@@ -208,7 +209,9 @@ def _remove(item: Garbage, home: Home, store: StageStore, result: GarbageReport)
     """GB that were freed; 0 if the stage is in use by now."""
     if item.key is None:
         for name in item.names:
-            shutil.rmtree(home.path / name, ignore_errors=True)
+            place = home.cache / name.removeprefix("cache/") if name.startswith("cache/") else home.path / name
+            shutil.rmtree(place, ignore_errors=True)
+            push(place)
         return item.gb
     with lease_if_free(store, item.key) as free:
         if not free:

@@ -181,7 +181,7 @@ def _here(config: ExperimentConfig, home: Home, store: StageStore, needs: Needs)
     """Whether a config keeps its stages in `store`; another store is noted."""
     named = config.runtime.stage_store
     try:
-        place = store_place(named or home.stages)
+        place = store_place(named or home.stage_store)
     except UserError as error:
         needs.unclear.append(str(error))
         return False

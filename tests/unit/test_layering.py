@@ -16,7 +16,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 
 # From top to bottom. A module imports its own room and rooms above it, also for types and inside functions.
 ROOMS = (
-    *("errors", "files", "store_faults", "bucket_client", "object_store", "leases", "locks"),
+    *("errors", "files", "store_faults", "bucket_client", "object_store", "followed", "leases", "locks"),
     *("watch", "durations", "addresses", "termination", "startup"),
     *("identity", "sections", "config"),
     "data",
@@ -39,7 +39,7 @@ ROOMS = (
 )
 
 GROUND = {
-    *("errors", "files", "store_faults", "bucket_client", "object_store", "leases", "locks"),
+    *("errors", "files", "store_faults", "bucket_client", "object_store", "followed", "leases", "locks"),
     *("watch", "durations", "addresses", "termination", "startup"),
 }
 RECORDED = GROUND | {"identity", "sections", "config", "data"}
@@ -55,7 +55,8 @@ SEES: dict[str, set[str]] = {
     "bucket_client": {"errors", "store_faults"},
     "object_store": {"errors", "files", "store_faults", "bucket_client"},
     "leases": {"errors", "object_store"},
-    "locks": {"leases", "object_store"},
+    "followed": {"errors", "files", "object_store"},
+    "locks": {"leases", "object_store", "followed"},
     "addresses": set(),
     "identity": set(),
     # Formulas: plain keyword arguments, never a config.

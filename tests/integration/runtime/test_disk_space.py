@@ -154,9 +154,7 @@ def test_a_trial_without_room_halts_the_study_instead_of_failing(
     space = tiny_space(tmp_path)
     (place, *_) = space.run_grid(0)
     one = TrialRun(run_id=place.run_id, arm=None, fold=None, config=space.config({}, 0))
-    task = TrialTask(
-        study="tiny", number=0, home=home.path, stop_path=tmp_path / "stop", objectives=space.objectives, runs=(one,)
-    )
+    task = TrialTask(study="tiny", number=0, home=str(home.path), objectives=space.objectives, runs=(one,))
     told: list[dict[str, object]] = []
     monkeypatch.setattr(trainable.tune, "report", told.append)
     free[0] = 0

@@ -111,13 +111,13 @@ def test_status_of_a_study_waits_for_neither_torch_nor_ray(home: Home, tmp_path:
 @pytest.mark.parametrize(
     "words", [["list"], ["sweep", "search_tiny"], ["train", "--preset", "tiny_unet"], ["status", "x"]]
 )
-def test_a_home_in_a_bucket_is_refused_before_anything_is_made(
+def test_a_home_at_an_address_that_is_none_is_refused_before_anything_is_made(
     tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert call([*words, "--home", "s3://bucket/sage"]) == 2
-    monkeypatch.setenv("SAGE_HOME", "gs://bucket/sage")
+    assert call([*words, "--home", "s3:/bucket/sage"]) == 2
+    monkeypatch.setenv("SAGE_HOME", "ftp://bucket/sage")
     assert call(words) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2 and all("a home is a folder" in line and "runtime.stage_store" in line for line in lines)
+    assert len(lines) == 2 and "write s3://BUCKET/PREFIX" in lines[0] and "no such kind of store" in lines[1]
     assert not list(tmp_path.iterdir())

@@ -26,10 +26,23 @@ def test_a_home_of_a_newer_release_is_refused_by_name(tmp_path: Path) -> None:
             Home(tmp_path)
 
 
-@pytest.mark.parametrize("place", ["s3://bucket/sage", "gs://bucket", Path("s3://bucket/sage"), "file:///tmp/home"])
-def test_an_address_is_no_home(place: str | Path) -> None:
-    with pytest.raises(UserError, match=r"a home is a folder.*runtime.stage_store"):
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        (Path("s3://bucket/sage"), "neither a folder nor the address of a bucket: s3:/bucket/sage"),
+        ("http://bucket/sage", "no such kind of store"),
+        ("s3://key:secret@bucket/sage", "credentials in the address of a store: s3://bucket/sage"),
+        ("s3://", "the store has no bucket"),
+    ],
+)
+def test_an_address_that_is_none_is_refused(place: str | Path, words: str) -> None:
+    with pytest.raises(UserError, match=f"^{words}") as caught:
         Home(place)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_file_address_is_a_folder(tmp_path: Path) -> None:
+    assert Home(f"file://{tmp_path}/home").path == tmp_path / "home"
 
 
 @pytest.mark.parametrize("before", [None, "0.1.0", sage_ray.__version__])
