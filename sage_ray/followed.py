@@ -31,7 +31,7 @@ from sage_ray.object_store import Entry, ObjectStore, open_object_store
 SMALL_BYTES = 256 * 2**10
 """Larger files come in only where they are asked for."""
 AT_ONCE = 16
-OWN = ("cache", "stages", "mlartifacts")
+OWN = ("cache", "stages", "mlartifacts", "data")
 """Below the home: folders of this machine alone, and what is in the bucket by itself."""
 BY_THEMSELVES = (".leases", ".sessions")
 """Folders anywhere in the home that are in the bucket by themselves."""
@@ -268,6 +268,11 @@ def follow(address: str) -> Followed:
 def following(path: Path) -> Followed | None:
     """Who keeps the home in step in which a path lies; None for a home that is a folder of its own."""
     return next((each for each in _FOLLOWED.values() if path.is_relative_to(each.root)), None)
+
+
+def owner_of_cache(cache_dir: Path) -> Followed | None:
+    """The home in a bucket whose cache on this machine a folder is; None for any other folder."""
+    return next((each for each in _FOLLOWED.values() if each.machine / "cache" == cache_dir), None)
 
 
 def pull(path: Path, *, every_s: float = 0.0, all_sizes: bool = False) -> None:

@@ -25,6 +25,8 @@ from sage_ray.locks import locked
 
 FORMAT_VERSION = 1
 _ARRAYS = ("images.npy", "masks.npy")
+FILES = (*_ARRAYS, "meta.json")
+"""Files of an entry; the last one has the check sums of the others."""
 _LOCK_TIMEOUT_S = 3600
 # Entries that this process has checked, by folder and state of the files: a sweep's trials reopen one entry many times.
 _checked: set[tuple[Any, ...]] = set()
@@ -72,6 +74,34 @@ def open_or_build(
         mend = "choose a writable --home with free space"
         raise UserError(f"cannot write the cache ({detail})", folder, mend) from None
     assert entry is not None, damage
+    return entry
+
+
+def adopt(cache_dir: Path, key: str, read: Callable[[str], bytes]) -> CacheEntry | None:
+    """The entry `key`, from its `FILES` as `read` gives them if it is not here; None if they are not sound.
+
+    Raises:
+        UserError: the folder cannot be written. FileNotFoundError: what `read` raises.
+    """
+    entry, _ = _open(cache_dir / key)
+    if entry is not None:
+        return entry
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        with locked(cache_dir / f"{key}.lock", _LOCK_TIMEOUT_S):
+            entry, _ = _open(cache_dir / key)
+            if entry is None:
+                temporary = Path(tempfile.mkdtemp(dir=cache_dir, prefix=f".{key}."))
+                for name in FILES:
+                    (temporary / name).write_bytes(read(name))
+                shutil.rmtree(cache_dir / key, ignore_errors=True)
+                os.replace(temporary, cache_dir / key)
+                entry, _ = _open(cache_dir / key)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        detail = error.strerror or str(error)
+        raise UserError(f"cannot write the cache ({detail})", cache_dir, "free some space there") from None
     return entry
 
 

@@ -15,6 +15,7 @@ from sage_ray.data.cache import FORMAT_VERSION, CacheEntry, Row, open_or_build
 from sage_ray.data.images import BadFile, Problem, read_image, read_mask
 from sage_ray.data.pairs import Pair, find_pairs, fingerprint, hash_files, header_problems, raise_first
 from sage_ray.data.preprocess import prepare_image, prepare_mask
+from sage_ray.data.shared_data import fetch_shared, share
 from sage_ray.data.splits import Split, group_names, make_split
 from sage_ray.data.synth import DRAWN_PREFIX, DRAWN_VERSION, DrawnSource
 from sage_ray.errors import UserError
@@ -173,6 +174,10 @@ Found = tuple[CacheEntry, tuple[str, ...], tuple[tuple[str, str], ...]]
 
 
 def _folder(data: DataConfig, cache_dir: Path, say: Callable[[str], None]) -> Found:
+    if not Path(data.path).expanduser().exists():
+        shared = fetch_shared(data, cache_dir)
+        if shared is not None:
+            return shared.entry, shared.stems, shared.files
     pairs, problems = find_pairs(data.path)
     raise_first(problems)
     hashes = hash_files([pair.image for pair in pairs] + [pair.mask for pair in pairs], _made(cache_dir))
@@ -182,7 +187,9 @@ def _folder(data: DataConfig, cache_dir: Path, say: Callable[[str], None]) -> Fo
     key = _key(data, fingerprint(shas))
     entry = open_or_build(cache_dir, key, len(pairs), lambda: _decode(pairs, shas, data), say)
     files = tuple((pair.image.name, pair.mask.name) for pair in pairs)
-    return entry, tuple(pair.stem for pair in pairs), files
+    stems = tuple(pair.stem for pair in pairs)
+    share(data, cache_dir, key, stems, files)
+    return entry, stems, files
 
 
 def _made(cache_dir: Path) -> Path:

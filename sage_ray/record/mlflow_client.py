@@ -87,7 +87,7 @@ def connect(home: Home) -> MlflowClient:
     prepare_import()
     from mlflow import MlflowClient
 
-    for name in ("mlflow", "alembic"):
+    for name in ("mlflow", "alembic", "psycopg"):  # the last warns of each row that was there already
         logging.getLogger(name).setLevel(logging.ERROR)
     home.path.mkdir(parents=True, exist_ok=True)
     try:

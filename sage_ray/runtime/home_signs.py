@@ -29,10 +29,12 @@ class CheckedNodes:
     Attributes:
         sign: that the driver has left in the home, by which a machine knows it; None: it is the driver's machine.
         avoid: nodes that get no worker, by Ray's names of them.
+        fingerprint: of the data that it must find; None: whatever is there.
     """
 
     sign: str | None = None
     avoid: tuple[str, ...] = ()
+    fingerprint: str | None = None
 
 
 class HomeSigns:

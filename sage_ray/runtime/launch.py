@@ -103,7 +103,7 @@ def run(
     data = _prepared(resolved, home, say)
     folder = RunFolder.create(home.runs, run_id, config, labels or RunLabels())
     with folder.lock("driver", DRIVER_TIMEOUT_S, say):
-        record = _record_of_same_data(folder, data)
+        record = _record_of_same_data(folder, data, checked)
         if record.finished:
             with _mirrored(home, folder, False if Mirror(home).up_to_date(folder) else mirror, say):
                 return record
@@ -140,11 +140,12 @@ def _logged(folder: RunFolder, said: list[str], say: Callable[[str], None]) -> I
         yield _both(say, log.line)
 
 
-def _record_of_same_data(folder: RunFolder, data: PreparedData) -> RunRecord:
-    """The run's record. Raises UserError if it has begun with other data."""
+def _record_of_same_data(folder: RunFolder, data: PreparedData, checked: CheckedNodes | None) -> RunRecord:
+    """The run's record. Raises UserError if it, or the study that it belongs to, has begun with other data."""
     record = folder.read()
-    if record.data_fingerprint not in (None, data.fingerprint):
-        what = f"data have changed since the run began (now {data.fingerprint}, was {record.data_fingerprint})"
+    begun = record.data_fingerprint or (None if checked is None else checked.fingerprint)
+    if begun not in (None, data.fingerprint):
+        what = f"data have changed since the run began (now {data.fingerprint}, was {begun})"
         raise UserError(what, record.run_id, "restore the images, or choose another run id")
     return record
 
@@ -257,7 +258,12 @@ def _check_here(asked: RuntimeConfig, runtime: RuntimeConfig, begun: str | None)
 
 
 def _say_device(
-    config: ExperimentConfig, machines: Machines | None, say: Callable[[str], None], *, under_ray: bool, runs: int
+    config: ExperimentConfig,
+    machines: Machines | None,
+    say: Callable[[str], None],
+    *,
+    under_ray: bool = False,
+    runs: int = 1,
 ) -> None:
     """Tell what the run computes on, and GPUs that stand idle meanwhile."""
     runtime = config.runtime

@@ -111,7 +111,7 @@ class NodeCheck:
             token=self.signs.token,
             places={what: str(place) for what, place in self.signs.places.items()},
             wait_s=WAIT_S,
-            listings={path: listing(path) for path in _paths(configs)},
+            listings={path: listing(path) for path in _paths(configs, shared=home.in_bucket)},
             surroundings=self.surroundings,
             gpu=gpu,
         )
@@ -223,11 +223,11 @@ def _mend() -> str:
     return f"install sage_ray {sage_ray.__version__} in the environment that Ray runs in on that node"
 
 
-def _paths(configs: Sequence[ExperimentConfig]) -> list[str]:
-    """Folders and files that trials read beside what lies in the home."""
+def _paths(configs: Sequence[ExperimentConfig], *, shared: bool) -> list[str]:
+    """Folders and files that trials read beside what lies in the home; `shared`: the data are in its bucket."""
     found = []
     for config in configs:
-        found += [] if config.data.path.startswith("synthetic://") else [config.data.path]
+        found += [] if shared or config.data.path.startswith("synthetic://") else [config.data.path]
         found += [config.adversarial.perceptual_weights] if config.adversarial.perceptual_weights else []
     return list(dict.fromkeys(found))
 

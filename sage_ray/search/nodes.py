@@ -102,7 +102,8 @@ class TrialNodes(DriverSide):
     def checked(self) -> CheckedNodes:
         """What a trial that begins now gets to know of the nodes."""
         check = self.watch.check
-        return CheckedNodes(None if check is None else check.signs.token, self.watch.avoided())
+        sign = None if check is None else check.signs.token
+        return CheckedNodes(sign, self.watch.avoided(), self._folder.meta().get("data_fingerprint"))
 
     def __call__(self, config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
         """What Tune asks of Ray for a trial: its resources, on a node that is not to be avoided."""

@@ -76,7 +76,7 @@ class StudyFolder:
     @classmethod
     def open(cls, home: Home, name: str) -> StudyFolder:
         """The folder of a study that exists. Raises UserError with the nearest name if there is none."""
-        folder = cls(home, name)
+        folder = cls(home.look(), name)
         known = home.study_names()
         if name not in known:
             otherwise = f"`sage-ray list` shows the studies under {home.studies}"

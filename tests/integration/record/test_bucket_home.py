@@ -13,11 +13,14 @@ from postgres_cases import PostgresServer
 from s3_cases import S3Server
 from tiny_cases import SMALLEST, as_sets, tiny_config
 
+from sage_ray.data.prepare import prepare
 from sage_ray.data.synth import write_dataset
+from sage_ray.errors import UserError
 from sage_ray.evaluation import ledger
 from sage_ray.object_store import open_object_store
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
+from sage_ray.runtime.home_signs import CheckedNodes
 from sage_ray.runtime.launch import run
 from sage_ray.terminal.cli import call
 
@@ -153,3 +156,32 @@ def test_a_bucket_that_is_not_there_is_one_line(
     assert call(["list", "--home", "s3://no-such-bucket/home"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "no-such-bucket" in line and "Traceback" not in line
+
+
+def test_a_machine_without_the_images_gets_them_by_their_content(
+    place: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pictures = tmp_path / "pictures"
+    write_dataset(pictures, 12, 32, 3)
+    config = tiny_config(*as_sets({**QUICK, "data.path": str(pictures)}))
+    first = run(config, place.home, "pictures", mirror=False)
+    pictures.rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="no such folder"):
+        prepare(config.data, tmp_path / "cache")
+    place.on("without", monkeypatch)
+    home = place.home
+    found = prepare(config.data, home.cache)
+    assert (
+        found.fingerprint == first.data_fingerprint and len(found.images) == 12 and found.files[0][0].endswith(".png")
+    )
+    again = run(config, home, "pictures-again", mirror=False)
+    assert (again.weights_sha, again.reused_epochs) == (first.weights_sha, 4)
+    place.on("damaged", monkeypatch)
+    store = open_object_store(f"{place.address}/data")
+    (name,) = [entry.name for entry in store.names() if entry.name.endswith("images.npy")]
+    store.write(name, b"damaged")
+    with pytest.raises(UserError, match="no such folder"):
+        prepare(config.data, place.home.cache)
+    with pytest.raises(UserError, match="data have changed since the run began"):
+        other = CheckedNodes(fingerprint="0" * 16)
+        run(tiny_config(*as_sets(QUICK)), place.home, "other-data", mirror=False, checked=other)

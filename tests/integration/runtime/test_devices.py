@@ -83,6 +83,11 @@ def test_a_gpu_that_stands_idle_is_said(home: Home, monkeypatch: pytest.MonkeyPa
         "computing on NVIDIA H100, bf16",
         "warning: 1 of 2 GPUs stands idle: runtime.workers is 1",
     ]
+    launch._say_device(one_of_two, H100, lines.append, under_ray=True, runs=2)
+    assert lines[4:] == ["computing on NVIDIA H100, bf16"], "another run has the other one"
+    many = on_cpu.with_values({"runtime.threads": 0, "runtime.cpus_per_worker": 3})
+    launch._say_device(many, None, lines.append, under_ray=True)
+    assert lines[5] == "computing on CPU, 3 threads, fp32", "those that a worker asks for"
 
 
 def test_stages_computed_elsewhere_are_said_where_they_are_used(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
