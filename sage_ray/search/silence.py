@@ -16,8 +16,8 @@ LEAST_S = 600.0
 EPOCHS = 20.0
 """Without a setting, the longest epoch so far times this is allowed, and at least `LEAST_S`."""
 START_S = 300.0
-"""Least silence allowed from the start of an attempt to its first epoch, whatever the setting: a process begins, data
-are read, workers meet."""
+"""Least silence allowed from the start of an attempt to its first epoch trained, whatever the setting: a process
+begins, data are read, workers meet."""
 LOOK_S = 1.0
 
 
@@ -36,7 +36,7 @@ class Silence:
         self._minutes, self._say, self._clock = minutes, say, clock
         self._heard: dict[str, float] = {}
         self._trains: set[str] = set()
-        """Trials whose present attempt has reported an epoch."""
+        """Trials whose present attempt has trained an epoch; what it takes over from the store is told at once."""
         self._longest = 0.0
         self._looked = clock()
         self.ended: dict[str, str] = {}
@@ -51,8 +51,9 @@ class Silence:
         """A trial has reported."""
         self._heard[trial.trial_id] = self._clock()
         self.ended.pop(trial.trial_id, None)
-        if not result.get("waits"):
+        if result.get("spent"):
             self._trains.add(trial.trial_id)
+        if not result.get("waits"):
             self._longest = max(self._longest, float(result.get("epoch_seconds") or 0.0))
 
     def allowed_s(self) -> float:

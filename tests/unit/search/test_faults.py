@@ -118,7 +118,12 @@ def test_an_attempt_has_time_to_begin_however_short_the_setting_is() -> None:
         assert len(said) == attempt, "a process that begins is not silent"
         silence.heard(trial, {"waits": 1})
         silence.look([trial])
-        silence.heard(trial, {"epoch_seconds": 1.0})
+        silence.heard(trial, {"epoch_seconds": 1.0, "spent": 0.0})  # taken from the store
+        for _ in range(4):
+            now[0] += 10
+            silence.look([trial])
+        assert len(said) == attempt, "it has not trained yet"
+        silence.heard(trial, {"epoch_seconds": 1.0, "spent": 1.0})
         for _ in range(4):
             now[0] += 10
             silence.look([trial])
