@@ -311,7 +311,9 @@ def _stat(path: Path) -> tuple[int, int]:
     return found.st_mtime_ns, found.st_size
 
 
-def in_words(path: Path) -> str:
-    """A path as a user knows it: in a home in a bucket by its address."""
-    home = following(path)
-    return str(path) if home is None else "/".join([home.address, *path.relative_to(home.root).parts])
+def in_words(said: str | Path) -> str:
+    """A path, or a text with paths in it, as a user knows them: in a home in a bucket by its address."""
+    text = str(said)
+    for home in _FOLLOWED.values():
+        text = text.replace(str(home.root), home.address)
+    return text

@@ -107,7 +107,8 @@ def _torch() -> Check:
 
 
 def _disk(home: Home) -> Check:
-    folder = next(p for p in (home.path, *home.path.parents) if p.exists())
+    place = home.cache if home.in_bucket else home.path
+    folder = next(p for p in (place, *place.parents) if p.exists())
     free = shutil.disk_usage(folder).free
     text = f"{free / 2**30:.1f} GiB free at {folder}"
     ok = free >= NEEDED_DISK_BYTES
@@ -119,7 +120,7 @@ def _home(home: Home) -> Check:
         home.check_writable()
     except UserError as error:
         return Check("home", False, str(error))
-    return Check("home", True, f"{home.path} can be written")
+    return Check("home", True, f"{home.address} can be written")
 
 
 def _ray() -> list[Check]:

@@ -256,8 +256,8 @@ def plain(value: Any) -> Any:
 
 
 def one_line(text: str) -> str:
-    """The text without line breaks, control characters or passwords."""
-    return " ".join("".join(c if c.isprintable() else " " for c in redacted(text)).split())
+    """The text without line breaks, control characters or passwords, and with addresses in place of a view's paths."""
+    return " ".join("".join(c if c.isprintable() else " " for c in redacted(in_words(text))).split())
 
 
 def _text(error: BaseException) -> str:
