@@ -19,7 +19,14 @@ from sage_ray.record.store_uris import redacted, sqlite_file
 
 TRAVELLING = ("MLFLOW_", "AWS_", "SAGE_", "GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT")
 """Beginnings of the names that travel."""
-STAYING = ("MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "SAGE_HOME", "SAGE_WAIT_FOR_NODES")
+STAYING = (
+    "MLFLOW_RUN_ID",
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_REGISTRY_URI",
+    "SAGE_HOME",
+    "SAGE_WAIT_FOR_NODES",
+    "SAGE_CACHE_DIR",
+)
 """Names that do not: a run that is open here, and what is resolved before it travels."""
 CLEARED = ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID")
 """Where this process has none of them, a worker shall have none: its runs go where the driver's go."""
