@@ -5,7 +5,7 @@ brings in what others have stored, `push` sends what has changed here. Large fil
 A process sends what it has written and nothing else, and never writes over a change of its own that it has not sent;
 two processes do not write one file, since whoever writes holds the lease of the run or study, which is in the bucket.
 
-What was read once is kept on the machine, by name and version, for all processes (`cache_folder`).
+What was read last is kept on the machine, for all processes (`cache_folder`).
 """
 
 from __future__ import annotations
@@ -87,7 +87,11 @@ class Followed:
             if every_s and self._looked_lately(name, every_s):
                 return
             self._sign()
-            listed = {entry.name: entry for entry in self._listed(name)}
+            self._looked[name] = time.monotonic()
+            listed = {entry.name: entry for entry in self.store.names(name) if not _is_apart(entry.name)}
+            if not listed and name:  # a file, or nothing
+                self._pull_file(name)
+                return
             wanted = [e for e in listed.values() if (all_sizes or e.size <= SMALL_BYTES) and self._is_news(e)]
             with ThreadPoolExecutor(AT_ONCE) as pool:
                 for entry, content in zip(wanted, pool.map(self._content, wanted), strict=True):
@@ -95,7 +99,6 @@ class Followed:
                         self._put(entry, content)
             for gone in [n for n in self._known if _is_below(n, name) and n not in listed]:
                 self._take_away(gone)
-            self._looked[name] = time.monotonic()
 
     def push(self, place: Path) -> None:
         """Send what has changed in a file or folder, records last: who reads one finds all that it speaks of."""
@@ -137,12 +140,7 @@ class Followed:
             made_here = place.exists() and name not in self._known
             if not made_here and not (every_s and self._looked_lately(name, every_s)):
                 self._looked[name] = time.monotonic()
-                if not self.store.exists(name):
-                    self._take_away(name)
-                elif name not in self._known:
-                    content = self._content(Entry(name, 0, uuid.uuid4().hex))
-                    if content is not None:
-                        self._put(Entry(name, 0), content)
+                self._pull_file(name)
             return place.exists()
 
     def leave(self) -> None:
@@ -178,13 +176,19 @@ class Followed:
         above = [name, *(str(parent) for parent in Path(name).parents if str(parent) != ".")]
         return any(time.monotonic() - self._looked.get(each, float("-inf")) < every_s for each in above)
 
-    def _listed(self, name: str) -> list[Entry]:
-        found = self.store.names(name)
-        if found or not name:
-            return [entry for entry in found if not _is_apart(entry.name)]
-        folder, _, _ = name.rpartition("/")
-        # A single file: of a folder with few others in it.
-        return [entry for entry in self.store.names(folder) if entry.name == name]
+    def _pull_file(self, name: str) -> None:
+        """Bring a single file up to date; what is below the name is gone if it was a folder."""
+        try:
+            content = self.store.read(name)
+        except FileNotFoundError:
+            for gone in [n for n in self._known if _is_below(n, name)]:
+                self._take_away(gone)
+            return
+        path = self.root / name
+        ours = path.exists() and not (name in self._known and self._unchanged(name))
+        removed_here = name in self._known and not path.exists()
+        if not ours and not removed_here and (not path.exists() or path.read_bytes() != content):
+            self._put(Entry(name, len(content)), content)
 
     def _is_news(self, entry: Entry) -> bool:
         known = self._known.get(entry.name)
@@ -205,15 +209,21 @@ class Followed:
         self._known.pop(name, None)
 
     def _content(self, entry: Entry) -> bytes | None:
-        kept = self.machine / "objects" / hashlib.sha256(f"{entry.name}\n{entry.mark}".encode()).hexdigest()
+        """The content of an object; what this machine has read of it last is kept."""
+        kept, head = (
+            self.machine / "objects" / hashlib.sha256(entry.name.encode()).hexdigest(),
+            entry.mark.encode() + b"\n",
+        )
         with contextlib.suppress(OSError):
-            return kept.read_bytes()
+            known = kept.read_bytes()
+            if known.startswith(head):
+                return known[len(head) :]
         try:
             content = self.store.read(entry.name)
         except FileNotFoundError:
             return None
         with contextlib.suppress(OSError), replacing(kept, durable=False) as temporary:
-            temporary.write_bytes(content)
+            temporary.write_bytes(head + content)
         return content
 
     def _put(self, entry: Entry, content: bytes) -> None:

@@ -12,6 +12,7 @@ import pytest
 from sage_ray import followed
 from sage_ray.errors import UserError
 from sage_ray.followed import SMALL_BYTES, Followed
+from sage_ray.object_store import Entry
 
 
 class Counted:
@@ -21,6 +22,7 @@ class Counted:
         self._inner = home.store
         self.read_names: list[str] = []
         self.written: list[str] = []
+        self.listed: list[str] = []
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._inner, name)
@@ -28,6 +30,10 @@ class Counted:
     def read(self, name: str) -> bytes:
         self.read_names.append(name)
         return self._inner.read(name)
+
+    def names(self, prefix: str = "") -> list[Entry]:
+        self.listed.append(prefix)
+        return self._inner.names(prefix)
 
     def write(self, name: str, content: bytes, *, durable: bool = True) -> str:
         self.written.append(name)
@@ -69,6 +75,33 @@ def test_what_one_process_sends_another_gets_and_reads_once_per_machine(bucket: 
     for _ in range(2):
         three.pull(three.root / "runs")
     assert (three.root / "runs/a/record.json").read_text() == "22" and counted.read_names == ["runs/a/record.json"]
+
+
+def test_a_machine_keeps_one_version_of_what_it_has_read(bucket: str) -> None:
+    one, two = Followed(bucket), Followed(bucket)
+    for number in range(1, 6):
+        write(one, "runs/a/metrics.jsonl", "line " * number)
+        one.push(one.root)
+        two.pull(two.root / "runs")
+        assert (two.root / "runs/a/metrics.jsonl").read_text() == "line " * number
+    assert len(list((two.machine / "objects").iterdir())) == 1
+
+
+def test_a_file_is_asked_for_by_its_name_alone(bucket: str) -> None:
+    one, two = Followed(bucket), Followed(bucket)
+    counted = two.store = Counted(two)  # type: ignore[assignment]
+    for text in ("first", "other"):
+        write(one, "home.json", text)
+        one.push(one.root)
+        two.pull(two.root / "home.json")
+        assert (two.root / "home.json").read_text() == text
+    assert set(counted.listed) == {"home.json"}
+    (two.root / "home.json").write_text("mine!")
+    two.pull(two.root / "home.json")
+    assert (two.root / "home.json").read_text() == "mine!"
+    one.store.delete(["home.json"])
+    one.pull(one.root / "home.json")
+    assert not (one.root / "home.json").exists()
 
 
 def test_large_files_come_where_they_are_asked_for(bucket: str) -> None:
