@@ -81,6 +81,13 @@ class Session:
         """The home as a command names it: an absolute path, or the address of a bucket."""
         return _absolute(self._named)
 
+    @property
+    def errors(self) -> Path:
+        """Folder for traces: in the home, which need not be there; of a bucket that was not reached, a temporary one."""
+        if "home" in self.__dict__:
+            return self.home.path / "errors"
+        return Path(tempfile.gettempdir() if "://" in self.home_name else f"{self.home_name}/errors")
+
     @cached_property
     def watch(self) -> Watch:
         """What progress is shown by: a live picture, plain lines, or nothing with --quiet."""
@@ -183,8 +190,7 @@ def write_trace(error: BaseException, session: Session) -> Path:
     """Path of a file with the full trace: under the home if it can be written, else in the temporary folder."""
     text = redacted("".join(traceback.format_exception(error)))
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{session.verb.replace(' ', '-')}-{os.getpid()}.txt"
-    below = [session.home.path / "errors"] if "home" in session.__dict__ else []
-    for folder in (*below, Path(tempfile.gettempdir())):
+    for folder in (session.errors, Path(tempfile.gettempdir())):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")
