@@ -83,7 +83,7 @@ class Session:
 
     @property
     def errors(self) -> Path:
-        """Folder for traces: in the home, which need not be there; of a bucket that was not reached, a temporary one."""
+        """Folder for traces: in the home, which need not be there; a temporary one for a bucket that was not reached."""
         if "home" in self.__dict__:
             return self.home.path / "errors"
         return Path(tempfile.gettempdir() if "://" in self.home_name else f"{self.home_name}/errors")
