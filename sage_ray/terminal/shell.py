@@ -83,7 +83,7 @@ class Session:
 
     @property
     def errors(self) -> Path:
-        """Folder for traces: in the home, which need not be there; a temporary one for a bucket that was not reached."""
+        """Folder for traces: in the home, which need not be there; a temporary one if a bucket was not reached."""
         if "home" in self.__dict__:
             return self.home.path / "errors"
         return Path(tempfile.gettempdir() if "://" in self.home_name else f"{self.home_name}/errors")
