@@ -247,8 +247,11 @@ def test_a_bucket_that_does_not_answer_damages_nothing(
     assert not said and holds(store.load_latest("k", 9), 1)
 
 
-def test_a_snapshot_that_is_being_replaced_is_looked_at_twice(s3: S3Server, bucket: StageStore) -> None:
+def test_a_snapshot_that_is_being_replaced_is_looked_at_twice(
+    s3: S3Server, bucket: StageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Other bits of the same epoch, as GPUs give: the reader comes between state and notes."""
+    monkeypatch.setattr("sage_ray.stages.store.SECOND_LOOK_S", 2.0)
     said: list[str] = []
     bucket.save(snapshot(1))
     other = {entry.name: bucket.objects.read(entry.name) for entry in bucket.objects.names("k")}
