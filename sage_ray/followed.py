@@ -1,9 +1,10 @@
 """A home in a bucket, as a process sees it: a folder of its own that follows the bucket.
 
 All code works on files of a folder. Of a home in a bucket each process has its own folder, on its machine: `pull`
-brings in what others have stored, `push` sends what has changed here. Large files come only where they are asked for.
-A process sends what it has written and nothing else, and never writes over a change of its own that it has not sent;
-two processes do not write one file, since whoever writes holds the lease of the run or study, which is in the bucket.
+brings in what others have stored, `push` sends what has changed here. Models and pictures come where they are asked
+for. A process sends what it has written and nothing else, and never writes over a change of its own that it has not
+sent; two processes do not write one file, since whoever writes holds the lease of the run or study, which is in the
+bucket.
 
 What was read last is kept on the machine, for all processes (`cache_folder`).
 """
@@ -29,7 +30,9 @@ from sage_ray.files import replacing
 from sage_ray.object_store import Entry, ObjectStore, open_object_store
 
 SMALL_BYTES = 256 * 2**10
-"""Larger files come in only where they are asked for."""
+"""Larger files of `PRODUCTS` come in only where they are asked for."""
+PRODUCTS = ("artifacts", "package")
+"""Folders of what a run has made beside its record: models and pictures. Tables and all else come in at any size."""
 AT_ONCE = 16
 OWN = ("cache", "stages", "mlartifacts", "data")
 """Below the home: folders of this machine alone, and what is in the bucket by itself."""
@@ -92,7 +95,7 @@ class Followed:
             if not listed and name:  # a file, or nothing
                 self._pull_file(name)
                 return
-            wanted = [e for e in listed.values() if (all_sizes or e.size <= SMALL_BYTES) and self._is_news(e)]
+            wanted = [e for e in listed.values() if (all_sizes or _comes_along(e)) and self._is_news(e)]
             with ThreadPoolExecutor(AT_ONCE) as pool:
                 for entry, content in zip(wanted, pool.map(self._content, wanted), strict=True):
                     if content is not None:
@@ -258,6 +261,11 @@ def _is_apart(name: str) -> bool:
     """Whether a name is that of something that is not followed."""
     parts = name.split("/")
     return parts[0] in OWN or any(part in BY_THEMSELVES for part in parts)
+
+
+def _comes_along(entry: Entry) -> bool:
+    product = any(part in PRODUCTS for part in entry.name.split("/")) and not entry.name.endswith((".json", ".parquet"))
+    return entry.size <= SMALL_BYTES or not product
 
 
 _LAST = ("record.json", "study.json")

@@ -12,6 +12,7 @@ from typing import NoReturn
 from sage_ray.analysis.study_facts import StudyFacts, study_facts, study_runs
 from sage_ray.analysis.tidy import Tidy, collect
 from sage_ray.errors import UserError
+from sage_ray.followed import in_words, push
 from sage_ray.metrics.definitions import LABELS
 from sage_ray.record.run_record import FINISHED
 
@@ -92,7 +93,7 @@ def chosen_studies(
         elif options.study:
             raise UserError(reason, f"study {name}", "finish it, name another study, or leave --study out")
     if not found:
-        tell(f"nothing here for this script: no study of {tidy.home.path} fits")
+        tell(f"nothing here for this script: no study of {tidy.home.address} fits")
     return tidy, found
 
 
@@ -122,7 +123,8 @@ def each_study(
         try:
             out.mkdir(parents=True, exist_ok=True)
             for path in make(tidy, facts, out):
-                tell(path)
+                push(path)
+                tell(in_words(path))
         except UserError as error:
             if options.study:
                 raise

@@ -26,6 +26,7 @@ from sage_ray.analysis.study_facts import StudyFacts, study_runs
 from sage_ray.analysis.tables import NONE, Provenance, TextTable, number, provenance_of, write_tables
 from sage_ray.analysis.tidy import Tidy
 from sage_ray.errors import UserError
+from sage_ray.followed import pull
 from sage_ray.imaging.drawing import attention_overlay
 from sage_ray.record.run_record import FINISHED
 
@@ -46,6 +47,7 @@ def applies(tidy: Tidy, facts: StudyFacts) -> str | None:
 def map_files(tidy: Tidy, run_id: str) -> dict[int, Path]:
     """Recorded maps of a run by epoch."""
     folder = tidy.home.runs / run_id / "artifacts" / "attention"
+    pull(folder, all_sizes=True)
     found = {int(match[1]): path for path in folder.glob("*.npz") if (match := _FILE.fullmatch(path.name))}
     return dict(sorted(found.items()))
 

@@ -143,7 +143,7 @@ def collect(
     Raises:
         UserError: no such home or study, no such server, or the table cannot be written.
     """
-    place = home if isinstance(home, Home) else Home(home)
+    place = home if isinstance(home, Home) else Home(home).look()
     say = say or (lambda _: None)
     if tracking_uri is not None:
         place = fetch(tracking_uri, place, studies, say)

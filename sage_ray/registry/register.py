@@ -12,6 +12,7 @@ from sage_ray.data.prepare import prepare
 from sage_ray.errors import RunFailed, UserError
 from sage_ray.evaluation.locked_test import seen_and_tested
 from sage_ray.evaluation.score_tables import PRIMARY, ScoreLine, name_test_set, summary
+from sage_ray.followed import pull
 from sage_ray.locks import is_locked
 from sage_ray.record.home import Home
 from sage_ray.record.mlflow_client import MirrorUnavailable
@@ -141,6 +142,7 @@ def register(plan: FinalPlan, home: Home, scores: pd.DataFrame) -> Version:
 def _packed(plan: FinalPlan, home: Home, scores: pd.DataFrame) -> tuple[Path, str, dict[str, str]]:
     """The package of the first seed's weights, written to finals/ID/package, with its card and tags."""
     first = RunFolder.open(home.runs, plan.run_id(plan.seeds[0]))
+    pull(first.path, all_sizes=True)  # it may have been trained on another machine
     facts, tree = _facts(plan, home, first)
     lines = summary(scores, plan.final_id)
     card = model_card(facts, lines)

@@ -106,10 +106,12 @@ def test_a_file_is_asked_for_by_its_name_alone(bucket: str) -> None:
 
 def test_large_files_come_where_they_are_asked_for(bucket: str) -> None:
     one, two = Followed(bucket), Followed(bucket)
-    write(one, "runs/a/artifacts/model", "x" * (SMALL_BYTES + 1))
+    for name in ("runs/a/artifacts/model", "runs/a/metrics.jsonl"):
+        write(one, name, "x" * (SMALL_BYTES + 1))
     one.push(one.root)
     two.pull(two.root)
     assert not (two.root / "runs/a/artifacts/model").exists()
+    assert (two.root / "runs/a/metrics.jsonl").stat().st_size == SMALL_BYTES + 1, "a long run's epochs are its record"
     two.pull(two.root / "runs/a", all_sizes=True)
     assert (two.root / "runs/a/artifacts/model").stat().st_size == SMALL_BYTES + 1
 
