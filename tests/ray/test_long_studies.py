@@ -107,7 +107,10 @@ sys.meta_path.insert(0, AnotherMachine())
 """What a worker's interpreter runs first: it has another version of the package, or none."""
 
 
-@pytest.mark.parametrize(("version", "words"), [("0.0.1", "has sage_ray 0.0.1"), (None, "cannot import sage_ray")])
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [("0.0.1", "has sage_ray 0.0.1"), pytest.param(None, "cannot import sage_ray", marks=pytest.mark.slow)],
+)
 def test_workers_without_this_package_are_named_before_the_first_draw(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str | None, words: str
 ) -> None:
@@ -146,7 +149,8 @@ if any("default_worker.py" in word for word in sys.orig_argv):
     ("errno", "words"),
     [
         (27, ["trials in a row ended before their first epoch", "File too large"]),  # nobody's own, and no node's
-        (5, ["no node is left for trials", "Input/output error"]),  # a machine's, and there is no other
+        # A machine's, and there is no other.
+        pytest.param(5, ["no node is left for trials", "Input/output error"], marks=pytest.mark.slow),
     ],
 )
 def test_a_fault_of_all_trials_stops_the_study_and_costs_no_trial(
@@ -216,9 +220,10 @@ def test_a_hung_trial_is_ended_recorded_and_tried_again(tmp_path: Path) -> None:
     assert "trial 0 is ended and tried again, silent: nothing was reported for" in errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("retries", "ends"),
-    [pytest.param(1, ("COMPLETE", 2), id="again"), pytest.param(0, ("FAIL", 1), id="for good", marks=pytest.mark.slow)],
+    [pytest.param(1, ("COMPLETE", 2), id="again"), pytest.param(0, ("FAIL", 1), id="for good")],
 )
 def test_a_hung_worker_of_several_is_found_though_its_trial_still_answers(
     tmp_path: Path, retries: int, ends: tuple[str, int]

@@ -136,6 +136,7 @@ def test_a_trial_that_gets_further_after_each_kill_is_never_given_up(tmp_path: P
     assert [line["epoch"] for line in epochs_on_disk(home, "tiny-t0000-s0")] == list(range(1, EPOCHS + 1))
 
 
+@pytest.mark.slow
 def test_a_trial_that_gets_no_further_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = Home(tmp_path / "home")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "other"))
