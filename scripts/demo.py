@@ -4,7 +4,7 @@ Into ./demo_runs (made anew each time): a folder of micrographs, a search, final
 the best configuration, their comparison on the locked test, a champion, its scores beside Otsu thresholding on fresh
 particles, masks and synthetic pairs. Every command runs in a terminal: this one if there is one, so that the live table
 is seen; else one that is drawn nowhere, of which the lines that would be left on it are printed. Ends with exit code 1
-if a step fails, the generator never trained, the champion does not beat Otsu, or the processes took more than 3 GB
+if a step fails, the generator never trained, the champion does not beat Otsu, or the processes took more than 5 GB
 together.
 """
 
@@ -36,7 +36,7 @@ OUT = Path("demo_runs")
 MARK = OUT / ".sage-demo"
 HOME = OUT / "home"
 MODEL = "models:/sage-gan@champion"
-MEMORY_LIMIT_BYTES = 3_000_000_000
+MEMORY_LIMIT_BYTES = 5_000_000_000
 TIME_LIMIT_S = 300
 STEP_TIMEOUT_S, GRACE_S = 900, 60
 STEPS = 14
