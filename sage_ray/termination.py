@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,21 +13,25 @@ END_SOON = (signal.SIGTERM, signal.SIGUSR1)
 
 
 @contextmanager
-def terminated_as_interrupted() -> Iterator[None]:
-    """Signals of `END_SOON` raise KeyboardInterrupt in the body, as Ctrl-C does.
-
-    Does nothing outside the main thread.
-    """
+def handled(numbers: Sequence[int], handle: Callable[[int, Any], None]) -> Iterator[None]:
+    """`handle` takes signals in the body. Does nothing outside the main thread, where no signal arrives."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    before = [signal.signal(number, handle) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+@contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """Signals of `END_SOON` raise KeyboardInterrupt in the body, as Ctrl-C does."""
 
     def handle(number: int, frame: Any) -> None:
         raise KeyboardInterrupt(f"{signal.Signals(number).name} received")
 
-    before = [signal.signal(number, handle) for number in END_SOON]
-    try:
+    with handled(END_SOON, handle):
         yield
-    finally:
-        for number, handler in zip(END_SOON, before, strict=True):
-            signal.signal(number, handler)

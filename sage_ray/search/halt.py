@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from ray import tune
 from sage_ray.followed import exists, push
 from sage_ray.leases import BEATS, Lease, lease_s
 from sage_ray.runtime.driver_side import DriverSide
-from sage_ray.termination import END_SOON
+from sage_ray.termination import END_SOON, handled
 
 STOPPED, INTERRUPTED, OUT_OF_TIME, FAULT = "stopped", "interrupted", "out of time", "fault"
 OUT_OF_GPU_HOURS, LOST = "out of GPU-hours", "lost"
@@ -96,9 +95,6 @@ class HaltStopper(DriverSide, tune.Stopper):
 @contextmanager
 def signals(halt: Halt) -> Iterator[None]:
     """Ctrl-C, SIGTERM and SIGUSR1 end the sweep cleanly; a second one at once. Does nothing outside the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def handle(number: int, frame: Any) -> None:
         name = signal.Signals(number).name
@@ -108,10 +104,5 @@ def signals(halt: Halt) -> Iterator[None]:
         halt.want(INTERRUPTED, f"{name} received, once more ends at once")
 
     seen: list[str] = []
-    numbers = (signal.SIGINT, *END_SOON)
-    before = [signal.signal(number, handle) for number in numbers]
-    try:
+    with handled((signal.SIGINT, *END_SOON), handle):
         yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sage_ray.termination import END_SOON
+from sage_ray.termination import END_SOON, handled
 
 
 class Interrupts:
@@ -27,12 +26,8 @@ class Interrupts:
     @contextmanager
     def held(self, hold: bool) -> Iterator[None]:
         """Hold back the first of them in the body if `hold`."""
-        if not hold or threading.current_thread() is not threading.main_thread():
-            yield
-            return
         # Those without a handler stay as they are: a process in the background of a shell ignores SIGINT.
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, *END_SOON)}
-        before = {number: handler for number, handler in before.items() if callable(handler)}
+        numbers = [number for number in (signal.SIGINT, *END_SOON) if callable(signal.getsignal(number))]
 
         def handle(number: int, frame: Any) -> None:
             if self._wanted:
@@ -40,13 +35,8 @@ class Interrupts:
             self._wanted = True
             self._say("interrupted: the epoch is finished and kept first; once more ends at once")
 
-        for number in before:
-            signal.signal(number, handle)
-        try:
+        with handled(numbers if hold else (), handle):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def check(self) -> None:
         """Raise KeyboardInterrupt if one was held back."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,8 +60,9 @@ def test_a_run_gets_its_model_while_one_is_free(two_models: dict[str, str]) -> N
     assert preference("r", H100, BUNDLE, 1, (two_models["A100"],)) == Preference({}), "there is no other model"
     holder: Any = Holder.remote()
     assert ray.get(holder.where.remote(), timeout=60) == two_models["H100"]
-    while not (taken := preference("trial 3", H100, BUNDLE, 1, ())).missed:
-        pass
+    deadline = time.monotonic() + 30
+    while not (taken := preference("trial 3", H100, BUNDLE, 1, ())).missed and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert taken.selector == {} and taken.missed == (
         "trial 3 began on NVIDIA H100 80GB HBM3, of which none is free: it may go on on A100, which rounds differently"
     )
