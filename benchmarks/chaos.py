@@ -1,10 +1,11 @@
 """Claim: a study whose processes are killed at random, 100 times, loses nothing, doubles nothing and leaves no process.
 
 A search of 40 trials that share four settings of phase 1, two at a time, first left alone, then with kills: every few
-seconds one process of the command is chosen, its driver as well as Ray's own processes and those that train, and gets
-SIGKILL. Whenever the command has ended the next one resumes the study. At the end, in comparison with the study that
-was left alone: every trial is complete, with the same parameters and the same weights; every run has every epoch once;
-no process is left. Leases of 5 s (`SAGE_LEASE_SECONDS`), so that the wait after a kill is short.
+seconds one process of the command gets SIGKILL. Its kind is drawn first, of those that are there: the driver, Ray's own
+processes, and with triple weight those that train, as the first seconds of a command have the driver alone. Whenever
+the command has ended the next one resumes the study. At the end, in comparison with the study that was left alone:
+every trial is complete, with the same parameters and the same weights; every run has every epoch once; no process is
+left. Leases of 5 s (`SAGE_LEASE_SECONDS`), so that the wait after a kill is short.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ PAUSE_S = (2.0, 25.0)
 HUNG_S = 400.0
 """A command that has trained no epoch for so long, with nobody killed meanwhile, hangs."""
 EPOCHS = (6, 8)
-KINDS = ("driver", "trial", "gcs_server", "raylet", "agent", "other")
+WEIGHTS = {"driver": 1, "trial": 3, "gcs_server": 1, "raylet": 1, "agent": 1, "other": 1}
 
 
 def main() -> int:
@@ -58,7 +59,7 @@ def main() -> int:
         study.run(options.kills, random.Random(options.seed))
         wrong = differences(study.home, status(NAME, study.home), status(NAME, alone.home))
         left = study.left()
-    rows = [{"process": kind, "kills": study.killed[kind]} for kind in KINDS if study.killed[kind]]
+    rows = [{"process": kind, "kills": study.killed[kind]} for kind in WEIGHTS if study.killed[kind]]
     total = sum(study.killed.values())
     notes = [
         f"{total} kills in {study.seconds / 60:.0f} minutes and {study.starts} starts; left alone it takes "
@@ -162,7 +163,7 @@ class Study:
             with contextlib.suppress(psutil.Error):
                 kinds.setdefault(_kind(one, process.pid), []).append(one)
         # By kind, as Ray has many processes that do little.
-        kind = draw.choice(sorted(kinds))
+        (kind,) = draw.choices(sorted(kinds), [WEIGHTS[kind] for kind in sorted(kinds)])
         with contextlib.suppress(psutil.Error):
             draw.choice(sorted(kinds[kind], key=lambda one: one.pid)).kill()
             self.killed[kind] += 1
@@ -191,8 +192,9 @@ def _kind(process: psutil.Process, driver: int) -> str:
     title = " ".join(process.cmdline())
     if title.startswith("ray::") and "IDLE" not in title and "Agent" not in title:
         return "trial"
-    lower = title.lower()
-    return next((kind for kind in ("gcs_server", "agent", "raylet") if kind in lower), "other")
+    if process.name() in ("gcs_server", "raylet"):
+        return process.name()
+    return "agent" if "agent" in title.lower() else "other"
 
 
 def differences(home: Home, found: StudyStatus, alone: StudyStatus) -> list[str]:

@@ -11,9 +11,10 @@ object store:
 - A session whose content has not changed for `lease_s()` seconds on the waiting process's own monotonic clock is dead.
   Its object is removed, which tells all others, and what it held can be taken.
 
-A holder that was stopped for so long finds its session removed, or a higher generation, and knows that it holds nothing
-(`Lease.lost`). It may have worked on for a moment: a lease saves work done twice, and keeps two drivers apart; what it
-guards has to be right without it.
+A holder that was stopped, or cut off from the store, for so long finds its session removed, or a higher generation,
+and knows that it holds nothing (`Lease.lost`). If nobody has wanted the lease meanwhile, it has it still. It may have
+worked on for a moment: a lease saves work done twice, and keeps two drivers apart; what it guards has to be right
+without it.
 """
 
 from __future__ import annotations
@@ -120,9 +121,13 @@ class Lease:
         self._generation = 0
 
     def lost(self) -> bool:
-        """Whether this object does not hold the lease (any more): one request to the store."""
+        """Whether this object does not hold the lease (any more): a request to the store, or two.
+
+        Raises:
+            OSError: the store does not answer, so that nobody knows.
+        """
         session = self._session
-        if not self._generation or session is None or session.over:
+        if not self._generation or session is None or session.is_gone():
             return True
         return self._newest()[0] != self._generation
 
@@ -210,13 +215,17 @@ class _Session:
         threading.Thread(target=self._work, name="session", daemon=True).start()
 
     @property
-    def over(self) -> bool:
-        """Whether others may take this process for dead: its object is gone, or could not be renewed for too long."""
-        return self._gone or time.monotonic() - self._last > self._limit_s
+    def _overdue(self) -> bool:
+        """Whether others may take this process for dead: its object could not be renewed for too long."""
+        return time.monotonic() - self._last > self._limit_s
+
+    def is_gone(self) -> bool:
+        """Whether somebody has taken this process for dead; who could have is asked only if it is overdue."""
+        return self._gone or (self._overdue and not self._store.exists(self._name))
 
     def is_there(self) -> bool:
-        """Whether it counts: nobody has taken this process for dead."""
-        return not self.over and self._store.exists(self._name)
+        """Whether a lease may be taken in its name: nobody has taken this process for dead, nor may do so now."""
+        return not self._gone and not self._overdue and self._store.exists(self._name)
 
     def end(self) -> None:
         """Take the sign away: the process ends."""

@@ -186,11 +186,12 @@ def _group_of(path: str) -> str:
     """Which tests stay in one process: those of a module, since they share its fixtures, and all tests that start Ray.
 
     Ray takes all CPUs of the machine, and some of its tests count seconds or press Ctrl-C; two of them at a time take
-    longer than one after the other.
+    longer than one after the other. Tests on several nodes mostly wait: for servers that are away, for dead nodes.
     """
-    marked = re.search(
-        r"^(@|pytestmark = \[?)pytest\.mark\.ray\b", (REPO / path).read_text(encoding="utf-8"), re.MULTILINE
-    )
+    text = (REPO / path).read_text(encoding="utf-8")
+    if re.search(r"^pytestmark = .*\bpytest\.mark\.cluster\b", text, re.MULTILINE):
+        return path
+    marked = re.search(r"^(@|pytestmark = \[?)pytest\.mark\.ray\b", text, re.MULTILINE)
     return RAY if marked or path.startswith("tests/ray/") else path
 
 
@@ -209,7 +210,8 @@ NICENESS = 15
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Beside tests that start Ray, which are the longest chain, others take the time that these leave."""
     alone = not hasattr(item.config, "workerinput")
-    if not alone and _group_of(item.nodeid.split("::")[0]) != RAY and os.getpriority(os.PRIO_PROCESS, 0) < NICENESS:
+    ray = item.get_closest_marker("cluster") is not None or _group_of(item.nodeid.split("::")[0]) == RAY
+    if not alone and not ray and os.getpriority(os.PRIO_PROCESS, 0) < NICENESS:
         os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,24 +67,38 @@ def free_port() -> int:
 
 def start(uri: str, folder: Path) -> subprocess.Popen[bytes]:
     """A real `mlflow server` at `uri` that keeps all it has in `folder`; it listens when this returns."""
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", uri.rsplit(":", 1)[1]]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", f"{folder}/served"]
-    command += ["--workers", "1"]
+    port = int(uri.rsplit(":", 1)[1])
+    words = server_words("127.0.0.1", port, f"sqlite:///{folder}/server.db", f"{folder}/served")
     process = subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        words, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
+
+    def answers() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    await_server(process, answers)
+    return process
+
+
+def server_words(host: str, port: int, backend: str, artifacts: str) -> list[str]:
+    """The command of a server of one worker."""
+    words = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
+    return [*words, "--backend-store-uri", backend, "--artifacts-destination", artifacts]
+
+
+def await_server(process: subprocess.Popen[Any], answers: Callable[[], bool]) -> None:
+    """Return when it answers; if it ends before, or takes too long, it is ended and the test fails."""
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with socket.create_connection(("127.0.0.1", int(uri.rsplit(":", 1)[1])), timeout=1):
-                return process
-        except OSError:
-            time.sleep(0.2)
+        if answers():
+            return
+        time.sleep(0.2)
     stop(process)
     raise AssertionError("mlflow server did not start")
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
+def stop(process: subprocess.Popen[Any]) -> None:
     """End a server that `start` has started."""
     try:
         os.killpg(process.pid, signal.SIGKILL)

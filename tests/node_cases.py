@@ -111,14 +111,3 @@ def cluster_of_processes(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: Any)
         for node in reversed(made.nodes[:]):
             made.end(node)
         shutil.rmtree(temp, ignore_errors=True)
-
-
-def need_own_disks() -> None:
-    """Skip, and say so loudly, where a process cannot have a disk of its own."""
-    can = shutil.which("unshare") and subprocess.run(
-        ["unshare", "--mount", "sh", "-c", "mount -t tmpfs none /mnt"], capture_output=True, check=False
-    )
-    if not can or can.returncode:
-        pytest.skip(
-            "NOT TESTED: this machine makes no mount namespaces (unshare --mount as root), so no node has a disk"
-        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -32,13 +33,17 @@ class S3Server:
     @property
     def environment(self) -> dict[str, str]:
         """What a process needs to reach the server."""
+        return self.environment_at(self.address)
+
+    def environment_at(self, address: str) -> dict[str, str]:
+        """The same for a process that reaches it at another address."""
         return {
-            "AWS_ENDPOINT_URL": self.address,
+            "AWS_ENDPOINT_URL": address,
             "AWS_ACCESS_KEY_ID": KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET,
             "AWS_REGION": "us-east-1",
             # Google's store takes and gives the same XML but for one header, which `Counting` translates.
-            "GOOGLE_BASE_URL": self.address,
+            "GOOGLE_BASE_URL": address,
             "GOOGLE_BEARER_TOKEN": "test-token",
         }
 
@@ -72,24 +77,33 @@ class Counting:
 
 
 @contextmanager
-def s3_server(bucket: str = "stages") -> Iterator[S3Server]:
-    """A server on a free port of loopback, in this process; its objects go with it."""
+def s3_server(bucket: str = "stages", also_at: socket.socket | None = None) -> Iterator[S3Server]:
+    """A server on a free port of loopback, in this process; its objects go with it.
+
+    Args:
+        also_at: listens for it too, as in another network.
+    """
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
     from werkzeug.serving import make_server
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     app = Counting(DomainDispatcherApplication(create_backend_app))
-    serving = make_server("127.0.0.1", 0, app, threaded=True, request_handler=MotoRequestHandler)
-    app.server = S3Server(f"http://127.0.0.1:{serving.server_port}", bucket)
-    thread = threading.Thread(target=serving.serve_forever, daemon=True)
-    thread.start()
+    handler = {"threaded": True, "request_handler": MotoRequestHandler}
+    serving = [make_server("127.0.0.1", 0, app, **handler)]
+    if also_at is not None:
+        serving.append(make_server(*also_at.getsockname()[:2], app, **handler, fd=also_at.fileno()))
+    app.server = S3Server(f"http://127.0.0.1:{serving[0].server_port}", bucket)
+    threads = [threading.Thread(target=one.serve_forever, daemon=True) for one in serving]
+    for thread in threads:
+        thread.start()
     try:
         make_bucket(app.server, bucket)
         yield app.server
     finally:
-        serving.shutdown()
-        thread.join()
-        serving.server_close()
+        for one, thread in zip(serving, threads, strict=True):
+            one.shutdown()
+            thread.join()
+            one.server_close()
 
 
 def make_bucket(server: S3Server, bucket: str) -> None:

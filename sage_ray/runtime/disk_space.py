@@ -86,7 +86,7 @@ def check_space(need: Need, home: Home, store: StageStore, say: Callable[[str], 
     """
     snapshots = need.stages + need.writing
     if store.local_root is None:
-        say(f"{store.root} is no folder: whether it has room for {snapshots / GB:.2f} GB of snapshots is not checked")
+        say(f"snapshots take up to {snapshots / GB:.2f} GB of {store.root}, whose free space is not checked")
         places = {home.path: need.results}
     elif _device(store.local_root) == _device(home.path):
         places = {store.local_root: snapshots + need.results}

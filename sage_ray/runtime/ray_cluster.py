@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import urlsplit
 
-from sage_ray.errors import UserError
+from sage_ray.errors import RunFailed, UserError
 from sage_ray.runtime.devices import Machines, Node, ray_nodes
 from sage_ray.runtime.room import WAIT_VARIABLE, await_room
 from sage_ray.runtime.surroundings import settings_of_processes
@@ -49,6 +49,7 @@ def connect(*, num_cpus: int | None = None, num_gpus: int | None = None) -> None
 
     Raises:
         UserError: the cluster of `RAY_ADDRESS` does not answer, or a local Ray does not start.
+        RunFailed: it broke off while it was starting.
     """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -74,6 +75,10 @@ def connect(*, num_cpus: int | None = None, num_gpus: int | None = None) -> None
         )
     except (RuntimeError, OSError, TimeoutError, ValueError) as error:
         raise UserError("Ray does not start", "this machine", f"`sage-ray doctor` looks closer ({error})") from None
+    except Exception as error:  # Ray has no class of its own for a part of it that ended, or that took too long
+        if type(error) is not Exception:
+            raise
+        raise RunFailed(f"Ray did not start; start the command again ({error})") from None
     _OWN[:] = [os.getpid()]
 
 

@@ -59,7 +59,7 @@ class TrialListener(DriverSide, tune.Callback):
         self.ended: dict[int, TrialStatus] = {}
         """What is known of trials that have ended; they are not looked at again."""
         self._reached: dict[int, int] = {}
-        """Epochs that a trial had when it was first started, or crashed last."""
+        """Epochs that a trial had when it first began, or crashed last. A process may die before its trial begins."""
         self._shown, self._look_s = 0.0, 0.0
         self._spent_s = spent_seconds(folder, spec, storage.rows()) if spec.file.max_gpu_hours is not None else 0.0
 
@@ -80,7 +80,7 @@ class TrialListener(DriverSide, tune.Callback):
         """Count a crash, which Tune has done already, only if the trial got no further since the one before."""
         number = int(trial.config["number"])
         now = self._epochs(number)
-        if now > self._reached[number]:
+        if now > self._reached.get(number, now):
             trial.run_metadata.num_failures = 0
         self._reached[number] = now
 

@@ -1,4 +1,4 @@
-"""Homes in a bucket: a study killed on one machine goes on on others; a lab of two nodes with disks of their own."""
+"""Homes in a bucket: a study that is killed on one machine goes on on others. Several nodes with one: test_lab.py."""
 
 from __future__ import annotations
 
@@ -6,16 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 from bucket_cases import Lab
-from node_cases import ClusterOfProcesses, need_own_disks
 from postgres_cases import PostgresServer
 from s3_cases import S3Server
-from sweep_cases import BASE, EPOCHS, ended, kill, long_space, wait_until, write_space
-from tiny_cases import as_sets
+from sweep_cases import EPOCHS, ended, kill, long_space, wait_until
 
-from sage_ray.data.synth import write_dataset
-from sage_ray.evaluation import ledger
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.search.driver import sweep
@@ -27,14 +22,12 @@ pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.timeout(900)]
 
 @pytest.fixture
 def place(
-    request: pytest.FixtureRequest,
     s3_of_module: S3Server,
     postgres: PostgresServer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Lab]:
-    name = "killed" if "machine" in request.node.name else "nodes"
-    yield Lab(s3_of_module, postgres, name, tmp_path / "machines").enter(monkeypatch)
+    yield Lab(s3_of_module, postgres, "killed", tmp_path / "machines").enter(monkeypatch)
 
 
 def test_a_study_goes_on_on_another_machine_with_nothing_lost_or_doubled(
@@ -66,49 +59,3 @@ def test_a_study_goes_on_on_another_machine_with_nothing_lost_or_doubled(
         assert lines[: len(known)] == known
     again = RunFolder(place.home.runs / "tiny-t0001-s0").read()
     assert again.attempt == 3 and again.reused_epochs >= len(before["tiny-t0001-s0"])
-
-
-def test_two_nodes_that_share_no_disk(place: Lab, nodes: ClusterOfProcesses, tmp_path: Path) -> None:
-    """The images are on the driver's disk alone, and neither node sees what the other keeps."""
-    need_own_disks()
-    disk, pictures = tmp_path / "disk", tmp_path / "disk" / "pictures"
-    write_dataset(pictures, 16, 32, 3)
-    base = {**BASE, "data.path": str(pictures), "runtime.snapshot_seconds": 0.0}
-    space = write_space(tmp_path, base, trials=4, points=[], space={"adversarial.lr": {"float": [1e-4, 1e-3]}})
-    nodes.head(1)
-    nodes.add(1, own_disk=disk, SAGE_CACHE_DIR=str(disk / "cache"))
-    nodes.wait_for(2)
-
-    code, swept, errors = ended(place.start("driver", "sweep", str(space), "--quiet"))
-    assert code == 0 and swept["done"] == 4, errors
-    found = status("tiny", place.home)
-    runs = [RunFolder(place.home.runs / trial.runs[0].run_id) for trial in found.trials]
-    assert [run.read().state for run in runs] == ["COMPLETE"] * 4
-    assert all([line["epoch"] for line in run.metrics()] == [1, 2, 3, 4, 5] for run in runs)
-    times = [[line["time_ms"] for line in run.metrics()] for run in runs]
-    assert any(a[0] < b[-1] and b[0] < a[-1] for a, b in zip(times, times[1:], strict=False)), "both nodes train"
-
-    design = {"name": "ab", "base": {"preset": "tiny_sage_gan", "set": base}, "reference": "full", "seeds": [5]}
-    design["arms"] = {"full": {}, "soft": {"set": {"adversarial.mask_path": "soft"}}}
-    (tmp_path / "ab.yaml").write_text(yaml.safe_dump(design))
-    code, ablated, errors = ended(place.start("driver", "ablate", str(tmp_path / "ab.yaml"), "--quiet"))
-    assert code == 0 and [arm["tested"] for arm in ablated["arms"]] == [1, 1], errors
-
-    sets = [word for text in as_sets({**base, "runtime.workers": 2}) for word in ("--set", text)]
-    words = ("train", "--preset", "tiny_sage_gan", "--run-id", "two", *sets, "--quiet")
-    code, trained, errors = ended(place.start("driver", *words))
-    assert code == 0 and trained["state"] == "COMPLETE", errors
-
-    code, answer, errors = ended(place.start("driver", "final", "tiny", "--seeds", "0,1", "--quiet"))
-    assert code == 0 and answer["version"] == 1, errors
-    assert {run["state"] for run in answer["runs"]} == {"COMPLETE"}
-    code, promoted, errors = ended(place.start("driver", "promote", "--quiet"))
-    assert code == 0 and promoted["champion"] == 1, errors
-    images, out = str(pictures / "images"), str(tmp_path / "out")
-    words = ("predict", "models:/sage-gan@champion", images, "-o", out, "--quiet")
-    code, predicted, errors = ended(place.start("elsewhere", *words))
-    assert code == 0 and predicted["images"] == 16, errors
-
-    reads = ledger.read(place.home.path / ledger.TEST_READS)
-    finals = [f"{answer['final_id']}-s{seed}" for seed in (0, 1)]
-    assert sorted(row["reader"] for row in reads) == sorted(["ab-full-s5", "ab-soft-s5", *finals])

@@ -7,7 +7,8 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from node_cases import BREAKS, ClusterOfProcesses, need_own_disks
+from machine_cases import need_own_disks
+from node_cases import BREAKS, ClusterOfProcesses
 from sweep_cases import ended, start, wait_until, write_space
 
 from sage_ray.record.home import Home

@@ -58,6 +58,11 @@ def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return [parent, *parent.children(recursive=True)]
 
 
+def actors(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes of a command that train, or start in order to."""
+    return [one for one in family(process) if one.is_running() and "ImplicitFunc" in " ".join(one.cmdline())]
+
+
 def test_killed_driver_resumes_with_nothing_lost_or_doubled(tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
     process = start("sweep", str(long_space(tmp_path, 0)), "--home", str(home.path), "--quiet")
@@ -110,9 +115,8 @@ def test_killed_worker_goes_on_in_another_actor(tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
     process = start("sweep", str(long_space(tmp_path)), "--home", str(home.path), "--json", "--quiet")
     wait_until(lambda: len(epochs_on_disk(home, "tiny-t0000-s0")) >= 8, process)
-    actors = [p for p in family(process) if "ImplicitFunc" in p.name() or "ImplicitFunc" in " ".join(p.cmdline())]
-    assert len(actors) == 1, [p.cmdline() for p in family(process)]
-    actors[0].kill()
+    (actor,) = actors(process)
+    actor.kill()
     before = {"tiny-t0000-s0": epochs_on_disk(home, "tiny-t0000-s0")}
     done, errors = answer(process)
     assert done["done"] == 3, errors
@@ -126,9 +130,11 @@ def test_a_trial_that_gets_further_after_each_kill_is_never_given_up(tmp_path: P
     retries = {"runtime.max_retries": 1, "runtime.snapshot_seconds": 0.0, "adversarial.epochs": EPOCHS - 2}
     path = write_space(tmp_path, base=retries, trials=1, points=[])
     process = start("sweep", str(path), "--home", str(home.path), "--json", "--quiet")
+    wait_until(lambda: actors(process), process)
+    actors(process)[0].kill()  # while it starts
     for epochs in (4, 9):
         wait_until(lambda least=epochs: len(epochs_on_disk(home, "tiny-t0000-s0")) >= least, process)
-        (actor,) = [p for p in family(process) if "ImplicitFunc" in " ".join(p.cmdline())]
+        (actor,) = actors(process)
         actor.kill()
     done, errors = answer(process)
     assert (done["done"], done["failed"]) == (1, 0), errors

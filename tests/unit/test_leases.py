@@ -142,6 +142,32 @@ def test_whoever_was_taken_for_dead_knows_it_and_harms_nobody(store: ObjectStore
     assert not store.exists(session), "its thread has seen that it is gone"
 
 
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_holder_that_was_cut_off_for_long_has_it_still_unless_somebody_took_it(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, taken: bool
+) -> None:
+    lease = Lease(store, "a/x")
+    assert lease.take(0)
+    (session,) = [entry.name for entry in store.names(SESSIONS)]
+
+    def away(*words: object, **more: object) -> None:
+        raise OSError(113, "No route to host")
+
+    with monkeypatch.context() as cut:
+        for name in ("write", "exists", "names", "read"):
+            cut.setattr(store, name, away)
+        time.sleep(1.3)
+        with pytest.raises(OSError, match="No route"):
+            lease.lost()  # nobody knows
+        if taken:
+            elsewhere = open_object_store(str(store.uri))
+            elsewhere.delete([session])
+            held_by(elsewhere, "other", generation=2)
+    assert lease.lost() is taken
+    time.sleep(0.3)
+    assert lease.lost() is taken and store.exists(session) is not taken
+
+
 def test_a_claim_that_comes_too_late_is_withdrawn(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     late, others = Lease(store, "a/x"), Lease(store, "a/x")
     assert others.take(0)
