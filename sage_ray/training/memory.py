@@ -12,6 +12,8 @@ from sage_ray.config import ExperimentConfig
 from sage_ray.errors import OutOfMemory
 
 _HOST = re.compile(r"can't allocate memory|not enough memory|Cannot allocate memory|std::bad_alloc", re.IGNORECASE)
+_GPU = re.compile(r"CUDA error: out of memory|CU\w+_STATUS_ALLOC_FAILED")
+"""What CUDA and its libraries say beside torch's allocator, as where there is no room for one more context."""
 _WANTED = re.compile(r"tried to allocate ([\d.]+ ?[KMGT]?i?B(?:ytes)?)", re.IGNORECASE)
 
 
@@ -34,7 +36,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a GPU, or this machine, has no memory left."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and _HOST.search(str(error)) is not None
+    return isinstance(error, RuntimeError) and any(said.search(str(error)) for said in (_HOST, _GPU))
 
 
 def _line(config: ExperimentConfig, phase: str, device: torch.device, message: str) -> str:

@@ -60,6 +60,19 @@ def test_on_a_gpu_precision_and_sharing_are_named() -> None:
     assert caught.value.__cause__ is error
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    ],
+)
+def test_what_the_libraries_of_a_gpu_say_without_memory_is_known(text: str) -> None:
+    assert is_out_of_memory(RuntimeError(text))
+    assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
+
+
 @pytest.mark.parametrize("error", [RuntimeError("shape mismatch"), ValueError("no memory"), KeyError("memory")])
 def test_other_errors_pass_as_they_are(error: Exception) -> None:
     assert not is_out_of_memory(error)
