@@ -90,11 +90,15 @@ class EpochSeconds:
         return frozen * self.kinds.get("frozen", 0.0) + (end - start - frozen) * self.kinds.get("adversarial", 0.0)
 
 
+def epochs_of_kinds(config: ExperimentConfig) -> dict[str, int]:
+    """How many epochs of each of `KINDS` a run of a config has."""
+    frozen = min(config.adversarial.freeze_epochs, config.adversarial.epochs)
+    return {"pretrain": config.pretrain.epochs, "frozen": frozen, "adversarial": config.adversarial.epochs - frozen}
+
+
 def kinds_of(config: ExperimentConfig) -> tuple[str, ...]:
     """The kinds of epochs that a config has."""
-    frozen = min(config.adversarial.freeze_epochs, config.adversarial.epochs)
-    wanted = {"pretrain": config.pretrain.epochs, "frozen": frozen, "adversarial": config.adversarial.epochs - frozen}
-    return tuple(kind for kind in KINDS if wanted[kind] > 0)
+    return tuple(kind for kind, epochs in epochs_of_kinds(config).items() if epochs > 0)
 
 
 def kind_of(config: ExperimentConfig, phase: str, phase_epoch: int) -> str:

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from sage_ray.training.batches import Pictures, steps_per_epoch, training_batche
 from sage_ray.training.build import build_state, needs_perceptual
 from sage_ray.training.context import LocalContext, RunContext, computed_on
 from sage_ray.training.loop import STEPS
+from sage_ray.training.memory import memory_of
 from sage_ray.training.precision import resolve_precision, use_precision
 from sage_ray.training.recipe import Recipe, build_recipe
 from sage_ray.training.scoring import validate
@@ -52,10 +54,14 @@ def pilot(config: ExperimentConfig, home: Home, place: Mapping[str, Any], say: C
     Raises:
         UserError: the config asks for a GPU that is not here, or for several workers, or for data that cannot be read;
             or the trials compute on another GPU than this machine has.
+        OutOfMemory: one trial alone does not fit.
     """
     if config.runtime.workers > 1:
         mend = "measure with a recorded run: train one of a few epochs, then plan"
         raise UserError("a pilot is one worker", f"resources.workers={config.runtime.workers}", mend)
+    if config.runtime.device == "cuda" and not torch.cuda.is_available():
+        mend = "leave it out here; on a machine with a GPU it measures epochs and trials per GPU"
+        raise UserError("no GPU here, and the trials compute on one", "--pilot", mend)
     config = with_checkpoint(config, home)
     data = prepare(config.data, home.cache)
     ctx = LocalContext(config.runtime)
@@ -67,24 +73,35 @@ def pilot(config: ExperimentConfig, home: Home, place: Mapping[str, Any], say: C
         resolve_precision(config.runtime.precision, ctx.device), ctx.device, deterministic=config.runtime.deterministic
     )
     images = Images(len(data.split.train), len(data.split.validation))
-    recipe = _recipe(config, ctx, home)
+    recipe = pilot_recipe(config, ctx, home.cache)
     found: list[Measured] = []
     for kind in kinds_of(config):
         say(f"pilot: a few steps of {kind}")
-        timed = _epoch_seconds(kind, config, data, ctx, recipe)
+        with memory_of(config, PHASE_OF[kind], ctx.device):
+            timed = _epoch_seconds(kind, config, data, ctx, recipe)
         source = "a pilot" if timed.share == 1 else f"a pilot on 1/{1 / timed.share:.0f} of the area of each image"
         found.append(Measured(kind, timed.seconds, 0, source, likeness(config, PHASE_OF[kind], images, place)))
     rest = _rest(config, home, found)
     return [replace(measured, rest_s=rest) for measured in found]
 
 
-def _recipe(config: ExperimentConfig, ctx: RunContext, home: Home) -> Recipe:
+def pilot_recipe(config: ExperimentConfig, ctx: RunContext, cache_dir: Path) -> Recipe:
+    """The recipe of a config, its perceptual term with drawn weights."""
     if not needs_perceptual(config):
-        return build_recipe(config, ctx, home.cache)
+        return build_recipe(config, ctx, cache_dir)
     bare = config.with_sections(adversarial=config.adversarial.model_copy(update={"perceptual": "none"}))
     loss = VGG19Loss(random_vgg19(), normalise=config.adversarial.perceptual_normalise)
     ctx.prepare(loss)
-    return replace(build_recipe(bare, ctx, home.cache), perceptual=loss, adversarial=config.adversarial)
+    return replace(build_recipe(bare, ctx, cache_dir), perceptual=loss, adversarial=config.adversarial)
+
+
+def middle_epoch(kind: str, config: ExperimentConfig) -> int:
+    """The epoch of its phase, from 0, in the middle of the epochs of a kind.
+
+    There the share of steps with generated images is that of most of them.
+    """
+    epochs, freeze = config.phase(PHASE_OF[kind]).epochs, config.adversarial.freeze_epochs
+    return {"pretrain": 0, "frozen": min(freeze, epochs) // 2, "adversarial": (freeze + epochs) // 2}[kind]
 
 
 @dataclass(frozen=True)
@@ -104,10 +121,7 @@ def _epoch_seconds(kind: str, config: ExperimentConfig, data: PreparedData, ctx:
     """
     phase = PHASE_OF[kind]
     state = build_state(config, phase, ctx)
-    epochs, freeze = config.phase(phase).epochs, config.adversarial.freeze_epochs
-    # In the middle of the epochs of this kind: there the share of steps with generated images is that of most of them.
-    middle = {"pretrain": 0, "frozen": min(freeze, epochs) // 2, "adversarial": (freeze + epochs) // 2}
-    state.phase_epoch = middle[kind]
+    state.phase_epoch = middle_epoch(kind, config)
     parts = _parts(config)
     taken: list[float] = []
     for size, larger in zip(parts, [*parts[1:], None], strict=True):

@@ -12,7 +12,6 @@ from sage_ray.runtime.disk_space import DATABASE_BYTES, GB, free_bytes, kept_byt
 from sage_ray.search.budget import Trim, trimmed
 from sage_ray.search.earlier import begun_from, earlier_trials
 from sage_ray.search.epoch_cost import Measured
-from sage_ray.search.pilot import pilot as take_pilot
 from sage_ray.search.placement import Placement, placed
 from sage_ray.search.planned_runs import (
     Clock,
@@ -24,6 +23,7 @@ from sage_ray.search.planned_runs import (
     planned_runs,
     trial_place,
 )
+from sage_ray.search.planned_sharing import GpuSharing, StudyPilot
 from sage_ray.search.recorded_epochs import recorded_epochs
 from sage_ray.search.sampling import LEARNING, simulate
 from sage_ray.search.stage_tree import StageNode, stage_tree
@@ -70,6 +70,7 @@ class Plan:
         price: of all of it; None without a price per hour, or where the time is not known.
         price_per: the hour that the price is for.
         time_basis: what the hours rest on, in words.
+        pilot: what a pilot on a GPU found of several trials per GPU; None without a pilot, and on a CPU.
         upper_bound: whether trials may be stopped early, so that less is computed.
         tree: the distinct stages, each with what goes on from it.
         first: parameters of the first trials.
@@ -104,6 +105,7 @@ class Plan:
     price: float | None = None
     price_per: str = ""
     time_basis: list[str] = field(default_factory=list)
+    pilot: GpuSharing | None = None
     upper_bound: bool = False
     tree: list[StageNode] = field(default_factory=list)
     first: list[dict[str, Any]] = field(default_factory=list)
@@ -129,7 +131,8 @@ def plan(
         spec: the study.
         home: its recorded runs say what an epoch takes; its stage store, what is trained already.
         price: of a GPU for an hour; on a CPU, of a worker with its CPUs.
-        pilot: take some steps of each phase of the study's base to measure what an epoch takes.
+        pilot: take some steps of each phase of the study's base to measure what an epoch takes, and on a GPU how many
+            trials to train on one.
         budget_hours: hours of GPUs (on a CPU, of workers) that the study is to be trimmed to.
         earlier: studies of the home that it begins with, as `sweep` takes them.
         say: told what a pilot does.
@@ -148,32 +151,36 @@ def plan(
     runs = [each.run for each in planned]
     store = StageStore(spec.base.runtime.stage_store or home.stage_store)
     epochs = count_epochs(runs, store)
-    clock = Clock(spec, placement, _measured(spec, placement, home, pilot, say), store)
+    taken = StudyPilot(spec, placement, machines, home, say) if pilot else None
+    measured = recorded_epochs(home, trial_place(spec.base, placement)) if taken is None else taken.measured
+    clock = Clock(spec, placement, measured, store)
     timed = clock.timed(planned)
     return Plan(
         study=spec.name,
         trials=len(samples),
         runs=len(planned),
         **_epochs(epochs),
-        exact=_is_exact(spec),
-        note=_note(spec),
-        kind=spec.kind,
-        not_run=spec.not_run(),
-        details=spec.details(),
+        **_asked(spec),
         data=headline(data, spec.base.data),
         **_placement(placement),
         **_disk(planned, epochs.stages, identity, store, home),
         **_hours(spec, clock.hours(timed) if timed else None, price),
-        time_basis=time_basis(clock.used, clock.notes) if timed else [],
-        upper_bound=spec.scheduler.name == "asha",
+        time_basis=time_basis(clock.used, clock.notes, 1 if taken is None else taken.beside) if timed else [],
+        pilot=None if taken is None else taken.sharing(planned, store),
         tree=stage_tree(runs),
         first=_first(spec, samples),
         trim=None if budget_hours is None else trimmed(spec, clock, timed, budget_hours),
     )
 
 
-def time_basis(used: Sequence[Measured], notes: Sequence[str]) -> list[str]:
-    """What hours rest on: how many measured epochs of which runs, or a pilot, and what is not alike."""
+def time_basis(used: Sequence[Measured], notes: Sequence[str], beside: int = 1) -> list[str]:
+    """What hours rest on: how many measured epochs of which runs, or a pilot, and what is not alike.
+
+    Args:
+        used: measurements.
+        notes: where they are not alike.
+        beside: trials on one GPU that a pilot's seconds are those of.
+    """
     runs = list(dict.fromkeys(m.source for m in used if m.epochs))
     lines = []
     if runs:
@@ -181,15 +188,9 @@ def time_basis(used: Sequence[Measured], notes: Sequence[str]) -> list[str]:
         lines.append(f"{sum(m.epochs for m in used)} epochs of {named}")
     pilots = list(dict.fromkeys(m.source for m in used if not m.epochs))
     if pilots:
-        lines.append(f"{' and '.join(pilots)}: a few steps of each phase of the base, one trial alone")
+        trials = "one trial alone" if beside == 1 else f"{beside} trials side by side on one GPU"
+        lines.append(f"{' and '.join(pilots)}: a few steps of each phase of the base, {trials}")
     return [*lines, *notes]
-
-
-def _measured(
-    spec: StudySpec, placement: Placement, home: Home, pilot: bool, say: Callable[[str], None]
-) -> list[Measured]:
-    place = trial_place(spec.base, placement)
-    return take_pilot(spec.base, home, place, say) if pilot else recorded_epochs(home, place)
 
 
 def _hours(spec: StudySpec, hours: Hours | None, price: float | None) -> dict[str, Any]:
@@ -206,6 +207,17 @@ def _hours(spec: StudySpec, hours: Hours | None, price: float | None) -> dict[st
         "wall_hours": None if hours.wall is None else round(hours.wall, 6),
         "price": None if price is None else round(price * paid, 6),
         "price_per": per,
+    }
+
+
+def _asked(spec: StudySpec) -> dict[str, Any]:
+    return {
+        "kind": spec.kind,
+        "exact": _is_exact(spec),
+        "note": _note(spec),
+        "not_run": spec.not_run(),
+        "details": spec.details(),
+        "upper_bound": spec.scheduler.name == "asha",
     }
 
 

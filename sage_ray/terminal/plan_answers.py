@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sage_ray.durations import hours_text
+from sage_ray.durations import hours_text, number_text
 from sage_ray.errors import UserError
 from sage_ray.terminal.disk_answers import disk_line
 from sage_ray.terminal.display import parameter_columns
 from sage_ray.terminal.progress import width_of
+from sage_ray.terminal.sharing_answers import sharing_lines
 from sage_ray.terminal.shell import Answer, Session, plain
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def planned(plan: Plan, asked: Asked, session: Session) -> Answer:
         f"epochs: {plan.epochs_without_reuse} without reuse, {plan.epochs_with_reuse} with reuse ({saved:.0%} saved), "
         f"{plan.epochs_stored} of them stored already",
         *time_lines(plan, asked.price),
+        *sharing_lines(plan),
         disk_line(plan),
         "stages, each trained once:",
         *(f"  {line}" for line in tree_lines(plan.tree)),
@@ -107,13 +109,6 @@ def trim_lines(plan: Plan) -> list[str]:
         seeds = f"seed{'s' if len(trim.seeds) > 1 else ''} {', '.join(map(str, trim.seeds))}"
         what = f"all arms with {seeds}, {trim.trials} of {trim.of} runs,"
     return [f"{budget}: {what} fit ({number_text(trim.hours)})"]
-
-
-def number_text(value: float | None) -> str:
-    """A number of hours with digits to see and no exponent."""
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _drawn(plan: Plan, asked: Asked) -> Path:

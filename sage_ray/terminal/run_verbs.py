@@ -173,8 +173,9 @@ def plan(
 ) -> Answer:
     """Say what a search or an ablation will cost: epochs with and without reuse, hours, price and disk.
 
-    Hours come from epochs that runs of this home have recorded, or from a pilot. Nothing is trained without --pilot,
-    and nothing of a pilot is kept.
+    Hours come from epochs that runs of this home have recorded, or from a pilot. Where trials compute on a GPU, a
+    pilot also measures 1, 2 and 3 of them side by side on one. Nothing is trained without --pilot, and nothing of a
+    pilot is kept.
     """
     from sage_ray.search.plan import plan as count
     from sage_ray.study.design import load_spec

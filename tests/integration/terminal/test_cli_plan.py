@@ -11,12 +11,11 @@ from design_cases import ARMS, changed
 from sweep_cases import BASE, write_space
 from yaml import safe_dump
 
-from sage_ray.durations import hours_text
+from sage_ray.durations import hours_text, number_text
 from sage_ray.record.home import Home
 from sage_ray.runtime.launch import run
 from sage_ray.study.space import load_space
 from sage_ray.terminal.cli import call
-from sage_ray.terminal.plan_answers import number_text
 
 
 @pytest.fixture(scope="module")
