@@ -14,6 +14,7 @@ _KEY = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (AWS_SESSION_TOKEN, or AWS_PROFILE)",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS or GOOGLE_SERVICE_ACCOUNT",
 }
+NO_RIGHT = "no right to do this"
 _ENDPOINT = {"s3": "AWS_ENDPOINT_URL", "gs": "GOOGLE_BASE_URL"}
 
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired", "InvalidToken"}
@@ -62,7 +63,7 @@ class StoreFault:
         if "169.254.169.254" in message or "metadata.google" in message or "redential" in message:
             return "no credentials", f"set {key}"
         if status == "403":
-            return "no right to do this", "give these credentials the rights to list, read, write and delete there"
+            return NO_RIGHT, "give these credentials the rights to list, read, write and delete there"
         return None
 
     def _silence(self, code: str, status: str, message: str) -> tuple[str, str]:

@@ -17,7 +17,6 @@ from sage_ray.config import stable_hash
 from sage_ray.errors import UserError
 from sage_ray.followed import Followed, following
 from sage_ray.locks import locked
-from sage_ray.record.provenance import now, who
 
 TEST_READS = "test_reads.jsonl"
 PROMOTIONS = "promotions.jsonl"
@@ -36,6 +35,11 @@ def read(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             continue
     return rows
+
+
+def reads_of_test_set(home: Path, test_set: str) -> list[dict[str, Any]]:
+    """Readings of one locked test set in the home of that folder, oldest first."""
+    return [row for row in read(home / TEST_READS) if row["test_set"] == test_set]
 
 
 def reads_of_run(home: Path, run_id: str, created: str) -> tuple[list[dict[str, Any]], int]:
@@ -72,12 +76,19 @@ def append_once(path: Path, row: dict[str, Any], key: tuple[str, ...] = ()) -> b
         if key and any(all(old.get(name) == row[name] for name in key) for old in read(path)):
             return False
         cut_short = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
-        line = json.dumps({"when": now(), "who": who(), **row}, sort_keys=True)
+        line = json.dumps(signed(row), sort_keys=True)
         with path.open("a", encoding="utf-8") as file:
             file.write(("\n" if cut_short else "") + line + "\n")
             file.flush()
             os.fsync(file.fileno())
     return True
+
+
+def signed(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with who and when, unless it says that already."""
+    from sage_ray.record.provenance import now, who  # not at the top: it imports torch, and who only reads waits for it
+
+    return {"when": now(), "who": who(), **row}
 
 
 def _rows_of_bucket(path: Path) -> list[dict[str, Any]] | None:
@@ -94,5 +105,5 @@ def _rows_of_bucket(path: Path) -> list[dict[str, Any]] | None:
 def _create_once(home: Followed, path: Path, row: Mapping[str, Any], key: tuple[str, ...]) -> bool:
     what = [[name, row[name]] for name in key] or uuid.uuid4().hex
     name = f"{path.stem}/{stable_hash(what)}.json"
-    line = json.dumps({"when": now(), "who": who(), **row}, sort_keys=True)
+    line = json.dumps(signed(row), sort_keys=True)
     return home.store.create(name, line.encode())

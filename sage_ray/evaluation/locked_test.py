@@ -26,6 +26,7 @@ from sage_ray.evaluation.score_tables import (
     summary,
     why_no_interval,
 )
+from sage_ray.evaluation.shared_reads import READ_KEY, Readings, count_reading, readings_of
 from sage_ray.files import replacing
 from sage_ray.followed import pull, push
 from sage_ray.locks import locked
@@ -84,6 +85,8 @@ class Evaluation:
     """How often this model has been scored on this test set, this time included; 0 for other data."""
     test_reads_of_home: int
     """Reads of this test set by all models of the home."""
+    readings: Readings | None
+    """Reads of this test set over all homes of a shared store, this time included; None: other data."""
     fresh: bool
     """False: read back from what an earlier evaluation stored; nothing was scored, nothing counted."""
     notes: list[str]
@@ -167,8 +170,7 @@ def evaluate(
         with replacing(path) as temporary:
             frame.to_parquet(temporary, index=False)
         push(path)
-    if read is not None:
-        _count(read, home)
+    _count(read, task, home, result)
     return result
 
 
@@ -219,7 +221,7 @@ def _of_run(
             run.write_per_image(rows)
         if reads != record.test_reads:
             run.update(test_reads=reads)
-        _count(read, home)
+        _count(read, task, home, result)
     return result
 
 
@@ -230,9 +232,6 @@ def _stored(run: RunFolder, task: _Task, *, baseline: bool = False) -> bool:
     named = score_definitions(task.config)
     same = all(named.get(score) == text for score, text in zip(frame["score"], frame["definition"], strict=True))
     return same and set(frame["image_sha"]) == set(task.shas)
-
-
-_READ_KEY = ("reader", "read", "test_set", "weights_sha")
 
 
 def _read_row(task: _Task, purpose: str, reader: str, read: int = 1) -> dict[str, Any]:
@@ -250,13 +249,9 @@ def _read_row(task: _Task, purpose: str, reader: str, read: int = 1) -> dict[str
     }
 
 
-def _count(row: dict[str, Any], home: Home) -> None:
-    ledger.append_once(home.path / ledger.TEST_READS, row, key=_READ_KEY)
-
-
-def reads_of_test_set(home: Home, test_set: str) -> list[dict[str, Any]]:
-    """Ledger rows of all reads of one test set in this home, oldest first."""
-    return [row for row in ledger.read(home.path / ledger.TEST_READS) if row["test_set"] == test_set]
+def _count(row: dict[str, Any] | None, task: _Task, home: Home, result: Evaluation) -> None:
+    if row is not None and result.readings is not None:
+        count_reading(home, row, task.config.runtime.stage_store, result.readings)
 
 
 def _run_of(ref: ModelRef, home: Home) -> RunFolder | None:
@@ -365,9 +360,11 @@ def _evaluation(
     mine = frame[frame["checkpoint"] != BASELINE]
     other = frame[frame["checkpoint"] == BASELINE]
     test_set = name_test_set(task.shas)
-    reads = reads_of_test_set(home, test_set) if read is not None else []
-    if read is not None and not any(all(row[name] == read[name] for name in _READ_KEY) for row in reads):
+    reads = ledger.reads_of_test_set(home.path, test_set) if read is not None else []
+    if read is not None and not any(all(row[name] == read[name] for name in READ_KEY) for row in reads):
         reads.append(read)
+    store = task.config.runtime.stage_store
+    counted = readings_of(home, test_set, stage_store=store, pending=read, write=True) if read is not None else None
     readers, weights = {task.ref.run_id, task.ref.text}, task.ref.identity()["weights_sha"]
     return Evaluation(
         model=task.ref.identity(),
@@ -382,8 +379,9 @@ def _evaluation(
         gain=_gain(mine, other, where) if len(other) else None,
         test_reads=sum(row["reader"] in readers and row["weights_sha"] == weights for row in reads),
         test_reads_of_home=len(reads),
+        readings=counted,
         fresh=fresh,
-        notes=list(task.notes),
+        notes=[*task.notes, *(counted.notes if counted is not None else ())],
         per_image=path,
         scoring=SCORING_PRECISION,
     )

@@ -10,8 +10,9 @@ from pathlib import Path
 import pandas as pd
 
 from sage_ray.errors import UserError
-from sage_ray.evaluation.locked_test import reads_of_test_set
+from sage_ray.evaluation.ledger import reads_of_test_set
 from sage_ray.evaluation.score_tables import PRIMARY, ScoreLine, seed_table, summary, why_no_interval
+from sage_ray.evaluation.shared_reads import Readings, readings_of
 from sage_ray.files import write_text
 from sage_ray.metrics.definitions import IMAGE_SCORES
 from sage_ray.record.home import Home
@@ -89,6 +90,8 @@ class Comparison:
     versions: list[VersionScores]
     test_reads: int
     """Reads of this test set in this home, by all models."""
+    readings: Readings
+    """Reads of this test set over all homes of the stores that the home shares."""
     report: Path | None
     """Markdown table."""
     notes: list[str] = field(default_factory=list)
@@ -171,6 +174,7 @@ def compare_versions(home: Home, versions: Sequence[Version], reference: Version
         rows.append(row)
     tags = reference.tags
     test_set = tags.get("sage.test_set", "")
+    readings = readings_of(home, test_set, write=True)
     return Comparison(
         model_name=reference.name,
         test_set=test_set,
@@ -181,9 +185,10 @@ def compare_versions(home: Home, versions: Sequence[Version], reference: Version
         reference_is=_why(reference),
         rule=_rule(judged, compared=bool(differences)),
         versions=rows,
-        test_reads=len(reads_of_test_set(home, test_set)),
+        test_reads=len(reads_of_test_set(home.path, test_set)),
+        readings=readings,
         report=None,
-        notes=[*notes, *crossing({f"version {v.version}": _computed_on(v) for v in versions})],
+        notes=[*notes, *crossing({f"version {v.version}": _computed_on(v) for v in versions}), *readings.notes],
     )
 
 
@@ -334,7 +339,7 @@ def comparison_markdown(comparison: Comparison) -> str:
         f"# {comparison.model_name}: versions on the locked test set",
         "",
         f"{comparison.images} test image{'' if comparison.images == 1 else 's'} (test set `{comparison.test_set}`, "
-        f"data fingerprint `{comparison.fingerprint}`), read {comparison.test_reads} times in this home. "
+        f"data fingerprint `{comparison.fingerprint}`). {comparison.readings.sentence} "
         f"Reference: version {comparison.reference} ({comparison.reference_is}).",
         "",
         "| version | alias | from | seeds | dice | f1_object_50 | f1_pixel | dice minus reference | verdict |",

@@ -14,6 +14,7 @@ from sage_ray.data.prepare import headline, prepare
 from sage_ray.errors import RunFailed, UserError
 from sage_ray.evaluation.locked_test import score_locked_test
 from sage_ray.evaluation.score_tables import ScoreLine, summary
+from sage_ray.evaluation.shared_reads import Readings, readings_of
 from sage_ray.locks import locked
 from sage_ray.record.home import Home
 from sage_ray.record.model_versions import MODEL_NAME, Version
@@ -66,6 +67,8 @@ class FinalResult:
     """On the locked test, over images crossed with seeds."""
     versions: list[VersionScores]
     """The new version, and the one it is compared with, if any shares its test set."""
+    readings: Readings
+    """Reads of the locked test over all homes of the stores that the home shares."""
     verdict: str
     """Verdict of the comparison: supported, refuted, undecided, or `first version` without anything to compare."""
 
@@ -198,6 +201,7 @@ def _result(plan: FinalPlan, home: Home, version: Version, scores: pd.DataFrame)
         runs=[_final_run(plan, seed, home, scores) for seed in plan.seeds],
         scores=summary(scores, plan.final_id),
         versions=versions,
+        readings=readings_of(home, version.tags["sage.test_set"], write=True),
         verdict=verdict,
     )
 

@@ -15,6 +15,7 @@ from sage_ray.errors import UserError
 from sage_ray.evaluation import ledger
 from sage_ray.evaluation.locked_test import score_locked_test, stored_test_rows
 from sage_ray.evaluation.score_tables import PRIMARY, meaning
+from sage_ray.evaluation.shared_reads import Readings, readings_by
 from sage_ray.losses.perceptual import load_vgg19
 from sage_ray.metrics.definitions import IMAGE_SCORES
 from sage_ray.record.home import Home
@@ -86,8 +87,11 @@ class AblationResult:
     states: dict[str, int]
     """Runs by state; those not begun count as WAITING."""
     details: list[str]
+    readings: list[Readings]
+    """Reads of each test set that a run has read, over all homes of the stores that the home shares; one as a rule."""
     notes: list[str]
-    """What to keep in mind: arms that were computed on different models of GPU or versions of torch."""
+    """What to keep in mind: arms that were computed on different models of GPU or versions of torch, and homes whose
+    readings are not counted."""
 
 
 def ablate(design: Design, home: Home, name: str | None = None, watch: Watch | None = None) -> AblationResult:
@@ -147,10 +151,11 @@ def _check_perceptual(design: Design, home: Home) -> None:
 
 def _conclude(found: StudyStatus, home: Home, watch: Watch | None) -> AblationResult:
     design = _design(found.study, home)
-    if found.state == "finished" and design.file.test:
+    tested = found.state == "finished" and design.file.test
+    if tested:
         _read_tests(found, home, watch)
         found = status(found.study, home)
-    return _result(found, home)
+    return _result(found, home, write=tested)
 
 
 def _read_tests(found: StudyStatus, home: Home, watch: Watch | None) -> None:
@@ -197,7 +202,7 @@ def _design(name: str, home: Home) -> Design:
     return spec
 
 
-def _result(found: StudyStatus, home: Home) -> AblationResult:
+def _result(found: StudyStatus, home: Home, *, write: bool = False) -> AblationResult:
     design = _design(found.study, home)
     metric = design.objective.metric
     named = metric.rsplit("/", 1)[-1]
@@ -205,6 +210,7 @@ def _result(found: StudyStatus, home: Home) -> AblationResult:
     runs = [_run(trial, design.run_grid(trial.number)[0], home, score) for trial in found.trials]
     states = Counter(trial.state for trial in found.trials)
     states["WAITING"] = found.target - len(found.trials)
+    readings = readings_by(home, [run.run_id for run in runs if run.test_reads], write=write)
     return AblationResult(
         status=found,
         design=design.file.kind,
@@ -216,7 +222,8 @@ def _result(found: StudyStatus, home: Home) -> AblationResult:
         runs=runs,
         states={state: count for state, count in states.items() if count},
         details=design.details(),
-        notes=crossing(_places(runs, home)),
+        readings=readings,
+        notes=[*crossing(_places(runs, home)), *(note for found in readings for note in found.notes)],
     )
 
 

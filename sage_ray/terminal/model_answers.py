@@ -30,6 +30,7 @@ def finished(result: FinalResult, session: Session) -> Answer:
     lines.append(f"locked test ({_images(one.images)}, {one.seeds} seeds; {_basis(one)}):")
     lines += score_pairs(result.scores)
     lines.append("definitions: in the report of `compare`, and with --json")
+    lines += [result.readings.text, *result.readings.notes]
     lines.append(f"registered {result.uri} (seed {result.registered_seed}); verdict: {result.verdict}")
     follow = [named_model(verb, result.model_name, session) for verb in ("compare", "promote")]
     paths = {"runs": session.home.runs, "model": result.uri}
@@ -61,7 +62,11 @@ def _with_interval(gain: Difference | Gain) -> str:
 
 
 def _images(count: int, noun: str = "image") -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+    return f"{count} {noun}{_s(count)}"
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
 
 
 def _basis(line: ScoreLine) -> str:
@@ -77,7 +82,7 @@ def compared(comparison: Comparison, session: Session) -> Answer:
         *(version_line(row) for row in comparison.versions),
         comparison.rule,
         *comparison.notes,
-        f"this test set has been read {comparison.test_reads} times in this home",
+        comparison.readings.text,
     ]
     paths = {"report": comparison.report} if comparison.report else {}
     return Answer(lines, plain(comparison), paths, [named_model("promote", comparison.model_name, session)])
@@ -103,10 +108,9 @@ def evaluated(result: Evaluation, model: str, session: Session) -> Answer:
     if result.gain is not None:
         lines.append(f"Dice, model minus Otsu: {_with_interval(result.gain)}")
     lines.append(f"{_basis(result.scores['dice'])}; scored in {result.scoring}")
-    if result.test_reads:
-        lines.append(
-            f"this model has read this test set {result.test_reads} times, all models {result.test_reads_of_home}"
-        )
+    if result.readings is not None:
+        lines.append(f"this model has read this test set {result.test_reads} time{_s(result.test_reads)} in this home")
+        lines.append(result.readings.text)
     lines += result.notes
     follow = [session.command(f"predict {model} IMAGES -o OUT")]
     return Answer(lines, plain(result), {"per_image": result.per_image}, follow)

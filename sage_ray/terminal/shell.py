@@ -74,6 +74,10 @@ class Session:
         news = home.settle_identity()
         if news is not None:
             self.watch.line(news)
+        if home.in_bucket:
+            from sage_ray.evaluation.shared_reads import bring_in
+
+            bring_in(home)
         return home
 
     @property

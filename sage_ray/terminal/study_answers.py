@@ -107,7 +107,7 @@ def arm_lines(result: AblationResult) -> list[str]:
     others = [arm.arm for arm in result.arms if arm.definitions != common and arm.not_run is None]
     if others:
         lines.append(f"scored by another definition than the reference, not to be compared: {', '.join(others)}")
-    return lines + result.notes
+    return [*lines, *(found.text for found in result.readings), *result.notes]
 
 
 def _arm_line(arm: ArmSummary, wide: int, score: int, test: int) -> str:

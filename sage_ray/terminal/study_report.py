@@ -55,6 +55,7 @@ def markdown(study: StudyStatus, home: Home) -> list[str]:
         "## Cost",
         "",
         *_cost(records),
+        *_readings(records, home),
         *_planned(study, home),
         "",
         "## Provenance",
@@ -168,6 +169,15 @@ def _cost(records: list[RunRecord]) -> list[str]:
         f"synthetic steps {sum(r.synthetic_steps for r in records)}; "
         f"test reads {sum(r.test_reads for r in records)} (no training ever sees the test set).",
     ]
+
+
+def _readings(records: list[RunRecord], home: Home) -> list[str]:
+    """How often the locked test sets have been read that runs of the study have read, over all homes of the store."""
+    from sage_ray.evaluation.shared_reads import readings_by
+
+    read = [record.run_id for record in records if record.test_reads]
+    found = readings_by(home, read) if read else []
+    return [line for each in found for line in (each.sentence, *(f"Note: {note}." for note in each.notes))]
 
 
 def _planned(study: StudyStatus, home: Home) -> list[str]:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from sage_ray.errors import UserError
 from sage_ray.evaluation import ledger
+from sage_ray.evaluation.shared_reads import common_place
 from sage_ray.followed import following
 from sage_ray.object_store import store_place
 from sage_ray.record.home import Home
@@ -213,7 +214,9 @@ def _note_reads(own: Belongings, home: Home, report: ForgetReport) -> None:
     lines = sum(row.get("reader") in going for row in ledger.read(home.path / ledger.TEST_READS))
     if lines:
         many = "1 reading" if lines == 1 else f"{lines} readings"
-        report.kept.append(f"{many} of a locked test: counted in {ledger.TEST_READS} for ever")
+        place = common_place(home)
+        where = ledger.TEST_READS if place is None else f"{ledger.TEST_READS} and {place}"
+        report.kept.append(f"{many} of a locked test: counted in {where} for ever")
 
 
 def _remove(

@@ -94,7 +94,9 @@ def test_study_to_champion(connected: None, home: Home, tmp_path: Path) -> None:
     tuned = final("toy", home, trial=1, seeds=(0,))
     assert tuned.version == 2 and tuned.trial == 1 and tuned.verdict == "undecided"
     assert tuned.runs[0].generator_updates > 0
-    assert [row.version for row in compare(home).versions] == [1, 2]
+    compared = compare(home)
+    assert [row.version for row in compared.versions] == [1, 2]
+    assert [found.readings.total for found in (base, tuned, compared)] == [1, 2, 2]
     assert promote(home, "2").promoted is False and promote(home, 2, force=True).champion == 2
     # The final runs are no trials: the study and its choice stay as they were.
     assert best("toy", home) == choice

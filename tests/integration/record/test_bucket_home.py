@@ -17,6 +17,7 @@ from sage_ray.data.prepare import prepare
 from sage_ray.data.synth import write_dataset
 from sage_ray.errors import UserError
 from sage_ray.evaluation import ledger
+from sage_ray.evaluation.shared_reads import readings_of
 from sage_ray.object_store import open_object_store
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
@@ -103,14 +104,18 @@ def test_a_reading_is_counted_once_whoever_notes_it(place: Lab, monkeypatch: pyt
 
 
 def test_what_is_forgotten_is_gone_from_the_bucket(
-    place: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Lab, s3_of_module: S3Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place.on("fifth", monkeypatch)
     run(tiny_config(*as_sets(QUICK), "seed=9"), place.home, "gone")
     store = open_object_store(place.address)
     assert store.names("runs/gone")
+    read = sage(place, capsys, "evaluate", "gone")["readings"]
     place.on("sixth", monkeypatch)
-    sage(place, capsys, "forget", "gone", "--yes")
+    assert call(["forget", "gone", "--yes", "--quiet", "--home", place.address]) == 0
+    kept = f"counted in test_reads.jsonl and {s3_of_module.uri}/.sage-test-reads for ever"
+    assert kept in " ".join(capsys.readouterr().out.split()), "what was read was read"
+    assert readings_of(place.home, read["test_set"]).total == read["total"] >= 1
     assert store.names("runs/gone") == [] and "gone" not in place.home.run_ids()
     place.on("seventh", monkeypatch)
     assert "gone" not in place.home.run_ids()

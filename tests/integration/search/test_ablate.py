@@ -94,6 +94,10 @@ def test_every_finished_run_and_no_other_has_read_the_test_once(ended: Home) -> 
     assert all(run.test_reads == 0 and "diverged" in (run.error or "") for run in result.runs if run.arm == "broken")
     assert sorted(row["reader"] for row in ledger_of(ended)) == sorted(GOOD)
     assert {row["purpose"] for row in ledger_of(ended)} == {"ablation ab"}
+    (found,) = result.readings
+    assert (found.total, found.by_this_home, found.stores) == (4, 4, ()) and found.text in ablated(
+        result, Session("status", ended.path, quiet=True)
+    ).lines
     for run_id in GOOD:
         folder = RunFolder.open(ended.runs, run_id)
         assert {(row["part"], row["checkpoint"]) for row in folder.per_image()} == {("val", "best"), ("test", "best")}
@@ -173,6 +177,7 @@ def test_the_verbs_tell_arms_reasons_and_failures(ended: Home) -> None:
     assert [line.kind for line in overview(ended).studies] == ["ablation"]
     page = write_report("ab", ended).read_text()
     assert "# Ablation ab" in page and "| full (reference) | 2 of 2 | 0 |" in page and "not run: no weights" in page
+    assert "has been read 4 times in this home." in page
 
 
 def test_arms_of_other_definitions_are_told_apart_and_a_lost_model_is_one_line(home: Home, tmp_path: Path) -> None:
@@ -184,8 +189,9 @@ def test_arms_of_other_definitions_are_told_apart_and_a_lost_model_is_one_line(h
         resume_ablation("eval", home)
     result = read_ablation("eval", home)
     assert [arm.tested for arm in result.arms] == [0, 1, 1], "the other runs are scored all the same"
-    text = "\n".join(ablated(result, Session("status", home.path, quiet=True)).lines)
-    assert "not to be compared: eroded" in text and "smooth" not in text.splitlines()[-1]
+    lines = ablated(result, Session("status", home.path, quiet=True)).lines
+    (told,) = [line for line in lines if "not to be compared" in line]
+    assert told.endswith(": eroded")
     with pytest.raises(UserError, match="different definitions of val/dice") as caught:
         best("eval", home)
     assert "\n" not in str(caught.value)
