@@ -20,6 +20,7 @@ without it.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import socket
@@ -40,6 +41,8 @@ BEATS = 12
 FIRST_POLL_S, LAST_POLL_S = 0.02, 0.5
 AWAY_S = 600.0
 """Who waits for a lease does not mind that the store is away for so long."""
+END_S = 5.0
+"""A process that ends does not wait for longer until its signs of life are taken away; without that they grow old."""
 _SETTING = "SAGE_LEASE_SECONDS"
 
 
@@ -208,7 +211,8 @@ class _Session:
 
     def __init__(self, store: ObjectStore) -> None:
         self.token, self._store = uuid.uuid4().hex, store
-        self._beats, self._gone, self._ended = 0, False, threading.Event()
+        self._beats, self._gone = 0, False
+        self._ended, self._left = threading.Event(), threading.Event()
         self._limit_s = lease_s()
         self._last = time.monotonic()
         self._store.create(self._name, self._content(), durable=False)
@@ -228,9 +232,12 @@ class _Session:
         return not self._gone and not self._overdue and self._store.exists(self._name)
 
     def end(self) -> None:
-        """Take the sign away: the process ends."""
+        """Let its thread take the sign away: the process ends."""
         self._ended.set()
-        self._store.delete([self._name])
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until the sign has been taken away; a store that is away or gone is not waited for any longer."""
+        self._left.wait(timeout_s)
 
     @property
     def _name(self) -> str:
@@ -243,6 +250,13 @@ class _Session:
         return _dump({"beats": self._beats, "lease_s": self._limit_s, **shown})
 
     def _work(self) -> None:
+        self._beat()
+        with contextlib.suppress(OSError):  # the store is away, or was removed
+            if not self._gone:
+                self._store.delete([self._name])
+        self._left.set()
+
+    def _beat(self) -> None:
         while not self._ended.wait(self._limit_s / BEATS):
             began = time.monotonic()
             try:
@@ -307,12 +321,12 @@ def _sweep(store: ObjectStore) -> None:
 
 @atexit.register
 def _end_sessions() -> None:
-    for (pid, _), session in _OWN.items():
-        if pid == os.getpid():
-            try:
-                session.end()
-            except OSError:  # the store is away, or was removed
-                continue
+    sessions = [session for (pid, _), session in _OWN.items() if pid == os.getpid()]
+    for session in sessions:
+        session.end()
+    deadline = time.monotonic() + END_S
+    for session in sessions:
+        session.wait(max(deadline - time.monotonic(), 0.0))
 
 
 def _read_beat(store: ObjectStore, token: str) -> dict[str, Any] | None:

@@ -24,16 +24,28 @@ class Lab:
         s3, postgres: its servers.
         name: of the home in the server's bucket, and of the databases.
         folder: where the machines keep what they keep.
+        scheme: s3, or gs for Google's protocol.
+        mlflow: address of an MLflow server; None: a database of `postgres`.
     """
 
-    def __init__(self, s3: S3Server, postgres: PostgresServer, name: str, folder: Path) -> None:
-        self.address, self._folder = f"{s3.uri}/{name}", folder
-        self._environment = {
-            **s3.environment,
-            "MLFLOW_S3_ENDPOINT_URL": s3.address,
-            "MLFLOW_TRACKING_URI": postgres.database(f"{name}_tracking"),
-            "SAGE_OPTUNA_URL": postgres.database(f"{name}_trials"),
-        }
+    def __init__(
+        self,
+        s3: S3Server,
+        postgres: PostgresServer | None,
+        name: str,
+        folder: Path,
+        *,
+        scheme: str = "s3",
+        mlflow: str | None = None,
+    ) -> None:
+        self.address, self._folder = f"{scheme}://{s3.bucket}/{name}", folder
+        self._environment = {**s3.environment, "MLFLOW_S3_ENDPOINT_URL": s3.address}
+        if postgres is not None:
+            self._environment["SAGE_OPTUNA_URL"] = postgres.database(f"{name}_trials")
+        if mlflow is not None:
+            self._environment["MLFLOW_TRACKING_URI"] = mlflow
+        elif postgres is not None:
+            self._environment["MLFLOW_TRACKING_URI"] = postgres.database(f"{name}_tracking")
 
     def enter(self, patch: pytest.MonkeyPatch) -> Lab:
         """Let this process reach the lab, from its machine `here`; until the patch is undone."""

@@ -1,16 +1,22 @@
-"""A server of the S3 protocol on loopback (moto), which counts requests and can be told to answer otherwise."""
+"""A server of the S3 protocol on loopback (moto), which counts requests and can be told to answer otherwise.
+
+Of Google's store it takes the XML protocol, which is the same but for one header: `x-goog-if-generation-match: 0` means
+"only if it is not there". Conditions on later generations are not translated, since the package never makes one.
+"""
 
 from __future__ import annotations
 
 import logging
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+
 
 KEY, SECRET = "test-key-id", "test-secret-not-to-be-shown"
 Fault = tuple[int, str, str]
@@ -24,6 +30,8 @@ class S3Server:
         self.address, self.bucket = address, bucket
         self.requests: list[tuple[str, str, str]] = []
         self.refuse: Callable[[str, str], Fault | None] = lambda method, path: None
+        self.google_pace_s = 0.0
+        """Seconds between two changes of one object that it takes from a client of Google's; there it is one."""
         self.signed_by = ""
 
     @property
@@ -42,7 +50,6 @@ class S3Server:
             "AWS_ACCESS_KEY_ID": KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET,
             "AWS_REGION": "us-east-1",
-            # Google's store takes and gives the same XML but for one header, which `Counting` translates.
             "GOOGLE_BASE_URL": address,
             "GOOGLE_BEARER_TOKEN": "test-token",
         }
@@ -58,6 +65,20 @@ class Counting:
 
     def __init__(self, inner: Callable[..., Iterable[bytes]]) -> None:
         self.inner, self.server = inner, S3Server("", "")
+        self._changed: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def _too_fast(self, environ: dict[str, Any]) -> Fault | None:
+        """As Google's store answers who changes an object more often than once a second."""
+        google = environ.get("HTTP_AUTHORIZATION", "").startswith("Bearer")
+        if not google or environ["REQUEST_METHOD"] not in ("PUT", "DELETE"):
+            return None
+        now, path = time.monotonic(), environ["PATH_INFO"]
+        with self._lock:
+            if now - self._changed.get(path, float("-inf")) < self.server.google_pace_s:
+                return (429, "SlowDown", "The object exceeded the rate limit for object mutation operations.")
+            self._changed[path] = now
+        return None
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         method, path, query = environ["REQUEST_METHOD"], environ["PATH_INFO"], environ["QUERY_STRING"]
@@ -65,7 +86,7 @@ class Counting:
             environ["HTTP_IF_NONE_MATCH"] = "*"
         self.server.signed_by = environ.get("HTTP_AUTHORIZATION", "")
         self.server.requests.append((method, path, query))
-        fault = self.server.refuse(method, path)
+        fault = self.server.refuse(method, path) or self._too_fast(environ)
         if fault is None:
             return self.inner(environ, start_response)
         status, code, message = fault

@@ -7,6 +7,7 @@ import os
 import re
 import uuid
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 
 from sage_ray.bucket_client import place_of_address
@@ -17,7 +18,7 @@ from sage_ray.object_store import check_writable
 from sage_ray.record.home_identity import FILE as IDENTITY_FILE
 from sage_ray.record.home_identity import HomeIdentity, settle_identity
 from sage_ray.record.home_release import note_release, refuse_newer
-from sage_ray.record.store_uris import absolute, is_server, sqlite_uri
+from sage_ray.record.store_uris import absolute, is_http, is_server, sqlite_uri
 
 logger = logging.getLogger(__name__)
 
@@ -200,7 +201,8 @@ class Home:
         """Create the home if need be and prove that a file can be written.
 
         Raises:
-            UserError: the home is no folder, or cannot be written; one in a bucket has no server for MLflow.
+            UserError: the home is no folder, or cannot be written; one in a bucket has no server for MLflow, or no
+                package by which MLflow reaches the bucket.
         """
         if self._followed is not None:
             check_writable(self._followed.store)
@@ -222,8 +224,19 @@ class Home:
             push(self.path / IDENTITY_FILE)
 
     def _refuse_databases(self) -> None:
-        """Raise UserError if MLflow's stores would be files in the bucket, where no database lives."""
+        """Raise UserError if MLflow's stores would be files in the bucket, or MLflow has no client for the bucket."""
         for name, uri in (("MLFLOW_TRACKING_URI", self.mlflow_uri), ("MLFLOW_REGISTRY_URI", self.registry_uri)):
             if not is_server(uri):
                 mend = f"set {name} to a server, or to a database on one; or give a folder as the home"
                 raise UserError("a home in a bucket holds no database of MLflow", self.address, mend)
+        if self.address.startswith("gs://") and not is_http(self.mlflow_uri) and not _has_client_of_google():
+            what = "google-cloud-storage is not installed, which MLflow needs beside a database for files in gs://"
+            mend = "pip install google-cloud-storage, or set MLFLOW_TRACKING_URI to an MLflow server (http://...)"
+            raise UserError(what, self.address, mend)
+
+
+def _has_client_of_google() -> bool:
+    try:
+        return find_spec("google.cloud.storage") is not None
+    except ModuleNotFoundError:  # not even the package that it is in
+        return False

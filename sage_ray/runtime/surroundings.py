@@ -17,7 +17,7 @@ from sage_ray.errors import UserError
 from sage_ray.record.home import Home
 from sage_ray.record.store_uris import redacted, sqlite_file
 
-TRAVELLING = ("MLFLOW_", "AWS_", "SAGE_", "GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT")
+TRAVELLING = ("MLFLOW_", "AWS_", "SAGE_", "GOOGLE_")
 """Beginnings of the names that travel."""
 STAYING = (
     "MLFLOW_RUN_ID",
@@ -30,7 +30,7 @@ STAYING = (
 """Names that do not: a run that is open here, and what is resolved before it travels."""
 CLEARED = ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID")
 """Where this process has none of them, a worker shall have none: its runs go where the driver's go."""
-_FILES = ("_FILE", "_PATH", "_CREDENTIALS")
+_FILES = ("_FILE", "_PATH", "_CREDENTIALS", "GOOGLE_SERVICE_ACCOUNT")
 """Ends of names whose value is a file. One that is not there on a worker's machine leaves that machine's own."""
 _PROCESS = ("TUNE_", "RAY_TRAIN_")
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 import pytest
 from s3_cases import S3Server
 
-from sage_ray import followed, leases
+from sage_ray import followed
 from sage_ray.config import resolve
 from sage_ray.data.synth import write_dataset
 from sage_ray.evaluation import ledger, shared_reads
@@ -33,8 +33,6 @@ def bucket(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.setenv(followed.VARIABLE, str(tmp_path / "machine"))
     yield s3.uri
     s3.refuse = lambda method, path: None
-    leases._end_sessions()  # while the server is there to be told
-    leases._OWN.clear()
     place = open_object_store(f"{s3.uri}/{PLACE}")
     place.delete([entry.name for entry in place.names()])
 

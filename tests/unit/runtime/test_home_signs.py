@@ -67,6 +67,7 @@ def test_what_travels_and_what_stays(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very secret")
     monkeypatch.setenv("MLFLOW_RUN_ID", "mine")
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/not/there.json")
+    monkeypatch.setenv("GOOGLE_BASE_URL", "http://store.lab")
     found = surroundings_of(Home(tmp_path / "home"))
     assert found.variables["MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path}/runs.db", "relative to the driver's folder"
     assert "MLFLOW_RUN_ID" not in found.variables and "very secret" not in repr(found)
