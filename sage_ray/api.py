@@ -40,7 +40,14 @@ Sets = Iterable[str] | Mapping[str, Any]
 
 def open_home(home: HomeLike = None) -> Home:
     """The home itself, that of a folder, or for None that of `SAGE_HOME`, else ./sage_runs."""
-    return home if isinstance(home, Home) else Home(home).look()
+    if isinstance(home, Home):
+        return home
+    opened = Home(home).look()
+    if opened.in_bucket:
+        from sage_ray.evaluation.shared_reads import bring_in
+
+        bring_in(opened)
+    return opened
 
 
 def train(

@@ -48,6 +48,13 @@ TOLERATION = closed(
     effect={"enum": ["NoSchedule", "PreferNoSchedule", "NoExecute"]},
 )
 CLAIM = closed(("claimName",), claimName=NAME, readOnly={"type": "boolean"})
+EMPTY = closed(sizeLimit=QUANTITY, medium={"enum": ["", "Memory"]})
+VOLUME = {
+    "oneOf": [
+        closed(("name", "persistentVolumeClaim"), name=NAME, persistentVolumeClaim=CLAIM),
+        closed(("name", "emptyDir"), name=NAME, emptyDir=EMPTY),
+    ]
+}
 POD = closed(
     ("containers",),
     # Never: what autoscaler v2 takes.
@@ -56,7 +63,7 @@ POD = closed(
     securityContext=closed(fsGroup=COUNT, runAsUser=COUNT),
     tolerations=many(TOLERATION),
     containers=many(CONTAINER),
-    volumes=many(closed(("name",), name=NAME, persistentVolumeClaim=CLAIM)),
+    volumes=many(VOLUME),
 )
 TEMPLATE = closed(("spec",), spec=POD)
 START = mapping(TEXT)
@@ -120,6 +127,6 @@ CONFIG_MAP = closed(
     apiVersion={"const": "v1"},
     kind={"const": "ConfigMap"},
     metadata=METADATA,
-    data=mapping(TEXT),
+    data={"propertyNames": {"pattern": r"^[-._a-zA-Z0-9]+$"}, **mapping(TEXT)},
 )
 KINDS = {"RayJob": RAY_JOB, "PersistentVolumeClaim": VOLUME_CLAIM, "ConfigMap": CONFIG_MAP}

@@ -24,6 +24,8 @@ from deploy_schemas import KINDS
 
 from sage_ray import __version__
 from sage_ray.config import shipped
+from sage_ray.record.home import place_of_home
+from sage_ray.record.store_uris import is_http
 from sage_ray.terminal.cli import app
 
 REPO = Path(__file__).resolve().parents[2]
@@ -112,13 +114,54 @@ def test_the_ray_job_resumes_scales_from_zero_and_keeps_its_secrets_elsewhere() 
     # What the pods refer to is made by home.yaml, or by the commands of docs/cluster.md.
     made = {(tree["kind"], tree["metadata"]["name"]) for tree in objects_of(DEPLOY / "kubernetes" / "home.yaml")}
     assert made == {("PersistentVolumeClaim", "sage-home"), ("ConfigMap", "sage-environment")}
-    assert all(pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == "sage-home" for pod in pods)
+    assert all({"name": "home", "persistentVolumeClaim": {"claimName": "sage-home"}} in pod["volumes"] for pod in pods)
+    assert all({"name": "home", "mountPath": "/sage"} in pod["containers"][0]["volumeMounts"] for pod in pods)
     page = (REPO / "docs" / "cluster.md").read_text(encoding="utf-8")
     for secret in ("sage-ray-token", "sage-secrets"):
         assert f"kubectl create secret generic {secret}" in page
     # The grace of the pod is longer than what the driver gets, which is more than an epoch.
     (wait,) = (int(item["value"]) for item in first["env"] if item["name"] == "RAY_JOB_STOP_WAIT_TIME_S")
     assert 60 <= wait < pods[0]["terminationGracePeriodSeconds"]
+
+
+def test_the_same_ray_job_runs_without_a_volume_where_the_home_is_in_a_bucket() -> None:
+    """As the command of its first lines, and of docs/cluster.md, makes it."""
+    text = (DEPLOY / "kubernetes" / "rayjob.yaml").read_text(encoding="utf-8")
+    page = (REPO / "docs" / "cluster.md").read_text(encoding="utf-8")
+    command = "sed '/# home on a volume$/d' deploy/kubernetes/rayjob.yaml | kubectl apply -f -"
+    assert command in text and command in page and "kubectl apply -f deploy/kubernetes/home-in-bucket.yaml" in page
+    made = subprocess.run(shlex.split(command.split("|")[0]), cwd=REPO, capture_output=True, text=True, check=True)
+    (job,) = yaml.safe_load_all(made.stdout)
+    check_object(job)
+    cluster = job["spec"]["rayClusterSpec"]
+    (environment,) = objects_of(DEPLOY / "kubernetes" / "home-in-bucket.yaml")
+    assert environment["kind"] == "ConfigMap" and environment["metadata"]["name"] == "sage-environment"
+    variables = environment["data"]
+    home, server = place_of_home(variables["SAGE_HOME"]), variables["MLFLOW_TRACKING_URI"]
+    assert str(home).startswith("s3://") and is_http(server) and "SAGE_OPTUNA_URL" not in variables
+    for pod in (group["template"]["spec"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])):
+        (container,), (volume,) = pod["containers"], pod["volumes"]
+        assert container["volumeMounts"] == [{"name": volume["name"], "mountPath": variables["SAGE_CACHE_DIR"]}]
+        assert volume["emptyDir"]["sizeLimit"]
+        assert {"secretRef": {"name": "sage-secrets", "optional": True}} in container["envFrom"]
+    # What the Secret has to hold is in the command that makes it.
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "SAGE_OPTUNA_URL"):
+        assert re.search(rf"kubectl create secret generic sage-secrets[^`]*--from-literal={name}=", page)
+
+
+@pytest.mark.parametrize(
+    "volume",
+    [
+        {"name": "cache", "emptyDir": {"sizelimit": "1Gi"}},
+        {"name": "cache", "emptyDir": {}, "persistentVolumeClaim": {"claimName": "sage-home"}},
+        {"name": "cache"},
+    ],
+)
+def test_a_volume_that_kubernetes_would_refuse_is_seen(volume: dict[str, Any]) -> None:
+    tree = copy.deepcopy(objects_of(DEPLOY / "kubernetes" / "rayjob.yaml")[0])
+    tree["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["volumes"] = [volume]
+    with pytest.raises(jsonschema.ValidationError):
+        check_object(tree)
 
 
 def test_ray_up_takes_its_file() -> None:
