@@ -86,7 +86,8 @@ def append_once(path: Path, row: dict[str, Any], key: tuple[str, ...] = ()) -> b
 
 def signed(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row with who and when, unless it says that already."""
-    from sage_ray.record.provenance import now, who  # not at the top: it imports torch, and who only reads waits for it
+    # It imports torch, which a command that only reads a ledger does without.
+    from sage_ray.record.provenance import now, who
 
     return {"when": now(), "who": who(), **row}
 

@@ -7,10 +7,10 @@ test; HOME is the identity of the home that read. An object is created if it is 
 
 The object is created before the row of the ledger, under a name that follows from the row, so that a call that was
 killed between the two counts once. Rows that have no object, as those of earlier releases, get theirs when the home is
-used again. A copy of a home has the rows of the other home, which have the same names.
+used again. A copied home holds the rows of its original, which give the same names: nothing is counted twice.
 
 A home in a bucket shares that bucket. A home in a folder shares the stage store that the config of the model names
-(`runtime.stage_store`): whoever makes a second home with it gets the trained stages for nothing, and could read anew.
+(`runtime.stage_store`): a second home takes the trained stages over at no cost, and could read the test again.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ HOMES = "homes"
 """Folder beside the test sets: an object for each home that has counted here, with its address."""
 READ_KEY = ("reader", "read", "test_set", "weights_sha")
 """Fields of a row that make it one reading of its home."""
+_ENTERED: set[tuple[str, str]] = set()
+"""Places that this process knows to be writable, each with the home that has entered it."""
 
 
 @dataclass(frozen=True)
@@ -153,8 +155,8 @@ def count_reading(home: Home, row: Row, stage_store: str | None, known: Readings
 def bring_in(home: Home) -> None:
     """Bring into the bucket of a home what it lacks of the home's ledger; nothing happens for one in a folder.
 
-    Readings that a release counted which knew no common place are seen by other homes from then on. Where the place
-    cannot be read or written nothing happens: whoever counts readings says so.
+    Other homes then see what an earlier release counted, which had no common place. Where that place cannot be read or
+    written, nothing happens here: the commands that show a count say so.
     """
     if not home.in_bucket:
         return
@@ -198,8 +200,11 @@ class _Place:
 
     def enter(self, home: Home) -> None:
         """Note the home and its address, once; this shows whether the place can be written."""
+        if (self._uri, home.identity) in _ENTERED:
+            return
         with self._told():
             self._objects.create(f"{HOMES}/{home.identity}.json", _dump({"home": home.identity, "at": home.address}))
+        _ENTERED.add((self._uri, home.identity))
 
     def create(self, name: str, home: Home, row: Row) -> None:
         """Store a reading, unless it is there."""

@@ -223,7 +223,7 @@ def _result(found: StudyStatus, home: Home, *, write: bool = False) -> AblationR
         states={state: count for state, count in states.items() if count},
         details=design.details(),
         readings=readings,
-        notes=[*crossing(_places(runs, home)), *(note for found in readings for note in found.notes)],
+        notes=[*crossing(_places(runs, home)), *(note for each in readings for note in each.notes)],
     )
 
 
