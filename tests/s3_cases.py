@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 
-
 KEY, SECRET = "test-key-id", "test-secret-not-to-be-shown"
 Fault = tuple[int, str, str]
 """Status, code and message of a refusal, as S3 words it."""
