@@ -60,7 +60,8 @@ class Lab:
         words = [f"--node-ip-address={machine.address}", "--num-cpus=1", "--block", "--disable-usage-stats"]
         # Ray names its own temporary folder on all nodes after the head's.
         folder = [f"--temp-dir={self.switch.disk}/r"] if name == "head" else []
-        machine.start([str(Path(sys.executable).with_name("ray")), "start", *place, *words, *folder], self._bare)
+        ray = str(Path(sys.executable).with_name("ray"))
+        machine.start([ray, "start", *place, *words, *folder], self._bare, log=self._log("ray"))
         if name == "head":
             until(lambda: machine.answers(RAY_PORT))
 
@@ -71,7 +72,11 @@ class Lab:
         words = server_words("0.0.0.0", MLFLOW_PORT, runs, f"{self._s3.uri}/mlflow")
         hosts = ["--allowed-hosts", f"mlflow,mlflow:{MLFLOW_PORT}"]
         variables = {**self._variables, "MLFLOW_S3_ENDPOINT_URL": self._variables["AWS_ENDPOINT_URL"]}
-        await_server(machine.start([*words, *hosts], variables), lambda: machine.answers(MLFLOW_PORT))
+        server = machine.start([*words, *hosts], variables, log=self._log("mlflow"))
+        await_server(server, lambda: machine.answers(MLFLOW_PORT))
+
+    def _log(self, name: str) -> Path:
+        return self.switch.hosts.parent / f"{name}.log"
 
     def address(self, home: str) -> str:
         """Of a home in the bucket."""

@@ -67,11 +67,16 @@ class Machine:
         """What a short command says."""
         return subprocess.run(self.enter(*words), check=True, capture_output=True, text=True, timeout=LIMIT_S).stdout
 
-    def start(self, words: Sequence[str], environment: Mapping[str, str]) -> Command:
-        """Start a command on the machine, whose home and temporary folder are on its own disk."""
+    def start(self, words: Sequence[str], environment: Mapping[str, str], *, log: Path | None = None) -> Command:
+        """Start a command on the machine, whose home and temporary folder are on its own disk.
+
+        Args:
+            log: takes all output of a command that goes on; without it the output is captured, up to what a pipe holds
+                as long as nobody reads it.
+        """
         disk = self._network.disk
         places = {"HOME": str(disk / "home"), "TMPDIR": str(disk / "tmp"), "XDG_CACHE_HOME": str(disk / "home/.cache")}
-        return Command(self.enter(*words), {**os.environ, **environment, **places})
+        return Command(self.enter(*words), {**os.environ, **environment, **places}, log)
 
     def processes(self) -> list[psutil.Process]:
         """All processes of the machine but its first."""
@@ -125,11 +130,14 @@ class Machine:
 
 
 class Command(subprocess.Popen[str]):
-    """A command on a machine, output captured. Its own process is a child of the one that entered the machine."""
+    """A command on a machine. Its own process is a child of the one that entered the machine."""
 
-    def __init__(self, words: list[str], environment: Mapping[str, str]) -> None:
-        pipe = subprocess.PIPE
-        super().__init__(words, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, env=environment, cwd="/")
+    def __init__(self, words: list[str], environment: Mapping[str, str], log: Path | None) -> None:
+        with contextlib.ExitStack() as files:
+            out = subprocess.PIPE if log is None else files.enter_context(log.open("a"))
+            super().__init__(
+                words, stdin=subprocess.DEVNULL, stdout=out, stderr=out, text=True, env=environment, cwd="/"
+            )
 
     def signal_it(self, number: signal.Signals) -> None:
         """Send the command itself a signal."""
