@@ -83,8 +83,7 @@ class OptunaSearcher(DriverSide, Searcher):
             if fresh and not self._may_draw(limit):
                 return None
             try:
-                drawn = self._storage.draw(number, self._spec)
-                stalls = self._storage.note_attempt(drawn.number, self._progress(drawn.number))
+                drawn = self._storage.draw(number, self._spec, self._progress)
             except UserError as error:
                 logger.warning("%s", error)
                 self._count = None
@@ -93,8 +92,8 @@ class OptunaSearcher(DriverSide, Searcher):
                 break
             self._count = self._begun() + fresh
             number = drawn.number
-            if stalls >= MAX_STALLS:
-                self._storage.tell_failed(number, f"began to train {stalls} times without getting any further")
+            if drawn.stalls >= MAX_STALLS:
+                self._storage.tell_failed(number, f"began to train {drawn.stalls} times without getting any further")
                 continue
             self._numbers[trial_id] = number
             self._live.add(trial_id)

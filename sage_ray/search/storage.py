@@ -66,11 +66,15 @@ class TrialRow:
 
 
 class Drawn(NamedTuple):
-    """A trial that is to begin: its number, what was drawn for it, and the config of each of its runs."""
+    """A trial that is to begin: its number, what was drawn for it, and the config of each of its runs.
+
+    `stalls` says how many starts before this one were stalls, where the start was counted.
+    """
 
     number: int
     sample: Sample
     configs: tuple[ExperimentConfig, ...]
+    stalls: int = 0
 
 
 class StudyStorage:
@@ -110,7 +114,7 @@ class StudyStorage:
         self._sampler = KeyedSampler(spec, earlier)
         self.study.sampler = self._sampler
         self._several = len(spec.objectives) > 1
-        self._ids: dict[int, int] = {}
+        self._study_id = self._storage.get_study_id_from_name(store.study_name)
         self._ended: dict[int, TrialRow] = {}
         self._last: list[TrialRow] = []
         self._when_away: Callable[[str], None] | None = None
@@ -180,41 +184,62 @@ class StudyStorage:
     def enqueue(self, samples: tuple[Sample, ...], spec: StudySpec) -> None:
         """Queue the fixed configurations that are not there yet, in order."""
         there = {trial.user_attrs.get(POINT) for trial in self.study.get_trials(deepcopy=False)}
-        for index, sample in enumerate(samples):
-            if index not in there:
-                queue(self.study, sample, index, spec)
+        with self._storage.together():
+            for index, sample in enumerate(samples):
+                if index not in there:
+                    queue(self.study, sample, index, spec)
 
-    def draw(self, number: int | None, spec: StudySpec) -> Drawn:
+    def draw(self, number: int | None, spec: StudySpec, progress: Callable[[int], Progress] | None = None) -> Drawn:
         """A new trial, or the running trial `number` that is taken up again.
+
+        The trial is written once, with all that was drawn for it. A driver that is killed before has drawn nothing, and
+        draws the same under the same number when it begins again.
+
+        Args:
+            number: of the trial; None: a new one.
+            spec: what is searched or compared.
+            progress: what a trial has on disk; if given, this start of the trial is counted, as by `note_attempt`.
 
         Raises:
             UserError: the values cannot be combined, or nothing possible is left to draw; the trial is told as failed.
             StorageAway: the server has been away for too long.
         """
         with self._unless_away(needed=True):
-            return self._draw(number, spec)
+            return self._draw(number, spec, progress)
         raise AssertionError("unreachable")
 
-    def _draw(self, number: int | None, spec: StudySpec) -> Drawn:
-        trial = self.study.ask() if number is None else Trial(self.study, self._id(number))
-        stored = trial.user_attrs
-        try:
-            if "sample" in stored:
-                known = json.loads(stored["sample"])
-                sample = Sample(known["params"], known["values"], {})
+    def _draw(self, number: int | None, spec: StudySpec, progress: Callable[[int], Progress] | None) -> Drawn:
+        refusal: UserError | None = None
+        stalls = 0
+        with self._storage.together():
+            trial = self.study.ask() if number is None else Trial(self.study, self._id(number))
+            try:
+                sample, configs = self._drawn(trial, spec)
+            except UserError as error:
+                refusal = error
             else:
-                sample = draw_sample(trial, spec)
-            configs = self._sampler.configs(trial.number, sample)
-            missed = spec.missed_constraints(sample.values)
-        except UserError as error:
-            self.tell_failed(trial.number, f"values cannot be combined: {error}")
-            raise
+                stalls = 0 if progress is None else self._note_attempt(trial.number, progress(trial.number))
+        self._count(trial.number, "RUNNING")
+        if refusal is not None:
+            self.tell_failed(trial.number, f"values cannot be combined: {refusal}")
+            raise refusal
+        return Drawn(trial.number, sample, configs, stalls)
+
+    def _drawn(self, trial: Trial, spec: StudySpec) -> tuple[Sample, tuple[ExperimentConfig, ...]]:
+        """What a trial is a configuration of, known or drawn now and noted, and the config of each of its runs."""
+        stored = trial.user_attrs
+        if "sample" in stored:
+            known = json.loads(stored["sample"])
+            sample = Sample(known["params"], known["values"], {})
+        else:
+            sample = draw_sample(trial, spec)
+        configs = self._sampler.configs(trial.number, sample)
+        missed = spec.missed_constraints(sample.values)
         if "sample" not in stored:
             for name, amount in missed.items():
                 trial.set_constraint(name, amount)
             trial.set_user_attr("sample", json.dumps({"params": sample.params, "values": sample.values}))
-        self._count(trial.number, "RUNNING")
-        return Drawn(trial.number, sample, configs)
+        return sample, configs
 
     def note_attempt(self, number: int, now: Progress) -> int:
         """Count a start of a trial that has `now` on disk; returns how many starts before it were stalls.
@@ -223,13 +248,17 @@ class StudyStorage:
             StorageAway: the server has been away for too long.
         """
         with self._unless_away(needed=True):
-            before = self.row(number)
-            stalls = before.stalls
-            if before.seen is not None and now.epochs > before.seen.epochs:
-                stalls = 0
-            elif before.seen is not None and now.begun > before.seen.begun:
-                stalls += 1
-            self._note_starts(number, before.attempts + 1, stalls, now)
+            return self._note_attempt(number, now)
+        raise AssertionError("unreachable")
+
+    def _note_attempt(self, number: int, now: Progress) -> int:
+        before = self.row(number)
+        stalls = before.stalls
+        if before.seen is not None and now.epochs > before.seen.epochs:
+            stalls = 0
+        elif before.seen is not None and now.begun > before.seen.begun:
+            stalls += 1
+        self._note_starts(number, before.attempts + 1, stalls, now)
         return stalls
 
     def forgive(self, number: int, *, begun: bool = True) -> None:
@@ -275,14 +304,15 @@ class StudyStorage:
 
     def _fail(self, number: int, line: str) -> None:
         trial_id = self._id(number)
-        self._storage.set_trial_user_attr(trial_id, "error", line)
-        if not is_divergence(line):
-            self._tell(number, TrialState.FAIL, None)
-            return
-        Trial(self.study, trial_id).set_constraint(DIVERGED, 1.0)
-        self._storage.set_trial_user_attr(trial_id, FAILED_ATTR, 1)
-        # Not by `Study.tell`, which would make the last report its value.
-        self._storage.set_trial_state_values(trial_id, TrialState.PRUNED)
+        with self._storage.together():
+            self._storage.set_trial_user_attr(trial_id, "error", line)
+            if is_divergence(line):
+                Trial(self.study, trial_id).set_constraint(DIVERGED, 1.0)
+                self._storage.set_trial_user_attr(trial_id, FAILED_ATTR, 1)
+                # Not by `Study.tell`, which would make the last report its value.
+                self._storage.set_trial_state_values(trial_id, TrialState.PRUNED)
+            else:
+                self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
         self._count(number, "FAIL")
 
     def _tell(self, number: int, state: TrialState, values: list[float] | None) -> None:
@@ -296,10 +326,7 @@ class StudyStorage:
             self._counts.note(number, state)
 
     def _id(self, number: int) -> int:
-        if number not in self._ids:
-            study_id = self._storage.get_study_id_from_name(self.study.study_name)
-            self._ids[number] = self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
-        return self._ids[number]
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
 
 
 def read_rows(folder: Path, name: str, store: OptunaStore | None = None) -> list[TrialRow]:

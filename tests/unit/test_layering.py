@@ -78,6 +78,7 @@ ONLY: dict[str, tuple[str, ...]] = {
         *("sage_ray.search.sampling", "sage_ray.search.searcher", "sage_ray.search.storage"),
         *("sage_ray.search.rebuild", "sage_ray.search.earlier"),
         *("sage_ray.record.optuna_store", "sage_ray.record.patient_storage", "sage_ray.record.sole_writer"),
+        "sage_ray.record.trial_writes",
         "sage_ray.analysis.setting_importance",
     ),
     "mlflow": (

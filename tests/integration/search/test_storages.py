@@ -495,7 +495,7 @@ def test_a_server_that_stays_away_is_told_once_and_costs_no_more(
     storage.close()
 
 
-@pytest.mark.parametrize("what", ["new trial", "queued trial", "end", "study", "removal", "parameter"])
+@pytest.mark.parametrize("what", ["new trial", "queued trial", "end", "study"])
 def test_what_was_done_and_not_answered_is_not_done_twice(
     addresses: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short: None, what: str
 ) -> None:
@@ -522,12 +522,12 @@ def test_what_was_done_and_not_answered_is_not_done_twice(
 
     monkeypatch.setattr(psycopg.Connection, "commit", commit_and_break)
     broken[0] = 2
-    if what in ("new trial", "queued trial", "parameter"):
-        broken[0] = 2 if what != "parameter" else 6
-        drawn = storage.draw(None, space)
+    if what in ("new trial", "queued trial"):
+        drawn = storage.draw(None, space, lambda number: Progress())
         assert drawn.number == 1 and len(storage.rows()) == 2
-        assert storage.row(1).values == drawn.sample.values
+        assert storage.row(1).values == drawn.sample.values and storage.row(1).attempts == 1
     elif what == "end":
+        storage.report(0, 1, 0.25)
         storage.tell_complete(0, [0.5])
         assert storage.row(0).state == "COMPLETE" and storage.row(0).value == 0.5
     else:
@@ -541,6 +541,7 @@ def test_what_was_done_and_not_answered_is_not_done_twice(
         with pytest.raises(KeyError):
             backend.get_study_id_from_name(name)
     assert broken[0] == 0, "the fault was met"
+    assert facts(study_rows(study.folder, space)) == facts(storage.rows()), "each is there once"
     storage.close()
 
 
