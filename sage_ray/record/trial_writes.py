@@ -20,7 +20,7 @@ import optuna
 from optuna.distributions import distribution_to_json
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, Table, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Delete, Insert, Table, bindparam, delete, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from sage_ray.record.patient_storage import PatientStorage
@@ -196,11 +196,18 @@ def _update(connection: Connection, storage: RDBStorage, write: TrialWrite, rows
 def _put_rows(connection: Connection, rows: Rows, *, replace: bool) -> None:
     """Insert rows; `replace`: in place of those of the same trial and key, so that it may be repeated."""
     for name, found in rows.items():
-        table, key = _tables()[name], _KEYS[name]
+        remove, add = _statements(name)
         if replace:
-            same = delete(table).where(table.c.trial_id == bindparam("trial"), table.c[key] == bindparam("of_key"))
-            connection.execute(same, [{"trial": row["trial_id"], "of_key": row[key]} for row in found])
-        connection.execute(insert(table), found)
+            connection.execute(remove, [{"trial": row["trial_id"], "of_key": row[_KEYS[name]]} for row in found])
+        connection.execute(add, found)
+
+
+@cache
+def _statements(name: str) -> tuple[Delete, Insert]:
+    """What removes the row of a trial and key from a table, and what inserts one."""
+    table = _tables()[name]
+    same = (table.c.trial_id == bindparam("trial"), table.c[_KEYS[name]] == bindparam("of_key"))
+    return delete(table).where(*same), insert(table)
 
 
 def _add_rows(rows: Rows, trial_id: int, before: FrozenTrial | None, after: FrozenTrial) -> None:

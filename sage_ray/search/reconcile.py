@@ -8,11 +8,12 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from sage_ray.followed import pull
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import State
+from sage_ray.search.halving import Halving
 from sage_ray.search.objectives import run_objectives
 from sage_ray.search.storage import StudyStorage, TrialRow
 from sage_ray.search.study_fault import is_study_fault
@@ -102,35 +103,6 @@ def _left(run: RunFolder, deadline: float) -> bool:
             return False
         time.sleep(LOOK_S)
     return True
-
-
-class Halving(AsyncHyperBandScheduler):
-    """Asynchronous successive halving that knows a trial by its number.
-
-    Tune has a new name for a trial each time it goes on, on another node or once a stage is there; under each name what
-    it reports again would be one more trial to compare with.
-    """
-
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """A trial begins or goes on."""
-        super().on_trial_add(tune_controller, _by_number(trial))
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """What becomes of a trial with this report."""
-        return super().on_trial_result(tune_controller, _by_number(trial), result)
-
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """A trial has ended, for now or for good."""
-        super().on_trial_complete(tune_controller, _by_number(trial), result)
-
-    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        """A trial is given up."""
-        super().on_trial_remove(tune_controller, _by_number(trial))
-
-
-def _by_number(trial: Any) -> Any:
-    """All that the rule reads of a trial: a name."""
-    return SimpleNamespace(trial_id=str(trial.config["number"]))
 
 
 def make_scheduler(spec: StudySpec, rows: list[TrialRow]) -> TrialScheduler:

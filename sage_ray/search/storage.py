@@ -115,8 +115,10 @@ class StudyStorage:
         self.study.sampler = self._sampler
         self._several = len(spec.objectives) > 1
         self._study_id = self._storage.get_study_id_from_name(store.study_name)
-        self._ended: dict[int, TrialRow] = {}
-        self._last: list[TrialRow] = []
+        self._rows: list[TrialRow | None] = []
+        """By number, as `rows` has found them last; None: not started."""
+        self._changing: set[int] = set()
+        """Numbers of those that had not ended then."""
         self._when_away: Callable[[str], None] | None = None
         self._counts = TrialCounts(folder) if store.file_to_count is None else None
         if self._counts is not None:
@@ -158,28 +160,21 @@ class StudyStorage:
         close(self._backend)
 
     def rows(self) -> list[TrialRow]:
-        """All trials that were started, by number. Those that ended are read once: they change no more.
-
-        Of a server that stays away: as they were when it last answered.
-        """
-        with self._unless_away():
-            found = []
-            for trial in self.study.get_trials(deepcopy=False):
-                row = self._ended.get(trial.number)
-                if row is None and trial.state != TrialState.WAITING:
-                    row = row_of(trial)
-                    if trial.state.is_finished():
-                        self._ended[trial.number] = row
-                if row is not None:
-                    found.append(row)
-            self._last = found
-        return self._last
+        """All trials that were started, by number. Those that ended are looked at once: they change no more."""
+        trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
+        self._changing.update(range(len(self._rows), len(trials)))
+        self._rows += [None] * (len(trials) - len(self._rows))
+        for number in list(self._changing):
+            trial = trials[number]
+            if trial.state != TrialState.WAITING:
+                self._rows[number] = row_of(trial)
+            if trial.state.is_finished():
+                self._changing.discard(number)
+        return [row for row in self._rows if row is not None]
 
     def row(self, number: int) -> TrialRow:
         """One trial, by number."""
-        with self._unless_away():
-            return self._ended.get(number) or row_of(self._storage.get_trial(self._id(number)))
-        return next(row for row in self._last if row.number == number)
+        return row_of(self._storage.get_trial(self._id(number)))
 
     def enqueue(self, samples: tuple[Sample, ...], spec: StudySpec) -> None:
         """Queue the fixed configurations that are not there yet, in order."""

@@ -137,13 +137,18 @@ def status_of(
         known: trials that had ended at an earlier look, which are not read again; new ones are added.
     """
     known = {} if known is None else known
-    trials = tuple(known.get(row.number) or _trial(folder, spec, row) for row in rows)
-    known.update({trial.number: trial for trial in trials if trial.state not in ("RUNNING", "PENDING")})
     awaits, waiting = folder.awaited()
-    trials = tuple(
-        replace(trial, state="PENDING") if trial.number in waiting and trial.state == "RUNNING" else trial
-        for trial in trials
-    )
+    found = []
+    for row in rows:
+        trial = known.get(row.number)
+        if trial is None:
+            trial = _trial(folder, spec, row)
+            if trial.state not in ("RUNNING", "PENDING"):
+                known[row.number] = trial
+            elif trial.number in waiting:
+                trial = replace(trial, state="PENDING")
+        found.append(trial)
+    trials = tuple(found)
     count = Counter(trial.state for trial in trials)
     ended = count["COMPLETE"] + count["PRUNED"] + count["FAIL"]
     unfinished = "running" if folder.driver_alive() else "interrupted"
