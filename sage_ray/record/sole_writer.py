@@ -113,8 +113,9 @@ class SoleWriterStorage(BaseStorage):
     def together(self) -> Iterator[None]:
         """A context in which writes to trials wait for its end, where all of them are done, or, if any fails, none.
 
-        If the body raises, they are not done either. A trial that is made in the body has an id of its own only after
-        it. Within another context of this kind it does nothing.
+        If the body raises, none is done either. A trial that is made in the body gets its final id at the end. Of a
+        context within another one, the writes are done at the end of the outer one. A journal that fails half way keeps
+        what it had taken by then.
         """
         if self._before is not None:
             yield

@@ -187,8 +187,8 @@ class StudyStorage:
     def draw(self, number: int | None, spec: StudySpec, progress: Callable[[int], Progress] | None = None) -> Drawn:
         """A new trial, or the running trial `number` that is taken up again.
 
-        The trial is written once, with all that was drawn for it. A driver that is killed before has drawn nothing, and
-        draws the same under the same number when it begins again.
+        The trial is written once, with all that was drawn for it. A driver that is killed before that has drawn
+        nothing: when it begins again it draws a trial of the same number, under the same key.
 
         Args:
             number: of the trial; None: a new one.
