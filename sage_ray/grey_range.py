@@ -20,7 +20,7 @@ CLIPPED_SHARE = 0.001
 _EPSILON = 1e-6
 # Below this range of values the published epsilon would take more than 1 % of it.
 _SMALL_RANGE = 1e-4
-_CHUNK_VALUES = 1 << 22
+_CHUNK_VALUES = 1 << 20
 _MOST_OF_THE_RANGE = 0.5
 
 

@@ -53,8 +53,8 @@ def open_image(path: Path) -> StoredPicture:
     except BadFile as bad:
         return _second_opinion(path, bad)
     except ValueError as error:
-        mend = "save it as TIFF without compression or with deflate"
-        return _second_opinion(path, bad_file(f"TIFF that cannot be decoded ({error})", path, mend))
+        mend = "save it as 8 or 16 bit grey or RGB, without compression or with deflate"
+        return _second_opinion(path, bad_file(f"TIFF of a kind that is not supported ({error})", path, mend))
 
 
 def _second_opinion(path: Path, bad: BadFile) -> StoredPicture:

@@ -117,7 +117,7 @@ def _whole_numbers(samples: np.ndarray, path: Path) -> np.ndarray:
     """Whole numbers as int64; others as they are, for `classify_values` to judge."""
     if not np.isfinite(samples).all():
         raise bad_file("mask with values that are not finite", path, "save its background as 0")
-    if (np.abs(samples) < 2.0**53).all() and np.array_equal(samples, np.round(samples)):
+    if (np.abs(samples) < np.float64(2**53)).all() and np.array_equal(samples, np.round(samples)):
         return samples.astype(np.int64)
     return samples
 

@@ -22,6 +22,8 @@ _GREY = ("1", "L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _CHANNELS = {"LA": 2, "La": 2, "RGB": 3, "RGBX": 3, "RGBA": 4, "RGBa": 4}
 _EXIF_ORIENTATION = 0x112
 _PHOTOMETRIC = 262
+# Markers that begin a frame: 0xC0 to 0xCF without those of tables and codings.
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _pixel_limit_lock = threading.Lock()
 
 
@@ -61,8 +63,21 @@ def _refusal(path: Path, error: Exception) -> BadFile:
             head = file.read(16)
         if head.startswith(SIGNATURE):
             return bad_file("unreadable image file", path, "replace it (its header is damaged)")
+        if _is_jpeg_of_other_depth(path):
+            return bad_file("JPEG of more than 8 bits per sample, which is not read", path, "save it as 16 bit TIFF")
         return bad_file("unreadable image file", path, "replace it (it is no picture of a known format)")
     return unreadable(path, error)
+
+
+def _is_jpeg_of_other_depth(path: Path) -> bool:
+    with path.open("rb") as file:
+        data = file.read(1 << 16)
+    at = 2
+    while data[:2] == b"\xff\xd8" and data[at : at + 1] == b"\xff" and at + 5 < len(data):
+        if data[at + 1] in _JPEG_FRAMES:
+            return data[at + 4] != 8
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return False
 
 
 def _drops_bits(header: PngHeader) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from sage_ray.data.problems import bad_file
-from sage_ray.data.stored_picture import Look, StoredPicture, upright
+from sage_ray.data.stored_picture import Look, StoredPicture, parts, upright
 
 _WEIGHTS = (19595, 38470, 7471)
 """ITU-R 601 weights of red, green and blue in units of 1/65536, as Pillow has them; they add up to 65536."""
@@ -21,17 +21,18 @@ def grey_bands(picture: StoredPicture) -> Iterator[np.ndarray]:
     """
     if picture.is_streamed_upright:
         for band in picture.read(0):
-            yield np.ascontiguousarray(upright(_shown(band, picture), picture.look.orientation))
+            for part in parts(band):
+                yield np.ascontiguousarray(upright(_shown(part, picture), picture.look.orientation))
         return
     whole = np.empty(picture.stored_shape, shown_dtype(picture))
     row = 0
     for band in picture.read(0):
-        whole[row : row + len(band)] = _shown(band, picture)
-        row += len(band)
+        for part in parts(band):
+            whole[row : row + len(part)] = _shown(part, picture)
+            row += len(part)
     turned = upright(whole, picture.look.orientation)
-    step = max((1 << 22) // max(turned.shape[1], 1), 1)
-    for row in range(0, len(turned), step):
-        yield np.ascontiguousarray(turned[row : row + step])
+    for part in parts(turned):
+        yield np.ascontiguousarray(part)
 
 
 def shown_dtype(picture: StoredPicture) -> np.dtype:

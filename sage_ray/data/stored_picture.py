@@ -62,6 +62,13 @@ class StoredPicture:
         return self.look.orientation in (1, 2)
 
 
+def parts(band: np.ndarray) -> Iterator[np.ndarray]:
+    """A band of rows in parts of about `BAND_BYTES`, so that what is computed of it takes little memory."""
+    step = max(BAND_BYTES // max(band[:1].nbytes, 1), 1)
+    for row in range(0, len(band), step):
+        yield band[row : row + step]
+
+
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Pixels (rows, columns, ...) turned and mirrored to the picture that a viewer shows.
 

@@ -88,7 +88,7 @@ def _kind(path: Path, page: Any) -> Kind:
         return "colour"  # these codecs turn their own colour space into RGB
     kind = _KINDS.get(photometric)
     if kind is None:
-        raise _Undecodable(f"TIFF in the colour space {getattr(page.photometric, 'name', photometric)}")
+        raise _Undecodable(f"colour space {getattr(page.photometric, 'name', photometric)}")
     if kind == "grey" and page.samplesperpixel > 1:
         return "channels"
     if kind == "palette" and page.colormap is None:
@@ -195,6 +195,11 @@ def _blocks(path: Path, file: tifffile.TiffFile, page: Any) -> Iterator[np.ndarr
         raise bad_file(what, path, "save it in strips or tiles of fewer rows")
     for row in range(down):
         height = min(step, rows - row * step)
+        if across == planes == 1 and not page.is_tiled:
+            strip = _block(file, page, row)
+            if strip is not None:
+                yield strip[:height, :, 0] if channels == 1 else strip[:height]
+                continue
         band = np.empty((height, columns, channels), page.dtype.newbyteorder("="))
         for plane in range(planes):
             for place in range(across):
