@@ -8,13 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 Bands = Callable[[], Iterable[np.ndarray]]
 """Bands of grey rows (n, columns) that together are one image; it can be called again."""
 
-MINMAX, PERCENTILE = "minmax", "percentile"
+Rule = Literal["minmax", "percentile"]
+MINMAX: Rule = "minmax"
+PERCENTILE: Rule = "percentile"
 CLIPPED_SHARE = 0.001
 """Share of the darkest pixels, and of the brightest, that `percentile` lets be 0 and 255."""
 _EPSILON = 1e-6
@@ -46,7 +49,7 @@ def value_range(bands: Iterable[np.ndarray]) -> tuple[float, float]:
     return low, high
 
 
-def stretch_range(bands: Bands, rule: str) -> tuple[float, float]:
+def stretch_range(bands: Bands, rule: Rule) -> tuple[float, float]:
     """(low, high) values of an image that become 0 and 255 under a rule.
 
     Args:

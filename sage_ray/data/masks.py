@@ -178,7 +178,8 @@ def _labels_of_pages(picture: StoredPicture) -> MaskValues:
         labels[values != 0] = number
     if (labels > 0).mean() > _ALL:
         raise bad_file(f"{refused}, which together cover the whole image", picture.path, mend)
-    return MaskValues(labels, notes=("the pages of the mask are taken as one particle each",))
+    notes = ("the pages of the mask are taken as one particle each",) if len(np.unique(labels)) > 2 else ()
+    return MaskValues(labels, notes=notes)
 
 
 def classify_values(values: np.ndarray, path: Path | str = "mask", *, are_colours: bool = False) -> Mask:
@@ -186,8 +187,8 @@ def classify_values(values: np.ndarray, path: Path | str = "mask", *, are_colour
 
     At most one value beside 0 is a binary mask. More are labels if each forms one region or a few of some size (a grey
     value is scattered), if they do not climb in small steps as in a ramp, and, where they could be grey levels of 8
-    bits, if they are numbered from 1 without large gaps or each is one region. Few colours that each form many regions
-    of some size are classes: their objects are the 4-connected regions of one colour.
+    bits, if they are numbered from 1 without large gaps or each is one region. Up to 12 colours may be classes, each of
+    any number of regions of some size: their objects are the 4-connected regions of one colour.
 
     Args:
         values: whole numbers of any type, or floats.
@@ -199,6 +200,8 @@ def classify_values(values: np.ndarray, path: Path | str = "mask", *, are_colour
     """
     found, ranks = _ranked(values)
     ids = found[found != 0]
+    if len(ids) == 1 and ids[0] < 0:
+        raise bad_file(f"mask with the negative value {ids[0]:g} for its particles", path, _MEND)
     if len(ids) <= 1:
         foreground = values != 0
         objects: np.ndarray = label(foreground, connectivity=1)  # type: ignore[no-untyped-call]  # scikit-image
@@ -208,7 +211,7 @@ def classify_values(values: np.ndarray, path: Path | str = "mask", *, are_colour
         raise bad_file(f"{what} ({len(ids)} values beside 0, up to {ids.max():g})", path, _MEND)
     reason, regions = _why_no_labels(found, ids, ranks, are_colours)
     if reason is None:
-        return Mask(values != 0, regions if are_colours and regions > 2 * len(ids) else len(ids))
+        return Mask(values != 0, regions if are_colours and len(ids) <= _MAX_CLASSES else len(ids))
     raise bad_file(f"mask is neither binary nor an instance map ({reason})", path, _MEND)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sage_ray.grey_range import MINMAX, Bands, outliers
+from sage_ray.grey_range import MINMAX, Bands, Rule, outliers
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Note:
     detail: str = ""
 
 
-def range_note(bands: Bands, path: Path, rule: str, mend: str) -> list[Note]:
+def range_note(bands: Bands, path: Path, rule: Rule, mend: str) -> list[Note]:
     """A note if few pixels take most of the grey range of an image that is stretched from minimum to maximum."""
     found = outliers(bands) if rule == MINMAX else None
     return [Note(f"few pixels take most of the grey range; {mend}", path, str(found))] if found else []

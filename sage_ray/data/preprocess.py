@@ -8,17 +8,17 @@ from scipy.ndimage import binary_erosion
 from skimage.measure import label
 
 from sage_ray import grey_range
-from sage_ray.grey_range import MINMAX, bands_of, stretch_range
+from sage_ray.grey_range import MINMAX, Rule, bands_of, stretch_range
 
 
-def stretch(image: np.ndarray, rule: str = MINMAX) -> np.ndarray:
+def stretch(image: np.ndarray, rule: Rule = MINMAX) -> np.ndarray:
     """Grey image (H,W) of any real dtype as uint8, stretched by a rule of `grey_range.stretch_range`."""
     low, high = stretch_range(bands_of(image), rule)
     return grey_range.stretch(image, low, high)
 
 
 def prepare_image(
-    image: np.ndarray, size: tuple[int, int], crop_bottom: int = 0, *, stretch_rule: str = MINMAX
+    image: np.ndarray, size: tuple[int, int], crop_bottom: int = 0, *, stretch_rule: Rule = MINMAX
 ) -> np.ndarray:
     """Image (rows, columns) = `size`, uint8: bar cut off, stretched, resized (Pillow bilinear, area-aware)."""
     stretched = stretch(_crop(image, crop_bottom), stretch_rule)

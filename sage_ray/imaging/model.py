@@ -20,7 +20,7 @@ from torch import nn
 
 from sage_ray.errors import UserError
 from sage_ray.files import replacing, sha256_of, write_text
-from sage_ray.grey_range import MINMAX, PERCENTILE, stretch, stretch_range
+from sage_ray.grey_range import MINMAX, PERCENTILE, Rule, stretch, stretch_range
 from sage_ray.imaging import tiles
 from sage_ray.imaging.pickle_guard import refuse_pickle
 from sage_ray.imaging.tiles import ArraySource, RowSource, Tiling
@@ -33,7 +33,7 @@ GENERATOR_FILE = "generator.safetensors"
 SPEC_FILE = "model.json"
 TILED_BEYOND = 4
 """An image is tiled when one of its sides is more than this many times that of the training images."""
-STRETCHES = {MINMAX: "min-max to 0..255", PERCENTILE: "percentiles 0.1 and 99.9 to 0..255"}
+STRETCHES: dict[Rule, str] = {MINMAX: "min-max to 0..255", PERCENTILE: "percentiles 0.1 and 99.9 to 0..255"}
 """How model.json calls each rule of `grey_range.stretch_range`."""
 MAX_WHOLE_PIXELS = 64_000_000
 """Largest image that is predicted in one piece, in pixels."""
@@ -45,7 +45,7 @@ def model_spec(
     *,
     image_size: Sequence[int],
     crop_bottom: int = 0,
-    stretch: str = MINMAX,
+    stretch: Rule = MINMAX,
     native_size: Sequence[int] | None = None,
     **facts: Any,
 ) -> dict[str, Any]:
@@ -154,7 +154,7 @@ class Model:
         return int(rows), int(columns)
 
     @property
-    def stretch(self) -> str:
+    def stretch(self) -> Rule:
         """Rule of `grey_range.stretch_range` that images are brought to 0..255 by, as in training."""
         told = self.spec["preprocessing"].get("stretch")
         return next((rule for rule, name in STRETCHES.items() if name == told), MINMAX)

@@ -57,9 +57,13 @@ class FileRows:
         return shown_dtype(self.picture)
 
     def bands(self) -> Iterator[np.ndarray]:
-        """Bands (n, columns) of grey rows. Raises UserError if they cannot be decoded."""
+        """Bands (n, columns) of grey rows. Raises UserError if they cannot be decoded or are not finite."""
         try:
-            yield from grey_bands(self.picture)
+            for band in grey_bands(self.picture):
+                if band.dtype.kind == "f" and not np.isfinite(band).all():
+                    mend = "replace them, such as by the median of their neighbours, and save it again"
+                    raise UserError("image with values that are not finite", self.picture.path, mend)
+                yield band
         except BadFile as bad:
             raise bad.problem.error() from None
 

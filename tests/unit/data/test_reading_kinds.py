@@ -420,6 +420,7 @@ BAD_MASKS: dict[str, tuple[Write, str]] = {
     "probabilities": (tiff((IMAGE / 255).astype(np.float32)), "not whole numbers"),
     "not finite": (tiff(np.where(LABELS > 0, 1, np.nan)), "not finite"),
     "negative labels": (tiff(-LABELS.astype(np.int64)), "negative values"),
+    "one negative value": (tiff(np.where(LABELS > 0, -1, 0).astype(np.int8)), "negative value -1"),
     "three grey levels": (
         tiff(np.where(LABELS > 0, np.where(LABELS > 5, 255, 128), 0).astype(np.uint8)),
         "grey values",

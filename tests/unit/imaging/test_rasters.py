@@ -235,3 +235,11 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["mask.tif"]
     with pytest.raises(UserError, match="cannot write"):
         rasters.write_mask(tmp_path / "absent" / "mask.tif", (9, 9), [np.zeros((9, 9), bool)])
+
+
+def test_streamed_values_that_are_not_finite_are_refused_with_their_file(tmp_path: Path, small_limit: None) -> None:
+    image = smooth(130, 130).astype(np.float32)
+    image[100, 5] = np.inf
+    tifffile.imwrite(tmp_path / "a.tif", image, rowsperstrip=8, compression="zlib")
+    with pytest.raises(UserError, match=r"values that are not finite: .*a\.tif"):
+        list(rasters.open_rows(tmp_path / "a.tif").bands())
