@@ -114,6 +114,8 @@ class DataConfig(Section):
     """Network input, [rows, columns] in pixels; need not be multiples of 16."""
     crop_bottom: Count = 0
     """Rows of an information bar cut off at the bottom of each original image, in pixels."""
+    stretch: Literal["minmax", "percentile"] = later("minmax")
+    """Which grey values become black and white: the smallest and largest, or the percentiles 0.1 and 99.9."""
     mask_erosion: Count = 0
     """Row 27: side in pixels of the element that erodes every mask (public code: 2); 0 keeps the truth."""
     min_object_pixels: Count = 0

@@ -12,7 +12,8 @@ import numpy as np
 from sage_ray.apply.input_pictures import find_pictures, make_folder, result_names
 from sage_ray.apply.loaded_model import load_for_use
 from sage_ray.config import stable_hash
-from sage_ray.data.images import BadFile, read_mask
+from sage_ray.data.images import BadFile
+from sage_ray.data.masks import read_mask
 from sage_ray.errors import UserError
 from sage_ray.files import write_json
 from sage_ray.imaging import drawing

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from sage_ray.data.images import SUFFIXES
+from sage_ray.data.images import MICROSCOPE_SUFFIXES, SUFFIXES
 from sage_ray.errors import UserError
 
 
@@ -24,7 +24,7 @@ def find_pictures(path: str | Path, what: str, subfolders: Sequence[str] = ()) -
     given = Path(path).expanduser()
     known = ", ".join(sorted(suffix.removeprefix(".") for suffix in SUFFIXES))
     if given.is_file():
-        if given.suffix.lower() not in SUFFIXES:
+        if given.suffix.lower() not in SUFFIXES | MICROSCOPE_SUFFIXES:
             raise UserError(f"not a picture file ({given.suffix or 'no suffix'})", given, f"give {known}")
         return [given]
     if not given.is_dir():

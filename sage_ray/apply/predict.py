@@ -13,7 +13,9 @@ import pandas as pd
 
 from sage_ray.apply.input_pictures import find_pictures, make_folder, result_names
 from sage_ray.apply.loaded_model import load_for_use
-from sage_ray.data.images import BadFile, header_size
+from sage_ray.data.images import BadFile, open_image
+from sage_ray.data.notes import Note, note_lines, range_note
+from sage_ray.data.shown import refuse_pages
 from sage_ray.errors import UserError
 from sage_ray.files import write_json
 from sage_ray.imaging import drawing
@@ -53,6 +55,8 @@ class Prediction:
     """Share of foreground, mean over images."""
     files: dict[str, str]
     """What lies where in `out`."""
+    notes: tuple[str, ...] = ()
+    """What may make a result worse than it could be, one line for each kind."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class _Segmented:
     coverage: float
     tiled: bool
     overlay: np.ndarray
+    notes: list[Note]
 
 
 def predict(
@@ -93,11 +98,13 @@ def predict(
         make_folder(folder / name)
     particles: list[pd.DataFrame] = []
     rows: list[dict[str, Any]] = []
+    notes: list[Note] = []
     shown: list[tuple[np.ndarray, str]] = []
     for path, name in zip(paths, result_names(paths), strict=True):
         done = _segment(loaded, path, folder / "masks" / name, nm_per_pixel)
         particles.append(done.table.assign(image=path.name))
         rows.append(_image_row(path, done, folder))
+        notes += done.notes
         drawing.save(done.overlay, folder / "overlays" / f"{name}.png")
         if len(shown) < SHEET_IMAGES:
             shown.append((done.overlay, f"{path.name}: {len(done.table)}"))
@@ -117,6 +124,7 @@ def predict(
         tiled=int(summary["tiled"].sum()),
         coverage=float(summary["coverage"].mean()),
         files=dict(FILES),
+        notes=tuple(note_lines(notes)),
     )
     _write_facts(result, folder, images, nm_per_pixel, loaded)
     return result
@@ -126,10 +134,9 @@ def _check_headers(paths: list[Path]) -> None:
     # All files first: a bad one among hundreds should not be found after an hour.
     for path in paths:
         try:
-            header_size(path)
+            refuse_pages(open_image(path))
         except BadFile as bad:
-            if not bad.problem.what.startswith("image too large"):
-                raise bad.problem.error() from None
+            raise bad.problem.error() from None
 
 
 def _segment(model: Model, path: Path, target: Path, nm_per_pixel: float | None) -> _Segmented:
@@ -156,7 +163,17 @@ def _segment(model: Model, path: Path, target: Path, nm_per_pixel: float | None)
         coverage=watch.foreground / (source.shape[0] * source.shape[1]),
         tiled=tiled,
         overlay=drawing.overlay(small, watch.preview()),
+        notes=_range_note(model, source, path),
     )
+
+
+def _range_note(model: Model, source: RowSource, path: Path) -> list[Note]:
+    # A large image of 32 bits or more would be read twice more, which takes longer than the line is worth.
+    if not isinstance(source, ArraySource) and source.dtype.itemsize > 2:
+        return []
+    bar = int(model.spec["preprocessing"]["crop_bottom"])
+    kept = ArraySource(source.array[: source.shape[0] - bar]) if isinstance(source, ArraySource) else source
+    return range_note(kept.bands, path, model.stretch, "clip them, or train a model with data.stretch=percentile")
 
 
 class _MaskMeasure:

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from sage_ray.data.images import Problem
+from sage_ray.data.notes import Note, note_lines
 from sage_ray.data.pairs import find_pairs, header_problems
 from sage_ray.data.prepare import Facts, describe, duplicate_problem, duplicates, empty_problem, inspect, pixel_sha
 from sage_ray.data.synth import DrawnSource
 from sage_ray.files import sha256_of
+from sage_ray.sections import DataConfig
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class CheckReport:
     stems: tuple[str, ...] = ()
     """Stems of the usable pairs."""
     facts: tuple[Facts, ...] = field(default=(), repr=False)
+    notes: tuple[str, ...] = ()
+    """What had to be decided to read the files, one line for each kind."""
 
     @property
     def ok(self) -> bool:
@@ -37,6 +41,7 @@ class CheckReport:
             "path": self.path,
             "pairs": len(self.facts),
             "problems": [str(problem) for problem in self.problems],
+            "warnings": list(self.notes),
             "sizes": dict(Counter(f"{fact.rows}x{fact.columns}" for fact in self.facts).most_common()),
             "coverage": _spread([fact.coverage for fact in self.facts]),
             "objects": {
@@ -49,7 +54,7 @@ class CheckReport:
     def lines(self) -> list[str]:
         """The report as text, problems first, one per line."""
         found = self.as_dict()
-        lines = [str(problem) for problem in self.problems]
+        lines = [*(str(problem) for problem in self.problems), *self.notes]
         lines.append(f"{found['pairs']} usable pairs, {len(self.problems)} problems in {self.path}")
         if not self.facts:
             return lines
@@ -74,13 +79,15 @@ def check(path: str | Path, crop_bottom: int = 0) -> CheckReport:
         return _check_drawn(str(path))
     pairs, problems = find_pairs(path)
     usable: list[tuple[str, Facts]] = []
+    notes: list[Note] = []
     foreground_seen = False
     for pair in pairs:
         found = header_problems([pair], crop_bottom)
         problems.extend(found)
         if found:
             continue
-        decoded = inspect(pair, (sha256_of(pair.image), sha256_of(pair.mask)), problems)
+        shas = sha256_of(pair.image), sha256_of(pair.mask)
+        decoded = inspect(pair, shas, problems, notes, DataConfig(crop_bottom=crop_bottom))
         if decoded is not None:
             _, foreground, facts = decoded
             usable.append((pair.stem, facts))
@@ -90,7 +97,7 @@ def check(path: str | Path, crop_bottom: int = 0) -> CheckReport:
     stems, facts_found = tuple(stem for stem, _ in usable), tuple(facts for _, facts in usable)
     for indices in duplicates(stems, facts_found):
         problems.append(duplicate_problem([stems[i] for i in indices]))
-    return CheckReport(str(path), tuple(problems), stems, facts_found)
+    return CheckReport(str(path), tuple(problems), stems, facts_found, tuple(note_lines(notes)))
 
 
 def _check_drawn(path: str) -> CheckReport:

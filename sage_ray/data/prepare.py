@@ -12,15 +12,20 @@ import numpy as np
 
 from sage_ray.config import stable_hash
 from sage_ray.data.cache import FORMAT_VERSION, CacheEntry, Row, open_or_build
-from sage_ray.data.images import BadFile, Problem, read_image, read_mask
+from sage_ray.data.images import BadFile, Problem, read_image
+from sage_ray.data.masks import read_mask
+from sage_ray.data.notes import Note, note_lines, range_note
 from sage_ray.data.pairs import Pair, find_pairs, fingerprint, hash_files, header_problems, raise_first
 from sage_ray.data.preprocess import prepare_image, prepare_mask
 from sage_ray.data.shared_data import fetch_shared, share
 from sage_ray.data.splits import Split, group_names, make_split
 from sage_ray.data.synth import DRAWN_PREFIX, DRAWN_VERSION, DrawnSource
 from sage_ray.errors import UserError
+from sage_ray.grey_range import MINMAX, bands_of
 from sage_ray.sections import DataConfig, SplitConfig
 
+READER = 2
+"""Counts the rules by which files are read; entries of the cache that other rules made are not used."""
 MAX_DRAWN_PIXELS = 1 << 29
 """Drawn images are sorted in memory before they are written; this bounds it to 1 GiB with their masks."""
 
@@ -110,8 +115,13 @@ def prepare(data: DataConfig, cache_dir: Path, *, say: Callable[[str], None] = _
     )  # fmt: skip
 
 
-def inspect(pair: Pair, shas: tuple[str, str], problems: list[Problem]) -> tuple[np.ndarray, np.ndarray, Facts] | None:
-    """Decoded image (H,W), foreground (H,W) bool and facts of one pair; None, and `problems` grows, if unusable."""
+def inspect(
+    pair: Pair, shas: tuple[str, str], problems: list[Problem], notes: list[Note], data: DataConfig
+) -> tuple[np.ndarray, np.ndarray, Facts] | None:
+    """Decoded image (H,W), foreground (H,W) bool and facts of one pair; None, and `problems` grows, if unusable.
+
+    `notes` grows by what had to be decided to read the pair, and by what of `data` may not suit it.
+    """
     before = len(problems)
     try:
         image = read_image(pair.image)
@@ -123,6 +133,9 @@ def inspect(pair: Pair, shas: tuple[str, str], problems: list[Problem]) -> tuple
         problems.append(bad.problem)
     if len(problems) > before:
         return None
+    notes += [Note(text, pair.mask) for text in mask.notes]
+    kept = image[: len(image) - data.crop_bottom]
+    notes += range_note(bands_of(kept), pair.image, data.stretch, "data.stretch=percentile clips them")
     return image, mask.foreground, describe(image, mask.foreground, mask.objects, shas)
 
 
@@ -167,7 +180,10 @@ def straddling(stems: Sequence[str], facts: Sequence[Facts], config: SplitConfig
 
 def _key(data: DataConfig, source: object) -> str:
     cleaning = [data.crop_bottom, data.mask_erosion, data.min_object_pixels]
-    return stable_hash([FORMAT_VERSION, source, data.image_size, cleaning])
+    # Later settings are left out while they have their introduction value, so that entries of before stay valid.
+    return stable_hash(
+        [FORMAT_VERSION, source, data.image_size, cleaning, *([] if data.stretch == MINMAX else [data.stretch])]
+    )
 
 
 Found = tuple[CacheEntry, tuple[str, ...], tuple[tuple[str, str], ...]]
@@ -184,8 +200,8 @@ def _folder(data: DataConfig, cache_dir: Path, say: Callable[[str], None]) -> Fo
     shas = list(zip(hashes[: len(pairs)], hashes[len(pairs) :], strict=True))
     order = sorted(range(len(pairs)), key=lambda i: (shas[i], pairs[i].stem))
     pairs, shas = [pairs[i] for i in order], [shas[i] for i in order]
-    key = _key(data, fingerprint(shas))
-    entry = open_or_build(cache_dir, key, len(pairs), lambda: _decode(pairs, shas, data), say)
+    key = _key(data, [READER, fingerprint(shas)])
+    entry = open_or_build(cache_dir, key, len(pairs), lambda: _decode(pairs, shas, data, say), say)
     files = tuple((pair.image.name, pair.mask.name) for pair in pairs)
     stems = tuple(pair.stem for pair in pairs)
     share(data, cache_dir, key, stems, files)
@@ -200,19 +216,24 @@ def _made(cache_dir: Path) -> Path:
     return cache_dir
 
 
-def _decode(pairs: list[Pair], shas: list[tuple[str, str]], data: DataConfig) -> Iterator[Row]:
+def _decode(
+    pairs: list[Pair], shas: list[tuple[str, str]], data: DataConfig, say: Callable[[str], None]
+) -> Iterator[Row]:
     by_name = sorted(pairs, key=lambda pair: pair.stem)
     raise_first(header_problems(by_name, data.crop_bottom))  # before anything is decoded
     problems: list[Problem] = []
+    notes: list[Note] = []
     foreground_seen = False
     for pair, pair_shas in zip(pairs, shas, strict=True):
-        decoded = inspect(pair, pair_shas, problems)
+        decoded = inspect(pair, pair_shas, problems, notes, data)
         if decoded is None:
             continue
         image, foreground, facts = decoded
         foreground_seen |= bool(foreground[: foreground.shape[0] - data.crop_bottom].any())
         yield _row(image, foreground, facts, data)
     raise_first(problems)
+    for line in note_lines(notes):
+        say(line)
     if not foreground_seen:
         raise empty_problem(data.path).error()
 
@@ -225,7 +246,7 @@ def empty_problem(path: str) -> Problem:
 def _row(image: np.ndarray, foreground: np.ndarray, facts: Facts, data: DataConfig) -> Row:
     size, crop = data.image_size, data.crop_bottom
     mask = prepare_mask(foreground, size, crop, erosion=data.mask_erosion, min_object_pixels=data.min_object_pixels)
-    return prepare_image(image, size, crop), mask, asdict(facts)
+    return prepare_image(image, size, crop, stretch_rule=data.stretch), mask, asdict(facts)
 
 
 def _drawn(data: DataConfig, cache_dir: Path, say: Callable[[str], None]) -> Found:

@@ -7,29 +7,21 @@ from PIL import Image
 from scipy.ndimage import binary_erosion
 from skimage.measure import label
 
-_EPSILON = 1e-6
+from sage_ray import grey_range
+from sage_ray.grey_range import MINMAX, Rule, bands_of, stretch_range
 
 
-def stretch(image: np.ndarray) -> np.ndarray:
-    """Grey image (H,W) of any real dtype, min-max stretched to uint8: trunc(255 (x - min) / (max - min + 1e-6)).
-
-    A constant image becomes 0. Source: the public code's scaling (parity case `preprocessing`).
-    """
-    low, high = float(image.min()), float(image.max())
-    scale = high - low + _EPSILON
-    if image.dtype == np.uint8 or image.dtype == np.uint16:
-        # A table over the grey levels gives the same numbers as the formula per pixel, without a float64 copy.
-        levels = np.arange(np.iinfo(image.dtype).max + 1, dtype=np.float64)
-        table = np.clip(255 * (levels - low) / scale, 0, 255).astype(np.uint8)
-        looked_up: np.ndarray = table[image]
-        return looked_up
-    grey: np.ndarray = np.clip(255 * (image.astype(np.float64) - low) / scale, 0, 255).astype(np.uint8)
-    return grey
+def stretch(image: np.ndarray, rule: Rule = MINMAX) -> np.ndarray:
+    """Grey image (H,W) of any real dtype as uint8, stretched by a rule of `grey_range.stretch_range`."""
+    low, high = stretch_range(bands_of(image), rule)
+    return grey_range.stretch(image, low, high)
 
 
-def prepare_image(image: np.ndarray, size: tuple[int, int], crop_bottom: int = 0) -> np.ndarray:
+def prepare_image(
+    image: np.ndarray, size: tuple[int, int], crop_bottom: int = 0, *, stretch_rule: Rule = MINMAX
+) -> np.ndarray:
     """Image (rows, columns) = `size`, uint8: bar cut off, stretched, resized (Pillow bilinear, area-aware)."""
-    stretched = stretch(_crop(image, crop_bottom))
+    stretched = stretch(_crop(image, crop_bottom), stretch_rule)
     if stretched.shape == tuple(size):
         return stretched
     resized = Image.fromarray(stretched).resize((size[1], size[0]), Image.Resampling.BILINEAR)

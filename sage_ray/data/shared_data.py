@@ -14,6 +14,7 @@ from typing import Any
 from sage_ray.config import stable_hash
 from sage_ray.data.cache import FILES, CacheEntry, adopt
 from sage_ray.followed import Followed, owner_of_cache
+from sage_ray.grey_range import MINMAX
 from sage_ray.sections import DataConfig
 
 _SHARED: set[tuple[str, str, str]] = set()
@@ -71,7 +72,8 @@ def fetch_shared(data: DataConfig, cache_dir: Path) -> SharedPairs | None:
 
 def _name(data: DataConfig) -> str:
     cleaning = [data.image_size, data.crop_bottom, data.mask_erosion, data.min_object_pixels]
-    return f"data/paths/{stable_hash([data.path, *cleaning])}.json"
+    stretch = [] if data.stretch == MINMAX else [data.stretch]
+    return f"data/paths/{stable_hash([data.path, *cleaning, *stretch])}.json"
 
 
 def _read(home: Followed, name: str) -> dict[str, Any] | None:

@@ -269,7 +269,9 @@ def _task(ref: ModelRef, data: str | Path | None, home: Home) -> _Task:
     if own:
         return _own_test(ref, config, home)
     given = str(data)
-    config = config or ExperimentConfig(data=DataConfig(image_size=tuple(ref.load().spec["image_size"])))
+    if config is None:  # a folder without a record
+        bare = ref.load()
+        config = ExperimentConfig(data=DataConfig(image_size=bare.image_size, stretch=bare.stretch))
     data_config = config.data.model_copy(update={"path": given, "split": SplitConfig(test=0.0, validation=0.0)})
     prepared = prepare(data_config, home.cache)
     seen, tested, note = _seen(ref, home)

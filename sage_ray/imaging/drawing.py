@@ -44,7 +44,7 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
         image = image.astype(np.uint8) * 255
     if image.dtype != np.uint8:
         low, high = float(image.min()), float(image.max())
-        image = ((image.astype(np.float64) - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
+        image = ((image.astype(np.float64) - low) * (255 / ((high - low) or 1.0))).astype(np.uint8)
     return np.repeat(image[..., None], 3, axis=2)
 
 

@@ -20,6 +20,7 @@ from torch import nn
 
 from sage_ray.errors import UserError
 from sage_ray.files import replacing, sha256_of, write_text
+from sage_ray.grey_range import MINMAX, PERCENTILE, Rule, stretch, stretch_range
 from sage_ray.imaging import tiles
 from sage_ray.imaging.pickle_guard import refuse_pickle
 from sage_ray.imaging.tiles import ArraySource, RowSource, Tiling
@@ -32,6 +33,8 @@ GENERATOR_FILE = "generator.safetensors"
 SPEC_FILE = "model.json"
 TILED_BEYOND = 4
 """An image is tiled when one of its sides is more than this many times that of the training images."""
+STRETCHES: dict[Rule, str] = {MINMAX: "min-max to 0..255", PERCENTILE: "percentiles 0.1 and 99.9 to 0..255"}
+"""How model.json calls each rule of `grey_range.stretch_range`."""
 MAX_WHOLE_PIXELS = 64_000_000
 """Largest image that is predicted in one piece, in pixels."""
 
@@ -42,6 +45,7 @@ def model_spec(
     *,
     image_size: Sequence[int],
     crop_bottom: int = 0,
+    stretch: Rule = MINMAX,
     native_size: Sequence[int] | None = None,
     **facts: Any,
 ) -> dict[str, Any]:
@@ -52,6 +56,7 @@ def model_spec(
         generator: name in GENERATORS and its constructor keywords; None without one.
         image_size: (rows, columns) that training images were resized to.
         crop_bottom: rows of information bar that training cut off each original.
+        stretch: rule of `grey_range.stretch_range` that training brought images to 0..255 by.
         native_size: median (rows, columns) of the original training images before resizing (`crop_bottom` taken
             off): the
             scale at which images much larger than these are tiled. None: unknown, they are then tiled unscaled.
@@ -63,7 +68,11 @@ def model_spec(
         "generator": None if generator is None else {"name": generator[0], "kwargs": dict(generator[1])},
         "image_size": [int(side) for side in image_size],
         "native_size": None if native_size is None else [int(side) for side in native_size],
-        "preprocessing": {"crop_bottom": int(crop_bottom), "stretch": "min-max to 0..255", "resize": "Pillow bilinear"},
+        "preprocessing": {
+            "crop_bottom": int(crop_bottom),
+            "stretch": STRETCHES[stretch],
+            "resize": "Pillow bilinear",
+        },
         "normalisation": "2 * grey / 255 - 1",
         "mask_values": [0, 1],
     }
@@ -143,6 +152,12 @@ class Model:
         """(rows, columns) of the network's input in training."""
         rows, columns = self.spec["image_size"]
         return int(rows), int(columns)
+
+    @property
+    def stretch(self) -> Rule:
+        """Rule of `grey_range.stretch_range` that images are brought to 0..255 by, as in training."""
+        told = self.spec["preprocessing"].get("stretch")
+        return next((rule for rule, name in STRETCHES.items() if name == told), MINMAX)
 
     @property
     def device(self) -> torch.device:
@@ -251,14 +266,14 @@ class Model:
         return tiles.resize_image(grey, (foreground.shape[0], foreground.shape[1]))
 
     def _whole(self, image: np.ndarray) -> np.ndarray:
-        low, high = float(image.min()), float(image.max())
-        small = tiles.resize_image(tiles.stretch(image, low, high), self.image_size)
+        low, high = stretch_range(ArraySource(image).bands, self.stretch)
+        small = tiles.resize_image(stretch(image, low, high), self.image_size)
         probability = self.probabilities(small[None])[0]
         return tiles.resize_probability(probability, (image.shape[0], image.shape[1]))
 
     def _tiled_bands(self, source: RowSource) -> Iterator[np.ndarray]:
         try:
-            values = tiles.value_range(source.bands())
+            values = stretch_range(source.bands, self.stretch)
         except ValueError as error:
             raise UserError(str(error), "image", "save it as 8 or 16 bit grey") from None
         native = self.spec.get("native_size") or self.spec["image_size"]

@@ -8,15 +8,16 @@ rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
+from sage_ray.grey_range import stretch
+
 # Weights of Pillow's 8-bit resampling are whole numbers of 2^-22.
 _PRECISION = 22
-_EPSILON = 1e-6
 # Tile positions are multiples of this many network pixels, so that pooling grids of neighbouring tiles agree.
 GRID = 32
 # Share of a tile that it shares with the next, and share of that overlap which a tile's rim is not trusted in.
@@ -66,36 +67,6 @@ class ArraySource:
         """Bands of `band_rows` rows."""
         for row in range(0, self.array.shape[0], self.band_rows):
             yield np.asarray(self.array[row : row + self.band_rows])
-
-
-def value_range(bands: Iterable[np.ndarray]) -> tuple[float, float]:
-    """Smallest and largest value; stops early when an 8-bit image has used its whole range.
-
-    Raises:
-        ValueError: a value is not finite.
-    """
-    low, high = math.inf, -math.inf
-    for band in bands:
-        low, high = min(low, float(band.min())), max(high, float(band.max()))
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise ValueError("an image value is not finite")
-        if band.dtype == np.uint8 and low == 0 and high == 255:
-            break
-    return low, high
-
-
-def stretch(image: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Image (H,W) of any real dtype as uint8: trunc(255 (x - low) / (high - low + 1e-6)), clipped to 0..255.
-
-    Source: parity case `preprocessing`; the same numbers as in training when low and high are the image's own.
-    """
-    scale = high - low + _EPSILON
-    if image.dtype in (np.uint8, np.uint16):
-        levels = np.arange(np.iinfo(image.dtype).max + 1, dtype=np.float64)
-        looked_up: np.ndarray = np.clip(255 * (levels - low) / scale, 0, 255).astype(np.uint8)[image]
-        return looked_up
-    grey: np.ndarray = np.clip(255 * (image.astype(np.float64) - low) / scale, 0, 255).astype(np.uint8)
-    return grey
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

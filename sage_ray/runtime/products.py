@@ -58,6 +58,7 @@ def _spec(folder: RunFolder, config: ExperimentConfig, data: PreparedData, resul
         generator,
         image_size=config.data.image_size,
         crop_bottom=config.data.crop_bottom,
+        stretch=config.data.stretch,
         native_size=np.median(sizes, axis=0).round().astype(int).tolist(),
         run_id=folder.run_id,
         config_hash=folder.read().config_hash,

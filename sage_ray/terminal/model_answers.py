@@ -122,4 +122,5 @@ def wrote(outcome: Prediction | Generation, out: Path, follow: list[str]) -> Ans
     counts = {name: value for name, value in fields.items() if isinstance(value, int | float)}
     lines = [", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in counts.items())]
     lines.append(f"  {', '.join(outcome.files.values())}")
+    lines += getattr(outcome, "notes", ())
     return Answer(lines, fields, {"out": out}, follow)

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from sage_ray.config import ExperimentConfig
-from sage_ray.data.images import BadFile, read_image, read_mask
+from sage_ray.data.images import BadFile, read_image
+from sage_ray.data.masks import read_mask
 from sage_ray.data.pairs import load_folder
 from sage_ray.data.preprocess import prepare_image, prepare_mask
 from sage_ray.data.synth import DRAWN_PREFIX, DrawnSource
@@ -342,7 +343,7 @@ def _one_batch(config: ExperimentConfig, device: torch.device) -> tuple[Batch, s
         source = DrawnSource.parse(path if drawn else f"{DRAWN_PREFIX}?num={BATCH_SIZE}&size={max(IMAGE_SIZE)}")
         crop = crop if drawn else 0
         arrays = [(pair.image, pair.mask) for pair in map(source.draw, range(BATCH_SIZE))]
-    images = np.stack([prepare_image(image, IMAGE_SIZE, crop) for image, _ in arrays])
+    images = np.stack([prepare_image(image, IMAGE_SIZE, crop, stretch_rule=config.data.stretch) for image, _ in arrays])
     masks = np.stack([prepare_mask(mask, IMAGE_SIZE, crop) for _, mask in arrays])
     image = to_network_range(torch.from_numpy(images).unsqueeze(1).float() / 255)
     return Batch(image.to(device), torch.from_numpy(masks).unsqueeze(1).float().to(device)), origin

@@ -17,7 +17,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 # From top to bottom. A module imports its own room and rooms above it, also for types and inside functions.
 ROOMS = (
     *("errors", "files", "store_faults", "bucket_client", "object_store", "followed", "leases", "locks"),
-    *("watch", "durations", "addresses", "termination", "startup"),
+    *("watch", "durations", "addresses", "termination", "startup", "grey_range"),
     *("identity", "sections", "config"),
     "data",
     *("models", "losses", "metrics", "statistics"),
@@ -40,7 +40,7 @@ ROOMS = (
 
 GROUND = {
     *("errors", "files", "store_faults", "bucket_client", "object_store", "followed", "leases", "locks"),
-    *("watch", "durations", "addresses", "termination", "startup"),
+    *("watch", "durations", "addresses", "termination", "startup", "grey_range"),
 }
 RECORDED = GROUND | {"identity", "sections", "config", "data"}
 # Rooms that see less than all that is above them.
@@ -51,6 +51,7 @@ SEES: dict[str, set[str]] = {
     "durations": set(),
     "termination": set(),
     "startup": set(),
+    "grey_range": set(),
     "store_faults": {"errors"},
     "bucket_client": {"errors", "store_faults"},
     "object_store": {"errors", "files", "store_faults", "bucket_client"},
@@ -100,7 +101,13 @@ ONLY: dict[str, tuple[str, ...]] = {
 # Modules that travel inside a registered model, and the third parties that they may need.
 LIGHT = ("sage_ray.identity", "sage_ray.sections", "sage_ray.config", "sage_ray.models.*", "sage_ray.losses.*")
 LIGHT_PARTIES = {"torch", "numpy", "safetensors", "yaml", "pydantic"}
-LIGHT += ("sage_ray.imaging.model", "sage_ray.imaging.tiles", "sage_ray.files", "sage_ray.errors")
+LIGHT += (
+    "sage_ray.imaging.model",
+    "sage_ray.imaging.tiles",
+    "sage_ray.files",
+    "sage_ray.errors",
+    "sage_ray.grey_range",
+)
 
 # `sage-ray --help` must not wait for these: the terminal imports them inside its verbs only.
 HEAVY = {"torch", "ray", "mlflow", "optuna", "numpy", "pandas", "pyarrow", "matplotlib", "scipy", "skimage", "kornia"}

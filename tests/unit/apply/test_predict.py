@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,10 @@ from sage_ray.config import resolve
 from sage_ray.data.check import check
 from sage_ray.data.synth import write_dataset
 from sage_ray.errors import UserError
-from sage_ray.imaging.model import load_model_folder, model_spec, save_model_folder
+from sage_ray.grey_range import MINMAX, PERCENTILE
+from sage_ray.imaging.model import STRETCHES, load_model_folder, model_spec, save_model_folder
 from sage_ray.imaging.particles import particle_table
+from sage_ray.imaging.tiles import ArraySource
 from sage_ray.models import GENERATORS, SEGMENTERS
 from sage_ray.models.init import initialise
 from sage_ray.record.home import Home
@@ -107,6 +110,62 @@ def test_streamed_image_gives_the_mask_of_the_tiled_one(
     preview = np.asarray(Image.open(tmp_path / "streamed" / "overlays" / "wide.png"))
     # 310 x 290 pixels, every fourth: 78 x 73, enlarged by whole numbers.
     assert preview.shape[0] % 78 == 0 and preview.shape[1] % 73 == 0
+
+
+def test_one_picture_under_three_tags_gives_the_same_particles_whole_and_streamed(
+    model: Path, tmp_path: Path, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grey = np.random.default_rng(3).integers(0, 256, (310, 290), dtype=np.uint8)
+    folder = tmp_path / "tags"
+    folder.mkdir()
+    tifffile.imwrite(folder / "plain.tif", grey)
+    tifffile.imwrite(folder / "white_is_zero.tif", 255 - grey, photometric="miniswhite")
+    ramp = np.stack([np.arange(256)[::-1] * 257] * 3).astype(np.uint16)
+    tifffile.imwrite(folder / "palette.tif", 255 - grey, photometric="palette", colormap=ramp)
+    tifffile.imwrite(folder / "turned.tif", grey[::-1, ::-1], extratags=[(274, 3, 1, 3, True)])
+    tables = []
+    for name, limit in (("whole", 64_000_000), ("streamed", 10_000)):
+        monkeypatch.setattr("sage_ray.data.images.MAX_PIXELS", limit)
+        predict(model, folder, tmp_path / name, home=home)
+        found = pd.read_csv(tmp_path / name / "particles.csv").groupby("image")
+        tables += [table.drop(columns="image").reset_index(drop=True) for _, table in found]
+    assert len(tables) == 8 and len(tables[0])
+    for table in tables[1:]:
+        pd.testing.assert_frame_equal(table, tables[0])
+
+
+def test_predict_says_when_few_pixels_take_the_grey_range_and_a_model_of_percentiles_does_not_mind(
+    model: Path, tmp_path: Path, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clean = np.random.default_rng(4).integers(7000, 21000, (128, 128)).astype(np.uint16)
+    hot = clean.copy()
+    hot[3, 3] = 65535
+    for name, image in (("clean", clean), ("hot", hot)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", image)
+    assert not predict(model, tmp_path / "clean.tif", tmp_path / "a", home=home).notes
+    for limit in (64_000_000, 10_000):
+        monkeypatch.setattr("sage_ray.data.images.MAX_PIXELS", limit)
+        (note,) = predict(model, tmp_path / "hot.tif", tmp_path / "b", home=home).notes
+        assert "hot.tif: 1 pixel takes 76% of the grey range" in note and "data.stretch=percentile" in note
+    loaded = load_model_folder(model)
+    preprocessing = {"crop_bottom": 0, "stretch": STRETCHES[PERCENTILE]}
+    steady = replace(loaded, spec={**loaded.spec, "preprocessing": preprocessing})
+    assert (loaded.stretch, steady.stretch) == (MINMAX, PERCENTILE)
+    shift = {}
+    for name, one in (("minmax", loaded), ("percentile", steady)):
+        shift[name] = np.abs(one.predict_mask(hot)[0] - one.predict_mask(clean)[0]).mean()
+        streamed = np.concatenate(list(one.predict_stream(ArraySource(hot))))
+        np.testing.assert_allclose(streamed, one.predict_mask(hot, tiled=True)[0], atol=1e-5)
+    assert shift["percentile"] < 0.1 * shift["minmax"]
+
+
+def test_a_stack_is_refused_by_its_number_of_pages_before_anything_is_written(
+    model: Path, images: Path, tmp_path: Path, home: Home
+) -> None:
+    tifffile.imwrite(images / "stack.tif", np.zeros((3, 40, 40), np.uint8), photometric="minisblack")
+    with pytest.raises(UserError, match="file with 3 pages, where one image is expected: .*stack.tif"):
+        predict(model, images, tmp_path / "out", home=home)
+    assert not (tmp_path / "out").exists()
 
 
 def test_preview_takes_every_nth_pixel_whatever_the_bands() -> None:

@@ -11,7 +11,8 @@ from emps_cases import EmpsFacts
 from PIL import Image, ImageFilter
 
 from sage_ray.data.check import check
-from sage_ray.data.images import BadFile, classify_values, read_image, read_mask
+from sage_ray.data.images import BadFile, read_image
+from sage_ray.data.masks import classify_values, read_mask
 from sage_ray.data.pairs import find_pairs
 from sage_ray.data.preprocess import prepare_image, prepare_mask, stretch
 from sage_ray.data.synth import DrawnSource

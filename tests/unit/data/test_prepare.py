@@ -10,12 +10,14 @@ import pytest
 from PIL import Image
 from prepare_cases import NUM, config_of, entries, pairs_in
 
+from sage_ray.data.check import check
 from sage_ray.data.manifest import COLUMNS, manifest, read_manifest, write_manifest
 from sage_ray.data.prepare import PreparedData, prepare
 from sage_ray.data.preprocess import prepare_image, prepare_mask
 from sage_ray.data.synth import draw_pair, write_dataset
 from sage_ray.errors import UserError
 from sage_ray.files import sha256_of
+from sage_ray.identity import identity_tree
 from sage_ray.sections import DataConfig
 
 
@@ -185,3 +187,24 @@ def test_real_micrographs(emps: Path, tmp_path: Path) -> None:
     coverages = np.array([fact.coverage for fact in data.facts])
     for part in (data.split.validation, data.split.test):
         assert abs(coverages[part].mean() - coverages.mean()) < 0.05
+
+
+def test_the_stretch_is_part_of_the_cache_and_of_no_older_name(folder: Path, tmp_path: Path) -> None:
+    """One hot pixel: with `percentile` the others keep their contrast, and the default keeps hash and numbers."""
+    name = sorted(path.stem for path in (folder / "images").iterdir())[0]
+    path = folder / "images" / f"{name}.png"
+    deep = np.asarray(Image.open(path)).astype(np.uint16) * 10
+    deep[0, 0] = 65535
+    Image.fromarray(deep).save(path)
+    said: list[str] = []
+    usual = prepare(config_of(folder), tmp_path / "cache", say=said.append)
+    steady = prepare(config_of(folder, stretch="percentile"), tmp_path / "cache", say=said.append)
+    row = usual.stems.index(name)
+    assert usual.fingerprint == steady.fingerprint and usual.split.split_id == steady.split.split_id
+    assert steady.images[row].std() > 5 * usual.images[row].std()
+    (line,) = said
+    assert f"{name}.png: 1 pixel takes 9" in line and "data.stretch=percentile" in line
+    given = DataConfig(path="a", stretch="minmax")
+    assert identity_tree(given) == identity_tree(DataConfig(path="a")) and "stretch" not in identity_tree(given)
+    assert identity_tree(DataConfig(path="a", stretch="percentile"))["stretch"] == "percentile"
+    assert check(folder).as_dict()["warnings"] == [line] and line in check(folder).lines()
