@@ -71,7 +71,8 @@ def fetch_shared(data: DataConfig, cache_dir: Path) -> SharedPairs | None:
 
 def _name(data: DataConfig) -> str:
     cleaning = [data.image_size, data.crop_bottom, data.mask_erosion, data.min_object_pixels]
-    return f"data/paths/{stable_hash([data.path, *cleaning])}.json"
+    patterns = [data.masks] if data.masks else []
+    return f"data/paths/{stable_hash([data.path, *cleaning, *patterns])}.json"
 
 
 def _read(home: Followed, name: str) -> dict[str, Any] | None:
