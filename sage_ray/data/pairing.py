@@ -43,15 +43,19 @@ class Matches:
     """Images that have no mask."""
     masks: list[FoundFile] = field(default_factory=list)
     """Masks that have no image."""
+    open: set[FoundFile] = field(default_factory=set)
+    """Files that an ambiguous pairing names."""
 
     def rules(self) -> str:
-        """How the masks are named, such as "masks are labels/NAME_seg (6)"."""
-        shown: Counter[str] = Counter()
-        for _, mask, rule in self.pairs:
-            shown["/".join((*mask.folders, rule))] += 1
+        """How the masks are named, as one sentence."""
+        shown: Counter[str] = Counter("/".join((*mask.folders, rule)) for _, mask, rule in self.pairs)
         if len(shown) > 3:
             shown = Counter(rule for _, _, rule in self.pairs)
-        return "masks are " + ", ".join(f"{rule} ({count})" for rule, count in shown.most_common(4))
+        (first, count), *others = shown.most_common(4)
+        tail = ", NAME being the image's name" if "NAME" in first else ""
+        if not others:
+            return f"all {count} masks are named {first}{tail}" if count > 1 else f"the mask is named {first}{tail}"
+        return f"masks are named {', '.join(f'{rule} ({count})' for rule, count in shown.most_common(4))}{tail}"
 
 
 Reading = Callable[[FoundFile], dict[str, str]]
@@ -81,6 +85,10 @@ def _folded(file: FoundFile) -> dict[str, str]:
     return {file.stem: f"NAME ({_ALIKE})"}
 
 
+def _inner(file: FoundFile) -> dict[str, str]:
+    return {file.stem: "NAME (without the image's img_, _0000 or the like)"}
+
+
 def _stripped(depth: int) -> Reading:
     return lambda file: mask_names.mask_readings(file.stem)[depth]
 
@@ -96,7 +104,7 @@ def _readings(same_name: bool) -> Iterable[tuple[Reading, Reading]]:
     for depth in range(3):
         yield _folded, _stripped(depth)
     if same_name:
-        yield _image_name, _folded
+        yield _image_name, _inner
     yield _image_name, _stripped(0)
     yield _image_name, _stripped(1)
 
@@ -121,10 +129,12 @@ def _match_by(state: Matches, image_reading: Reading, mask_reading: Reading, wit
             state.pairs.append((image, *fits[0]))
         elif len(fits) > 1:
             state.problems.append(_ambiguous("masks", image, [mask for mask, _ in fits]))
+            state.open |= {image, *(mask for mask, _ in fits)}
         done |= {image, *(mask for mask, _ in fits)}
     for mask, fitting in of_mask.items():
         if len(fitting) > 1 and all(len(of_image[image]) == 1 for image in fitting):
             state.problems.append(_ambiguous("images", mask, fitting))
+            state.open |= {mask, *fitting}
     state.images = [image for image in state.images if image not in done]
     state.masks = [mask for mask in state.masks if mask not in done]
 
@@ -213,7 +223,7 @@ def by_rules(files: Sequence[FoundFile]) -> Matches:
         lossy = [file for file in pool if file.path.suffix.lower() in _LOSSY]
         found = match(lossy, [file for file in pool if file not in lossy])
         found.images, found.masks = found.images + found.masks, []
-    if not found.pairs:
+    if not found.pairs and not found.problems:
         found.masks += [file for file in in_folders if file not in found.masks]
     if found.images:
         _take_annotations(found, files)
@@ -256,6 +266,7 @@ def _take_annotations(found: Matches, files: Sequence[FoundFile]) -> None:
         more = Matches(pairs=[(found.images[0], lone[0], lone[0].path.name)])
     found.pairs += more.pairs
     found.problems += more.problems
+    found.open |= more.open
     found.images = more.images
     for file in (file for file, kind in kinds.items() if kind == "coco"):
         _take_coco(found, file)

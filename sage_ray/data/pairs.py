@@ -32,15 +32,18 @@ class FolderPairs:
     pairs: tuple[Pair, ...]
     """Sorted by stem."""
     problems: tuple[Problem, ...]
-    rule: str = ""
-    """How masks are named where that is not the usual way, images/NAME and masks/NAME or segmaps/NAME."""
+    rule: str
+    """How masks were found, as one sentence."""
+    usual: bool = False
+    """Whether they lie in the usual way, images/NAME and masks/NAME or segmaps/NAME."""
+    open: frozenset[Path] = frozenset()
+    """Files that an ambiguous pairing names."""
 
     def passed_over(self) -> str:
         """What lies in the folder and is not used, counted by kind; "" for nothing."""
         used = {path for pair in self.pairs for path in (pair.image, pair.mask)}
-        wrong = {problem.where for problem in self.problems}
-        files = [file for file in files_below(self.root) if str(file.path) not in wrong]
-        return passed_over(files, used)
+        wrong = {Path(problem.where) for problem in self.problems}
+        return passed_over(files_below(self.root), used | wrong | self.open)
 
 
 def find_pairs(path: str | Path, masks: str = "") -> tuple[list[Pair], list[Problem]]:
@@ -94,7 +97,9 @@ def _usual(root: Path) -> FolderPairs | None:
         mend = f"add images/{stem}.png, or remove the mask"
         problems.append(Problem("mask without image", str(masks[stem]), mend))
     pairs = tuple(Pair(stem, images[stem], masks[stem]) for stem in sorted(images.keys() & masks.keys()))
-    return FolderPairs(root, pairs, tuple(problems))
+    return FolderPairs(
+        root, pairs, tuple(problems), f"each mask has its image's name, in images/ and {mask_dir.name}/", usual=True
+    )
 
 
 def _told(root: Path, found: Matches) -> FolderPairs:
@@ -110,8 +115,9 @@ def _told(root: Path, found: Matches) -> FolderPairs:
     pairs = [
         Pair(stem if often[stem] == 1 else str(image.relative_to(root)), image, mask) for stem, image, mask in named
     ]
-    rule = found.rules() if pairs else ""
-    return FolderPairs(root, tuple(sorted(pairs, key=lambda pair: pair.stem)), tuple(problems), rule)
+    pairs.sort(key=lambda pair: pair.stem)
+    opened = frozenset(file.path for file in found.open)
+    return FolderPairs(root, tuple(pairs), tuple(problems), found.rules() if pairs else "", open=opened)
 
 
 def _stem(image: FoundFile) -> str:
@@ -130,8 +136,11 @@ def _no_pairs(root: Path, files: Sequence[FoundFile], both_folders: bool) -> Use
         mend = "put images (PNG, TIFF, JPEG, BMP) in images/ and masks of the same stem in masks/ or segmaps/"
         return UserError(what, root, mend + tail)
     shown = ", ".join(pictures[:4]) + (f" and {len(pictures) - 4} more" if len(pictures) > 4 else "")
+    if any(count > 1 for count in Counter(file.stem for file in files if file.is_picture).values()):
+        mend = f"names do not tell images from masks: say where masks lie, {EXAMPLE}"
+        return UserError(f"ambiguous pairing, pictures of one name ({shown})", root, mend + tail)
     mend = f"put masks of the same names in masks/, or say where they lie, {EXAMPLE}"
-    return UserError(f"no pairs, masks are missing for {len(pictures)} pictures ({shown})", root, mend + tail)
+    return UserError(f"no pairs, masks are missing ({len(pictures)} without: {shown})", root, mend + tail)
 
 
 def header_problems(pairs: Sequence[Pair], crop_bottom: int = 0) -> list[Problem]:

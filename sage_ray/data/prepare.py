@@ -185,7 +185,7 @@ def _folder(data: DataConfig, cache_dir: Path, say: Callable[[str], None]) -> Fo
     raise_first(found.problems)
     pairs = found.pairs
     if say is not _silent:
-        for line in filter(None, (found.rule, found.passed_over())):
+        for line in filter(None, ("" if found.usual else found.rule, found.passed_over())):
             say(f"{data.path}: {line}")
     shas = hash_pairs(pairs, _made(cache_dir))
     order = sorted(range(len(pairs)), key=lambda i: (shas[i], pairs[i].stem))
