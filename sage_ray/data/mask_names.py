@@ -64,7 +64,7 @@ def mask_readings(stem: str) -> list[dict[str, str]]:
                 if found and rest:
                     affix = found.group()
                     inner = f"NAME{affix}" if pattern is _MASK_SUFFIX else f"{affix}NAME"
-                    following.setdefault(rest, rule.replace("NAME", inner))
+                    following.setdefault(bare(f"{rest}.png"), rule.replace("NAME", inner))
         depths.append(following)
         layer = following
     return depths

@@ -214,8 +214,8 @@ def by_rules(files: Sequence[FoundFile]) -> Matches:
     pool = image_pool([file for file in pictures if not file.in_masks])
     found = match(pool, in_folders)
     if not found.pairs and not found.problems:
-        images, masks = _told_by_name(pool)
-        found = match(images, masks, same_name=False)
+        images, masks = _told_by_name([file for file in pictures if not file.in_masks])
+        found = match(image_pool(images), masks, same_name=False)
         rules = {rule for _, _, rule in found.pairs}
         found.masks += [file for file in found.images if rules & set(mask_names.mask_readings(file.stem)[0].values())]
         found.images = [file for file in found.images if file not in found.masks]

@@ -77,6 +77,10 @@ def look_through(path: str | Path, masks: str = "") -> FolderPairs:
         better = len(found.pairs) > len(usual.pairs) or (found.problems and not usual.pairs)
         return _told(root, found) if better else usual
     if not found.pairs and not found.problems:
+        if masks:
+            names = ", ".join(file.name for file in found.masks[:4])
+            mend = f"* must stand for the image's name in it, {EXAMPLE}"
+            raise UserError(f"no image for the masks of data.masks ({names})", masks, mend)
         raise _no_pairs(root, files, usual is not None)
     return _told(root, found)
 
