@@ -263,8 +263,10 @@ def _take_annotations(found: Matches, files: Sequence[FoundFile]) -> None:
     more = match(found.images, own)
     lone = [file for file in more.masks if kinds[file] == "imagej"]
     if len(found.images) == 1 and not more.pairs and len(lone) == 1:  # RoiSet.zip beside the only image
-        more = Matches(pairs=[(found.images[0], lone[0], lone[0].path.name)])
-    found.pairs += more.pairs
+        more = Matches(pairs=[(found.images[0], lone[0], lone[0].path.stem)])
+    for image, file, rule in more.pairs:
+        told = "labelme" if kinds[file] == "labelme" else "ImageJ regions"
+        found.pairs.append((image, file, f"{rule}{file.path.suffix} ({told})"))
     found.problems += more.problems
     found.open |= more.open
     found.images = more.images

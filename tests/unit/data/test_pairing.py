@@ -1,4 +1,4 @@
-"""Which mask belongs to which image: usual names, what is refused as ambiguous, `data.masks`, and what is passed over."""
+"""Which mask belongs to which image: usual names, ambiguous ones, `data.masks`, and what is passed over."""
 
 from __future__ import annotations
 
