@@ -143,10 +143,10 @@ def _misplaced(image: np.ndarray, mask: np.ndarray, scale: float) -> tuple[list[
 
 
 def _way(down: float, right: float) -> str:
-    """A shift in words: "12 rows down, 3 columns left"."""
+    """A shift in words: "about 12 rows down and 3 columns left"."""
     rows = f"{abs(down):.0f} rows {'down' if down > 0 else 'up'}"
     columns = f"{abs(right):.0f} columns {'right' if right > 0 else 'left'}"
-    return ", ".join(text for text, far in ((rows, down), (columns, right)) if far)
+    return "about " + " and ".join(text for text, far in ((rows, down), (columns, right)) if far)
 
 
 def _best_shift(edges: np.ndarray, outline: np.ndarray) -> tuple[float, float, tuple[int, int]]:
