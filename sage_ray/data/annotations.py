@@ -93,7 +93,7 @@ def read_annotation(path: Path, image: Path, shape: tuple[int, int]) -> np.ndarr
             labels[region if isinstance(region, np.ndarray) else _rasterised(region, shape, name)] = number
     except BadFile:
         raise
-    except (ValueError, KeyError, TypeError, IndexError, OSError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OSError, OverflowError) as error:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         what = {"coco": "COCO annotations", "labelme": "labelme annotations"}.get(kind, "ImageJ regions")
         mend = "mend it with the tool that wrote it, or give a mask as a picture"
@@ -162,18 +162,39 @@ def _labelme_outline(entry: Mapping[str, Any], index: int) -> np.ndarray:
 
 def _coco_part(path: Path, image: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The entry of the image and its annotations; the entry whose path has most folders in common with the image's."""
-    tree = _tree(path)
+    _tree(path)  # raises for a damaged file
+    facts = path.stat()
+    entries, annotations = _coco_index(str(path), facts.st_mtime_ns, facts.st_size)
     wanted = [folded(part) for part in image.parts]
-    best, most = {}, 0
-    for entry in tree["images"]:
-        parts = folded(str(entry.get("file_name", ""))).replace("\\", "/").split("/")
+    best: dict[str, Any] = {}
+    most = 0
+    for entry in entries.get(wanted[-1], ()):
+        parts = _parts(entry)
         same = 0
         while same < min(len(parts), len(wanted)) and parts[-1 - same] == wanted[-1 - same]:
             same += 1
         if same > most:
             best, most = entry, same
-    found = [annotation for annotation in tree["annotations"] if annotation.get("image_id") == best.get("id")]
-    return best, found if most else []
+    return best, annotations.get(str(best.get("id")), []) if most else []
+
+
+def _parts(entry: Mapping[str, Any]) -> list[str]:
+    return folded(str(entry.get("file_name", ""))).replace("\\", "/").split("/")
+
+
+@lru_cache(maxsize=4)
+def _coco_index(
+    path: str, changed_ns: int, size: int
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, list[dict[str, Any]]]]:
+    """(entries of images by the last part of their names, annotations by the id of their image) of a COCO file."""
+    tree = _parsed(path, changed_ns, size)
+    entries: dict[str, list[dict[str, Any]]] = {}
+    annotations: dict[str, list[dict[str, Any]]] = {}
+    for entry in (entry for entry in tree["images"] if isinstance(entry, dict)):
+        entries.setdefault(_parts(entry)[-1], []).append(entry)
+    for annotation in (entry for entry in tree["annotations"] if isinstance(entry, dict)):
+        annotations.setdefault(str(annotation.get("image_id")), []).append(annotation)
+    return entries, annotations
 
 
 def _coco_region(segmentation: Any, shape: tuple[int, int]) -> Outlines | np.ndarray:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sage_ray.data import mask_names
 from sage_ray.data.images import SUFFIXES
+from sage_ray.errors import UserError
 
 MAX_FILES = 200_000
 """Largest number of files that are looked at below a folder."""
@@ -59,11 +60,16 @@ class FoundFile:
 
 
 def files_below(root: Path) -> list[FoundFile]:
-    """All files below a folder, sorted by path; hidden ones, and folders of results (sage_runs), are left out."""
-    found = []
-    for number, path in enumerate(_walk(root)):
-        if number >= MAX_FILES:
-            break
+    """All files below a folder, sorted by path; hidden ones, and folders of results (sage_runs), are left out.
+
+    Raises:
+        UserError: there are more than MAX_FILES.
+    """
+    found: list[FoundFile] = []
+    for path in _walk(root):
+        if len(found) == MAX_FILES:
+            mend = "give the folder that holds the images and masks alone"
+            raise UserError(f"more than {MAX_FILES:,} files in the folder", root, mend)
         found.append(FoundFile(path, path.relative_to(root).parts[:-1]))
     return sorted(found, key=lambda file: file.name)
 

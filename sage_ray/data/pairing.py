@@ -217,14 +217,15 @@ def by_rules(files: Sequence[FoundFile]) -> Matches:
         images, masks = _told_by_name([file for file in pictures if not file.in_masks])
         found = match(image_pool(images), masks, same_name=False)
         rules = {rule for _, _, rule in found.pairs}
-        found.masks += [file for file in found.images if rules & set(mask_names.mask_readings(file.stem)[0].values())]
-        found.images = [file for file in found.images if file not in found.masks]
+        alone = {file for file in found.images if rules & set(mask_names.mask_readings(file.stem)[0].values())}
+        found.masks += [file for file in found.images if file in alone]
+        found.images = [file for file in found.images if file not in alone]
     if not found.pairs and not found.problems:
         lossy = [file for file in pool if file.path.suffix.lower() in _LOSSY]
-        found = match(lossy, [file for file in pool if file not in lossy])
+        found = match(lossy, [file for file in pool if file.path.suffix.lower() not in _LOSSY])
         found.images, found.masks = found.images + found.masks, []
     if not found.pairs and not found.problems:
-        found.masks += [file for file in in_folders if file not in found.masks]
+        found.masks = in_folders
     if found.images:
         _take_annotations(found, files)
     return found
@@ -275,11 +276,17 @@ def _take_annotations(found: Matches, files: Sequence[FoundFile]) -> None:
 
 
 def _take_coco(found: Matches, file: FoundFile) -> None:
-    listed = {mask_names.folded(name.replace("\\", "/")) for name in coco_images(file.path)}
-    last = Counter(Path(name).name for name in listed)
-    for image in list(found.images):
-        name = mask_names.folded(image.name)
-        whole = any(name == entry or name.endswith(f"/{entry}") or entry.endswith(f"/{name}") for entry in listed)
-        if whole or last[Path(name).name] == 1:
+    """Pair images with a COCO file that lists them, by path or, where it names one of that name only, by name."""
+    listed = [mask_names.folded(name.replace("\\", "/")).split("/") for name in coco_images(file.path)]
+    whole = {"/".join(parts) for parts in listed}
+    ends = {"/".join(parts[start:]) for parts in listed for start in range(len(parts))}
+    last = Counter(parts[-1] for parts in listed)
+    left = []
+    for image in found.images:
+        parts = mask_names.folded(image.name).split("/")
+        by_path = "/".join(parts) in ends or any("/".join(parts[start:]) in whole for start in range(len(parts)))
+        if by_path or last[parts[-1]] == 1:
             found.pairs.append((image, file, f"{file.path.name} (COCO)"))
-            found.images.remove(image)
+        else:
+            left.append(image)
+    found.images = left

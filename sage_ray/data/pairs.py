@@ -43,7 +43,10 @@ class FolderPairs:
         """What lies in the folder and is not used, counted by kind; "" for nothing."""
         used = {path for pair in self.pairs for path in (pair.image, pair.mask)}
         wrong = {Path(problem.where) for problem in self.problems}
-        return passed_over(files_below(self.root), used | wrong | self.open)
+        try:
+            return passed_over(files_below(self.root), used | wrong | self.open)
+        except UserError as error:
+            return f"{error.what}: what is not used was not counted"
 
 
 def find_pairs(path: str | Path, masks: str = "") -> tuple[list[Pair], list[Problem]]:
@@ -83,6 +86,16 @@ def look_through(path: str | Path, masks: str = "") -> FolderPairs:
             raise UserError(f"no image for the masks of data.masks ({names})", masks, mend)
         raise _no_pairs(root, files, usual is not None)
     return _told(root, found)
+
+
+def patterns_for(path: str | Path, masks: str) -> str:
+    """The patterns of another folder's `data.masks` if they fit this folder too; "" if not, to look for its masks."""
+    if not masks or str(path).startswith("synthetic://"):
+        return ""
+    try:
+        return masks if look_through(path, masks).pairs else ""
+    except UserError:
+        return ""
 
 
 def _usual(root: Path) -> FolderPairs | None:

@@ -212,6 +212,12 @@ BAD: dict[str, tuple[str, object, str]] = {
     "labelme line": ("a.json", labelme({"shape_type": "linestrip", "points": SQUARE}), "shape 1 is a linestrip"),
     "labelme without points": ("a.json", labelme({"label": "x"}), "labelme annotations that cannot be used"),
     "COCO without segmentation": ("coco.json", coco({"bbox": [0, 0, 9, 9]}), "COCO annotations that cannot be used"),
+    "COCO of nonsense": (
+        "coco.json",
+        {**coco(), "images": [3, coco()["images"][0]], "annotations": [4, {"image_id": 0}]},
+        "COCO",
+    ),
+    "labelme of nonsense": ("a.json", {"shapes": [3, None]}, "labelme annotations that cannot be used"),
     "COCO runs of another size": (
         "coco.json",
         coco({"segmentation": {"counts": [10, 15], "size": [5, 5]}}),

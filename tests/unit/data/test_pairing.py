@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from sage_ray.config import resolve
 from sage_ray.data import mask_names
 from sage_ray.data.check import check
-from sage_ray.data.pairs import find_pairs, fingerprint, folder_fingerprint, hash_files, load_folder, look_through
+from sage_ray.data.pairs import (
+    find_pairs,
+    fingerprint,
+    folder_fingerprint,
+    hash_files,
+    load_folder,
+    look_through,
+    patterns_for,
+)
 from sage_ray.data.prepare import prepare
 from sage_ray.data.synth import write_dataset
 from sage_ray.errors import UserError
@@ -173,6 +181,20 @@ def test_a_pattern_that_fits_nothing_is_one_clear_line(pattern: str, what: str, 
     with pytest.raises(UserError) as error:
         find_pairs(tmp_path, pattern)
     assert str(error.value).startswith(what) and "\n" not in str(error.value)
+
+
+def test_the_patterns_of_one_folder_are_taken_for_another_only_if_they_fit(tmp_path: Path) -> None:
+    like, unlike = touched(tmp_path / "like", "A/a.png", "B/a.png"), touched(tmp_path / "unlike", "a.png", "a_m.png")
+    assert patterns_for(like, "B/*") == "B/*"
+    assert patterns_for(unlike, "B/*") == patterns_for(like, "") == patterns_for("synthetic://ordered", "B/*") == ""
+
+
+def test_a_folder_of_very_many_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touched(tmp_path, "images/a.png", "masks/a.png", "x.txt", "y.txt")
+    monkeypatch.setattr("sage_ray.data.folder_files.MAX_FILES", 3)
+    assert "more than 3 files in the folder" in look_through(tmp_path).passed_over()
+    with pytest.raises(UserError, match="^more than 3 files in the folder"):
+        look_through(tmp_path, "masks/*")
 
 
 def test_the_setting_changes_no_hash_while_it_is_not_used() -> None:
