@@ -165,6 +165,13 @@ def _leaves() -> dict[str, Any]:
     return known_paths()
 
 
+@functools.cache
+def _texts() -> dict[str, bool]:
+    """The settings that are text, such as a path, and whether each may be left unset (None)."""
+    kinds = {path: info.annotation for path, info in _leaves().items()}
+    return {path: kind is not str for path, kind in kinds.items() if kind is str or kind == str | None}
+
+
 def check_path(path: str, where: str) -> None:
     """Raise UserError, naming the nearest valid path, unless `path` is a leaf of the config."""
     known = _leaves()
@@ -255,7 +262,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         # libyaml's, where it is there: the same values, ten times as fast.
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+        text = path.read_text(encoding="utf-8")
+        tree = yaml.load(text, Loader=loader)
+        if isinstance(tree, dict) and _keep_texts(tree, tree):
+            _keep_texts(tree, yaml.load(text, Loader=yaml.BaseLoader))
     except FileNotFoundError:
         raise UserError("no such file", path, "give the path of a YAML file") from None
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
@@ -266,6 +276,30 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise UserError("not a mapping", path, "the top level must be keys and values")
     return tree
+
+
+def _keep_texts(tree: dict[str, Any], written: Any, prefix: str = "") -> bool:
+    """Put what the file says in the place of what YAML made of it (2024, true, a date) where the setting is text.
+
+    Args:
+        tree: changed in place.
+        written: the same mapping with every value as the text that the file has.
+        prefix: dotted path of `tree` in the file, which may be that of a study.
+
+    Returns:
+        Whether any value was, or would have to be, replaced.
+    """
+    found = False
+    for key, value in tree.items():
+        path, text = f"{prefix}.{key}", written.get(str(key), written.get(key))
+        name = next((name for name in _texts() if path.endswith(f".{name}")), None)
+        if isinstance(value, dict) and isinstance(text, dict):
+            found |= _keep_texts(value, text, path)
+        elif name is not None and not isinstance(value, str | list):
+            found = True
+            if isinstance(text, str) and (value is not None or (text == "null" and not _texts()[name])):
+                tree[key] = text
+    return found
 
 
 def preset_tree(name: str) -> tuple[dict[str, Any], dict[str, str]]:
@@ -283,14 +317,31 @@ def preset_tree(name: str) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def parse_set(text: str) -> tuple[str, Any]:
-    """("a.b", value) of "a.b=value"; the value is read as YAML, also 1e-4. Raises UserError if there is no "="."""
+    """("a.b", value) of "a.b=value"; a setting that is text is taken as written, any other value is read as YAML.
+
+    YAML here takes 1e-4 as a number. A text that is quoted as a whole loses its quotes; where a setting may be left
+    unset, nothing, null and ~ leave it so.
+
+    Raises:
+        UserError: there is no "=", or a value that is no YAML.
+    """
     import yaml
 
     path, equals, value = text.partition("=")
     if not equals or not path.strip():
         raise UserError("not an assignment", f"--set {text}", "write --set section.key=value")
-    parsed = yaml.safe_load(value) if value.strip() else None
-    return path.strip(), _numbers(parsed)
+    path, value = path.strip(), value.strip()
+    optional = _texts().get(path)
+    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    if optional is not None and not quoted:
+        return path, None if not value or (optional and value.lower() in ("null", "~")) else value
+    try:
+        parsed = yaml.safe_load(value) if value else None
+    except yaml.YAMLError:
+        if optional is None:
+            raise UserError("unreadable value", f"--set {text}", "write it as in YAML, quotes round text") from None
+        parsed = value
+    return path, parsed if optional is not None else _numbers(parsed)
 
 
 def _numbers(value: Any) -> Any:
@@ -328,7 +379,7 @@ def resolve(
         parent = tree.pop("extends", None)
         values, origins = preset_tree(parent) if parent else ({}, {})
         for path, value in flatten(tree).items():
-            set_path(values, path, _numbers(value), where)
+            set_path(values, path, value if path in _texts() else _numbers(value), where)
             origins[path] = where
     else:
         values, origins = preset_tree(preset or "sage_gan_paper")

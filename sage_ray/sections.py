@@ -109,7 +109,9 @@ class DataConfig(Section):
     """The images and masks of a run, and what is done to them before they are split."""
 
     path: str = "synthetic://ordered?num=64&size=128&seed=0"
-    """Folder with images/ and masks/ or segmaps/; or `synthetic://ordered?num=N&size=S&seed=K`, drawn particles."""
+    """Folder with micrographs and their masks; or `synthetic://ordered?num=N&size=S&seed=K`, drawn particles."""
+    masks: str = later("")
+    """Where masks lie in it, such as `masks/*_m.tif`, `*` being the image's name; `|` between several. Empty: found."""
     image_size: tuple[Annotated[int, Field(ge=16)], Annotated[int, Field(ge=16)]] = (512, 768)
     """Network input, [rows, columns] in pixels; need not be multiples of 16."""
     crop_bottom: Count = 0

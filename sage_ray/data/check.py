@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sage_ray.data.images import Problem
+from sage_ray.data.images import BadFile, Problem, read_image
 from sage_ray.data.notes import Note, note_lines
-from sage_ray.data.pairs import find_pairs, header_problems
+from sage_ray.data.pair_masks import is_annotated, mask_shas
+from sage_ray.data.pairing import Pair
+from sage_ray.data.pairs import header_problems, look_through
 from sage_ray.data.prepare import Facts, describe, duplicate_problem, duplicates, empty_problem, inspect, pixel_sha
+from sage_ray.data.suspects import Doubt, PairLook, is_copy, look_at, same_pictures
 from sage_ray.data.synth import DrawnSource
 from sage_ray.files import sha256_of
 from sage_ray.sections import DataConfig
+
+KINDS = ("unusable", "constant", "equal", "inverted", "turned", "shifted", "outline", "bar", "duplicate")
+"""Kinds of doubt, the gravest first."""
+_NAMED, _SHOWN = 5, 20
+
+
+@dataclass(frozen=True)
+class SuspectPair:
+    """A pair and the reasons to look at it; none for most."""
+
+    pair: Pair
+    doubts: tuple[Doubt, ...]
 
 
 @dataclass(frozen=True)
@@ -29,6 +45,14 @@ class CheckReport:
     facts: tuple[Facts, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()
     """What had to be decided to read the files, one line for each kind."""
+    warnings: tuple[str, ...] = ()
+    """Pairs that look wrong, and files that were passed over: worth a look, no hindrance."""
+    rule: str = ""
+    """How masks are named, where that is not the usual way."""
+    passed_over: str = ""
+    """Files of the folder that are no part of a pair, counted by kind."""
+    suspects: tuple[SuspectPair, ...] = field(default=(), repr=False)
+    """All pairs with the doubts about them, the most suspect ones first."""
 
     @property
     def ok(self) -> bool:
@@ -41,7 +65,6 @@ class CheckReport:
             "path": self.path,
             "pairs": len(self.facts),
             "problems": [str(problem) for problem in self.problems],
-            "warnings": list(self.notes),
             "sizes": dict(Counter(f"{fact.rows}x{fact.columns}" for fact in self.facts).most_common()),
             "coverage": _spread([fact.coverage for fact in self.facts]),
             "objects": {
@@ -49,12 +72,19 @@ class CheckReport:
                 **_spread([fact.objects for fact in self.facts]),
             },
             "empty_masks": sum(fact.coverage == 0 for fact in self.facts),
+            "warnings": [*self.warnings, *self.notes],
+            "pairing": self.rule,
+            "passed_over": self.passed_over,
         }
 
     def lines(self) -> list[str]:
         """The report as text, problems first, one per line."""
         found = self.as_dict()
         lines = [*(str(problem) for problem in self.problems), *self.notes]
+        lines += self.warnings[:_SHOWN]
+        if len(self.warnings) > _SHOWN:
+            lines.append(f"and {len(self.warnings) - _SHOWN} more warnings: --sheet draws the pairs, --json lists all")
+        lines += [f"pairing: {self.rule}"] if self.rule else []
         lines.append(f"{found['pairs']} usable pairs, {len(self.problems)} problems in {self.path}")
         if not self.facts:
             return lines
@@ -69,35 +99,104 @@ class CheckReport:
         return lines
 
 
-def check(path: str | Path, crop_bottom: int = 0) -> CheckReport:
+def check(path: str | Path, crop_bottom: int = 0, masks: str = "") -> CheckReport:
     """Every problem of the folder `path` (or of a `synthetic://` source) at once; one image is in memory at a time.
 
+    Args:
+        path: the folder, or a drawn source.
+        crop_bottom: rows of an information bar.
+        masks: `data.masks`, where masks lie in the folder; "" to look for them.
+
     Raises:
-        UserError: there is nothing to look at: no such folder, no images/ or mask folder in it, or both empty.
+        UserError: there is nothing to look at: no such folder, no pairs in it, or patterns that fit no file.
     """
     if str(path).startswith("synthetic://"):
         return _check_drawn(str(path))
-    pairs, problems = find_pairs(path)
-    usable: list[tuple[str, Facts]] = []
+    found = look_through(path, masks)
+    problems = list(found.problems)
+    usable: list[tuple[Pair, Facts, PairLook]] = []
+    unusable: list[SuspectPair] = []
     notes: list[Note] = []
+    bare = DataConfig(crop_bottom=crop_bottom)
     foreground_seen = False
-    for pair in pairs:
-        found = header_problems([pair], crop_bottom)
-        problems.extend(found)
-        if found:
+    for pair in found.pairs:
+        wrong = header_problems([pair], crop_bottom)
+        decoded = None if wrong else inspect(pair, _shas(pair, wrong), wrong, notes, bare)
+        if wrong or decoded is None:
+            problems.extend(wrong)
+            unusable.append(SuspectPair(pair, _doubts_of_unusable(pair, wrong)))
             continue
-        shas = sha256_of(pair.image), sha256_of(pair.mask)
-        decoded = inspect(pair, shas, problems, notes, DataConfig(crop_bottom=crop_bottom))
-        if decoded is not None:
-            _, foreground, facts = decoded
-            usable.append((pair.stem, facts))
-            foreground_seen |= bool(foreground[: foreground.shape[0] - crop_bottom].any())
+        image, foreground, facts = decoded
+        rows = len(image) - crop_bottom
+        usable.append((pair, facts, look_at(image[:rows], foreground[:rows])))
+        foreground_seen |= bool(foreground[:rows].any())
     if usable and not foreground_seen:
         problems.append(empty_problem(str(path)))
-    stems, facts_found = tuple(stem for stem, _ in usable), tuple(facts for _, facts in usable)
+    pairs, facts_found = tuple(pair for pair, _, _ in usable), tuple(facts for _, facts, _ in usable)
+    stems = tuple(pair.stem for pair in pairs)
     for indices in duplicates(stems, facts_found):
         problems.append(duplicate_problem([stems[i] for i in indices]))
-    return CheckReport(str(path), tuple(problems), stems, facts_found, tuple(note_lines(notes)))
+    suspects = _ranked(pairs, facts_found, [look for _, _, look in usable])
+    passed = found.passed_over()
+    warnings = (*_warnings([*unusable, *suspects]), *([passed] if passed else []))
+    return CheckReport(
+        str(path),
+        tuple(problems),
+        stems,
+        facts_found,
+        tuple(note_lines(notes)),
+        warnings,
+        found.rule,
+        passed,
+        (*unusable, *suspects),
+    )
+
+
+def _shas(pair: Pair, problems: list[Problem]) -> tuple[str, str]:
+    """sha256 of image and mask; what an annotation file lacks is added to the problems."""
+    try:
+        return sha256_of(pair.image), mask_shas([pair], [sha256_of(pair.mask)])[0]
+    except BadFile as bad:
+        problems.append(bad.problem)
+        return "", ""
+
+
+def _doubts_of_unusable(pair: Pair, problems: Sequence[Problem]) -> tuple[Doubt, ...]:
+    doubts = [Doubt("unusable", problem.what) for problem in problems]
+    try:
+        if not is_annotated(pair) and is_copy(read_image(pair.image), read_image(pair.mask)):
+            doubts.insert(0, Doubt("equal", "mask and image are the same picture"))
+    except BadFile:
+        pass
+    return tuple(doubts)
+
+
+def _ranked(pairs: Sequence[Pair], facts: Sequence[Facts], looks: Sequence[PairLook]) -> list[SuspectPair]:
+    """The pairs with their doubts, the most suspect ones first, then those whose edges agree least."""
+    doubts = [list(look.doubts) for look in looks]
+    for index, (first, how) in same_pictures([look.thumb for look in looks]).items():
+        if facts[index].pixel_sha != facts[first].pixel_sha:  # else it is a problem already
+            tail = f", {how}" if how else ""
+            doubts[index].append(Doubt("duplicate", f"shows the same as {pairs[first].stem}{tail}"))
+    order = sorted(
+        range(len(pairs)),
+        key=lambda i: (min((KINDS.index(d.kind) for d in doubts[i]), default=len(KINDS)), looks[i].agreement),
+    )
+    return [SuspectPair(pairs[i], tuple(doubts[i])) for i in order]
+
+
+def _warnings(suspects: Sequence[SuspectPair]) -> list[str]:
+    """One line for each kind of doubt with equal words, naming its pairs; problems are said elsewhere."""
+    named: dict[str, list[str]] = {}
+    for suspect in suspects:
+        for doubt in suspect.doubts:
+            if doubt.kind != "unusable":
+                named.setdefault(doubt.text, []).append(suspect.pair.stem)
+    lines = []
+    for text, stems in named.items():
+        more = f" and {len(stems) - _NAMED} more" if len(stems) > _NAMED else ""
+        lines.append(f"suspect: {', '.join(stems[:_NAMED])}{more}: {text}")
+    return lines
 
 
 def _check_drawn(path: str) -> CheckReport:

@@ -4,78 +4,180 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from sage_ray.config import stable_hash
+from sage_ray.data import mask_names
+from sage_ray.data.folder_files import FoundFile, files_below, passed_over
 from sage_ray.data.images import SUFFIXES, BadFile, Problem, header_size
+from sage_ray.data.pair_masks import mask_shas, mask_size
+from sage_ray.data.pairing import EXAMPLE, Matches, Pair, by_patterns, by_rules
 from sage_ray.errors import UserError
 from sage_ray.files import sha256_of, write_text
 
-MASK_FOLDERS = ("masks", "segmaps")
+MASK_FOLDERS = mask_names.FIRST_FOLDERS
 _SETTLE_NS = 2_000_000_000
 """A file changed less than this before it was hashed may change again within its timestamp, so its hash is not kept."""
 
 
 @dataclass(frozen=True)
-class Pair:
-    """One micrograph and its mask; `stem` is their common file name without suffix."""
+class FolderPairs:
+    """The pairs of a folder, what is wrong with their names, and how they were found."""
 
-    stem: str
-    image: Path
-    mask: Path
+    root: Path
+    pairs: tuple[Pair, ...]
+    """Sorted by stem."""
+    problems: tuple[Problem, ...]
+    rule: str
+    """How masks were found, as one sentence."""
+    usual: bool = False
+    """Whether they lie in the usual way, images/NAME and masks/NAME or segmaps/NAME."""
+    open: frozenset[Path] = frozenset()
+    """Files that an ambiguous pairing names."""
+
+    def passed_over(self) -> str:
+        """What lies in the folder and is not used, counted by kind; "" for nothing."""
+        used = {path for pair in self.pairs for path in (pair.image, pair.mask)}
+        wrong = {Path(problem.where) for problem in self.problems}
+        try:
+            return passed_over(files_below(self.root), used | wrong | self.open)
+        except UserError as error:
+            return f"{error.what}: what is not used was not counted"
 
 
-def find_pairs(path: str | Path) -> tuple[list[Pair], list[Problem]]:
-    """Pairs by stem of `path`/images and `path`/masks (else `path`/segmaps), sorted by stem, and what does not pair up.
+def find_pairs(path: str | Path, masks: str = "") -> tuple[list[Pair], list[Problem]]:
+    """Pairs of `path`, sorted by stem, and what does not pair up; as `look_through`."""
+    found = look_through(path, masks)
+    return list(found.pairs), list(found.problems)
 
-    Files with another suffix than PNG, TIFF, JPEG, BMP are ignored.
+
+def look_through(path: str | Path, masks: str = "") -> FolderPairs:
+    """The image/mask pairs of a folder, by the first of these that finds them.
+
+    Files of one stem in images/ and masks/ (else segmaps/); where those do not pair up wholly, the usual names of
+    masks and folders at any depth (`data.pairing`).
+
+    Args:
+        path: the folder.
+        masks: `data.masks`, where masks lie in it; "" to look for them.
 
     Raises:
-        UserError: no such folder, no images/ or no mask folder in it, or nothing in them.
+        UserError: no such folder, no pairs in it, or patterns that fit no file.
     """
     root = Path(path).expanduser()
     if not root.is_dir():
         raise UserError("no such folder", path, "data.path must be a folder with images/ and masks/ (or segmaps/)")
+    usual = None if masks else _usual(root)
+    if usual is not None and usual.pairs and not usual.problems:
+        return usual
+    files = files_below(root)
+    found = by_patterns(files, masks) if masks else by_rules(files)
+    if usual is not None and (usual.pairs or usual.problems):
+        better = len(found.pairs) > len(usual.pairs) or (found.problems and not usual.pairs)
+        return _told(root, found) if better else usual
+    if not found.pairs and not found.problems:
+        if masks:
+            names = ", ".join(file.name for file in found.masks[:4])
+            mend = f"* must stand for the image's name in it, {EXAMPLE}"
+            raise UserError(f"no image for the masks of data.masks ({names})", masks, mend)
+        raise _no_pairs(root, files, usual is not None)
+    return _told(root, found)
+
+
+def patterns_for(path: str | Path, masks: str) -> str:
+    """The patterns of another folder's `data.masks` if they fit this folder too; "" if not, to look for its masks."""
+    if not masks or str(path).startswith("synthetic://"):
+        return ""
+    try:
+        return masks if look_through(path, masks).pairs else ""
+    except UserError:
+        return ""
+
+
+def _usual(root: Path) -> FolderPairs | None:
+    """Pairs by stem of images/ and the first mask folder; None if either is missing."""
     images_dir = root / "images"
     mask_dir = next((root / name for name in MASK_FOLDERS if (root / name).is_dir()), None)
     if not images_dir.is_dir() or mask_dir is None:
-        lacking = "images/" if not images_dir.is_dir() else "masks/ or segmaps/"
-        mend = "put micrographs in images/ and masks in masks/ or segmaps/"
-        raise UserError(f"no pairs, {lacking} is missing", root, mend)
+        return None
     problems: list[Problem] = []
     images = _by_stem(images_dir, problems)
     masks = _by_stem(mask_dir, problems)
-    if not images and not masks:
-        mend = "put images (PNG, TIFF, JPEG, BMP) in images/ and masks of the same stem in " + mask_dir.name + "/"
-        raise UserError("no pairs", root, mend)
     for stem in sorted(images.keys() - masks.keys()):
         mend = f"add {mask_dir.name}/{stem}.png, or remove the image"
         problems.append(Problem("image without mask", str(images[stem]), mend))
     for stem in sorted(masks.keys() - images.keys()):
         mend = f"add images/{stem}.png, or remove the mask"
         problems.append(Problem("mask without image", str(masks[stem]), mend))
-    pairs = [Pair(stem, images[stem], masks[stem]) for stem in sorted(images.keys() & masks.keys())]
-    return pairs, problems
+    pairs = tuple(Pair(stem, images[stem], masks[stem]) for stem in sorted(images.keys() & masks.keys()))
+    return FolderPairs(
+        root, pairs, tuple(problems), f"each mask has its image's name, in images/ and {mask_dir.name}/", usual=True
+    )
+
+
+def _told(root: Path, found: Matches) -> FolderPairs:
+    """Pairs with their stems, and files that lack a partner where the folder says that they have one."""
+    problems = list(found.problems)
+    for image in found.images:
+        if image.in_images:
+            problems.append(Problem("image without mask", str(image.path), "add its mask, or remove the image"))
+    for mask in found.masks:
+        problems.append(Problem("mask without image", str(mask.path), "add its image, or remove the mask"))
+    named = [(_stem(image), image.path, mask.path) for image, mask, _ in found.pairs]
+    often = Counter(stem for stem, _, _ in named)
+    pairs = [
+        Pair(stem if often[stem] == 1 else str(image.relative_to(root)), image, mask) for stem, image, mask in named
+    ]
+    pairs.sort(key=lambda pair: pair.stem)
+    opened = frozenset(file.path for file in found.open)
+    return FolderPairs(root, tuple(pairs), tuple(problems), found.rules() if pairs else "", open=opened)
+
+
+def _stem(image: FoundFile) -> str:
+    """The name without ending, after the folders that are not named after images: "day1/a" of day1/images/a.png."""
+    folders = [folder for folder in image.folders if not mask_names.holds_images(folder)]
+    return "/".join((*folders, image.path.stem))
+
+
+def _no_pairs(root: Path, files: Sequence[FoundFile], both_folders: bool) -> UserError:
+    pictures = [file.name for file in files if file.is_picture]
+    others = passed_over([file for file in files if not file.is_picture], ())
+    tail = f"; {others}" if others else ""
+    if not pictures:
+        lacking = "images/" if not (root / "images").is_dir() else "masks/ or segmaps/"
+        what = "no pairs" if both_folders else f"no pairs, {lacking} is missing"
+        mend = "put images (PNG, TIFF, JPEG, BMP) in images/ and masks of the same stem in masks/ or segmaps/"
+        return UserError(what, root, mend + tail)
+    shown = ", ".join(pictures[:4]) + (f" and {len(pictures) - 4} more" if len(pictures) > 4 else "")
+    if any(count > 1 for count in Counter(file.stem for file in files if file.is_picture).values()):
+        mend = f"names do not tell images from masks: say where masks lie, {EXAMPLE}"
+        return UserError(f"ambiguous pairing, pictures of one name ({shown})", root, mend + tail)
+    mend = f"put masks of the same names in masks/, or say where they lie, {EXAMPLE}"
+    return UserError(f"no pairs, masks are missing ({len(pictures)} without: {shown})", root, mend + tail)
 
 
 def header_problems(pairs: Sequence[Pair], crop_bottom: int = 0) -> list[Problem]:
     """Problems seen without decoding: unreadable or too large file, mask of another size, crop beyond the image."""
     problems: list[Problem] = []
     for pair in pairs:
-        sizes = {}
-        for path in (pair.image, pair.mask):
-            try:
-                sizes[path] = header_size(path)
-            except BadFile as bad:
-                problems.append(bad.problem)
-        if len(sizes) < 2:
+        size = None
+        try:
+            size = header_size(pair.image)
+        except BadFile as bad:
+            problems.append(bad.problem)
+        try:
+            said = mask_size(pair)
+        except BadFile as bad:
+            problems.append(bad.problem)
             continue
-        size, mask_size = sizes[pair.image], sizes[pair.mask]
-        if size != mask_size:
-            what = f"mask is {mask_size[0]} x {mask_size[1]} pixels, its image {size[0]} x {size[1]}"
+        if size is None:
+            continue
+        if said is not None and said != size:
+            what = f"mask is {said[0]} x {said[1]} pixels, its image {size[0]} x {size[1]}"
             problems.append(Problem(what, str(pair.mask), "save both at one size"))
         elif crop_bottom >= size[0]:
             what = f"data.crop_bottom {crop_bottom} leaves nothing of {size[0]} rows"
@@ -83,13 +185,13 @@ def header_problems(pairs: Sequence[Pair], crop_bottom: int = 0) -> list[Problem
     return problems
 
 
-def load_folder(path: str | Path, crop_bottom: int = 0) -> list[Pair]:
+def load_folder(path: str | Path, crop_bottom: int = 0, masks: str = "") -> list[Pair]:
     """Pairs of a folder, sorted by stem, all headers in order.
 
     Raises:
         UserError: as `find_pairs`, or the first problem of names and headers.
     """
-    pairs, problems = find_pairs(path)
+    pairs, problems = find_pairs(path, masks)
     raise_first(problems)
     raise_first(header_problems(pairs, crop_bottom))
     return pairs
@@ -129,6 +231,16 @@ def hash_files(paths: Sequence[Path], cache_dir: Path | None = None) -> list[str
     return shas
 
 
+def hash_pairs(pairs: Sequence[Pair], cache_dir: Path | None = None) -> list[tuple[str, str]]:
+    """(image sha256, mask sha256) of each pair; with `cache_dir` as `hash_files`.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    shas = hash_files([pair.image for pair in pairs] + [pair.mask for pair in pairs], cache_dir)
+    return list(zip(shas[: len(pairs)], mask_shas(pairs, shas[len(pairs) :]), strict=True))
+
+
 def fingerprint(pairs_of_shas: Sequence[tuple[str, str]]) -> str:
     """16 hex digits over all (image sha, mask sha), whatever their order or names."""
     return stable_hash(sorted(pairs_of_shas))
@@ -142,8 +254,7 @@ def folder_fingerprint(path: str | Path) -> tuple[str, int]:
     """
     pairs, problems = find_pairs(path)
     raise_first(problems)
-    shas = hash_files([pair.image for pair in pairs] + [pair.mask for pair in pairs])
-    return fingerprint(list(zip(shas[: len(pairs)], shas[len(pairs) :], strict=True))), len(pairs)
+    return fingerprint(hash_pairs(pairs)), len(pairs)
 
 
 def _by_stem(folder: Path, problems: list[Problem]) -> dict[str, Path]:

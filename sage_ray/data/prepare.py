@@ -13,9 +13,10 @@ import numpy as np
 from sage_ray.config import stable_hash
 from sage_ray.data.cache import FORMAT_VERSION, CacheEntry, Row, open_or_build
 from sage_ray.data.images import BadFile, Problem, read_image
-from sage_ray.data.masks import read_mask
 from sage_ray.data.notes import Note, note_lines, range_note
-from sage_ray.data.pairs import Pair, find_pairs, fingerprint, hash_files, header_problems, raise_first
+from sage_ray.data.pair_masks import is_annotated, read_pair_mask
+from sage_ray.data.pairing import Pair
+from sage_ray.data.pairs import fingerprint, hash_pairs, header_problems, look_through, raise_first
 from sage_ray.data.preprocess import prepare_image, prepare_mask
 from sage_ray.data.shared_data import fetch_shared, share
 from sage_ray.data.splits import Split, group_names, make_split
@@ -122,16 +123,17 @@ def inspect(
 
     `notes` grows by what had to be decided to read the pair, and by what of `data` may not suit it.
     """
-    before = len(problems)
+    image = mask = None
     try:
         image = read_image(pair.image)
     except BadFile as bad:
         problems.append(bad.problem)
     try:
-        mask = read_mask(pair.mask)
+        if image is not None or not is_annotated(pair):
+            mask = read_pair_mask(pair, (0, 0) if image is None else image.shape)
     except BadFile as bad:
         problems.append(bad.problem)
-    if len(problems) > before:
+    if image is None or mask is None:
         return None
     notes += [Note(text, pair.mask) for text in mask.notes]
     kept = image[: len(image) - data.crop_bottom]
@@ -194,16 +196,19 @@ def _folder(data: DataConfig, cache_dir: Path, say: Callable[[str], None]) -> Fo
         shared = fetch_shared(data, cache_dir)
         if shared is not None:
             return shared.entry, shared.stems, shared.files
-    pairs, problems = find_pairs(data.path)
-    raise_first(problems)
-    hashes = hash_files([pair.image for pair in pairs] + [pair.mask for pair in pairs], _made(cache_dir))
-    shas = list(zip(hashes[: len(pairs)], hashes[len(pairs) :], strict=True))
+    found = look_through(data.path, data.masks)
+    raise_first(found.problems)
+    pairs = found.pairs
+    if say is not _silent:
+        for line in filter(None, ("" if found.usual else found.rule, found.passed_over())):
+            say(f"{data.path}: {line}")
+    shas = hash_pairs(pairs, _made(cache_dir))
     order = sorted(range(len(pairs)), key=lambda i: (shas[i], pairs[i].stem))
-    pairs, shas = [pairs[i] for i in order], [shas[i] for i in order]
+    ordered, shas = [pairs[i] for i in order], [shas[i] for i in order]
     key = _key(data, [READER, fingerprint(shas)])
-    entry = open_or_build(cache_dir, key, len(pairs), lambda: _decode(pairs, shas, data, say), say)
-    files = tuple((pair.image.name, pair.mask.name) for pair in pairs)
-    stems = tuple(pair.stem for pair in pairs)
+    entry = open_or_build(cache_dir, key, len(pairs), lambda: _decode(ordered, shas, data, say), say)
+    files = tuple((pair.image.name, pair.mask.name) for pair in ordered)
+    stems = tuple(pair.stem for pair in ordered)
     share(data, cache_dir, key, stems, files)
     return entry, stems, files
 

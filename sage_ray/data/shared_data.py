@@ -73,7 +73,8 @@ def fetch_shared(data: DataConfig, cache_dir: Path) -> SharedPairs | None:
 def _name(data: DataConfig) -> str:
     cleaning = [data.image_size, data.crop_bottom, data.mask_erosion, data.min_object_pixels]
     stretch = [] if data.stretch == MINMAX else [data.stretch]
-    return f"data/paths/{stable_hash([data.path, *cleaning, *stretch])}.json"
+    patterns = [data.masks] if data.masks else []
+    return f"data/paths/{stable_hash([data.path, *cleaning, *stretch, *patterns])}.json"
 
 
 def _read(home: Followed, name: str) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sage_ray.config import ExperimentConfig, stable_hash
+from sage_ray.data.pairs import patterns_for
 from sage_ray.data.prepare import PreparedData, prepare
 from sage_ray.data.splits import group_names
 from sage_ray.errors import UserError
@@ -272,7 +273,8 @@ def _task(ref: ModelRef, data: str | Path | None, home: Home) -> _Task:
     if config is None:  # a folder without a record
         bare = ref.load()
         config = ExperimentConfig(data=DataConfig(image_size=bare.image_size, stretch=bare.stretch))
-    data_config = config.data.model_copy(update={"path": given, "split": SplitConfig(test=0.0, validation=0.0)})
+    split, masks = SplitConfig(test=0.0, validation=0.0), patterns_for(given, config.data.masks)
+    data_config = config.data.model_copy(update={"path": given, "split": split, "masks": masks})
     prepared = prepare(data_config, home.cache)
     seen, tested, note = _seen(ref, home)
     rows = np.array([i for i, sha in enumerate(prepared.shas) if sha not in seen], dtype=np.int64)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from sage_ray.errors import UserError
 from sage_ray.terminal.doctor_checks import Check, trial_storages
-from sage_ray.terminal.shell import Answer, Session, plain
+from sage_ray.terminal.shell import Answer, Session, plain, quoted
 
 if TYPE_CHECKING:
     from sage_ray.record.home import Home
@@ -217,10 +217,12 @@ def gradients_of(target: str, sets: Sequence[str], session: Session) -> Answer:
         *_tables(report, styled=sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"),
         *_findings(report),
     ]
-    again = f"-c {target}" if file else f"--preset {target}"
-    follow = [session.command(f"train {again}{''.join(f' --set {text}' for text in sets)}")]
+    again = f"-c {quoted(target)}" if file else f"--preset {target}"
+    follow = [session.command(f"train {again}{''.join(f' --set {quoted(text)}' for text in sets)}")]
     if any(pair.why.endswith("(adversarial.mask_path=argmax)") for pair in report.dead):
-        follow.insert(0, session.command(f"doctor --gradients {target} --set adversarial.mask_path=straight_through"))
+        follow.insert(
+            0, session.command(f"doctor --gradients {quoted(target)} --set adversarial.mask_path=straight_through")
+        )
     fields = {
         "source": target,
         "dead": [[pair.term, pair.network] for pair in report.dead],

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sage_ray.terminal.display import score_lines, score_pairs
-from sage_ray.terminal.shell import Answer, Session, plain
+from sage_ray.terminal.shell import Answer, Session, plain, quoted
 
 if TYPE_CHECKING:
     from sage_ray.apply.generate import Generation
@@ -112,7 +112,7 @@ def evaluated(result: Evaluation, model: str, session: Session) -> Answer:
         lines.append(f"this model has read this test set {result.test_reads} time{_s(result.test_reads)} in this home")
         lines.append(result.readings.text)
     lines += result.notes
-    follow = [session.command(f"predict {model} IMAGES -o OUT")]
+    follow = [session.command(f"predict {quoted(model)} IMAGES -o OUT")]
     return Answer(lines, plain(result), {"per_image": result.per_image}, follow)
 
 

@@ -20,7 +20,7 @@ from sage_ray.terminal.options import (
     Sets,
     resolved_config,
 )
-from sage_ray.terminal.shell import Answer, Session, verb
+from sage_ray.terminal.shell import Answer, Session, quoted, verb
 
 
 @verb(app, "best")
@@ -116,7 +116,9 @@ def generate(
     from sage_ray.terminal.model_answers import wrote
 
     return wrote(
-        draw(model, masks, out, home=session.home, seed=seed, count=count), out, [session.command(f"data check {out}")]
+        draw(model, masks, out, home=session.home, seed=seed, count=count),
+        out,
+        [session.command(f"data check {quoted(out)}")],
     )
 
 

@@ -13,7 +13,7 @@ from sage_ray.terminal.disk_answers import disk_line
 from sage_ray.terminal.display import parameter_columns
 from sage_ray.terminal.progress import width_of
 from sage_ray.terminal.sharing_answers import sharing_lines
-from sage_ray.terminal.shell import Answer, Session, plain
+from sage_ray.terminal.shell import Answer, Session, plain, quoted
 
 if TYPE_CHECKING:
     from sage_ray.search.plan import Plan
@@ -125,13 +125,13 @@ def _drawn(plan: Plan, asked: Asked) -> Path:
 
 
 def _next(plan: Plan, asked: Asked, session: Session) -> list[str]:
-    tail = f" --name {asked.name}" if asked.name else ""
-    tail += "".join(f" --from {study}" for study in asked.earlier)
-    tail += "".join(f" --set '{text}'" for text in asked.sets)
-    fitting = "".join(f" --set '{text}'" for text in plan.trim.sets) if plan.trim else ""
+    tail = f" --name {quoted(asked.name)}" if asked.name else ""
+    tail += "".join(f" --from {quoted(study)}" for study in asked.earlier)
+    tail += "".join(f" --set {quoted(text)}" for text in asked.sets)
+    fitting = "".join(f" --set {quoted(text)}" for text in plan.trim.sets) if plan.trim else ""
     verb = "sweep" if plan.kind == "sweep" else "ablate"
-    follow = [session.command(f"{verb} {asked.study}{tail}{fitting}")]
+    follow = [session.command(f"{verb} {quoted(asked.study)}{tail}{fitting}")]
     if plan.worker_hours is None:
         price = f" --price {asked.price:g}" if asked.price is not None else ""
-        follow.append(session.command(f"plan {asked.study}{tail}{price} --pilot"))
+        follow.append(session.command(f"plan {quoted(asked.study)}{tail}{price} --pilot"))
     return follow

@@ -20,7 +20,7 @@ from sage_ray.terminal.options import (
     StudyName,
     resolved_config,
 )
-from sage_ray.terminal.shell import Answer, Session, plain, verb
+from sage_ray.terminal.shell import Answer, Session, assignment, plain, quoted, verb
 
 
 @verb(app, "doctor")
@@ -69,8 +69,8 @@ def config_show(session: Session, preset: Preset = None, config: ConfigFile = No
 
     resolved = resolved_config(preset, config, sets)
     values = resolved.config.model_dump(mode="json")
-    chosen = f"--preset {preset}" if preset else f"-c {config}" if config else "--preset sage_gan_paper"
-    tail = "".join(f" --set '{text}'" for text in sets or [])
+    chosen = f"--preset {preset}" if preset else f"-c {quoted(config)}" if config else "--preset sage_gan_paper"
+    tail = "".join(f" --set {quoted(text)}" for text in sets or [])
     command = session.command(f"train {chosen}{tail}")
     lines = [*annotated_yaml(values, resolved.origins), f"# config_hash: {resolved.config.config_hash()}"]
     fields = {"config": values, "origins": resolved.origins, "config_hash": resolved.config.config_hash()}
@@ -91,8 +91,8 @@ def data_synth(
 
     write_dataset(out, num, size, seed)
     follow = [
-        session.command(f"data check {out}"),
-        session.command(f"train --preset tiny_sage_gan --set data.path={out}"),
+        session.command(f"data check {quoted(out)}"),
+        session.command(f"train --preset tiny_sage_gan {assignment('data.path', out)}"),
     ]
     return Answer(
         [f"{num} pairs of {size}x{size} pixels"], {"num": num, "size": size, "seed": seed}, {"data": out}, follow
@@ -102,14 +102,24 @@ def data_synth(
 @verb(data_app, "check", "data check")
 def data_check(
     session: Session,
-    path: Annotated[str, typer.Argument(metavar="PATH", help="Folder with images/ and masks/, or synthetic://.")],
+    path: Annotated[str, typer.Argument(metavar="PATH", help="Folder with images and masks, or synthetic://.")],
     crop_bottom: Annotated[int, typer.Option("--crop-bottom", min=0, help="Rows of an information bar.")] = 0,
+    masks: Annotated[
+        str, typer.Option("--masks", metavar="PATTERN", help="Where masks lie, as data.masks: masks/*_m.tif.")
+    ] = "",
+    sheet: Annotated[
+        Path | None,
+        typer.Option("--sheet", metavar="OUT", help="Draw pairs, most suspect first: a .png file, or a folder."),
+    ] = None,
 ) -> Answer:
-    """Report every problem of a data folder at once; exit 2 if there is one."""
-    from sage_ray.data.check import check
-    from sage_ray.terminal.verb_answers import checked
+    """Report every problem of a data folder at once; exit 2 if there is one.
 
-    return checked(check(path, crop_bottom), path, session)
+    How masks were found, which files were passed over and which pairs look wrong is said beside; --sheet draws them.
+    """
+    from sage_ray.data.check import check
+    from sage_ray.terminal.data_answers import Looked, checked
+
+    return checked(check(path, crop_bottom, masks), Looked(path, crop_bottom, masks, sheet), session)
 
 
 @verb(data_app, "fetch", "data fetch")
@@ -130,7 +140,7 @@ def data_fetch(
     ] = None,
 ) -> Answer:
     """Fetch a public data set by name, or any zip archive by address and check sum; what arrives is checked."""
-    from sage_ray.terminal.verb_answers import fetched
+    from sage_ray.terminal.data_answers import fetched
 
     return fetched(source, out, sha256, origin, session)
 
@@ -298,7 +308,7 @@ def gc(
     from sage_ray.terminal.disk_answers import collected
     from sage_ray.upkeep.garbage import collect_garbage
 
-    words = (" --ends" if ends else "") + (" --cache" if cache else "") + (f" --store {store}" if store else "")
+    words = (" --ends" if ends else "") + (" --cache" if cache else "") + (f" --store {quoted(store)}" if store else "")
     found = collect_garbage(session.home, store=store, ends=ends, cache=cache, remove=yes)
     return collected(found, words, session)
 

@@ -7,6 +7,7 @@ import inspect
 import json
 import math
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -108,12 +109,12 @@ class Session:
 
     def command(self, text: str) -> str:
         """`sage-ray TEXT`, without passwords, and with --home when a bare command would use another home."""
-        tail = "" if self._usual else f" --home {_shortest(self.home_name)}"
+        tail = "" if self._usual else f" --home {quoted(_shortest(self.home_name))}"
         return f"sage-ray {redacted(text)}{tail}"
 
     def make(self, target: str) -> str:
         """`make TARGET`, with SAGE_HOME when a bare command would look at another home."""
-        return f"make {target}" if self._usual else f"SAGE_HOME={_shortest(self.home_name)} make {target}"
+        return f"make {target}" if self._usual else f"SAGE_HOME={quoted(_shortest(self.home_name))} make {target}"
 
     @property
     def begun(self) -> bool:
@@ -125,6 +126,17 @@ class Session:
     @property
     def _usual(self) -> bool:
         return self.home_name == _absolute(os.environ.get("SAGE_HOME") or "sage_runs")
+
+
+def quoted(value: object) -> str:
+    """The value as one word of a shell's command line; a path that begins with a dash is not taken for an option."""
+    text = str(value)
+    return shlex.quote(f"./{text}" if isinstance(value, Path) and text.startswith("-") else text)
+
+
+def assignment(key: str, value: object) -> str:
+    """`--set KEY=VALUE`, quoted for a shell where need be."""
+    return f"--set {quoted(f'{key}={value}')}"
 
 
 def verb(app: typer.Typer, name: str, full_name: str | None = None) -> Callable[[Callable[..., Answer]], None]:

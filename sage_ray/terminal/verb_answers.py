@@ -3,62 +3,20 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sage_ray.errors import UserError
 from sage_ray.terminal.display import objective_text, params_text, score_text, tally
 from sage_ray.terminal.model_answers import finished, named_model
-from sage_ray.terminal.shell import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, Answer, Session, plain
+from sage_ray.terminal.shell import EXIT_FAILED, EXIT_INTERRUPTED, Answer, Session, plain
 from sage_ray.terminal.study_answers import ablated, ended, swept
 
 if TYPE_CHECKING:
     from sage_ray.config import ExperimentConfig
-    from sage_ray.data.check import CheckReport
     from sage_ray.record.overview import ListedStudy
     from sage_ray.record.run_record import RunRecord
     from sage_ray.search.best import BestChoice
     from sage_ray.upkeep.mlflow_sync import SyncReport
-
-
-def checked(report: CheckReport, path: str, session: Session) -> Answer:
-    """Answer of `data check`: every problem, one per line."""
-    fields = {**plain(report.as_dict()), "path": path}
-    if not report.ok:
-        error = f"{len(report.problems)} problem(s): {path}: each is named on stdout"
-        return Answer(report.lines(), fields, exit_code=EXIT_BAD_INPUT, error=error)
-    follow = [session.command(f"train --preset tiny_sage_gan --set data.path={path}")]
-    follow.append(session.command(f"plan search_full --set data.path={path}"))
-    return Answer(report.lines(), fields, next=follow)
-
-
-def fetched(source: str, out: Path | None, sha256: str | None, origin: str | None, session: Session) -> Answer:
-    """Fetch a public set by name, or an archive by address, and tell what is there now."""
-    from sage_ray.data.fetch import fetch_archive, fetch_public
-    from sage_ray.data.public import public_set
-
-    if "://" in source:
-        if origin is not None:
-            raise UserError("two addresses", f"--from {origin}", "--from goes with the name of a public set")
-        if out is None or sha256 is None:
-            lacking = "folder" if out is None else "check sum"
-            raise UserError(f"no {lacking}", source, "give `sage-ray data fetch URL OUT --sha256 SUM`")
-        files = fetch_archive(source, out, sha256, say=session.watch.line)
-        return Answer([f"{files} files"], {"files": files}, {"data": out}, [session.command(f"data check {out}")])
-    entry = public_set(source)
-    if sha256 is not None:
-        mend = "leave --sha256 out; its contents are checked by their fingerprint"
-        raise UserError("a public set needs no check sum", source, mend)
-    place = out or Path(entry.name)
-    fetch_public(entry, place, origin=origin, say=session.watch.line)
-    lines = [
-        f"{entry.title}: {entry.pairs} pairs, data fingerprint {entry.fingerprint}, as published",
-        f"licence {entry.licence}; please cite {entry.citation}",
-    ]
-    follow = [f"data check {place}", f"train --preset tiny_sage_gan --set data.path={place}"]
-    follow.append(f"plan search_full --set data.path={place}")
-    fields = {name: value for name, value in plain(entry).items() if name not in ("stems", "limit_bytes")}
-    return Answer(lines, fields, {"data": place}, [session.command(text) for text in follow])
 
 
 def train_and_watch(config: ExperimentConfig, session: Session, run_id: str | None, name: str | None = None) -> Answer:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from sage_ray.config import ExperimentConfig
 from sage_ray.data.images import BadFile, read_image
-from sage_ray.data.masks import read_mask
+from sage_ray.data.pair_masks import read_pair_mask
 from sage_ray.data.pairs import load_folder
 from sage_ray.data.preprocess import prepare_image, prepare_mask
 from sage_ray.data.synth import DRAWN_PREFIX, DrawnSource
@@ -330,11 +330,12 @@ def _one_batch(config: ExperimentConfig, device: torch.device) -> tuple[Batch, s
     path, crop = config.data.path, config.data.crop_bottom
     drawn = path.startswith("synthetic://")
     if not drawn and Path(path).expanduser().is_dir():
-        pairs = load_folder(path, crop)[:BATCH_SIZE]
+        pairs = load_folder(path, crop, config.data.masks)[:BATCH_SIZE]
         arrays = []
         for pair in pairs:
             try:
-                arrays.append((read_image(pair.image), read_mask(pair.mask).foreground))
+                picture = read_image(pair.image)
+                arrays.append((picture, read_pair_mask(pair, picture.shape).foreground))
             except BadFile as bad:
                 raise bad.problem.error() from None
         origin = path

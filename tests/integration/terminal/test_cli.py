@@ -52,7 +52,7 @@ OPTIONS = {
     "compare": {"--model-name"},
     "promote": {"--force", "--model-name"},
     "data.synth": {"--num", "--size", "--seed"},
-    "data.check": {"--crop-bottom"},
+    "data.check": {"--crop-bottom", "--masks", "--sheet"},
     "data.fetch": {"--sha256", "--from"},
     "export": {"-o", "--runs"},
     "gc": {"--yes", "--ends", "--cache", "--store"},
