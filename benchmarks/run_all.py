@@ -9,8 +9,8 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 NO_BENCHMARKS = {"run_all", "record", "training_steps", "__init__"}
 # Commands of their own: gpu is for a machine with one and at CPU sizes shows that it works, not how fast anything is;
-# reuse, chaos and simulated_scale take longer than all others together.
-ON_REQUEST = ("gpu", "reuse", "chaos", "simulated_scale")
+# reuse, chaos and simulated_scale take longer than all others together; instances needs a data set.
+ON_REQUEST = ("gpu", "reuse", "chaos", "simulated_scale", "instances")
 LIMIT_S = 1200
 
 

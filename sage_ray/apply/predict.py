@@ -1,8 +1,7 @@
-"""Masks, overlays and particle tables of new images, of any size."""
+"""Masks, label images, overlays and particle tables of new images, of any size."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,28 +12,31 @@ import pandas as pd
 
 from sage_ray.apply.input_pictures import find_pictures, make_folder, result_names
 from sage_ray.apply.loaded_model import load_for_use
+from sage_ray.apply.particle_measure import MIN_PARTICLE_PIXELS, ParticleMeasure, Thinned
 from sage_ray.data.images import BadFile, open_image
 from sage_ray.data.notes import Note, note_lines, range_note
 from sage_ray.data.shown import refuse_pages
-from sage_ray.errors import UserError
 from sage_ray.files import write_json
 from sage_ray.imaging import drawing
 from sage_ray.imaging.model import Model
-from sage_ray.imaging.particles import ParticleCounter
+from sage_ray.imaging.particle_columns import described_columns
+from sage_ray.imaging.particle_overlay import particle_overlay
+from sage_ray.imaging.particles import Scale, pixel_sides
 from sage_ray.imaging.rasters import open_rows, write_mask
-from sage_ray.imaging.tiles import ArraySource, RowSource
+from sage_ray.imaging.splitting import NECK, SLACK_PIXELS, check_split
+from sage_ray.imaging.tiles import ArraySource, RowReader, RowSource
 from sage_ray.record.home import Home
 from sage_ray.record.provenance import now
 
-MIN_PARTICLE_PIXELS = 15
-"""Smaller components are left out of the tables, as object scores leave them out; the masks keep them."""
-PREVIEW_SIDE = 2048
-"""Longest side of an overlay, in pixels; larger images are shown by every n-th pixel."""
+DEFAULT_SPLIT = "watershed"
+"""Chosen on EMPS: benchmarks/results/instances.md."""
 SHEET_IMAGES = 12
 FILES = {
     "masks": "masks/",
+    "labels": "labels/",
     "overlays": "overlays/",
     "particles": "particles.csv",
+    "columns": "particles.json",
     "images": "images.csv",
     "overview": "overview.png",
 }
@@ -71,37 +73,45 @@ class _Segmented:
 
 
 def predict(
-    model: str | Path, images: str | Path, out: str | Path, *, home: Home, nm_per_pixel: float | None = None
+    model: str | Path,
+    images: str | Path,
+    out: str | Path,
+    *,
+    home: Home,
+    nm_per_pixel: Scale = None,
+    split: str = DEFAULT_SPLIT,
 ) -> Prediction:
     """Segment images and measure their particles.
 
-    Writes under `out`: masks/NAME.png (0 and 255; TIFF for an image over 64 million pixels), overlays/NAME.png,
-    particles.csv (one row per particle of all images), images.csv (one row per image), overview.png, prediction.json.
+    Writes under `out`: masks/NAME.png (0 and 255; TIFF for an image over 64 million pixels), labels/NAME.tif (the
+    number of each pixel's particle), overlays/NAME.png, particles.csv (one row per particle of all images),
+    particles.json (what its columns mean), images.csv (one row per image), overview.png, prediction.json.
 
     Args:
         model: run id, folder or `models:/` URI.
         images: a folder (or data set with images/), or one file.
         out: made if missing; files of equal names are replaced.
         home: where models are looked up.
-        nm_per_pixel: side of a pixel in nanometres, for columns in nm.
+        nm_per_pixel: side of a pixel in nanometres, or its (height, width), for columns in nm and a scale bar.
+        split: `watershed` tells particles that touch apart, `none` takes each connected region for one; same masks.
 
     Raises:
-        UserError: no such model or images, an unreadable image, a size of a pixel that is no positive number.
+        UserError: no such model, images or way to split, an unreadable image, or no positive size of a pixel.
     """
-    if nm_per_pixel is not None and not (math.isfinite(nm_per_pixel) and nm_per_pixel > 0):
-        raise UserError("no size of a pixel", f"nm_per_pixel={nm_per_pixel}", "give nanometres above 0, such as 1.5")
+    sides = pixel_sides(nm_per_pixel)
+    check_split(split)
     ref, loaded = load_for_use(model, home)
     paths = find_pictures(images, "images", ("images",))
     _check_headers(paths)
     folder = make_folder(Path(out).expanduser())
-    for name in ("masks", "overlays"):
+    for name in ("masks", "labels", "overlays"):
         make_folder(folder / name)
     particles: list[pd.DataFrame] = []
     rows: list[dict[str, Any]] = []
     notes: list[Note] = []
     shown: list[tuple[np.ndarray, str]] = []
     for path, name in zip(paths, result_names(paths), strict=True):
-        done = _segment(loaded, path, folder / "masks" / name, nm_per_pixel)
+        done = _segment(loaded, path, folder, name, sides, split)
         particles.append(done.table.assign(image=path.name))
         rows.append(_image_row(path, done, folder))
         notes += done.notes
@@ -109,13 +119,9 @@ def predict(
         if len(shown) < SHEET_IMAGES:
             shown.append((done.overlay, f"{path.name}: {len(done.table)}"))
     table, summary = pd.concat(particles, ignore_index=True), pd.DataFrame(rows)
-    columns = ["image", *(column for column in table.columns if column != "image")]
-    table[columns].to_csv(folder / "particles.csv", index=False, float_format="%.6g")
-    summary.to_csv(folder / "images.csv", index=False, float_format="%.6g")
-    sheet = drawing.contact_sheet(
-        [overlay for overlay, _ in shown], [caption for _, caption in shown], title="particles found"
-    )
-    drawing.save(sheet, folder / "overview.png")
+    _write_tables(folder, table, summary, split)
+    sheet = drawing.contact_sheet(*map(list, zip(*shown, strict=True)), title="particles found")
+    drawing.save(sheet, folder / FILES["overview"])
     result = Prediction(
         model=ref.identity(),
         out=folder,
@@ -126,7 +132,7 @@ def predict(
         files=dict(FILES),
         notes=tuple(note_lines(notes)),
     )
-    _write_facts(result, folder, images, nm_per_pixel, loaded)
+    _write_facts(result, folder, images, nm_per_pixel, split, loaded)
     return result
 
 
@@ -139,30 +145,36 @@ def _check_headers(paths: list[Path]) -> None:
             raise bad.problem.error() from None
 
 
-def _segment(model: Model, path: Path, target: Path, nm_per_pixel: float | None) -> _Segmented:
+def _segment(
+    model: Model, path: Path, folder: Path, name: str, sides: tuple[float, float] | None, split: str
+) -> _Segmented:
     source = open_rows(path)
-    whole = isinstance(source, ArraySource)
-    step = max(math.ceil(max(source.shape) / PREVIEW_SIDE), 1)
-    watch = _MaskMeasure(source.shape, step)
-    if isinstance(source, ArraySource):
-        _, mask = model.predict_mask(source.array)
-        watch.add(mask)
-        mask_path = drawing.save(mask, target.with_name(f"{target.name}.png"))
-        tiled = model.is_tiled(source.shape)
-        small = np.asarray(source.array[::step, ::step])
-    else:
-        mask_path, tiled = target.with_name(f"{target.name}.tif"), True
-        write_mask(mask_path, source.shape, model.predict_stream(source), watch.add)
-        small = np.concatenate(list(_every(source, step)))
-    other = target.with_name(f"{target.name}{'.tif' if whole else '.png'}")
-    other.unlink(missing_ok=True)
+    target = folder / "masks" / name
+    with ParticleMeasure(source.shape, split) as measure:
+        if isinstance(source, ArraySource):
+            probability, mask = model.predict_mask(source.array)
+            for row in range(0, len(mask), source.band_rows):
+                band = slice(row, row + source.band_rows)
+                measure.add(mask[band], source.array[band], probability[band])
+            mask_path, tiled = drawing.save(mask, target.with_name(f"{name}.png")), model.is_tiled(source.shape)
+            small = np.asarray(source.array[:: measure.step, :: measure.step])
+        else:
+            mask_path, tiled = target.with_name(f"{name}.tif"), True
+            thinned = Thinned(measure.step)
+            write_mask(mask_path, source.shape, _measured(model, source, measure, thinned))
+            small = thinned.whole()
+        other = target.with_name(f"{name}{'.png' if mask_path.suffix == '.tif' else '.tif'}")
+        other.unlink(missing_ok=True)
+        table, labels = measure.finish(folder / "labels" / f"{name}.tif", sides)
+    frame = table.frame
+    cut = frame.loc[frame["touches_border"].astype(bool), "label"].tolist()
     return _Segmented(
         mask_path=mask_path,
-        table=watch.counter.table(nm_per_pixel, MIN_PARTICLE_PIXELS),
+        table=frame,
         shape=source.shape,
-        coverage=watch.foreground / (source.shape[0] * source.shape[1]),
+        coverage=measure.foreground / (source.shape[0] * source.shape[1]),
         tiled=tiled,
-        overlay=drawing.overlay(small, watch.preview()),
+        overlay=particle_overlay(small, labels, cut, nm_per_pixel=sides[1] * measure.step if sides else None),
         notes=_range_note(model, source, path),
     )
 
@@ -176,30 +188,15 @@ def _range_note(model: Model, source: RowSource, path: Path) -> list[Note]:
     return range_note(kept.bands, path, model.stretch, "clip them, or train a model with data.stretch=percentile")
 
 
-class _MaskMeasure:
-    """Measures a mask whose bands pass by, and keeps every `step`-th pixel of it."""
-
-    def __init__(self, shape: tuple[int, int], step: int) -> None:
-        self.counter = ParticleCounter(shape[1])
-        self.foreground = 0
-        self._step, self._row = step, 0
-        self._kept: list[np.ndarray] = []
-
-    def add(self, band: np.ndarray) -> None:
-        self.counter.add(band)
-        self.foreground += int(band.sum())
-        self._kept.append(band[-self._row % self._step :: self._step, :: self._step].copy())
-        self._row += len(band)
-
-    def preview(self) -> np.ndarray:
-        return np.concatenate(self._kept)
-
-
-def _every(source: RowSource, step: int) -> Iterator[np.ndarray]:
-    row = 0
-    for band in source.bands():
-        yield band[-row % step :: step, ::step].copy()
-        row += len(band)
+def _measured(model: Model, source: RowSource, measure: ParticleMeasure, thinned: Thinned) -> Iterator[np.ndarray]:
+    """Bands of the mask of an image that is not held whole, measured as they pass."""
+    reader, row = RowReader(source), 0
+    for probability in model.predict_stream(source):
+        grey, mask = reader.take(row, row + len(probability)), probability > 0.5
+        measure.add(mask, grey, probability)
+        thinned.add(grey)
+        row += len(mask)
+        yield mask
 
 
 def _image_row(path: Path, done: _Segmented, folder: Path) -> dict[str, Any]:
@@ -217,8 +214,20 @@ def _image_row(path: Path, done: _Segmented, folder: Path) -> dict[str, Any]:
     }
 
 
+def _write_tables(folder: Path, particles: pd.DataFrame, images: pd.DataFrame, split: str) -> None:
+    """The tables of particles and of images, and what the columns of the former mean."""
+    columns = ["image", *(column for column in particles.columns if column != "image")]
+    particles[columns].to_csv(folder / FILES["particles"], index=False, float_format="%.6g")
+    images.to_csv(folder / FILES["images"], index=False, float_format="%.6g")
+    how: dict[str, Any] = {"method": split, "min_particle_pixels": MIN_PARTICLE_PIXELS}
+    if split == "watershed":
+        how |= {"neck": NECK, "slack_pixels": SLACK_PIXELS}
+    described = {"format_version": 1, "split": how, "columns": described_columns(columns)}
+    write_json(folder / FILES["columns"], described)
+
+
 def _write_facts(
-    result: Prediction, folder: Path, images: str | Path, nm_per_pixel: float | None, model: Model
+    result: Prediction, folder: Path, images: str | Path, nm_per_pixel: Scale, split: str, model: Model
 ) -> None:
     write_json(
         folder / "prediction.json",
@@ -230,6 +239,7 @@ def _write_facts(
             "particles": result.particles,
             "min_particle_pixels": MIN_PARTICLE_PIXELS,
             "nm_per_pixel": nm_per_pixel,
+            "split": split,
             "threshold": 0.5,
             "crop_bottom": model.spec["preprocessing"]["crop_bottom"],
             "training_size": list(model.image_size),

@@ -202,7 +202,7 @@ def predict_bands(
     """
     rows = tile_axis(source.shape[0], tiling.tile[0], tiling.network[0])
     columns = tile_axis(source.shape[1], tiling.tile[1], tiling.network[1])
-    reader = _Rows(source)
+    reader = RowReader(source)
     carried = np.zeros((0, source.shape[1]), np.float32)
     for k, ((start, stop), size, weight) in enumerate(zip(rows.windows, rows.sizes, rows.weights, strict=True)):
         image = stretch(reader.take(start, stop), *values)
@@ -229,7 +229,7 @@ def _tile_row(image: np.ndarray, columns: Axis, size: int, predict: Predict, bat
     return blended
 
 
-class _Rows:
+class RowReader:
     """Rows of a source by position; positions must not go back beyond what the last call started with."""
 
     def __init__(self, source: RowSource) -> None:

@@ -80,7 +80,7 @@ def model_card(facts: CardFacts, scores: Mapping[str, ScoreLine]) -> str:
         "## Limits",
         "- The test images come from the same collection as the training images; other microscopes, magnifications and",
         "  particle shapes are untested.",
-        "- Touching particles are one object: the mask is semantic, not instance by instance.",
+        "- The mask is semantic: particles that touch are one region of it. `sage-ray predict` splits them.",
         "- Intervals speak of images like the tested ones; the registered weights are one seed of those listed.",
         *_generator_limit(facts.has_generator),
         "",

@@ -129,12 +129,16 @@ def predict(
     images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder of images, or one image.")],
     out: OutFolder,
     nm_per_pixel: Annotated[float | None, typer.Option("--nm-per-pixel", help="Scale, for columns in nm.")] = None,
+    split: Annotated[
+        str, typer.Option("--split", help="How touching particles are told apart: watershed or none.")
+    ] = "watershed",
 ) -> Answer:
-    """Write masks, overlays and a particle table for images of any size."""
+    """Write masks, label images, overlays and a particle table for images of any size."""
     from sage_ray.apply.predict import predict as segment
     from sage_ray.terminal.model_answers import wrote
 
-    return wrote(segment(model, images, out, home=session.home, nm_per_pixel=nm_per_pixel), out, [])
+    options: Any = {"nm_per_pixel": nm_per_pixel, "split": split}
+    return wrote(segment(model, images, out, home=session.home, **options), out, [])
 
 
 @verb(app, "report")

@@ -11,10 +11,12 @@ import pandas as pd
 import pytest
 import tifffile
 from PIL import Image
+from scipy import ndimage
 
-from sage_ray.apply import predict as predict_module
+from sage_ray.apply import particle_measure
 from sage_ray.apply.generate import generate
-from sage_ray.apply.predict import MIN_PARTICLE_PIXELS, predict
+from sage_ray.apply.particle_measure import MIN_PARTICLE_PIXELS, Thinned
+from sage_ray.apply.predict import predict
 from sage_ray.config import resolve
 from sage_ray.data.check import check
 from sage_ray.data.synth import write_dataset
@@ -76,18 +78,37 @@ def test_masks_overlays_and_tables_of_a_folder(model: Path, images: Path, tmp_pa
         mask = np.asarray(Image.open(out / "masks" / f"{Path(name).stem}.png"))
         assert mask.shape == grey.shape and set(np.unique(mask)) <= {0, 255}
         assert np.array_equal(mask > 0, loaded.predict_mask(grey)[1])
-        expected = particle_table(mask, 2.0, MIN_PARTICLE_PIXELS)
+        expected = particle_table(mask, 2.0, MIN_PARTICLE_PIXELS, split="watershed")
         mine = table[table["image"] == name].drop(columns="image").reset_index(drop=True)
-        pd.testing.assert_frame_equal(mine, expected, rtol=1e-5, check_dtype=False)
+        probability = loaded.predict_mask(grey)[0]
+        labels = tifffile.imread(out / "labels" / f"{Path(name).stem}.tif")
+        assert labels.dtype == np.uint16 and set(np.unique(labels[mask > 0])) - {0} == set(mine["label"])
+        for row in mine.itertuples():
+            pixels = labels == row.label
+            assert row.area_px == pixels.sum() and (mask[pixels] == 255).all()
+            assert row.confidence == pytest.approx(probability[pixels].mean(), rel=1e-5)
+            assert row.mean_grey == pytest.approx(grey[pixels].mean(), rel=1e-5)
+        # Specks alone have no number.
+        specks, number = ndimage.label((mask > 0) & (labels == 0))
+        assert number == 0 or np.bincount(specks.ravel())[1:].max() < MIN_PARTICLE_PIXELS
+        shared = mine.drop(columns=["mean_grey", "confidence"])
+        pd.testing.assert_frame_equal(shared, expected, rtol=1e-5, check_dtype=False)
         assert summary.loc[name, "particles"] == len(expected)
         assert summary.loc[name, "coverage"] == pytest.approx((mask > 0).mean(), rel=1e-5)
     assert summary.loc["large.bmp", "tiled"] and not summary.loc["grey.png", "tiled"]
-    assert {"area_nm2", "circularity", "centroid_row"} <= set(table.columns)
+    assert {"area_nm2", "circularity", "centroid_row", "feret_max_nm"} <= set(table.columns)
+    described = json.loads((out / "particles.json").read_text())
+    assert list(described["columns"]) == list(table.columns) and described["split"]["method"] == "watershed"
+    assert described["columns"]["feret_max_px"]["unit"] == "px" and described["columns"]["area_nm2"]["unit"] == "nm^2"
+    assert all(column["meaning"] for column in described["columns"].values())
     assert {p.name for p in (out / "overlays").iterdir()} == {"colour.png", "deep.png", "grey.png", "large.png"}
     assert Image.open(out / "overview.png").size[0] > 300
     facts = json.loads((out / "prediction.json").read_text())
     assert facts["model"]["weights_sha"] == "ab" and facts["nm_per_pixel"] == 2.0 and facts["number_of_images"] == 4
-    again = predict(model, images / "grey.png", tmp_path / "one", home=home)
+    again = predict(model, images / "grey.png", tmp_path / "one", home=home, split="none")
+    grey = np.asarray(Image.open(out / "masks" / "grey.png"))
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "one" / "masks" / "grey.png")), grey)
+    assert again.particles == len(particle_table(grey, None, MIN_PARTICLE_PIXELS))
     assert again.images == 1 and "area_nm2" not in pd.read_csv(tmp_path / "one" / "particles.csv")
 
 
@@ -100,13 +121,15 @@ def test_streamed_image_gives_the_mask_of_the_tiled_one(
     tifffile.imwrite(tmp_path / "wide.tif", grey)
     predict(model, tmp_path / "wide.tif", tmp_path / "whole", home=home)
     monkeypatch.setattr("sage_ray.data.images.MAX_PIXELS", 10_000)
-    monkeypatch.setattr(predict_module, "PREVIEW_SIDE", 100)
+    monkeypatch.setattr(particle_measure, "PREVIEW_SIDE", 100)
     result = predict(model, tmp_path / "wide.tif", tmp_path / "streamed", home=home)
     streamed = tifffile.imread(tmp_path / "streamed" / "masks" / "wide.tif")
     whole = np.asarray(Image.open(tmp_path / "whole" / "masks" / "wide.png"))
     assert result.tiled == 1 and np.array_equal(streamed, whole)
     tables = [(tmp_path / name / "particles.csv").read_text() for name in ("whole", "streamed")]
     assert tables[0] == tables[1]
+    labels = [tifffile.imread(tmp_path / name / "labels" / "wide.tif") for name in ("whole", "streamed")]
+    assert np.array_equal(*labels) and labels[0].max() > 0
     preview = np.asarray(Image.open(tmp_path / "streamed" / "overlays" / "wide.png"))
     # 310 x 290 pixels, every fourth: 78 x 73, enlarged by whole numbers.
     assert preview.shape[0] % 78 == 0 and preview.shape[1] % 73 == 0
@@ -169,12 +192,11 @@ def test_a_stack_is_refused_by_its_number_of_pages_before_anything_is_written(
 
 
 def test_preview_takes_every_nth_pixel_whatever_the_bands() -> None:
-    mask = np.random.default_rng(2).random((23, 17)) < 0.5
-    watch = predict_module._MaskMeasure(mask.shape, 4)
+    picture = np.random.default_rng(2).integers(0, 9, (23, 17))
+    preview = Thinned(4)
     for start, stop in ((0, 5), (5, 6), (6, 13), (13, 23)):
-        watch.add(mask[start:stop])
-    assert np.array_equal(watch.preview(), mask[::4, ::4])
-    assert watch.foreground == mask.sum()
+        preview.add(picture[start:stop])
+    assert np.array_equal(preview.whole(), picture[::4, ::4])
 
 
 def test_equal_stems_do_not_overwrite_each_other(model: Path, tmp_path: Path, home: Home) -> None:
@@ -202,12 +224,13 @@ def test_bad_input_of_predict_is_one_line(model: Path, images: Path, tmp_path: P
         ({"model": "nothing"}, "no such model"),
         ({"nm_per_pixel": 0.0}, "no size of a pixel"),
         ({"nm_per_pixel": float("nan")}, "no size of a pixel"),
+        ({"split": "magic"}, "unknown way to split particles"),
         ({"out": tmp_path / "file" / "out"}, "folder cannot be written"),
     ]
     for changes, what in cases:
-        given = {"model": model, "images": images, "out": tmp_path / "out", "nm_per_pixel": None} | changes
+        given = {"model": model, "images": images, "out": tmp_path / "out"} | changes
         with pytest.raises(UserError, match=what) as caught:
-            predict(given["model"], given["images"], given["out"], home=home, nm_per_pixel=given["nm_per_pixel"])
+            predict(**given, home=home)
         assert "\n" not in str(caught.value)
 
 

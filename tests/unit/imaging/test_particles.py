@@ -9,7 +9,8 @@ from scipy import ndimage
 from skimage.measure import regionprops_table
 
 from sage_ray.errors import UserError
-from sage_ray.imaging.particles import NM_COLUMNS, PIXEL_COLUMNS, ParticleCounter, particle_table
+from sage_ray.imaging.particle_columns import NM_COLUMNS, PIXEL_COLUMNS
+from sage_ray.imaging.particles import particle_table
 
 MASKS = st.tuples(st.integers(1, 14), st.integers(1, 14)).flatmap(lambda shape: arrays(bool, shape))
 
@@ -69,33 +70,6 @@ def meets_itself(particle: np.ndarray) -> bool:
     return bool(((a & d & ~b & ~c) | (b & c & ~a & ~d)).any())
 
 
-@settings(max_examples=60, deadline=None)
-@given(MASKS, st.lists(st.integers(0, 5), min_size=1, max_size=8))
-def test_bands_give_the_table_of_the_whole(mask: np.ndarray, heights: list[int]) -> None:
-    counter, row = ParticleCounter(mask.shape[1]), 0
-    for height in [*heights, mask.shape[0]]:
-        counter.add(mask[row : row + height])
-        row = min(row + height, mask.shape[0])
-    streamed, whole = counter.table(nm_per_pixel=3.0), particle_table(mask, nm_per_pixel=3.0)
-    assert list(streamed.columns) == list(whole.columns)
-    for name in whole.columns:
-        np.testing.assert_allclose(streamed[name], whole[name], err_msg=name)
-
-
-def test_a_spiral_is_one_particle_in_any_bands() -> None:
-    """Arms that meet only far below must be joined across many bands."""
-    mask = np.zeros((60, 61), bool)
-    mask[:, ::2] = True
-    mask[-1] = True
-    mask[5:40, 30] = False
-    counter = ParticleCounter(61)
-    for row in range(0, 60, 7):
-        counter.add(mask[row : row + 7])
-    table = counter.table()
-    assert len(table) == 2 and table.area_px.sum() == mask.sum()
-    assert list(table.area_px) == list(particle_table(mask).area_px)
-
-
 def test_small_particles_are_left_out_and_labels_stay_without_gaps() -> None:
     mask = discs((50, 50, 20), (100, 100, 1), (150, 150, 15))
     table = particle_table(mask, min_object_pixels=15)
@@ -113,8 +87,106 @@ def test_bad_pixel_sizes_are_refused(nm_per_pixel: float) -> None:
         particle_table(discs((50, 50, 20)), nm_per_pixel=nm_per_pixel)
 
 
-def test_bands_of_another_width_are_refused() -> None:
-    with pytest.raises(ValueError, match="40 columns"):
-        ParticleCounter(40).add(np.ones((3, 41)))
+def test_a_mask_of_three_dimensions_is_refused() -> None:
     with pytest.raises(ValueError, match="rows and columns"):
         particle_table(np.ones((3, 4, 5)))
+
+
+def ellipse(long: float, short: float, degrees: float, side: int = 160) -> np.ndarray:
+    """Mask of an ellipse with these semi-axes, its long one turned counter-clockwise from the rows."""
+    rows, columns = np.mgrid[:side, :side] - side / 2 + 0.5
+    angle = np.radians(degrees)
+    along, across = columns * np.cos(angle) - rows * np.sin(angle), columns * np.sin(angle) + rows * np.cos(angle)
+    return np.asarray((along / long) ** 2 + (across / short) ** 2 <= 1)
+
+
+@pytest.mark.parametrize("degrees", [0, 30, 45, 90, 135, 170])
+def test_an_ellipse_has_its_axes_feret_diameters_and_angle(degrees: float) -> None:
+    row = particle_table(ellipse(60, 20, degrees)).iloc[0]
+    assert row.major_axis_px == pytest.approx(120, rel=0.005) and row.minor_axis_px == pytest.approx(40, rel=0.005)
+    # Pixels are squares, so that a caliper meets their corners: up to a diagonal more than the drawn line.
+    assert 120 - 0.5 <= row.feret_max_px <= 120 + 1.5 and 40 - 0.5 <= row.feret_min_px <= 40 + 1.5
+    assert row.aspect_ratio == pytest.approx(3, rel=0.005)
+    assert row.eccentricity == pytest.approx(np.sqrt(8) / 3, abs=0.002)
+    assert min(abs(row.orientation_deg - degrees), 180 - abs(row.orientation_deg - degrees)) < 0.3
+    assert row.solidity == 1 and row.holes == 0
+
+
+def test_a_rectangle_has_exact_feret_diameters() -> None:
+    mask = np.zeros((50, 60), bool)
+    mask[10:20, 15:45] = True
+    row = particle_table(mask, nm_per_pixel=0.5).iloc[0]
+    assert row.feret_max_px == pytest.approx(np.hypot(10, 30)) and row.feret_min_px == 10
+    assert row.feret_max_nm == pytest.approx(np.hypot(5, 15)) and row.feret_min_nm == 5
+    assert row.major_axis_px == pytest.approx(30 * 4 / np.sqrt(12)) and row.orientation_deg == 0
+    mask[12:18, 15:42] = False
+    row = particle_table(mask).iloc[0]
+    # A U: all pixels of the rectangle are in its hull.
+    assert row.solidity == pytest.approx((300 - 6 * 27) / 300) and row.holes == 0
+    mask[12:18, 15] = True
+    assert particle_table(mask).iloc[0].holes == 1
+
+
+def test_one_pixel_and_a_line_have_finite_measures() -> None:
+    mask = np.zeros((5, 12), bool)
+    mask[1, 1] = True
+    mask[3, 2:10] = True
+    dot, line = (row for _, row in particle_table(mask).iterrows())
+    assert dot.feret_max_px == pytest.approx(np.sqrt(2)) and dot.feret_min_px == 1 and dot.solidity == 1
+    assert dot.aspect_ratio == 1 and dot.eccentricity == 0
+    assert line.feret_max_px == pytest.approx(np.hypot(8, 1)) and line.feret_min_px == 1 and line.solidity == 1
+    assert np.isfinite(particle_table(mask).to_numpy(float)).all()
+
+
+def test_pixels_that_are_no_squares_are_measured_in_the_sample() -> None:
+    """A disc of 40 nm radius, imaged with pixels 2 nm high and 1 nm wide, is a disc."""
+    rows, columns = np.mgrid[:60, :120]
+    mask = ((rows - 30) * 2.0) ** 2 + (columns - 60.0) ** 2 <= 40**2
+    row = particle_table(mask, nm_per_pixel=(2.0, 1.0)).iloc[0]
+    assert row.equivalent_diameter_nm == pytest.approx(80, rel=0.01)
+    assert row.major_axis_nm == pytest.approx(80, rel=0.01) and row.minor_axis_nm == pytest.approx(80, rel=0.01)
+    assert row.perimeter_nm == pytest.approx(80 * np.pi, rel=0.03)
+    assert row.feret_max_nm == pytest.approx(80, abs=2.5) and row.feret_min_nm == pytest.approx(80, abs=2.5)
+    assert row.aspect_ratio < 1.02 and row.circularity > 0.95
+    assert row.major_axis_px == pytest.approx(80, rel=0.02) and row.minor_axis_px == pytest.approx(40, rel=0.02)
+
+
+@settings(max_examples=25, deadline=None)
+@given(MASKS)
+def test_hull_and_ellipse_agree_with_skimage(mask: np.ndarray) -> None:
+    labels, _ = ndimage.label(mask)
+    table = particle_table(mask)
+    names = ("axis_major_length", "axis_minor_length", "orientation", "euler_number", "feret_diameter_max")
+    expected = regionprops_table(labels, properties=names)
+    # skimage takes pixels for points: 1/12 less in each second moment, 16/12 in each squared axis.
+    np.testing.assert_allclose(table.major_axis_px**2 - 4 / 3, expected["axis_major_length"] ** 2, atol=1e-6)
+    np.testing.assert_allclose(table.minor_axis_px**2 - 4 / 3, expected["axis_minor_length"] ** 2, atol=1e-6)
+    long = (table.aspect_ratio > 1.01).to_numpy()
+    apart = np.abs((90 + np.degrees(expected["orientation"])) % 180 - table.orientation_deg)[long]
+    assert (np.minimum(apart, 180 - apart) < 1e-6).all()
+    # Its outline goes through the middles of pixel sides, ours through their corners.
+    difference = table.feret_max_px - expected["feret_diameter_max"]
+    assert ((difference > -1e-6) & (difference < 1.5)).all()
+    for label in range(1, labels.max() + 1):
+        ours = table.iloc[label - 1]
+        background, holes = ndimage.label(np.pad(labels == label, 1) == 0, np.ones((3, 3)))
+        assert ours.holes == holes - 1, background
+        assert ours.solidity == pytest.approx(ours.area_px / hull_pixels(labels == label))
+        assert 1 <= ours.feret_min_px <= ours.feret_max_px + 1e-9
+
+
+def hull_pixels(particle: np.ndarray) -> int:
+    """Pixels whose centres lie in the convex hull, each tested against every line through two pixels."""
+    points = np.argwhere(particle)
+    everywhere = np.argwhere(np.ones_like(particle))
+    inside = np.ones(len(everywhere), bool)
+    for one in points:
+        for other in points:
+            down, across = other - one
+            side = (points - one) @ (across, -down)
+            if (side <= 0).all() and (one != other).any():
+                inside &= (everywhere - one) @ (across, -down) <= 0
+                if (side == 0).all():
+                    low, high = points.min(axis=0), points.max(axis=0)
+                    inside &= ((everywhere >= low) & (everywhere <= high)).all(axis=1)
+    return int(inside.sum()) if len(points) > 1 else 1

@@ -12,11 +12,13 @@ from skimage.metrics import contingency_table
 
 from sage_ray.metrics import objects
 from sage_ray.metrics.objects import (
+    InstanceScore,
     iou_table,
     label_objects,
     match_objects,
     object_overlaps,
     overlap_counts,
+    score_instances,
     score_objects,
 )
 
@@ -128,3 +130,33 @@ def test_matching_a_full_size_image_takes_less_than_10_ms() -> None:
 
     assert label_objects(true, 15).max() > 40
     assert min(once() for _ in range(7)) < 0.010
+
+
+def blocks(*corners: tuple[int, int, int, int]) -> np.ndarray:
+    """Labels 1..n of rectangles (top, left, rows, columns) in a field of 40 x 60."""
+    labels = np.zeros((40, 60), np.uint16)
+    for number, (top, left, rows, columns) in enumerate(corners, 1):
+        labels[top : top + rows, left : left + columns] = number
+    return labels
+
+
+def test_instances_of_a_perfect_and_of_a_joined_prediction() -> None:
+    true = blocks((5, 5, 10, 10), (5, 15, 10, 10), (25, 30, 8, 8))
+    assert score_instances(true, true) == InstanceScore(1.0, 0.0, 0.0, 3, 3)
+    # Two that touch, taken for one: it has IoU 0.5 - 1e-6 with each, a miss.
+    joined = score_instances(true, label_objects(true > 0))
+    assert joined.num_pred == 2 and joined.count_error == pytest.approx(-1 / 3)
+    assert joined.average_precision == pytest.approx(1 / (2 + 3 - 1))
+    diameters = np.sqrt([200, 64]).mean() / np.sqrt([100, 100, 64]).mean()
+    assert joined.size_bias == pytest.approx(diameters - 1)
+
+
+def test_instances_leave_out_specks_and_answer_for_empty_images() -> None:
+    true = blocks((5, 5, 10, 10), (30, 30, 2, 2))
+    assert score_instances(true, blocks((5, 5, 10, 10)), min_object_pixels=15).average_precision == 1
+    assert score_instances(true, blocks((5, 5, 10, 10))).average_precision == 0.5
+    none = blocks()
+    empty = score_instances(none, none)
+    assert empty.average_precision == 1 and empty.count_error == 0 and np.isnan(empty.size_bias)
+    invented = score_instances(none, true)
+    assert invented.average_precision == 0 and invented.count_error == 2 and np.isnan(invented.size_bias)
