@@ -48,7 +48,7 @@ class CheckReport:
     warnings: tuple[str, ...] = ()
     """Pairs that look wrong, and files that were passed over: worth a look, no hindrance."""
     rule: str = ""
-    """How masks are named, where that is not the usual way."""
+    """How masks were found, as one sentence; empty for drawn data."""
     passed_over: str = ""
     """Files of the folder that are no part of a pair, counted by kind."""
     suspects: tuple[SuspectPair, ...] = field(default=(), repr=False)

@@ -157,7 +157,9 @@ def _no_pairs(root: Path, files: Sequence[FoundFile], both_folders: bool) -> Use
         mend = f"names do not tell images from masks: say where masks lie, {EXAMPLE}"
         return UserError(f"ambiguous pairing, pictures of one name ({shown})", root, mend + tail)
     mend = f"put masks of the same names in masks/, or say where they lie, {EXAMPLE}"
-    return UserError(f"no pairs, masks are missing ({len(pictures)} without: {shown})", root, mend + tail)
+    bare = (root / "images").is_dir() and not any((root / name).is_dir() for name in MASK_FOLDERS)
+    lacking = "masks/ or segmaps/ is missing" if bare else "masks are missing"
+    return UserError(f"no pairs, {lacking} ({len(pictures)} without: {shown})", root, mend + tail)
 
 
 def header_problems(pairs: Sequence[Pair], crop_bottom: int = 0) -> list[Problem]:

@@ -55,7 +55,8 @@ def _drawn_sheets(report: CheckReport, out: Path) -> tuple[str, dict[str, Any]]:
     files, count = write_pair_sheets(report.suspects, out)
     doubtful = sum(bool(suspect.doubts) for suspect in report.suspects)
     sheets = "1 sheet" if len(files) == 1 else f"{len(files)} sheets"
-    line = f"{sheets} of {count} of {len(report.suspects)} pairs, the {doubtful} suspect ones first: {out}"
+    told = f"the {doubtful} suspect ones come first" if doubtful else "none is suspect"
+    line = f"{sheets} with {count} of {len(report.suspects)} pairs, {told}: {out}"
     return line, {"sheet": files[0] if len(files) == 1 else out}
 
 

@@ -94,7 +94,7 @@ def test_sheets_are_drawn_beside_problems_too(tmp_path: Path, capsys: pytest.Cap
     out = tmp_path / "sheets" / "first.png"
     code, lines, _ = answered(["data", "check", str(root), "--sheet", str(out)], capsys)
     assert code == 0 and out.is_file()
-    assert f"1 sheet of 3 of 3 pairs, the 0 suspect ones first: {out}" in lines
+    assert f"1 sheet with 3 of 3 pairs, none is suspect: {out}" in lines
     (root / "masks" / "ordered_00000.png").write_bytes(b"no picture")
     code, lines, error = answered(["data", "check", str(root), "--sheet", str(tmp_path / "all")], capsys)
     assert code == 2 and (tmp_path / "all" / "sheet-001.png").is_file() and error.count("\n") == 1
