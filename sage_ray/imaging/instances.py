@@ -1,10 +1,10 @@
 """The particles of a mask that comes in bands from the top and is never whole: bands of particle labels come out.
 
 A 4-connected component of the mask is held until its last row is there, and then split as if the mask were whole. A
-component that spans more than a window of rows (some 4 million pixels) is split window by window: each window
+component that spans more than a window of rows (some 3 million pixels) is split window by window: each window
 begins with some rows that are decided already and ends with some that the next window decides anew, and a particle
 takes the label that most of its decided pixels have. Only at such seams can the result differ from that of the whole
-mask, and only for particles higher than the rows that two windows share (an eighth of a window).
+mask, and only for particles higher than the rows that two windows share (a sixth of a window).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from sage_ray.imaging.splitting import NECK, Basins, check_split
 
-WINDOW_PIXELS = 4_000_000
+WINDOW_PIXELS = 3_000_000
 MIN_WINDOW_ROWS = 256
 
 
@@ -24,14 +24,14 @@ class InstanceStream:
     """Labels the particles of a mask that is added in bands; what is settled comes out, row after row.
 
     Labels are positive, given as particles come, and not yet those of a table: labels that turn out to be one particle
-    are joined later, as `resolved` says. Memory is some 40 bytes for each pixel of up to two windows of rows.
+    are joined later, as `resolved` says. Memory is some 50 bytes for each pixel of one and a half windows of rows.
 
     Args:
         columns: of the mask.
         split: see `splitting.SPLITS`.
         min_object_pixels: smaller pieces are not split off.
         window_rows: a component that spans more rows than this is split window by window; None: as many as make
-            some 4 million pixels.
+            some 3 million pixels.
         neck: see `splitting.NECK`.
     """
 
@@ -41,7 +41,7 @@ class InstanceStream:
         self.columns, self.split = columns, check_split(split)
         self._min, self._neck = min_object_pixels, neck
         self._limit = window_rows or max(WINDOW_PIXELS // max(columns, 1), MIN_WINDOW_ROWS)
-        self._shared = max(self._limit // 8, 1)
+        self._shared = max(self._limit // 6, 1)
         self._mask = np.zeros((0, columns), bool)
         # Labels of decided pixels; minus the label that a pixel had in a window that could not decide it; 0.
         self._labels = np.zeros((0, columns), np.int32)
@@ -69,7 +69,7 @@ class InstanceStream:
             raise ValueError(f"a band of shape {band.shape} in a mask of {self.columns} columns")
         self._waiting.append((band != 0, *values))
         new = sum(len(part[0]) for part in self._waiting)
-        if new >= max(self._limit - 2 * self._shared, 1):
+        if new >= max(self._limit // 2, 1):
             self._take()
             yield from self._settle(last=False)
 
@@ -150,7 +150,7 @@ class InstanceStream:
 
     def _names(self, regions: np.ndarray, wanted: np.ndarray) -> np.ndarray:
         """The label of each wanted region: the one that most of its pixels had before, or a new one."""
-        given = np.zeros(len(wanted), np.int64)
+        given = np.zeros(len(wanted), np.int32)
         known = wanted[regions] & (self._labels != 0)
         codes = regions[known].astype(np.int64) * len(self._parent) + np.abs(self._labels[known])
         pairs, votes = np.unique(codes, return_counts=True)
