@@ -103,9 +103,7 @@ def predict(
     ref, loaded = load_for_use(model, home)
     paths = find_pictures(images, "images", ("images",))
     _check_headers(paths)
-    folder = make_folder(Path(out).expanduser())
-    for name in ("masks", "labels", "overlays"):
-        make_folder(folder / name)
+    folder = _make_folders(Path(out).expanduser())
     particles: list[pd.DataFrame] = []
     rows: list[dict[str, Any]] = []
     notes: list[Note] = []
@@ -134,6 +132,13 @@ def predict(
     )
     _write_facts(result, folder, images, nm_per_pixel, split, loaded)
     return result
+
+
+def _make_folders(out: Path) -> Path:
+    folder = make_folder(out)
+    for name in ("masks", "labels", "overlays"):
+        make_folder(folder / name)
+    return folder
 
 
 def _check_headers(paths: list[Path]) -> None:

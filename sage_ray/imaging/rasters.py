@@ -80,7 +80,7 @@ def write_mask(
         path: replaced only when all is written.
         bands: foreground probabilities (n, columns) float32 from the top (`Model.predict_stream`), or masks (n,
             columns) bool; together as many rows as `shape` says.
-        watch: called with each band as a mask (n, columns) bool, such as `ParticleCounter.add`.
+        watch: called with each band as a mask (n, columns) bool, such as that of a measure.
 
     Raises:
         UserError: the file cannot be written (full disk, no permission), or what reading the image raises.

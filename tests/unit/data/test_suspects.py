@@ -14,7 +14,8 @@ from PIL import Image
 from scipy.ndimage import binary_erosion
 
 from sage_ray.data.check import check
-from sage_ray.data.images import read_image, read_mask
+from sage_ray.data.images import read_image
+from sage_ray.data.masks import read_mask
 from sage_ray.data.pairs import load_folder
 from sage_ray.data.preprocess import stretch
 from sage_ray.data.suspects import bar_rows, look_at, same_pictures, thumb
