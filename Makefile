@@ -9,6 +9,7 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 # Two processes of tests, one module in each at a time; tests/conftest.py says what stays together. PYTEST="..." replaces it.
+# Tests on several nodes wait more than they compute: three.
 PYTEST ?= $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 .PHONY: help setup wheel demo test test-cluster test-all bench tables lint format clean
@@ -39,7 +40,7 @@ test: setup
 	$(PYTEST) -m "not slow and not gpu and not cluster" --durations=15
 
 test-cluster: setup
-	$(PYTEST) -m "cluster" --durations=15
+	$(PYTEST) -n 3 -m "cluster" --durations=15
 
 test-all: setup
 	$(PYTEST) --durations=25

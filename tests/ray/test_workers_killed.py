@@ -65,6 +65,7 @@ def train_workers() -> list[psutil.Process]:
     return [process for *_, process in sorted(found, key=lambda item: item[:2])]
 
 
+@pytest.mark.slow
 def test_killed_workers_go_on_from_the_last_snapshot(ray_here: None, home: Home) -> None:
     config = with_workers(tiny("runtime.max_retries=3"), 2)
     killed: list[int] = []

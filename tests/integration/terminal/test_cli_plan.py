@@ -74,7 +74,7 @@ def test_a_budget_ends_with_the_command_that_fits(known: tuple[Home, Path], caps
     lines, fields = asked(capsys, home, str(path), "--set", "concurrency=1", "--budget-gpu-hours", f"{budget}")
     trim = fields["trim"]
     assert 1 <= trim["trials"] < 4 and trim["hours"] <= budget
-    assert f"--set 'concurrency=1' --set 'trials={trim['trials']}'" in fields["next"][0]
+    assert f"--set concurrency=1 --set trials={trim['trials']} " in fields["next"][0]
     assert any(f"the first {trim['trials']} of 4 trials fit" in line for line in lines)
     assert call(["plan", str(path), "--home", str(home.path), "--budget-gpu-hours", "1e-9"]) == 2
     assert "the first trial takes" in capsys.readouterr().err
