@@ -26,7 +26,7 @@ def circumstances() -> dict[str, Any]:
     return {
         "command": " ".join(["python", *map(shlex.quote, [_from_root(sys.argv[0]), *sys.argv[1:]])]),
         "commit": _git("rev-parse", "--short", "HEAD"),
-        "uncommitted": _git("status", "--porcelain", "--", "sage_ray", "benchmarks") not in ("", UNKNOWN),
+        "uncommitted": _git("status", "--porcelain", "--", "sage_ray", "benchmarks", ":!benchmarks/results") not in ("", UNKNOWN),
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
