@@ -23,10 +23,11 @@ def circumstances() -> dict[str, Any]:
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    changed = _git("status", "--porcelain", "--", "sage_ray", "benchmarks", f":!{RESULTS.relative_to(REPO)}")
     return {
         "command": " ".join(["python", *map(shlex.quote, [_from_root(sys.argv[0]), *sys.argv[1:]])]),
         "commit": _git("rev-parse", "--short", "HEAD"),
-        "uncommitted": _git("status", "--porcelain", "--", "sage_ray", "benchmarks", ":!benchmarks/results") not in ("", UNKNOWN),
+        "uncommitted": changed not in ("", UNKNOWN),
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
