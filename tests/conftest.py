@@ -209,9 +209,9 @@ NICENESS = 15
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Beside tests that start Ray, which are the longest chain, others take the time that these leave."""
-    alone = not hasattr(item.config, "workerinput")
-    ray = item.get_closest_marker("cluster") is not None or _group_of(item.nodeid.split("::")[0]) == RAY
-    if not alone and not ray and os.getpriority(os.PRIO_PROCESS, 0) < NICENESS:
+    if not hasattr(item.config, "workerinput") or item.get_closest_marker("cluster") is not None:
+        return
+    if _group_of(item.nodeid.split("::")[0]) != RAY and os.getpriority(os.PRIO_PROCESS, 0) < NICENESS:
         os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
 
 
