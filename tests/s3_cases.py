@@ -10,6 +10,7 @@ import logging
 import socket
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -120,6 +121,8 @@ def s3_server(bucket: str = "stages", also_at: socket.socket | None = None) -> I
         make_bucket(app.server, bucket)
         yield app.server
     finally:
+        # Its objects are the process's: without this the next server would begin with them.
+        urllib.request.urlopen(urllib.request.Request(f"{app.server.address}/moto-api/reset", method="POST")).close()
         for one, thread in zip(serving, threads, strict=True):
             one.shutdown()
             thread.join()

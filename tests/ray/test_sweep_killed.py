@@ -6,6 +6,7 @@ nothing, and with the default time between two a trial of seconds repeats its ph
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -60,7 +61,12 @@ def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 def actors(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """The processes of a command that train, or start in order to."""
-    return [one for one in family(process) if one.is_running() and "ImplicitFunc" in " ".join(one.cmdline())]
+    found = []
+    for one in family(process):
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            if "ImplicitFunc" in " ".join(one.cmdline()):
+                found.append(one)
+    return found
 
 
 def test_killed_driver_resumes_with_nothing_lost_or_doubled(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tiny_cases import tiny_config
 from sage_ray.errors import OutOfMemory
 from sage_ray.training.memory import is_out_of_memory, memory_of
 
-# The address space ends 300 MB above what is taken before training, and one layer's output takes more.
+# The address space ends 200 MB above what is taken before training, and one layer's output takes more.
 SCRIPT = """
 import json, resource, sys
 from pathlib import Path
@@ -28,8 +28,8 @@ sets = ["data.image_size=[256,256]", "data.path=synthetic://ordered?num=8&size=2
 small = tiny_config(*sets, "pretrain.epochs=1", "adversarial.epochs=0", f"{phase}.batch_size=1")
 assert run(small, home, "small", mirror=False, launcher="inline").state == "COMPLETE"
 taken = psutil.Process().memory_info().vms
-resource.setrlimit(resource.RLIMIT_AS, (taken + 300_000_000, resource.RLIM_INFINITY))
-wide = small.with_values({"segmenter.width": 2048, "pretrain.epochs": 1})
+resource.setrlimit(resource.RLIMIT_AS, (taken + 200_000_000, resource.RLIM_INFINITY))
+wide = small.with_values({"segmenter.width": 1024, "pretrain.epochs": 1})
 record = run(wide, home, "wide", mirror=False, launcher="inline")
 resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 print(json.dumps([record.state, record.error, (home.runs / "wide" / "error.txt").exists()]))
