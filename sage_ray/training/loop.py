@@ -174,21 +174,23 @@ def _run_phase(run: _Run, phase: Phase, earlier: TrainState | None, read: Snapsh
 
     here = computed_on(run.ctx.device)
     run.snapshots.enter(phase.key, phase.epochs, state)
-    while state.phase_epoch < phase.epochs:
-        if here not in state.computed_on:
-            state.computed_on.append(here)
-        with run.interrupts.held(run.snapshots.unsaved(state)):
+    with run.interrupts.taken():
+        while state.phase_epoch < phase.epochs:
+            if here not in state.computed_on:
+                state.computed_on.append(here)
+            run.interrupts.hold(run.snapshots.unsaved(state))
             report = _run_epoch(run, state, phase)
-        try:
-            run.snapshots.after_epoch(state)
-            run.reports.tell(report)
-            run.interrupts.check()
-            run.reports.stop_if_asked(report)
-        except SnapshotFailed:
-            raise
-        except BaseException:  # Tune stops a trial by SystemExit, a user by KeyboardInterrupt
-            run.snapshots.at_stop(state)
-            raise
+            run.interrupts.hold(True)
+            try:
+                run.snapshots.after_epoch(state)
+                run.reports.tell(report)
+                run.interrupts.check()
+                run.reports.stop_if_asked(report)
+            except SnapshotFailed:
+                raise
+            except BaseException:  # Tune stops a trial by SystemExit, a user by KeyboardInterrupt
+                run.snapshots.at_stop(state)
+                raise
     return state
 
 

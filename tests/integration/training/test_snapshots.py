@@ -296,20 +296,51 @@ def test_ctrl_c_in_mid_epoch_waits_for_a_finished_epoch_that_is_not_stored(numbe
     said: list[str] = []
     interrupts = Interrupts(said.append)
     with terminated_as_interrupted():
-        with interrupts.held(True):
+        with interrupts.taken():
+            interrupts.hold(True)
             os.kill(os.getpid(), number)
-            reached = True
-        assert reached and len(said) == 1 and "once more" in said[0]
-        with pytest.raises(KeyboardInterrupt):
+            assert len(said) == 1 and "once more" in said[0]
+            with pytest.raises(KeyboardInterrupt):
+                interrupts.check()
             interrupts.check()
-        interrupts.check()
-        with pytest.raises(KeyboardInterrupt), interrupts.held(True):
+        with pytest.raises(KeyboardInterrupt), interrupts.taken():
+            interrupts.hold(True)
             os.kill(os.getpid(), number)
             os.kill(os.getpid(), number)
             pytest.fail("a second one is not held back")
-        with pytest.raises(KeyboardInterrupt), Interrupts(said.append).held(False):
+        late = Interrupts(said.append)
+        with pytest.raises(KeyboardInterrupt), late.taken():
+            late.hold(True)
+            os.kill(os.getpid(), number)
+            late.hold(False)
+            pytest.fail("it was held back long enough")
+        with pytest.raises(KeyboardInterrupt), Interrupts(said.append).taken():
             os.kill(os.getpid(), number)
             pytest.fail("nothing would be lost, so nothing is waited for")
+        last = Interrupts(said.append)
+        with pytest.raises(KeyboardInterrupt), last.taken():
+            last.hold(True)
+            os.kill(os.getpid(), number)
+
+
+def test_ctrl_c_between_two_epochs_loses_no_finished_epoch(
+    data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(monkeypatch, data, tmp_path)
+    sent: list[bool] = []
+
+    def unsaved(snapshots: Snapshots, state: Any) -> bool:
+        found = original(snapshots, state)
+        if found and len(run.reports) == 1 and not sent:
+            sent.append(True)
+            os.kill(os.getpid(), signal.SIGINT)  # epoch 1 has been told, epoch 2 has not begun
+        return found
+
+    original = Snapshots.unsaved
+    monkeypatch.setattr(Snapshots, "unsaved", unsaved)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert sent and len(run.reports) == 2 and run.saved == ["p2"]
 
 
 def test_ctrl_c_in_mid_epoch_loses_no_finished_epoch(
@@ -336,9 +367,9 @@ def test_a_process_that_ignores_sigint_goes_on_ignoring_it() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         interrupts = Interrupts(lambda line: None)
-        with interrupts.held(True):
+        with interrupts.taken():
+            interrupts.hold(True)
             os.kill(os.getpid(), signal.SIGINT)
-        interrupts.check()
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
@@ -349,7 +380,7 @@ def test_outside_the_main_thread_no_signal_is_touched() -> None:
     seen: list[bool] = []
 
     def work() -> None:
-        with Interrupts(lambda line: None).held(True):
+        with Interrupts(lambda line: None).taken():
             seen.append(signal.getsignal(signal.SIGINT) is before)
 
     thread = threading.Thread(target=work)
