@@ -8,15 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import tifffile
 
 from sage_ray.errors import UserError
-from sage_ray.files import replacing
+from sage_ray.imaging.band_writer import write_bands
 
-TILE = 256
+BAND_ROWS = 256
 MAX_16_BIT = 65_535
-# Bytes that are gathered before they are written, about.
-BUFFER_BYTES = 1 << 24
 
 
 class LabelScratch:
@@ -35,8 +32,8 @@ class LabelScratch:
 
     def add(self, labels: np.ndarray) -> None:
         """Keep the next rows. Raises UserError on a full disk."""
-        for row in range(0, len(labels), TILE):
-            packed = zlib.compress(labels[row : row + TILE].astype(np.int32).tobytes(), 1)
+        for row in range(0, len(labels), BAND_ROWS):
+            packed = zlib.compress(labels[row : row + BAND_ROWS].astype(np.int32).tobytes(), 1)
             try:
                 self._file.write(packed)
             except OSError as error:
@@ -46,7 +43,7 @@ class LabelScratch:
             self._sizes.append(len(packed))
 
     def bands(self) -> Iterator[np.ndarray]:
-        """The rows kept, from the top, in bands of at most `TILE` rows."""
+        """The rows kept, from the top, in bands of at most `BAND_ROWS` rows."""
         self._file.seek(0)
         for size in self._sizes:
             yield np.frombuffer(zlib.decompress(self._file.read(size)), np.int32).reshape(-1, self._columns)
@@ -74,40 +71,15 @@ def write_labels(
         UserError: the file cannot be written (full disk, no permission).
     """
     dtype = np.uint16 if numbers.max(initial=0) <= MAX_16_BIT else np.uint32
-    try:
-        with replacing(path, durable=False) as temporary:
-            tifffile.imwrite(
-                temporary,
-                _tiles(scratch, shape, numbers.astype(dtype), watch),
-                shape=shape,
-                dtype=dtype,
-                tile=(TILE, TILE),
-                compression="zlib",
-                photometric="minisblack",
-                bigtiff=shape[0] * shape[1] > 1 << 29,
-                buffersize=BUFFER_BYTES,
-                maxworkers=1,
-            )
-    except OSError as error:
-        raise UserError("cannot write", path, f"free space or choose another folder ({error.strerror})") from None
+    write_bands(path, shape, dtype, _numbered(scratch, numbers.astype(dtype), watch))
     return path
 
 
-def _tiles(
-    scratch: LabelScratch, shape: tuple[int, int], numbers: np.ndarray, watch: Callable[[np.ndarray], None] | None
+def _numbered(
+    scratch: LabelScratch, numbers: np.ndarray, watch: Callable[[np.ndarray], None] | None
 ) -> Iterator[np.ndarray]:
-    held, done = np.zeros((0, shape[1]), numbers.dtype), 0
     for band in scratch.bands():
         rows = numbers[band]
         if watch is not None:
             watch(rows)
-        held = np.concatenate([held, rows])
-        while len(held) >= TILE or (len(held) and done + len(held) == shape[0]):
-            for column in range(0, shape[1], TILE):
-                tile = np.zeros((TILE, TILE), numbers.dtype)
-                part = held[:TILE, column : column + TILE]
-                tile[: part.shape[0], : part.shape[1]] = part
-                yield tile
-            done += min(len(held), TILE)
-            held = held[TILE:]
-    assert done == shape[0], f"labels have {done} rows, the image {shape[0]}"
+        yield rows

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tifffile
 
 from sage_ray.data import images
 from sage_ray.data.problems import BadFile
 from sage_ray.data.shown import grey_bands, shown_dtype
 from sage_ray.data.stored_picture import StoredPicture
 from sage_ray.errors import UserError
-from sage_ray.files import replacing
+from sage_ray.imaging.band_writer import write_bands
 from sage_ray.imaging.tiles import ArraySource, RowSource
-
-# Bytes that are gathered before they are written.
-_WRITE_BYTES = 1 << 24
-WRITE_TILE = 256
 
 
 def open_rows(path: Path) -> RowSource:
@@ -68,62 +63,15 @@ class FileRows:
             raise bad.problem.error() from None
 
 
-def write_mask(
-    path: Path,
-    shape: tuple[int, int],
-    bands: Iterable[np.ndarray],
-    watch: Callable[[np.ndarray], None] | None = None,
-) -> None:
-    """Write a mask (rows, columns), 0 and 255, to a deflate-compressed TIFF while its bands come; it is never whole.
+def write_mask(path: Path, shape: tuple[int, int], bands: Iterable[np.ndarray]) -> None:
+    """Write a mask (rows, columns), 0 and 255, to a deflate-compressed TIFF while its bands come.
 
     Args:
         path: replaced only when all is written.
-        bands: foreground probabilities (n, columns) float32 from the top (`Model.predict_stream`), or masks (n,
-            columns) bool; together as many rows as `shape` says.
-        watch: called with each band as a mask (n, columns) bool, such as that of a measure.
+        shape: (rows, columns) of the mask.
+        bands: its rows (n, columns) bool from the top.
 
     Raises:
         UserError: the file cannot be written (full disk, no permission), or what reading the image raises.
     """
-    try:
-        with replacing(path, durable=False) as temporary:
-            tifffile.imwrite(
-                temporary,
-                _write_tiles(bands, shape, watch),
-                shape=shape,
-                dtype=np.uint8,
-                tile=(WRITE_TILE, WRITE_TILE),
-                compression="zlib",
-                photometric="minisblack",
-                bigtiff=shape[0] * shape[1] > 1 << 31,
-                # By default tifffile gathers half a gigabyte of tiles before it writes them.
-                buffersize=_WRITE_BYTES,
-                maxworkers=1,
-            )
-    except OSError as error:
-        raise UserError("cannot write", path, f"free space or choose another folder ({error.strerror})") from None
-
-
-def _write_tiles(
-    bands: Iterable[np.ndarray], shape: tuple[int, int], watch: Callable[[np.ndarray], None] | None
-) -> Iterator[np.ndarray]:
-    held = np.zeros((0, shape[1]), bool)
-    done = 0
-    for band in bands:
-        mask = band if band.dtype == bool else band > 0.5
-        if watch is not None:
-            watch(mask)
-        held = np.concatenate([held, mask])
-        while len(held) >= WRITE_TILE or (len(held) and done + len(held) == shape[0]):
-            yield from _tiles_of(held[:WRITE_TILE])
-            done += min(len(held), WRITE_TILE)
-            held = held[WRITE_TILE:]
-    assert done == shape[0], f"bands have {done} rows, the image {shape[0]}"
-
-
-def _tiles_of(rows: np.ndarray) -> Iterator[np.ndarray]:
-    for column in range(0, rows.shape[1], WRITE_TILE):
-        tile = np.zeros((WRITE_TILE, WRITE_TILE), np.uint8)
-        part = rows[:, column : column + WRITE_TILE]
-        tile[: part.shape[0], : part.shape[1]] = part * np.uint8(255)
-        yield tile
+    write_bands(path, shape, np.uint8, (band * np.uint8(255) for band in bands))

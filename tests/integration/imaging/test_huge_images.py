@@ -40,7 +40,13 @@ model = load_model_folder(folder)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 source = rasters.open_rows(image)
 counts = []
-rasters.write_mask(out, source.shape, model.predict_stream(source), lambda mask: counts.append(int(mask.sum())))
+
+def masks():
+    for probability in model.predict_stream(source):
+        counts.append(int((probability > 0.5).sum()))
+        yield probability > 0.5
+
+rasters.write_mask(out, source.shape, masks())
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, sum(counts))
 """
 
