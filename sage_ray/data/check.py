@@ -43,10 +43,8 @@ class CheckReport:
     stems: tuple[str, ...] = ()
     """Stems of the usable pairs."""
     facts: tuple[Facts, ...] = field(default=(), repr=False)
-    notes: tuple[str, ...] = ()
-    """What had to be decided to read the files, one line for each kind."""
     warnings: tuple[str, ...] = ()
-    """Pairs that look wrong, and files that were passed over: worth a look, no hindrance."""
+    """What had to be decided to read files, pairs that look wrong, files passed over: worth a look, no hindrance."""
     rule: str = ""
     """How masks were found, as one sentence; empty for drawn data."""
     passed_over: str = ""
@@ -72,7 +70,7 @@ class CheckReport:
                 **_spread([fact.objects for fact in self.facts]),
             },
             "empty_masks": sum(fact.coverage == 0 for fact in self.facts),
-            "warnings": [*self.warnings, *self.notes],
+            "warnings": list(self.warnings),
             "pairing": self.rule,
             "passed_over": self.passed_over,
         }
@@ -80,7 +78,7 @@ class CheckReport:
     def lines(self) -> list[str]:
         """The report as text, problems first, one per line."""
         found = self.as_dict()
-        lines = [*(str(problem) for problem in self.problems), *self.notes]
+        lines = [str(problem) for problem in self.problems]
         lines += self.warnings[:_SHOWN]
         if len(self.warnings) > _SHOWN:
             lines.append(f"and {len(self.warnings) - _SHOWN} more warnings: --sheet draws the pairs, --json lists all")
@@ -138,17 +136,9 @@ def check(path: str | Path, crop_bottom: int = 0, masks: str = "") -> CheckRepor
         problems.append(duplicate_problem([stems[i] for i in indices]))
     suspects = _ranked(pairs, facts_found, [look for _, _, look in usable])
     passed = found.passed_over()
-    warnings = (*_warnings([*unusable, *suspects]), *([passed] if passed else []))
+    warnings = (*note_lines(notes), *_warnings([*unusable, *suspects]), *([passed] if passed else []))
     return CheckReport(
-        str(path),
-        tuple(problems),
-        stems,
-        facts_found,
-        tuple(note_lines(notes)),
-        warnings,
-        found.rule,
-        passed,
-        (*unusable, *suspects),
+        str(path), tuple(problems), stems, facts_found, warnings, found.rule, passed, (*unusable, *suspects)
     )
 
 

@@ -193,7 +193,7 @@ class StudyStorage:
         Args:
             number: of the trial; None: a new one.
             spec: what is searched or compared.
-            progress: what a trial has on disk; if given, this start of the trial is counted, as by `note_attempt`.
+            progress: what a trial has on disk; if given, this start of the trial is counted.
 
         Raises:
             UserError: the values cannot be combined, or nothing possible is left to draw; the trial is told as failed.
@@ -236,17 +236,8 @@ class StudyStorage:
             trial.set_user_attr("sample", json.dumps({"params": sample.params, "values": sample.values}))
         return sample, configs
 
-    def note_attempt(self, number: int, now: Progress) -> int:
-        """Count a start of a trial that has `now` on disk; returns how many starts before it were stalls.
-
-        Raises:
-            StorageAway: the server has been away for too long.
-        """
-        with self._unless_away(needed=True):
-            return self._note_attempt(number, now)
-        raise AssertionError("unreachable")
-
     def _note_attempt(self, number: int, now: Progress) -> int:
+        """Count a start of a trial that has `now` on disk; returns how many starts before it were stalls."""
         before = self.row(number)
         stalls = before.stalls
         if before.seen is not None and now.epochs > before.seen.epochs:

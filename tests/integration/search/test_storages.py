@@ -121,14 +121,14 @@ def test_all_draw_the_same(trained: dict[str, Study]) -> None:
 def test_a_second_driver_takes_up_what_the_first_left(address: str, tmp_path: Path) -> None:
     space = tiny_space(tmp_path, storage=address, trials=4, **POINTS)
     study = Study(Home(tmp_path / "home"), space, running=2)
-    assert study.storage.note_attempt(0, Progress()) == 0
+    assert study.storage.draw(0, space, lambda number: Progress()).stalls == 0
     study.storage.close()
     storage, lines = opened(study.folder)
     assert [row.state for row in storage.rows()] == ["RUNNING", "RUNNING"] and not lines
     assert storage.draw(1, space).sample.values == study.samples[1].values, "a trial keeps number and values"
-    assert storage.note_attempt(0, Progress(0, 1)) == 1
+    assert storage.draw(0, space, lambda number: Progress(0, 1)).stalls == 1
     storage.forgive(0)
-    assert storage.note_attempt(0, Progress(0, 2)) == 1
+    assert storage.draw(0, space, lambda number: Progress(0, 2)).stalls == 1
     assert storage.draw(None, space).number == 2
     storage.tell_pruned(2)
     storage.tell_complete(2, [0.5])
