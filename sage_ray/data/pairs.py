@@ -262,7 +262,7 @@ def folder_fingerprint(path: str | Path) -> tuple[str, int]:
 def _by_stem(folder: Path, problems: list[Problem]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+        if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or path.is_dir():
             continue
         if path.stem in found:
             what = f"two files of one stem in {folder.name}/"

@@ -19,6 +19,8 @@ from sage_ray.data.preprocess import stretch
 
 SIDE, OUTLINE_SIDE, THUMB_SIDE = 256, 512, 32
 """Longer side in pixels at which a pair, a mask's outlines, and a picture among others are looked at."""
+LEAST_SIDE = 16
+"""A picture of fewer rows or columns says too little to be doubted."""
 EQUAL = 0.99
 """Correlation of image and mask from which one is a copy of the other (EMPS: at most 0.97)."""
 MOST, SOLID = 0.5, 0.78
@@ -65,7 +67,7 @@ def look_at(image: np.ndarray, foreground: np.ndarray) -> PairLook:
     small, mask = _small(stretch(image), foreground)
     doubts = list(_constant(small, foreground))
     agreement = 1.0
-    if not doubts:
+    if not doubts and min(small.shape) >= LEAST_SIDE:
         doubts += _equal(image, foreground)
         doubts += _inverted(mask)
         found, agreement = _misplaced(small, mask, max(image.shape) / max(small.shape))

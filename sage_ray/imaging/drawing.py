@@ -134,7 +134,7 @@ def contact_sheet(
     columns = min(columns or math.ceil(math.sqrt(len(pictures))), len(pictures))
     fitted = [_fitted(as_rgb(picture), cell) for picture in pictures]
     high, wide = max(picture.height for picture in fitted), max(picture.width for picture in fitted)
-    gap, font = max(6, cell // 40), _font(cell)
+    gap, font = max(6, cell // 40), text_font(max(11, cell // 20))
     line = round(font.size * 1.5)
     below, head = (line if captions else 0) + gap, (line if title or key else 0) + gap
     sheet = Image.new(
@@ -284,10 +284,9 @@ def _fitted(picture: np.ndarray, cell: int) -> Image.Image:
     return image.resize((max(round(image.width * factor), 1), max(round(image.height * factor), 1)), resample)
 
 
-def _font(cell: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size=max(11, cell // 20))
-    assert isinstance(font, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
-    return font
+def text_font(height: int) -> ImageFont.FreeTypeFont:
+    """The font of all text in pictures, `height` pixels high: DejaVu Sans, which has the letters of many languages."""
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), height)
 
 
 def _shortened(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont, width: int) -> str:

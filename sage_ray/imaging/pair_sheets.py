@@ -14,7 +14,7 @@ from sage_ray.data.images import BadFile, read_image
 from sage_ray.data.pair_masks import is_annotated, read_pair_mask
 from sage_ray.data.preprocess import stretch
 from sage_ray.errors import UserError
-from sage_ray.imaging.drawing import INK, PAPER, as_rgb, overlay
+from sage_ray.imaging.drawing import INK, PAPER, as_rgb, overlay, text_font
 
 PAIRS_PER_SHEET, MAX_SHEETS = 24, 25
 PANEL, _GAP, _COLUMNS = 230, 10, 2
@@ -68,9 +68,9 @@ def pair_sheet(suspects: Sequence[SuspectPair], first: int = 1) -> np.ndarray:
 def _block(suspect: SuspectPair, number: int) -> Image.Image:
     panels = _panels(suspect)
     wide = 3 * PANEL + 2 * _GAP
-    font, small = _font(17), _font(15)
+    font, small = text_font(16), text_font(14)
     reasons = [(doubt.text, _REASON) for doubt in suspect.doubts] or [("nothing suspect", _FINE)]
-    lines = [(f"{number}  {suspect.pair.stem}", INK, font)]
+    lines = [(f"{number}  {' '.join(suspect.pair.stem.split())}", INK, font)]
     measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     for text, colour in reasons[:3]:
         lines += [(part, colour, small) for part in _folded_lines(measure, text, small, wide)[:2]]
@@ -83,12 +83,6 @@ def _block(suspect: SuspectPair, number: int) -> Image.Image:
         left = place * (PANEL + _GAP) + (PANEL - panel.width) // 2
         block.paste(panel, (left, 23 * len(lines) + 2))
     return block
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size=size)
-    assert isinstance(font, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
-    return font
 
 
 def _folded_lines(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont, wide: int) -> list[str]:

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from sage_ray.imaging.drawing import INK, PAPER, PREDICTION, as_rgb
+from sage_ray.imaging.drawing import INK, PAPER, PREDICTION, as_rgb, text_font
 from sage_ray.metrics.boundary import within
 
 CUT = (0, 170, 255)
@@ -20,7 +20,7 @@ SHORT_SIDE = 1024
 # Share of the picture's width that a scale bar takes, at most.
 BAR_SHARE = 0.25
 # Width of a digit, in heights of the font.
-_DIGIT = 0.62
+_DIGIT = 0.64
 
 
 def particle_overlay(
@@ -85,7 +85,7 @@ def _draw_numbers(picture: Image.Image, labels: np.ndarray, scale: int) -> None:
         return
     usual = float(np.median(np.sqrt(4 * areas[areas > 0] / math.pi))) * scale
     height = round(min(max(usual / 2.6, 9), max(min(picture.size) / 45, 10)))
-    font = ImageFont.load_default(size=height)
+    font = text_font(height)
     draw = ImageDraw.Draw(picture)
     for number in np.flatnonzero(areas):
         text = str(number)
@@ -108,7 +108,7 @@ def _draw_bar(picture: Image.Image, nm_per_pixel: float) -> None:
     unit, factor = ("nm", 1.0) if length < 1000 else ("µm", 1e-3) if length < 1e6 else ("mm", 1e-6)
     text, pixels = f"{length * factor:g} {unit}", round(length / nm_per_pixel)
     height = max(11, round(min(picture.size) / 28))
-    font = ImageFont.load_default(size=height)
+    font = text_font(height)
     draw = ImageDraw.Draw(picture)
     thick, pad = max(3, height // 4), max(4, height // 3)
     wide = max(pixels, round(draw.textlength(text, font)))

@@ -306,3 +306,12 @@ def test_any_layout_made_of_the_rules_is_paired_rightly(
         root = touched(Path(folder), *wanted, *wanted.values(), "notes.txt")
         assert paired(root) == {str(Path(i)): str(Path(m)) for i, m in wanted.items()}
         assert look_through(root).passed_over() == "1 file passed over: 1 .txt (notes.txt)"
+
+
+def test_a_folder_named_like_a_picture_is_none(tmp_path: Path) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.png").write_bytes(b"x")
+    (tmp_path / "images" / "thumbs.png").mkdir()
+    found = look_through(tmp_path)
+    assert [pair.stem for pair in found.pairs] == ["a"] and not found.problems

@@ -205,3 +205,11 @@ def test_sheets_that_cannot_be_written(faulty: Path, tmp_path: Path) -> None:
         write_pair_sheets(check(faulty).suspects, tmp_path / "file" / "sheets")
     with pytest.raises(UserError, match="^no pairs to draw"):
         write_pair_sheets((), tmp_path / "sheet.png")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("shape", [(1, 300), (300, 3), (9, 9), (1, 1)])
+def test_pictures_of_few_rows_are_not_doubted(shape: tuple[int, int]) -> None:
+    draws = np.random.default_rng(0)
+    look = look_at(draws.integers(0, 256, shape).astype(np.uint8), np.arange(np.prod(shape)).reshape(shape) % 2 == 0)
+    assert {doubt.kind for doubt in look.doubts} <= {"constant"} and look.thumb.shape == (32, 32)
