@@ -290,6 +290,7 @@ def text_font(height: int) -> ImageFont.FreeTypeFont:
 
 
 def _shortened(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    text = " ".join(text.split())  # a file's name may have several lines
     if draw.textlength(text, font) <= width:
         return text
     while text and draw.textlength(text + "...", font) > width:

@@ -76,6 +76,9 @@ def test_contact_sheet_holds_every_picture() -> None:
     assert titled.shape[1] > 1500
     with pytest.raises(ValueError, match="one caption a picture"):
         drawing.contact_sheet(shades, ["one"])
+    np.testing.assert_array_equal(
+        drawing.contact_sheet(shades[:1], ["of\ntwo lines"]), drawing.contact_sheet(shades[:1], ["of two lines"])
+    )
     with pytest.raises(ValueError, match="0 pictures"):
         drawing.contact_sheet([])
 
