@@ -43,6 +43,7 @@ class OptunaSearcher(DriverSide, Searcher):
             Tune's own limiter is fixed when the sweep starts.
         misplaced: told number and last result of a trial that has ended; true if it goes on, on another node or when
             the study does.
+        given_up: told number of a trial that crashed once too often for Tune; false if it goes on nevertheless.
     """
 
     def __init__(
@@ -58,11 +59,13 @@ class OptunaSearcher(DriverSide, Searcher):
         limit: Callable[[], int],
         blind: Callable[[int], bool] = lambda number: False,
         misplaced: Callable[[int, Mapping[str, Any]], bool] = lambda number, result: False,
+        given_up: Callable[[int], bool] = lambda number: True,
     ) -> None:
         super().__init__(metric="objective", mode="max" if spec.file.objective.maximize else "min")
         self._storage, self._spec, self._queue = storage, spec, queue
         self._payload, self._progress, self._failed = payload, progress, failed
-        self._halted, self._limit, self._blind, self._misplaced = halted, limit, blind, misplaced
+        self._halted, self._limit, self._blind = halted, limit, blind
+        self._misplaced, self._given_up = misplaced, given_up
         self._numbers: dict[str, int] = {}
         self._live: set[str] = set()
         self._count: int | None = None
@@ -121,7 +124,9 @@ class OptunaSearcher(DriverSide, Searcher):
         number = self._numbers[trial_id]
         self._live.discard(trial_id)
         if error:
-            # The driver's callback comes next, knows the trace, and tells the failure with it.
+            # The driver's callback comes next, knows the trace, and tells the failure with it, if it is one.
+            if not self._given_up(number):
+                self._queue.add(number)
             return
         if result and self._misplaced(number, result):
             self._storage.forgive(number, begun=False)

@@ -27,13 +27,18 @@ class Silence:
     Args:
         minutes: `runtime.silence_minutes`; None: by the study's own epochs.
         say: told one line for each trial that is ended.
+        again: whether a trial that is ended now is tried again.
         clock: seconds that only grow.
     """
 
     def __init__(
-        self, minutes: float | None, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+        self,
+        minutes: float | None,
+        say: Callable[[str], None],
+        again: Callable[[Trial], bool],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._minutes, self._say, self._clock = minutes, say, clock
+        self._minutes, self._say, self._again, self._clock = minutes, say, again, clock
         self._heard: dict[str, float] = {}
         self._trains: set[str] = set()
         """Trials whose present attempt has trained an epoch; what it takes over from the store is told at once."""
@@ -81,8 +86,8 @@ class Silence:
         self._heard[trial.trial_id] = self._clock()
         reason = f"silent: nothing was reported for {silent / 60:.1f} minutes (runtime.silence_minutes)"
         self.ended[trial.trial_id] = reason
-        again = trial.run_metadata.num_failures < trial.max_failures
-        self._say(f"trial {trial.config['number']} is ended{' and tried again' if again else ''}, {reason}")
+        again = " and tried again" if self._again(trial) else ""
+        self._say(f"trial {trial.config['number']} is ended{again}, {reason}")
         actor = trial.temporary_state.ray_actor
         if actor is not None:
             with contextlib.suppress(Exception):  # it may be gone by now

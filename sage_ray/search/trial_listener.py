@@ -13,6 +13,7 @@ from ray.tune.experiment import Trial
 
 from sage_ray.runtime.driver_side import DriverSide
 from sage_ray.runtime.worker_signs import WorkerSigns
+from sage_ray.search.crashes import Crashes
 from sage_ray.search.faults import Faults
 from sage_ray.search.halt import FAULT, OUT_OF_GPU_HOURS, Halt
 from sage_ray.search.nodes import TrialNodes
@@ -38,6 +39,7 @@ class TrialListener(DriverSide, tune.Callback):
         spec: what it runs, placed.
         storage: its trials.
         faults: judges trials that failed.
+        crashes: judges trials that crashed.
         halt: ends the experiment when it is on.
         watch: shown the status and told lines.
         nodes: the study's nodes.
@@ -49,17 +51,16 @@ class TrialListener(DriverSide, tune.Callback):
         spec: StudySpec,
         storage: StudyStorage,
         faults: Faults,
+        crashes: Crashes,
         halt: Halt,
         watch: Watch,
         nodes: TrialNodes,
     ) -> None:
         self._folder, self._spec, self._storage, self._nodes = folder, spec, storage, nodes
-        self._faults, self._halt, self._watch = faults, halt, watch
-        self._silence = Silence(spec.base.runtime.silence_minutes, watch.line)
+        self._faults, self._crashes, self._halt, self._watch = faults, crashes, halt, watch
+        self._silence = Silence(spec.base.runtime.silence_minutes, watch.line, crashes.would_go_on)
         self.ended: dict[int, TrialStatus] = {}
         """What is known of trials that have ended; they are not looked at again."""
-        self._reached: dict[int, int] = {}
-        """Epochs that a trial had when it first began, or crashed last. A process may die before its trial begins."""
         self._shown, self._look_s = 0.0, 0.0
         self._spent_s = spent_seconds(folder, spec, storage.rows()) if spec.file.max_gpu_hours is not None else 0.0
 
@@ -72,17 +73,12 @@ class TrialListener(DriverSide, tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial begins, or begins again."""
         self._silence.started(trial)
-        number = int(trial.config["number"])
-        self._reached.setdefault(number, self._epochs(number))
+        self._crashes.began(int(trial.config["number"]))
         self._show(at_once=True)
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Count a crash, which Tune has done already, only if the trial got no further since the one before."""
-        number = int(trial.config["number"])
-        now = self._epochs(number)
-        if now > self._reached.get(number, now):
-            trial.run_metadata.num_failures = 0
-        self._reached[number] = now
+        """A trial has crashed and is tried again."""
+        self._crashes.tried_again(trial)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -104,8 +100,10 @@ class TrialListener(DriverSide, tune.Callback):
             self._faults.ended_well()
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """A trial has failed for good: its reason is told, and its runs keep the trace."""
+        """A trial has failed: unless it goes on all the same, its reason is told and its runs keep the trace."""
         number = int(trial.config["number"])
+        if self._crashes.goes_on(number):
+            return
         trace = _trace(trial)
         reason = self._silence.ended.get(trial.trial_id)
         self._faults.failed(number, reason or (trace.strip().splitlines() or ["its process died"])[-1])
@@ -114,9 +112,6 @@ class TrialListener(DriverSide, tune.Callback):
             if run.read().state in ("RUNNING", "FAIL") and not (run.path / "error.txt").exists():
                 run.write_error(trace or "the process of the run died without a word (killed, or out of memory?)")
         self._show(at_once=True)
-
-    def _epochs(self, number: int) -> int:
-        return sum(run.count_epochs() for run in self._folder.run_folders(self._spec, number))
 
     def _spend(self, seconds: float) -> None:
         limit = self._spec.file.max_gpu_hours

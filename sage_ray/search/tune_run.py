@@ -14,6 +14,7 @@ from ray.tune.experiment import Trial
 from sage_ray.runtime.home_signs import CheckedNodes
 from sage_ray.runtime.ray_lines import folded
 from sage_ray.runtime.room import ask_for
+from sage_ray.search.crashes import Crashes
 from sage_ray.search.faults import Faults
 from sage_ray.search.halt import FAULT, Halt, HaltStopper, signals
 from sage_ray.search.nodes import TrialNodes
@@ -70,6 +71,7 @@ class TuneRun:
             TrialNodes(self._folder, self._spec, self._halt, self._faults.failed, self._watch.line) as nodes,
             self._room(),
         ):  # fmt: skip
+            crashes = Crashes(lambda number: self._progress(number).epochs)
             searcher = OptunaSearcher(
                 self._storage,
                 self._spec,
@@ -81,8 +83,9 @@ class TuneRun:
                 limit=nodes.waiting.limit,
                 blind=partial(drawn_blindly, self._spec),
                 misplaced=nodes.misplaced,
+                given_up=crashes.given_up,
             )
-            heard_by = (self._faults, self._halt, self._watch, nodes)
+            heard_by = (self._faults, crashes, self._halt, self._watch, nodes)
             tune.run(
                 tune.with_resources(nodes.trainable(run_trial), nodes),
                 name=f"start-{self._folder.meta()['starts']:04d}",

@@ -133,11 +133,10 @@ def test_killed_worker_goes_on_in_another_actor(tmp_path: Path) -> None:
 
 def test_a_trial_that_gets_further_after_each_kill_is_never_given_up(tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
-    retries = {"runtime.max_retries": 1, "runtime.snapshot_seconds": 0.0, "adversarial.epochs": EPOCHS - 2}
+    # With no retry at all Tune gives the trial up at each of the kills, and it goes on as another one of Tune's.
+    retries = {"runtime.max_retries": 0, "runtime.snapshot_seconds": 0.0, "adversarial.epochs": EPOCHS - 2}
     path = write_space(tmp_path, base=retries, trials=1, points=[])
     process = start("sweep", str(path), "--home", str(home.path), "--json", "--quiet")
-    wait_until(lambda: actors(process), process)
-    actors(process)[0].kill()  # while it starts
     for epochs in (4, 9):
         wait_until(lambda least=epochs: len(epochs_on_disk(home, "tiny-t0000-s0")) >= least, process)
         (actor,) = actors(process)
@@ -146,6 +145,16 @@ def test_a_trial_that_gets_further_after_each_kill_is_never_given_up(tmp_path: P
     assert (done["done"], done["failed"]) == (1, 0), errors
     assert record(home, "tiny-t0000-s0")["attempt"] == 3
     assert [line["epoch"] for line in epochs_on_disk(home, "tiny-t0000-s0")] == list(range(1, EPOCHS + 1))
+
+
+def test_a_trial_that_is_killed_while_it_starts_is_tried_again(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    path = write_space(tmp_path, base={"runtime.max_retries": 1}, trials=1, points=[])
+    process = start("sweep", str(path), "--home", str(home.path), "--json", "--quiet")
+    wait_until(lambda: actors(process), process)
+    actors(process)[0].kill()
+    done, errors = answer(process)
+    assert (done["done"], done["failed"]) == (1, 0), errors
 
 
 @pytest.mark.slow

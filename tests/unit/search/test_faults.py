@@ -1,9 +1,10 @@
-"""Which failures are a trial's own, and which are of all: the judge of failures, and the watch over silent trials."""
+"""Which failures are a trial's own, and which are of all: the judges of failures and crashes, and of silent trials."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from sage_ray.search.crashes import Crashes
 from sage_ray.search.faults import SHARED, Faults
 from sage_ray.search.silence import EPOCHS, FIRST_S, LEAST_S, START_S, Silence
 
@@ -84,7 +85,7 @@ class FakeTrial:
 def test_silence_is_judged_by_the_studys_own_epochs_or_by_the_setting() -> None:
     now = [0.0]
     said: list[str] = []
-    silence = Silence(None, said.append, clock=lambda: now[0])
+    silence = Silence(None, said.append, Crashes(lambda number: 0).would_go_on, clock=lambda: now[0])
     trial: Any = FakeTrial("a")
     silence.started(trial)
     assert silence.allowed_s() == FIRST_S
@@ -101,13 +102,13 @@ def test_silence_is_judged_by_the_studys_own_epochs_or_by_the_setting() -> None:
         now[0] = float(seconds)
         silence.look([trial])
     assert len(said) == 1 and "nothing was reported for" in said[0] and "a" in silence.ended
-    assert Silence(0.5, said.append).allowed_s() == 30
+    assert Silence(0.5, said.append, Crashes(lambda number: 0).would_go_on).allowed_s() == 30
 
 
 def test_an_attempt_has_time_to_begin_however_short_the_setting_is() -> None:
     now = [0.0]
     said: list[str] = []
-    silence = Silence(0.5, said.append, clock=lambda: now[0])
+    silence = Silence(0.5, said.append, Crashes(lambda number: 0).would_go_on, clock=lambda: now[0])
     trial: Any = FakeTrial("a")
     for attempt in range(2):
         silence.started(trial)
@@ -138,7 +139,7 @@ def test_an_attempt_has_time_to_begin_however_short_the_setting_is() -> None:
 def test_who_waits_for_a_shared_stage_or_is_paused_is_not_silent() -> None:
     now = [0.0]
     said: list[str] = []
-    silence = Silence(1.0, said.append, clock=lambda: now[0])
+    silence = Silence(1.0, said.append, Crashes(lambda number: 0).would_go_on, clock=lambda: now[0])
     waiting: Any = FakeTrial("waiting")
     pending: Any = FakeTrial("pending", "PENDING")
     silence.started(waiting)
@@ -153,10 +154,37 @@ def test_who_waits_for_a_shared_stage_or_is_paused_is_not_silent() -> None:
 def test_a_driver_that_was_itself_asleep_blames_nobody() -> None:
     now = [0.0]
     said: list[str] = []
-    silence = Silence(1.0, said.append, clock=lambda: now[0])
+    silence = Silence(1.0, said.append, Crashes(lambda number: 0).would_go_on, clock=lambda: now[0])
     trial: Any = FakeTrial("a")
     silence.started(trial)
     silence.look([trial])
     now[0] = 7200.0
     silence.look([trial])
     assert not said
+
+
+def test_a_trial_that_tune_gives_up_goes_on_if_it_got_further_since_its_last_crash() -> None:
+    epochs = [0]
+    crashes = Crashes(lambda number: epochs[0])
+    trial: Any = FakeTrial("a")
+    trial.max_failures = 1
+    crashes.began(0)
+    trial.run_metadata.num_failures = 1
+    crashes.tried_again(trial)
+    assert trial.run_metadata.num_failures == 1, "it died before its first epoch"
+    assert not crashes.would_go_on(trial)
+    epochs[0] = 4
+    assert crashes.would_go_on(trial)
+    assert not crashes.given_up(0) and crashes.goes_on(0)
+    crashes.began(0)
+    assert not crashes.goes_on(0)
+    assert crashes.given_up(0) and not crashes.goes_on(0), "no further since"
+    epochs[0] = 5
+    crashes.tried_again(trial)
+    assert trial.run_metadata.num_failures == 0
+
+
+def test_epochs_of_an_earlier_start_are_no_progress_of_this_one() -> None:
+    crashes = Crashes(lambda number: 7)
+    crashes.began(3)
+    assert crashes.given_up(3)
