@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,9 +16,10 @@ from s3_cases import S3Server
 from sage_ray import followed
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
+from sage_ray.terminal.cli import call
 
 
-class Lab:
+class HomeInBucket:
     """A home's address, and machines that reach it. Each has a folder of its own for what it keeps.
 
     Args:
@@ -47,7 +49,7 @@ class Lab:
         elif postgres is not None:
             self._environment["MLFLOW_TRACKING_URI"] = postgres.database(f"{name}_tracking")
 
-    def enter(self, patch: pytest.MonkeyPatch) -> Lab:
+    def enter(self, patch: pytest.MonkeyPatch) -> HomeInBucket:
         """Let this process reach the lab, from its machine `here`; until the patch is undone."""
         for variable, value in self._environment.items():
             patch.setenv(variable, value)
@@ -80,6 +82,15 @@ class Lab:
             env=environment,
             start_new_session=True,
         )
+
+    def say(self, capsys: pytest.CaptureFixture[str], *words: str | Path) -> dict[str, Any]:
+        """The JSON of a command that this process runs; it names no folder in which a machine keeps the home."""
+        code = call([*map(str, words), "--home", self.address, "--json", "--quiet"])
+        out, errors = capsys.readouterr()
+        assert code == 0, errors
+        assert str(self._folder) not in out + errors
+        answer: dict[str, Any] = json.loads(out.splitlines()[-1])
+        return answer
 
     def epochs(self, run_id: str) -> list[dict[str, Any]]:
         """What the bucket says of a run's epochs."""

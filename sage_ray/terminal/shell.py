@@ -249,7 +249,7 @@ def _print(answer: Answer, session: Session, as_json: bool) -> None:
         "verb": session.verb,
         "ok": answer.exit_code == EXIT_DONE,
         "home": session.home_name,
-        "paths": {name: in_words(path) if isinstance(path, Path) else str(path) for name, path in answer.paths.items()},
+        "paths": answer.paths,
         "next": answer.next,
         **answer.fields,
     }
@@ -259,7 +259,10 @@ def _print(answer: Answer, session: Session, as_json: bool) -> None:
 
 
 def plain(value: Any) -> Any:
-    """JSON-ready data of dataclasses, pydantic models, numpy scalars, paths and containers; non-finite is null."""
+    """JSON-ready data of dataclasses, pydantic models, numpy scalars, paths and containers; non-finite is null.
+
+    Paths in a home in a bucket, in texts too, are its addresses.
+    """
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if hasattr(value, "model_dump"):
@@ -268,13 +271,13 @@ def plain(value: Any) -> Any:
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if not f.name.startswith("_")}
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(item) for item in value]
-    if value is None or isinstance(value, bool | int | str):
+    if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if hasattr(value, "tolist"):
         return plain(value.tolist())
-    return str(value)
+    return in_words(str(value))
 
 
 def one_line(text: str) -> str:

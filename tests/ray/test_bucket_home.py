@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bucket_cases import Lab
+from bucket_cases import HomeInBucket
 from postgres_cases import PostgresServer
 from s3_cases import S3Server
 from sweep_cases import EPOCHS, ended, kill, long_space, wait_until
@@ -26,12 +26,12 @@ def place(
     postgres: PostgresServer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Lab]:
-    yield Lab(s3_of_module, postgres, "killed", tmp_path / "machines").enter(monkeypatch)
+) -> Iterator[HomeInBucket]:
+    yield HomeInBucket(s3_of_module, postgres, "killed", tmp_path / "machines").enter(monkeypatch)
 
 
 def test_a_study_goes_on_on_another_machine_with_nothing_lost_or_doubled(
-    place: Lab, tmp_path: Path, connected: None
+    place: HomeInBucket, tmp_path: Path, connected: None
 ) -> None:
     path = long_space(tmp_path, 0)
     alone = sweep(load_space(path), Home(tmp_path / "folder"))
@@ -49,6 +49,7 @@ def test_a_study_goes_on_on_another_machine_with_nothing_lost_or_doubled(
 
     code, answer, errors = ended(place.start("third", "resume", "tiny", "--quiet"))
     assert code == 0 and answer["done"] == 3, errors
+    assert answer["path"] == f"{place.address}/studies/tiny"
     found = status("tiny", place.home)
     assert [trial.weights_sha for trial in found.trials] == [trial.weights_sha for trial in alone.trials]
     assert [trial.params for trial in found.trials] == [trial.params for trial in alone.trials]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bucket_cases import Lab
+from bucket_cases import HomeInBucket
 from mlflow import MlflowClient
 from postgres_cases import PostgresServer
 from s3_cases import S3Server
@@ -29,9 +28,9 @@ QUICK = {**SMALLEST, "pretrain.epochs": 2, "adversarial.epochs": 2, "runtime.pic
 
 
 @pytest.fixture(scope="module")
-def trained(s3_of_module: S3Server, postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Lab:
+def trained(s3_of_module: S3Server, postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> HomeInBucket:
     """A lab with run `r`, trained on a machine that has gone since."""
-    made = Lab(s3_of_module, postgres, "trained", tmp_path_factory.mktemp("lab"))
+    made = HomeInBucket(s3_of_module, postgres, "trained", tmp_path_factory.mktemp("lab"))
     process = made.start("first", "train", "--preset", "tiny_sage_gan", "--run-id", "r", *sets(QUICK))
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
@@ -39,7 +38,7 @@ def trained(s3_of_module: S3Server, postgres: PostgresServer, tmp_path_factory: 
 
 
 @pytest.fixture
-def place(trained: Lab, monkeypatch: pytest.MonkeyPatch) -> Lab:
+def place(trained: HomeInBucket, monkeypatch: pytest.MonkeyPatch) -> HomeInBucket:
     return trained.enter(monkeypatch)
 
 
@@ -47,16 +46,8 @@ def sets(values: dict[str, Any]) -> list[str]:
     return [word for text in as_sets(values) for word in ("--set", text)]
 
 
-def sage(place: Lab, capsys: pytest.CaptureFixture[str], *words: str | Path) -> dict[str, Any]:
-    code = call([*map(str, words), "--home", place.address, "--json", "--quiet"])
-    out, errors = capsys.readouterr()
-    assert code == 0, errors
-    answer: dict[str, Any] = json.loads(out.splitlines()[-1])
-    return answer
-
-
 def test_a_run_of_another_machine_is_there_to_the_bit(
-    place: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    place: HomeInBucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     config = tiny_config(*as_sets(QUICK))
     alone = run(config, Home(tmp_path / "folder"), "r", mirror=False)
@@ -77,24 +68,24 @@ def test_a_run_of_another_machine_is_there_to_the_bit(
 
 
 def test_verbs_on_another_machine(
-    place: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: HomeInBucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place.on("third", monkeypatch)
-    assert [found["run_id"] for found in sage(place, capsys, "list")["runs"]][-1] == "r"
-    answer = sage(place, capsys, "status", "r")
+    assert [found["run_id"] for found in place.say(capsys, "list")["runs"]][-1] == "r"
+    answer = place.say(capsys, "status", "r")
     assert answer["home"] == place.address and answer["paths"]["run"] == f"{place.address}/runs/r"
     write_dataset(tmp_path / "new", 2, 32, 7)
-    assert sage(place, capsys, "predict", "r", tmp_path / "new" / "images", "-o", tmp_path / "out")["images"] == 2
-    first = sage(place, capsys, "evaluate", "r")
+    assert place.say(capsys, "predict", "r", tmp_path / "new" / "images", "-o", tmp_path / "out")["images"] == 2
+    first = place.say(capsys, "evaluate", "r")
     place.on("fourth", monkeypatch)
-    second = sage(place, capsys, "evaluate", "r")
+    second = place.say(capsys, "evaluate", "r")
     assert (first["test_reads"], second["test_reads"]) == (1, 1) and first["scores"] == second["scores"]
     reads = ledger.read(place.home.path / ledger.TEST_READS)
     assert [row["reader"] for row in reads] == ["r"]
-    assert sage(place, capsys, "sync")["ok"]
+    assert place.say(capsys, "sync")["ok"]
 
 
-def test_a_reading_is_counted_once_whoever_notes_it(place: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reading_is_counted_once_whoever_notes_it(place: HomeInBucket, monkeypatch: pytest.MonkeyPatch) -> None:
     row = {"reader": "x", "read": 1, "test_set": "t", "weights_sha": "w"}
     for machine, first in (("one", True), ("two", False)):
         place.on(machine, monkeypatch)
@@ -104,13 +95,13 @@ def test_a_reading_is_counted_once_whoever_notes_it(place: Lab, monkeypatch: pyt
 
 
 def test_what_is_forgotten_is_gone_from_the_bucket(
-    place: Lab, s3_of_module: S3Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: HomeInBucket, s3_of_module: S3Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place.on("fifth", monkeypatch)
     run(tiny_config(*as_sets(QUICK), "seed=9"), place.home, "gone")
     store = open_object_store(place.address)
     assert store.names("runs/gone")
-    read = sage(place, capsys, "evaluate", "gone")["readings"]
+    read = place.say(capsys, "evaluate", "gone")["readings"]
     place.on("sixth", monkeypatch)
     assert call(["forget", "gone", "--yes", "--quiet", "--home", place.address]) == 0
     kept = f"counted in test_reads.jsonl and {s3_of_module.uri}/.sage-test-reads for ever"
@@ -121,7 +112,7 @@ def test_what_is_forgotten_is_gone_from_the_bucket(
     assert "gone" not in place.home.run_ids()
 
 
-def test_a_copy_of_a_bucket_has_an_identity_of_its_own(place: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_of_a_bucket_has_an_identity_of_its_own(place: HomeInBucket, monkeypatch: pytest.MonkeyPatch) -> None:
     store, copy = open_object_store(place.address), open_object_store(f"{place.address}-copy")
     copy.write("home.json", store.read("home.json"))
     home = Home(copy.uri)
@@ -139,7 +130,7 @@ def test_a_copy_of_a_bucket_has_an_identity_of_its_own(place: Lab, monkeypatch: 
     ],
 )
 def test_what_such_a_home_lacks_is_named_before_anything_is_trained(
-    place: Lab,
+    place: HomeInBucket,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     variable: str,
@@ -156,7 +147,7 @@ def test_what_such_a_home_lacks_is_named_before_anything_is_trained(
 
 
 def test_a_bucket_that_is_not_there_is_one_line(
-    place: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: HomeInBucket, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(["list", "--home", "s3://no-such-bucket/home"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -164,7 +155,7 @@ def test_a_bucket_that_is_not_there_is_one_line(
 
 
 def test_a_machine_without_the_images_gets_them_by_their_content(
-    place: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    place: HomeInBucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pictures = tmp_path / "pictures"
     write_dataset(pictures, 12, 32, 3)
