@@ -26,6 +26,7 @@ def result(objective: float, sha: str = "a", scores: tuple[float, ...] = ()) -> 
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_grid_and_a_study_with_asha_are_measured_beside_plain_tune(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
