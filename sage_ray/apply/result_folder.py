@@ -71,11 +71,12 @@ class ResultFolder:
         for folder in sorted(folders | {"."}):
             make_folder(self.path / folder)
         known = self._earlier | self._planned
+        old = files_written(self.path)
         with writing(self.path / FACTS_FILE) as path:
             write_json(path, {"format_version": FORMAT_VERSION, "finished": False, "written": sorted(known)})
         with writing(self.path):
-            for name in self._earlier:
-                (self.path / name).unlink(missing_ok=True)
+            for file in old:
+                file.unlink(missing_ok=True)
             for folder in folders:
                 _remove_temporary(self.path, folder, known)
         self._begun = True
@@ -126,7 +127,7 @@ def make_folder(path: Path) -> Path:
 
 def files_written(folder: Path) -> set[Path]:
     """Files in and below a folder that an earlier `predict` wrote there."""
-    return {folder / name for name in _written_before(folder)}
+    return {folder / name for name in _written_before(folder) if (folder / name).is_file()}
 
 
 def _facts(folder: Path) -> dict[str, Any]:
@@ -143,13 +144,13 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _written_before(folder: Path) -> set[str]:
-    """Paths from the folder of what an earlier `predict` wrote; only files that lie in it."""
+    """Paths from the folder of what an earlier `predict` wrote, or may have written before it was killed."""
     facts = _facts(folder)
     if not facts:
         return set()
     told = facts.get("written")
     names = [str(name) for name in told] if isinstance(told, list) else _of_earlier_release(folder)
-    return {name for name in names if _is_inside(name) and (folder / name).is_file()}
+    return set(filter(_is_inside, names))
 
 
 def _is_inside(name: str) -> bool:
