@@ -83,27 +83,32 @@ def segment_image(
         CannotWrite: a file cannot be written.
         UserError: anything that is wrong with this image.
     """
-    source = open_rows(path)
+    source, sides = open_rows(path), options.nm_per_pixel
+    tiled = model.is_tiled(source.shape, nm_per_pixel=sides)
     png, tif, labels_file, overlay_file = image_files(name)
     with ParticleMeasure(source.shape, options.split) as measure:
         if isinstance(source, ArraySource):
-            probability, mask = model.predict_mask(source.array)
+            probability, mask = model.predict_mask(source.array, nm_per_pixel=sides)
             for row in range(0, len(mask), source.band_rows):
                 band = slice(row, row + source.band_rows)
                 measure.add(mask[band], source.array[band], probability[band])
-            written, tiled = png, model.is_tiled(source.shape)
+            written = png
             with results.file(png) as target:
                 drawing.save(mask, target)
             small = np.asarray(source.array[:: measure.step, :: measure.step])
         else:
-            written, tiled = tif, True
+            written = tif
             thinned = Thinned(measure.step)
             with results.file(tif) as target:
-                write_mask(target, source.shape, _measured(model, source, measure, thinned))
+                write_mask(
+                    target,
+                    source.shape,
+                    _measured(model.predict_stream(source, nm_per_pixel=sides), source, measure, thinned),
+                )
             small = thinned.whole()
         with results.file(labels_file) as target:
-            table, labels = measure.finish(target, options.nm_per_pixel)
-    frame, sides = table.frame, options.nm_per_pixel
+            table, labels = measure.finish(target, sides)
+    frame = table.frame
     cut = frame.loc[frame["touches_border"].astype(bool), "label"].tolist()
     overlay = particle_overlay(small, labels, cut, nm_per_pixel=sides[1] * measure.step if sides else None)
     with results.file(overlay_file) as target:
@@ -129,10 +134,12 @@ def _range_note(model: Model, source: RowSource, path: Path) -> list[Note]:
     return range_note(kept.bands, path, model.stretch, "clip them, or train a model with data.stretch=percentile")
 
 
-def _measured(model: Model, source: RowSource, measure: ParticleMeasure, thinned: Thinned) -> Iterator[np.ndarray]:
+def _measured(
+    probabilities: Iterator[np.ndarray], source: RowSource, measure: ParticleMeasure, thinned: Thinned
+) -> Iterator[np.ndarray]:
     """Bands of the mask of an image that is not held whole, measured as they pass."""
-    reader, row = RowReader(source), 0
-    for probability in model.predict_stream(source):
+    reader, row = RowReader(source.bands()), 0
+    for probability in probabilities:
         grey, mask = reader.take(row, row + len(probability)), probability > 0.5
         measure.add(mask, grey, probability)
         thinned.add(grey)
