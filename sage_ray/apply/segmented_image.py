@@ -85,32 +85,24 @@ def segment_image(
     """
     source, sides = open_rows(path), options.nm_per_pixel
     tiled = model.is_tiled(source.shape, nm_per_pixel=sides)
+    results.begin()
     png, tif, labels_file, overlay_file = image_files(name)
     with ParticleMeasure(source.shape, options.split) as measure:
+        thinned = Thinned(measure.step)
+        masks = _measured(model.predict_stream(source, nm_per_pixel=sides), source, measure, thinned)
         if isinstance(source, ArraySource):
-            probability, mask = model.predict_mask(source.array, nm_per_pixel=sides)
-            for row in range(0, len(mask), source.band_rows):
-                band = slice(row, row + source.band_rows)
-                measure.add(mask[band], source.array[band], probability[band])
-            written = png
+            written, mask = png, np.concatenate(list(masks))
             with results.file(png) as target:
                 drawing.save(mask, target)
-            small = np.asarray(source.array[:: measure.step, :: measure.step])
         else:
             written = tif
-            thinned = Thinned(measure.step)
             with results.file(tif) as target:
-                write_mask(
-                    target,
-                    source.shape,
-                    _measured(model.predict_stream(source, nm_per_pixel=sides), source, measure, thinned),
-                )
-            small = thinned.whole()
+                write_mask(target, source.shape, masks)
         with results.file(labels_file) as target:
             table, labels = measure.finish(target, sides)
     frame = table.frame
     cut = frame.loc[frame["touches_border"].astype(bool), "label"].tolist()
-    overlay = particle_overlay(small, labels, cut, nm_per_pixel=sides[1] * measure.step if sides else None)
+    overlay = particle_overlay(thinned.whole(), labels, cut, nm_per_pixel=sides[1] * measure.step if sides else None)
     with results.file(overlay_file) as target:
         drawing.save(overlay, target)
     return SegmentedImage(
@@ -137,7 +129,7 @@ def _range_note(model: Model, source: RowSource, path: Path) -> list[Note]:
 def _measured(
     probabilities: Iterator[np.ndarray], source: RowSource, measure: ParticleMeasure, thinned: Thinned
 ) -> Iterator[np.ndarray]:
-    """Bands of the mask of an image that is not held whole, measured as they pass."""
+    """Bands of the mask of an image, measured as they pass."""
     reader, row = RowReader(source.bands()), 0
     for probability in probabilities:
         grey, mask = reader.take(row, row + len(probability)), probability > 0.5
