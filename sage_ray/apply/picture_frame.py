@@ -75,6 +75,13 @@ def read_scale(text: str | None) -> AskedScale:
     return numbers[0] if len(numbers) == 1 else sides
 
 
+def checked_scale(scale: AskedScale) -> AskedScale:
+    """The scale as it was asked for. Raises UserError if a side of a pixel is no positive number."""
+    if scale != FROM_FILE:
+        pixel_sides(scale)
+    return scale
+
+
 def read_crop(text: str | None) -> AskedCrop:
     """What `--crop-bottom` says: rows, or "auto". Raises UserError for anything else."""
     if text is None:

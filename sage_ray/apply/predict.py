@@ -14,10 +14,10 @@ from sage_ray.apply.input_pictures import find_images, result_names
 from sage_ray.apply.loaded_model import load_for_use
 from sage_ray.apply.particle_measure import MIN_PARTICLE_PIXELS
 from sage_ray.apply.picture_frame import (
-    FROM_FILE,
     AskedCrop,
     AskedScale,
     PictureFrame,
+    checked_scale,
     image_columns,
     scale_facts,
     scale_lines,
@@ -30,7 +30,6 @@ from sage_ray.files import write_json
 from sage_ray.imaging import drawing
 from sage_ray.imaging.model import Model
 from sage_ray.imaging.particle_columns import described_columns
-from sage_ray.imaging.particles import pixel_sides
 from sage_ray.imaging.splitting import NECK, SLACK_PIXELS, check_split
 from sage_ray.record.home import Home
 from sage_ray.record.provenance import now
@@ -148,9 +147,7 @@ def predict(
         UserError: no such model, images or way to split, no positive size of a pixel, or a result would replace an
             image or a file that `predict` did not write.
     """
-    if nm_per_pixel != FROM_FILE:
-        pixel_sides(nm_per_pixel)
-    options = SegmentOptions(check_split(split), nm_per_pixel, crop_bottom)
+    options = SegmentOptions(check_split(split), checked_scale(nm_per_pixel), crop_bottom)
     ref, loaded = load_for_use(model, home)
     found = find_images(images)
     names = result_names(found.paths)
@@ -160,9 +157,18 @@ def predict(
     batch = _segment_all(loaded, found.paths, names, results, options)
     if batch.rows:
         _write_tables(results, batch, split)
-    result = Prediction(
-        model=ref.identity(),
-        out=results.path,
+    result = _prediction(ref.identity(), results.path, batch, found.passed_over)
+    if results.begun:
+        results.finish(_facts(result, images, options, batch, loaded))
+    if not batch.rows:
+        raise _nothing_segmented(images, batch.failed[0][1], result.failed)
+    return result
+
+
+def _prediction(model: dict[str, Any], out: Path, batch: _Gathered, passed_over: str) -> Prediction:
+    return Prediction(
+        model=model,
+        out=out,
         images=len(batch.rows),
         particles=sum(map(len, batch.tables)),
         tiled=sum(row["tiled"] for row in batch.rows),
@@ -172,15 +178,10 @@ def predict(
         notes=(
             *scale_lines(batch.frames),
             *note_lines(batch.notes),
-            *([f"note: {found.passed_over}"] if found.passed_over else []),
+            *([f"note: {passed_over}"] if passed_over else []),
         ),
-        passed_over=found.passed_over,
+        passed_over=passed_over,
     )
-    if results.begun:
-        results.finish(_facts(result, images, options, batch, loaded))
-    if not batch.rows:
-        raise _nothing_segmented(images, batch.failed[0][1], result.failed)
-    return result
 
 
 def _segment_all(

@@ -47,7 +47,8 @@ class BarsAndScales:
             lacks = set(self.lacking.values())
             return lacks.pop() if len(lacks) == 1 else 0
         heights = [rows for rows, _ in self.bars.values()]
-        return max(heights) if heights and min(heights) and max(heights) - min(heights) <= _SLACK_ROWS else 0
+        low, high = min(heights, default=0), max(heights, default=0)
+        return high if low and high - low <= _SLACK_ROWS else 0
 
     def warnings(self) -> list[str]:
         """Bars that are not cut off, and sizes of pixels that are to be looked at."""
