@@ -9,7 +9,7 @@ from types import TracebackType
 import numpy as np
 
 from sage_ray.imaging.instances import InstanceStream
-from sage_ray.imaging.label_images import LabelScratch, write_labels
+from sage_ray.imaging.label_images import BAND_ROWS, LabelScratch, write_labels
 from sage_ray.imaging.particle_columns import VALUE_COLUMNS
 from sage_ray.imaging.particles import ParticleMeasures, ParticleTable, Scale
 
@@ -25,10 +25,12 @@ class ParticleMeasure:
     Args:
         shape: (rows, columns) of the image.
         split: how touching particles are told apart, see `imaging.splitting.SPLITS`.
+        crop_bottom: rows of the image that are not looked at: they are not added, and particles that they cut touch
+            the border.
     """
 
-    def __init__(self, shape: tuple[int, int], split: str) -> None:
-        self.shape, self.foreground = shape, 0
+    def __init__(self, shape: tuple[int, int], split: str, crop_bottom: int = 0) -> None:
+        self.shape, self.foreground, self._crop = shape, 0, crop_bottom
         self.step = max(math.ceil(max(shape) / PREVIEW_SIDE), 1)
         self._stream = InstanceStream(shape[1], split, MIN_PARTICLE_PIXELS)
         self._measures = ParticleMeasures(shape[1], VALUE_COLUMNS, self._stream.resolved)
@@ -46,8 +48,15 @@ class ParticleMeasure:
         for labels, *values in self._stream.add(mask, grey, probability):
             self._keep(labels, *values)
 
+    @property
+    def coverage(self) -> float:
+        """Share of foreground in what was looked at."""
+        return self.foreground / ((self.shape[0] - self._crop) * self.shape[1])
+
     def finish(self, target: Path, nm_per_pixel: Scale = None) -> tuple[ParticleTable, np.ndarray]:
         """After the last band: write the label image, and return the table and every `step`-th pixel of the labels.
+
+        Both have the size of the image, with background where it was not looked at.
 
         Args:
             target: TIFF file to write.
@@ -58,6 +67,8 @@ class ParticleMeasure:
         """
         for labels, *values in self._stream.finish():
             self._keep(labels, *values)
+        for row in range(0, self._crop, BAND_ROWS):
+            self._scratch.add(np.zeros((min(BAND_ROWS, self._crop - row), self.shape[1]), np.int32))
         table = self._measures.table(nm_per_pixel, MIN_PARTICLE_PIXELS)
         preview = Thinned(self.step)
         write_labels(target, self.shape, self._scratch, table.numbers, preview.add)

@@ -13,6 +13,15 @@ import pandas as pd
 from sage_ray.apply.input_pictures import find_images, result_names
 from sage_ray.apply.loaded_model import load_for_use
 from sage_ray.apply.particle_measure import MIN_PARTICLE_PIXELS
+from sage_ray.apply.picture_frame import (
+    AskedCrop,
+    AskedScale,
+    PictureFrame,
+    checked_scale,
+    image_columns,
+    scale_facts,
+    scale_lines,
+)
 from sage_ray.apply.result_folder import ResultFolder
 from sage_ray.apply.segmented_image import SegmentedImage, SegmentOptions, image_files, segment_image
 from sage_ray.data.notes import Note, note_lines
@@ -21,7 +30,6 @@ from sage_ray.files import write_json
 from sage_ray.imaging import drawing
 from sage_ray.imaging.model import Model
 from sage_ray.imaging.particle_columns import described_columns
-from sage_ray.imaging.particles import Scale, pixel_sides
 from sage_ray.imaging.splitting import NECK, SLACK_PIXELS, check_split
 from sage_ray.record.home import Home
 from sage_ray.record.provenance import now
@@ -91,6 +99,7 @@ class _Gathered:
     rows: list[dict[str, Any]] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
     shown: list[tuple[np.ndarray, str]] = field(default_factory=list)
+    frames: list[tuple[Path, PictureFrame]] = field(default_factory=list)
     failed: list[tuple[Path, UserError]] = field(default_factory=list)
 
     def add(self, done: SegmentedImage) -> None:
@@ -98,6 +107,7 @@ class _Gathered:
         self.tables.append(done.table.assign(image=done.path.name))
         self.rows.append(done.row())
         self.notes += done.notes
+        self.frames.append((done.path, done.frame))
         if len(self.shown) < SHEET_IMAGES:
             self.shown.append((done.overlay, f"{done.path.name}: {len(done.table)}"))
 
@@ -108,7 +118,8 @@ def predict(
     out: str | Path,
     *,
     home: Home,
-    nm_per_pixel: Scale = None,
+    nm_per_pixel: AskedScale = None,
+    crop_bottom: AskedCrop = None,
     split: str = DEFAULT_SPLIT,
 ) -> Prediction:
     """Segment images and measure their particles.
@@ -124,7 +135,10 @@ def predict(
         images: a folder (or data set with images/), or one file.
         out: made if missing; what an earlier call wrote there is replaced, and nothing else.
         home: where models are looked up.
-        nm_per_pixel: side of a pixel in nanometres, or its (height, width), for columns in nm and a scale bar.
+        nm_per_pixel: side of a pixel of all images in nanometres, or its (height, width), for columns in nm and a
+            scale bar; None takes the size that each file says, and "file" refuses an image that says none.
+        crop_bottom: rows of an information bar at the bottom of all images; "auto" looks for the bar of each; None
+            takes as many as training did.
         split: `watershed` tells particles that touch apart, `none` takes each connected region for one; same masks.
 
     Raises:
@@ -133,7 +147,7 @@ def predict(
         UserError: no such model, images or way to split, no positive size of a pixel, or a result would replace an
             image or a file that `predict` did not write.
     """
-    options = SegmentOptions(check_split(split), pixel_sides(nm_per_pixel))
+    options = SegmentOptions(check_split(split), checked_scale(nm_per_pixel), crop_bottom)
     ref, loaded = load_for_use(model, home)
     found = find_images(images)
     names = result_names(found.paths)
@@ -143,23 +157,31 @@ def predict(
     batch = _segment_all(loaded, found.paths, names, results, options)
     if batch.rows:
         _write_tables(results, batch, split)
-    result = Prediction(
-        model=ref.identity(),
-        out=results.path,
+    result = _prediction(ref.identity(), results.path, batch, found.passed_over)
+    if results.begun:
+        results.finish(_facts(result, images, options, batch, loaded))
+    if not batch.rows:
+        raise _nothing_segmented(images, batch.failed[0][1], result.failed)
+    return result
+
+
+def _prediction(model: dict[str, Any], out: Path, batch: _Gathered, passed_over: str) -> Prediction:
+    return Prediction(
+        model=model,
+        out=out,
         images=len(batch.rows),
         particles=sum(map(len, batch.tables)),
         tiled=sum(row["tiled"] for row in batch.rows),
         coverage=float(np.mean([row["coverage"] for row in batch.rows])) if batch.rows else 0.0,
         files=dict(FILES),
         failed=tuple(FailedImage(path.name, str(error)) for path, error in batch.failed),
-        notes=(*note_lines(batch.notes), *([f"note: {found.passed_over}"] if found.passed_over else [])),
-        passed_over=found.passed_over,
+        notes=(
+            *scale_lines(batch.frames),
+            *note_lines(batch.notes),
+            *([f"note: {passed_over}"] if passed_over else []),
+        ),
+        passed_over=passed_over,
     )
-    if results.begun:
-        results.finish(_facts(result, images, nm_per_pixel, split, loaded))
-    if not batch.rows:
-        raise _nothing_segmented(images, batch.failed[0][1], result.failed)
-    return result
 
 
 def _segment_all(
@@ -193,11 +215,13 @@ def _nothing_segmented(images: str | Path, first: UserError, failed: tuple[Faile
 def _write_tables(results: ResultFolder, batch: _Gathered, split: str) -> None:
     """The tables of particles and of images, what the columns of the former mean, and a sheet of pictures."""
     particles = pd.concat(batch.tables, ignore_index=True)
-    columns = ["image", *(column for column in particles.columns if column != "image")]
+    # Where images without a scale come first, the columns in nm must not end up behind all others.
+    widest = max(batch.tables, key=lambda table: len(table.columns))
+    columns = ["image", *(column for column in widest.columns if column != "image")]
     with results.file(FILES["particles"]) as path:
         particles[columns].to_csv(path, index=False, float_format="%.6g")
     with results.file(FILES["images"]) as path:
-        pd.DataFrame(batch.rows).to_csv(path, index=False, float_format="%.6g")
+        pd.DataFrame(image_columns(batch.rows)).to_csv(path, index=False, float_format="%.6g")
     how: dict[str, Any] = {"method": split, "min_particle_pixels": MIN_PARTICLE_PIXELS}
     if split == "watershed":
         how |= {"neck": NECK, "slack_pixels": SLACK_PIXELS}
@@ -208,7 +232,9 @@ def _write_tables(results: ResultFolder, batch: _Gathered, split: str) -> None:
         drawing.save(sheet, path)
 
 
-def _facts(result: Prediction, images: str | Path, nm_per_pixel: Scale, split: str, model: Model) -> dict[str, Any]:
+def _facts(
+    result: Prediction, images: str | Path, options: SegmentOptions, batch: _Gathered, model: Model
+) -> dict[str, Any]:
     """What prediction.json says, beside the list of files."""
     return {
         "model": result.model,
@@ -218,10 +244,13 @@ def _facts(result: Prediction, images: str | Path, nm_per_pixel: Scale, split: s
         "passed_over": result.passed_over,
         "particles": result.particles,
         "min_particle_pixels": MIN_PARTICLE_PIXELS,
-        "nm_per_pixel": nm_per_pixel,
-        "split": split,
+        "nm_per_pixel": options.nm_per_pixel,
+        "scales": scale_facts(frame for _, frame in batch.frames),
+        "split": options.split,
         "threshold": 0.5,
-        "crop_bottom": model.spec["preprocessing"]["crop_bottom"],
+        "crop_bottom": model.spec["preprocessing"]["crop_bottom"]
+        if options.crop_bottom is None
+        else options.crop_bottom,
         "training_size": list(model.image_size),
         "tiled": result.tiled,
         "made": now(),

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from sage_ray.apply.particle_measure import ParticleMeasure, Thinned
+from sage_ray.apply.picture_frame import AskedCrop, AskedScale, PictureFrame, picture_frame
 from sage_ray.apply.result_folder import ResultFolder
 from sage_ray.data.notes import Note, range_note
 from sage_ray.imaging import drawing
@@ -26,8 +27,10 @@ class SegmentOptions:
 
     split: str
     """See `imaging.splitting.SPLITS`."""
-    nm_per_pixel: tuple[float, float] | None
-    """(height, width) of a pixel in nanometres, as the user says; None: not said."""
+    nm_per_pixel: AskedScale = None
+    """Size of a pixel in nanometres, as the user says; None: what each file says."""
+    crop_bottom: AskedCrop = None
+    """Rows of the information bar, as the user says; None: as in training."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,9 @@ class SegmentedImage:
     """One row per particle."""
     shape: tuple[int, int]
     coverage: float
-    """Share of foreground."""
+    """Share of foreground in what was looked at."""
     tiled: bool
+    frame: PictureFrame
     overlay: np.ndarray
     notes: list[Note]
 
@@ -59,6 +63,7 @@ class SegmentedImage:
             "coverage": self.coverage,
             "median_equivalent_diameter_px": whole["equivalent_diameter_px"].median(),
             "mask": self.mask,
+            **self.frame.columns(),
         }
 
 
@@ -83,13 +88,17 @@ def segment_image(
         CannotWrite: a file cannot be written.
         UserError: anything that is wrong with this image.
     """
-    source, sides = open_rows(path), options.nm_per_pixel
-    tiled = model.is_tiled(source.shape, nm_per_pixel=sides)
+    source = open_rows(path)
+    model_crop = int(model.spec["preprocessing"]["crop_bottom"])
+    looked = picture_frame(path, source, options.nm_per_pixel, options.crop_bottom, model_crop)
+    sides, bar = looked.sides, looked.crop_bottom
+    tiled = model.is_tiled(source.shape, crop_bottom=bar, nm_per_pixel=sides)
     results.begin()
     png, tif, labels_file, overlay_file = image_files(name)
-    with ParticleMeasure(source.shape, options.split) as measure:
+    with ParticleMeasure(source.shape, options.split, bar) as measure:
         thinned = Thinned(measure.step)
-        masks = _measured(model.predict_stream(source, nm_per_pixel=sides), source, measure, thinned)
+        probabilities = model.predict_stream(source, crop_bottom=bar, nm_per_pixel=sides)
+        masks = _measured(probabilities, source, measure, thinned, source.shape[0] - bar)
         if isinstance(source, ArraySource):
             written, mask = png, np.concatenate(list(masks))
             with results.file(png) as target:
@@ -110,30 +119,32 @@ def segment_image(
         mask=written,
         table=frame,
         shape=source.shape,
-        coverage=measure.foreground / (source.shape[0] * source.shape[1]),
+        coverage=measure.coverage,
         tiled=tiled,
+        frame=looked,
         overlay=overlay,
-        notes=_range_note(model, source, path),
+        notes=[*looked.notes, *_range_note(model, source, path, bar)],
     )
 
 
-def _range_note(model: Model, source: RowSource, path: Path) -> list[Note]:
+def _range_note(model: Model, source: RowSource, path: Path, bar: int) -> list[Note]:
     # A large image of 32 bits or more would be read twice more, which takes longer than the line is worth.
     if not isinstance(source, ArraySource) and source.dtype.itemsize > 2:
         return []
-    bar = int(model.spec["preprocessing"]["crop_bottom"])
     kept = ArraySource(source.array[: source.shape[0] - bar]) if isinstance(source, ArraySource) else source
     return range_note(kept.bands, path, model.stretch, "clip them, or train a model with data.stretch=percentile")
 
 
 def _measured(
-    probabilities: Iterator[np.ndarray], source: RowSource, measure: ParticleMeasure, thinned: Thinned
+    probabilities: Iterator[np.ndarray], source: RowSource, measure: ParticleMeasure, thinned: Thinned, kept: int
 ) -> Iterator[np.ndarray]:
-    """Bands of the mask of an image, measured as they pass."""
+    """Bands of the mask of an image, of which the first `kept` rows are measured as they pass."""
     reader, row = RowReader(source.bands()), 0
     for probability in probabilities:
         grey, mask = reader.take(row, row + len(probability)), probability > 0.5
-        measure.add(mask, grey, probability)
+        looked = slice(max(kept - row, 0))
+        if row < kept:
+            measure.add(mask[looked], grey[looked], probability[looked])
         thinned.add(grey)
         row += len(mask)
         yield mask

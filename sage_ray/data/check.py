@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sage_ray.data.bars_and_scales import BarsAndScales
 from sage_ray.data.images import BadFile, Problem, read_image
 from sage_ray.data.notes import Note, note_lines
 from sage_ray.data.pair_masks import is_annotated, mask_shas
 from sage_ray.data.pairing import Pair
-from sage_ray.data.pairs import header_problems, look_through
+from sage_ray.data.pairs import gathered, header_problems, lacks_bar, look_through
 from sage_ray.data.prepare import Facts, describe, duplicate_problem, duplicates, empty_problem, inspect, pixel_sha
 from sage_ray.data.suspects import Doubt, PairLook, is_copy, look_at, same_pictures
 from sage_ray.data.synth import DrawnSource
@@ -51,6 +53,8 @@ class CheckReport:
     """Files of the folder that are no part of a pair, counted by kind."""
     suspects: tuple[SuspectPair, ...] = field(default=(), repr=False)
     """All pairs with the doubts about them, the most suspect ones first."""
+    taken: BarsAndScales = field(default_factory=BarsAndScales, repr=False)
+    """Information bars and sizes of pixels of the images."""
 
     @property
     def ok(self) -> bool:
@@ -73,6 +77,7 @@ class CheckReport:
             "warnings": list(self.warnings),
             "pairing": self.rule,
             "passed_over": self.passed_over,
+            **self.taken.as_dict(),
         }
 
     def lines(self) -> list[str]:
@@ -83,6 +88,7 @@ class CheckReport:
         if len(self.warnings) > _SHOWN:
             lines.append(f"and {len(self.warnings) - _SHOWN} more warnings: --sheet draws the pairs, --json lists all")
         lines += [f"pairing: {self.rule}"] if self.rule else []
+        lines += self.taken.lines()
         lines.append(f"{found['pairs']} usable pairs, {len(self.problems)} problems in {self.path}")
         if not self.facts:
             return lines
@@ -117,14 +123,19 @@ def check(path: str | Path, crop_bottom: int = 0, masks: str = "") -> CheckRepor
     notes: list[Note] = []
     bare = DataConfig(crop_bottom=crop_bottom)
     foreground_seen = False
+    taken = BarsAndScales(crop_bottom)
     for pair in found.pairs:
         wrong = header_problems([pair], crop_bottom)
         decoded = None if wrong else inspect(pair, _shas(pair, wrong), wrong, notes, bare)
         if wrong or decoded is None:
             problems.extend(wrong)
             unusable.append(SuspectPair(pair, _doubts_of_unusable(pair, wrong)))
+            if lacking := lacks_bar(pair):
+                with suppress(BadFile):
+                    taken.add(pair.stem, pair.image, read_image(pair.image), lacking)
             continue
         image, foreground, facts = decoded
+        taken.add(pair.stem, pair.image, image, lacks_bar(pair))
         rows = len(image) - crop_bottom
         usable.append((pair, facts, look_at(image[:rows], foreground[:rows])))
         foreground_seen |= bool(foreground[:rows].any())
@@ -136,9 +147,18 @@ def check(path: str | Path, crop_bottom: int = 0, masks: str = "") -> CheckRepor
         problems.append(duplicate_problem([stems[i] for i in indices]))
     suspects = _ranked(pairs, facts_found, [look for _, _, look in usable])
     passed = found.passed_over()
-    warnings = (*note_lines(notes), *_warnings([*unusable, *suspects]), *([passed] if passed else []))
+    looks = _warnings([*unusable, *suspects])
+    warnings = (*taken.warnings(), *note_lines(notes), *looks, *([passed] if passed else []))
     return CheckReport(
-        str(path), tuple(problems), stems, facts_found, warnings, found.rule, passed, (*unusable, *suspects)
+        str(path),
+        tuple(gathered(problems)),
+        stems,
+        facts_found,
+        warnings,
+        found.rule,
+        passed,
+        (*unusable, *suspects),
+        taken,
     )
 
 

@@ -34,7 +34,7 @@ class InformationBar:
     """Such as "FEI metadata", or "its look"."""
 
 
-LOOK = "its look"
+LOOK, NO_BAR = "its look", "no bar seen"
 
 
 def information_bar(path: Path, image: np.ndarray) -> InformationBar | None:
@@ -75,8 +75,10 @@ def bar_rows(image: np.ndarray) -> int:
         return 0
     columns = slice(None, None, max(image.shape[1] // _COLUMNS, 1))
     lower = image[-(most + _LOOKED_ABOVE + _SOFT + _RULE_ROWS) :, columns].astype(np.float32)[::-1]
-    least = max(LEAST_ROWS, height // 50)
-    for near in dict.fromkeys(_tolerances(image)):
+    least, tolerances = max(LEAST_ROWS, height // 50), _tolerances(image)
+    if not _has_even_row(lower, max(tolerances)):
+        return 0
+    for near in dict.fromkeys(tolerances):
         rules = _rules(lower, near)
         rows = max((_rows_on(lower, ground, near, rules, most) for ground in _grounds(lower, near, rules)), default=0)
         if rows >= least:
@@ -91,6 +93,13 @@ def _tolerances(image: np.ndarray) -> list[float]:
         low, high = float(image.min()), float(image.max())
     own = [share * (high - low) or 1e-12 for share, _ in NEAR]
     return [max(near, least) for near, (_, least) in zip(own, NEAR, strict=True)] if image.dtype == np.uint8 else own
+
+
+def _has_even_row(lower: np.ndarray, near: float) -> bool:
+    """Whether a row can be ground nearly from side to side, judged by some of its columns: few micrographs have one."""
+    some = lower[:, :: max(lower.shape[1] // 256, 1)]
+    even = np.abs(some - np.median(some, axis=1, keepdims=True)) <= 2 * near
+    return bool((even.mean(axis=1) >= MARGIN - 0.05).any())
 
 
 def _rules(lower: np.ndarray, near: float) -> np.ndarray:

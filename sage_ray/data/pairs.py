@@ -14,12 +14,14 @@ from sage_ray.config import stable_hash
 from sage_ray.data import mask_names
 from sage_ray.data.folder_files import FoundFile, files_below, passed_over
 from sage_ray.data.images import SUFFIXES, BadFile, Problem, header_size
+from sage_ray.data.information_bar import MOST
 from sage_ray.data.pair_masks import mask_shas, mask_size
 from sage_ray.data.pairing import EXAMPLE, Matches, Pair, by_patterns, by_rules
 from sage_ray.errors import UserError
 from sage_ray.files import sha256_of, write_text
 
 MASK_FOLDERS = mask_names.FIRST_FOLDERS
+_SET_CROP = "set data.crop_bottom="
 _SETTLE_NS = 2_000_000_000
 """A file changed less than this before it was hashed may change again within its timestamp, so its hash is not kept."""
 
@@ -163,7 +165,10 @@ def _no_pairs(root: Path, files: Sequence[FoundFile], both_folders: bool) -> Use
 
 
 def header_problems(pairs: Sequence[Pair], crop_bottom: int = 0) -> list[Problem]:
-    """Problems seen without decoding: unreadable or too large file, mask of another size, crop beyond the image."""
+    """Problems seen without decoding: unreadable or too large file, mask of another size, crop beyond the image.
+
+    A mask that is lower than its image by `crop_bottom` rows was drawn without the bar, and is right.
+    """
     problems: list[Problem] = []
     for pair in pairs:
         size = None
@@ -178,13 +183,46 @@ def header_problems(pairs: Sequence[Pair], crop_bottom: int = 0) -> list[Problem
             continue
         if size is None:
             continue
-        if said is not None and said != size:
+        if said is not None and said not in (size, (size[0] - crop_bottom, size[1])):
             what = f"mask is {said[0]} x {said[1]} pixels, its image {size[0]} x {size[1]}"
-            problems.append(Problem(what, str(pair.mask), "save both at one size"))
+            problems.append(Problem(what, str(pair.mask), _mend_size(said, size, crop_bottom)))
         elif crop_bottom >= size[0]:
             what = f"data.crop_bottom {crop_bottom} leaves nothing of {size[0]} rows"
             problems.append(Problem(what, str(pair.image), f"set it below {size[0]}"))
     return problems
+
+
+def _mend_size(mask: tuple[int, int], image: tuple[int, int], crop_bottom: int) -> str:
+    rows = image[0] - mask[0]
+    if mask[1] == image[1] and 0 < rows <= image[0] * MOST:
+        told = f", not {crop_bottom}" if crop_bottom else ""
+        return f"{_SET_CROP}{rows}{told} if its lowest rows are an information bar, else save both at one size"
+    if mask != image and abs(mask[0] * image[1] - mask[1] * image[0]) <= max(image):
+        return f"the mask is of another scale ({mask[1] / image[1]:.3g} of its image): save both at one size"
+    return "save both at one size"
+
+
+def lacks_bar(pair: Pair) -> int:
+    """Rows by which a mask is lower than its image, as one drawn without the information bar is; 0 if it is not."""
+    try:
+        size, said = header_size(pair.image), mask_size(pair)
+    except BadFile:
+        return 0
+    if said is None or said[1] != size[1] or not 0 < size[0] - said[0] <= size[0] * MOST:
+        return 0
+    return size[0] - said[0]
+
+
+def gathered(problems: Sequence[Problem]) -> list[Problem]:
+    """The problems, masks that lack the bar of their images as one that names the first and counts the others."""
+    same: dict[tuple[str, str, str], list[Problem]] = {}
+    for problem in problems:
+        where = "" if problem.mend.startswith(_SET_CROP) else problem.where
+        same.setdefault((problem.what, where, problem.mend), []).append(problem)
+    return [
+        Problem(what, f"{alike[0].where} and {len(alike) - 1} more", mend) if len(alike) > 1 else alike[0]
+        for (what, _, mend), alike in same.items()
+    ]
 
 
 def load_folder(path: str | Path, crop_bottom: int = 0, masks: str = "") -> list[Pair]:

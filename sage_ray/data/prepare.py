@@ -16,7 +16,7 @@ from sage_ray.data.images import BadFile, Problem, read_image
 from sage_ray.data.notes import Note, note_lines, range_note
 from sage_ray.data.pair_masks import is_annotated, read_pair_mask
 from sage_ray.data.pairing import Pair
-from sage_ray.data.pairs import fingerprint, hash_pairs, header_problems, look_through, raise_first
+from sage_ray.data.pairs import fingerprint, gathered, hash_pairs, header_problems, look_through, raise_first
 from sage_ray.data.preprocess import prepare_image, prepare_mask
 from sage_ray.data.shared_data import fetch_shared, share
 from sage_ray.data.splits import Split, group_names, make_split
@@ -225,7 +225,7 @@ def _decode(
     pairs: list[Pair], shas: list[tuple[str, str]], data: DataConfig, say: Callable[[str], None]
 ) -> Iterator[Row]:
     by_name = sorted(pairs, key=lambda pair: pair.stem)
-    raise_first(header_problems(by_name, data.crop_bottom))  # before anything is decoded
+    raise_first(gathered(header_problems(by_name, data.crop_bottom)))  # before anything is decoded
     problems: list[Problem] = []
     notes: list[Note] = []
     foreground_seen = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +39,14 @@ def checked(report: CheckReport, looked: Looked, session: Session) -> Answer:
     if looked.sheet is not None:
         drawn, paths = _drawn_sheets(report, looked.sheet)
         lines.append(drawn)
+    proposed = 0 if looked.crop_bottom else report.taken.proposed
     if not report.ok:
         error = f"{len(report.problems)} problem(s): {looked.path}: each is named on stdout"
-        return Answer(lines, fields, paths, exit_code=EXIT_BAD_INPUT, error=error)
+        words = f"data check {quoted(looked.path)} --crop-bottom {proposed}"
+        words += f" --masks {quoted(looked.masks)}" if looked.masks else ""
+        follow = [session.command(words)] if report.taken.lacking and proposed else []
+        return Answer(lines, fields, paths, follow, exit_code=EXIT_BAD_INPUT, error=error)
+    looked = replace(looked, crop_bottom=looked.crop_bottom or proposed)
     follow = [session.command(f"train --preset tiny_sage_gan {looked.sets}")]
     follow.append(session.command(f"plan search_full {looked.sets}"))
     return Answer(lines, fields, paths, follow)

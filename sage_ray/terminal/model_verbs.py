@@ -128,17 +128,29 @@ def predict(
     model: ModelArgument,
     images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder of images, or one image.")],
     out: OutFolder,
-    nm_per_pixel: Annotated[float | None, typer.Option("--nm-per-pixel", help="Scale, for columns in nm.")] = None,
+    nm_per_pixel: Annotated[
+        str | None,
+        typer.Option(
+            "--nm-per-pixel",
+            metavar="NM",
+            help="Scale of all images: a number, HEIGHT,WIDTH, or file (refuse images that say none).",
+        ),
+    ] = None,
+    crop_bottom: Annotated[
+        str | None,
+        typer.Option("--crop-bottom", metavar="ROWS", help="Rows of an information bar, or auto; else as in training."),
+    ] = None,
     split: Annotated[
         str, typer.Option("--split", help="How touching particles are told apart: watershed or none.")
     ] = "watershed",
 ) -> Answer:
     """Write masks, label images, overlays and a particle table for images of any size."""
+    from sage_ray.apply.picture_frame import read_crop, read_scale
     from sage_ray.apply.predict import NothingSegmented
     from sage_ray.apply.predict import predict as segment
     from sage_ray.terminal.model_answers import nothing_segmented, segmented
 
-    options: Any = {"nm_per_pixel": nm_per_pixel, "split": split}
+    options: Any = {"nm_per_pixel": read_scale(nm_per_pixel), "crop_bottom": read_crop(crop_bottom), "split": split}
     try:
         return segmented(segment(model, images, out, home=session.home, **options), out)
     except NothingSegmented as error:

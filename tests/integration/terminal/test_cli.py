@@ -58,7 +58,7 @@ OPTIONS = {
     "gc": {"--yes", "--ends", "--cache", "--store"},
     "forget": {"--yes"},
     "generate": {"-o", "--seed", "--count"},
-    "predict": {"-o", "--nm-per-pixel", "--split"},
+    "predict": {"-o", "--nm-per-pixel", "--crop-bottom", "--split"},
 }
 
 
