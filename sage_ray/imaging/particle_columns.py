@@ -6,6 +6,7 @@ PIXEL_COLUMNS = (
     *("label", "area_px", "equivalent_diameter_px", "centroid_row", "centroid_column", "perimeter_px", "circularity"),
     *("touches_border", "feret_max_px", "feret_min_px", "major_axis_px", "minor_axis_px", "aspect_ratio"),
     *("orientation_deg", "solidity", "eccentricity", "holes"),
+    *("box_row", "box_column", "box_height_px", "box_width_px"),
 )
 VALUE_COLUMNS = ("mean_grey", "confidence")
 """Means over a particle's pixels, in tables of particles whose image and probabilities are known."""
@@ -38,6 +39,10 @@ _OTHERS = {
     "solidity": ("", "area / number of pixels whose centres lie in the convex hull of the particle's pixel centres"),
     "eccentricity": ("", "of the ellipse, 0 for a circle: sqrt(1 - (short / long axis)^2)"),
     "holes": ("", "number of holes: regions of background, or of other particles, that the particle encloses"),
+    "box_row": ("px", "first row of the bounding box, 0 is the first row of the image"),
+    "box_column": ("px", "first column of the bounding box, 0 is the first column of the image"),
+    "box_height_px": ("px", "rows of the bounding box"),
+    "box_width_px": ("px", "columns of the bounding box"),
     "mean_grey": ("grey value", "mean over the particle of the image's own grey values"),
     "confidence": ("", "mean over the particle of the predicted probability, from 0.5 to 1"),
 }  # fmt: skip
