@@ -125,8 +125,8 @@ def size_statistics(
     """
     sizes = np.asarray(sizes, np.float64)
     weights = np.ones(len(sizes)) if weights is None else np.asarray(weights, np.float64)
-    for name, values in (("sizes", sizes), ("weights", weights)):
-        if values.shape != sizes.shape or not (np.isfinite(values) & (values > 0)).all():
+    for name, given in (("sizes", sizes), ("weights", weights)):
+        if given.shape != sizes.shape or not (np.isfinite(given) & (given > 0)).all():
             raise ValueError(f"{name} must be finite numbers above 0, one per particle")
     places = np.zeros(len(sizes), np.int64) if images is None else np.unique(images, return_inverse=True)[1]
     counts = np.bincount(places)

@@ -83,7 +83,7 @@ def local_order(points: np.ndarray, frame: tuple[float, float]) -> LocalOrder:
     if number > 1:
         distances = cKDTree(points).query(points, k=2)[0][:, 1]
         known = distances < _to_frame(points, frame)
-        near_weights[known] = _weights(points, np.repeat(distances[:, None], 2, axis=1), frame)[known]
+        near_weights[known] = _box_weights(np.repeat(2 * distances[known, None], 2, axis=1), frame)
         nearest[known] = distances[known]
     psi, psi_weights = _bond_order(points, frame)
     return LocalOrder(nearest, near_weights, psi, psi_weights)
@@ -173,10 +173,10 @@ def _to_frame(points: np.ndarray, frame: tuple[float, float]) -> np.ndarray:
     return np.asarray(np.minimum(points, np.asarray(frame) - points).min(axis=1))
 
 
-def _weights(points: np.ndarray, reach: np.ndarray, frame: tuple[float, float]) -> np.ndarray:
-    """Weights (n,) of boxes that reach (n, 2) to both sides of their point."""
-    room = np.maximum(np.asarray(frame) - 2 * reach, 1e-300)
-    return np.asarray(frame[0] * frame[1] / room.prod(axis=1))
+def _box_weights(boxes: np.ndarray, frame: tuple[float, float]) -> np.ndarray:
+    """Weights (n,) of boxes (n, 2), height and width, that lie in the frame; finite for a box as large as it."""
+    sides = np.asarray(frame)
+    return np.asarray((sides / np.maximum(sides - boxes, 1e-9 * sides)).prod(axis=1))
 
 
 def _bond_order(points: np.ndarray, frame: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
@@ -213,8 +213,7 @@ def _bond_order(points: np.ndarray, frame: tuple[float, float]) -> tuple[np.ndar
     closed &= total > 0
     known = closed & (low >= 0).all(axis=1) & (high <= np.asarray(frame)).all(axis=1)
     psi[known] = sums[known] / total[known, None]
-    room = np.maximum(np.asarray(frame) - (high - low)[known], 1e-300)
-    weights[known] = frame[0] * frame[1] / room.prod(axis=1)
+    weights[known] = _box_weights((high - low)[known], frame)
     return psi, weights
 
 
