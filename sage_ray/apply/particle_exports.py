@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -43,13 +43,10 @@ class ParticleExports:
     Args:
         folder: where `rois/NAME.zip` and `coco.json` are written.
         formats: of `EXPORTS`.
-        keep: called with the path of each file that is written.
     """
 
-    def __init__(
-        self, folder: Path, formats: Sequence[str], keep: Callable[[Path], object] = lambda path: None
-    ) -> None:
-        self._folder, self._formats, self._keep = folder, tuple(formats), keep
+    def __init__(self, folder: Path, formats: Sequence[str]) -> None:
+        self._folder, self._formats = folder, tuple(formats)
         self._images: list[dict[str, Any]] = []
         self._annotations = 0
         self._stack = ExitStack()
@@ -75,8 +72,6 @@ class ParticleExports:
             images = ",\n".join(json.dumps(image) for image in self._images)
             self._file.write(f'],\n"images": [\n{images}\n]}}\n')
         self._stack.__exit__(kind, fault[1], trace)
-        if self._file is not None and kind is None:
-            self._keep(self._folder / COCO)
 
     def add(self, image: str, name: str, shape: tuple[int, int], labels: Path, particles: pd.DataFrame) -> None:
         """Export the particles of an image.
@@ -93,9 +88,8 @@ class ParticleExports:
         outlines = self._to_coco(image, shape, label_outlines(open_label_rows(labels), particles), particles)
         if "imagej" in self._formats:
             digits = max(4, len(str(len(particles))))
-            target = self._folder / ROIS / f"{name}.zip"
-            write_rois(target, ((f"{label:0{digits}d}", outline) for label, outline in outlines))
-            self._keep(target)
+            numbered = ((f"{label:0{digits}d}", outline) for label, outline in outlines)
+            write_rois(self._folder / ROIS / f"{name}.zip", numbered)
         else:
             for _ in outlines:
                 pass

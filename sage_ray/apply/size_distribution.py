@@ -133,7 +133,7 @@ def size_report(particles: pd.DataFrame, fields: Sequence[FieldOfView]) -> SizeR
     parts = []
     for field in fields:
         mine = particles[particles["image"] == field.image] if len(particles) else particles
-        cut = mine["touches_border"].astype(bool).to_numpy() if len(mine) else np.zeros(0, bool)
+        cut = _is_cut(mine, field) if len(mine) else np.zeros(0, bool)
         whole = mine[~cut]
         sizes = whole[f"equivalent_diameter_{unit.name}"].to_numpy(float) if len(whole) else np.zeros(0)
         boxes = [whole[f"box_{side}_px"].to_numpy() if len(whole) else np.zeros(0) for side in ("height", "width")]
@@ -148,6 +148,14 @@ def size_report(particles: pd.DataFrame, fields: Sequence[FieldOfView]) -> SizeR
     return SizeReport(unit, _pooled(by_image), by_image)
 
 
+def _is_cut(particles: pd.DataFrame, field: FieldOfView) -> np.ndarray:
+    """Which particles have a pixel in the outermost rows and columns of what was looked at."""
+    first_row, first_column = particles["box_row"] - field.first_row, particles["box_column"] - field.first_column
+    last_row, last_column = first_row + particles["box_height_px"], first_column + particles["box_width_px"]
+    cut = (first_row <= 0) | (first_column <= 0) | (last_row >= field.rows) | (last_column >= field.columns)
+    return np.asarray(cut | particles["touches_border"].astype(bool))
+
+
 def _pooled(by_image: Sequence[SizeSample]) -> SizeSample:
     sizes = np.concatenate([np.zeros(0), *(sample.sizes for sample in by_image)])
     weights = np.concatenate([np.zeros(0), *(sample.weights for sample in by_image)])
@@ -156,6 +164,11 @@ def _pooled(by_image: Sequence[SizeSample]) -> SizeSample:
     area = sum(each for each in areas if each is not None) if None not in areas else None
     cut = sum(sample.cut for sample in by_image)
     return SizeSample(ALL_IMAGES, sizes, weights, cut, area, size_statistics(sizes, weights, images))
+
+
+def pooled_sizes(report: SizeReport) -> dict[str, Any]:
+    """The sizes of all images together in short, as `Prediction.sizes` and its JSON have them."""
+    return {"unit": report.unit.name, **_sample(report.pooled, report.unit.name), "notes": report.lines()}
 
 
 def write_sizes(report: SizeReport, folder: Path) -> list[Path]:

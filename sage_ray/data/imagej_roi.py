@@ -106,11 +106,11 @@ def roi_bytes(outline: np.ndarray) -> bytes:
     (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
     count, far = len(points), max(right, bottom) > _MOST_SHORT
     bounds = np.array([top, left, bottom, right]).astype(">u2").tobytes()
-    head = b"Iout" + struct.pack(">hBx", _VERSION, _TRACED) + bounds
+    head: bytes = b"Iout" + struct.pack(">hBx", _VERSION, _TRACED) + bounds
     head += struct.pack(">H", count if count <= _MOST_COUNT else 0)
     head += struct.pack(">i", count) if count > _MOST_COUNT else bytes(4)
     head = head.ljust(50, b"\0") + struct.pack(">h", _SUB_PIXEL if far else 0)
-    body = (points - [left, top]).T.astype(">u2").tobytes()
+    body: bytes = (points - [left, top]).T.astype(">u2").tobytes()
     if far:
         body += points.T.astype(">f4").tobytes()
     return head.ljust(_HEAD, b"\0") + body

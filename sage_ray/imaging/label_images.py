@@ -103,6 +103,7 @@ class LabelRows:
                     first = row
                 if column == 0:
                     band = np.zeros((min(page.tilelength, self.shape[0] - row), self.shape[1]), self.dtype)
+                assert tile is not None, "write_labels leaves no tile out"
                 part = tile.reshape(tile.shape[-3:-1])[: len(band), : self.shape[1] - column]
                 band[:, column : column + part.shape[1]] = part
             yield band

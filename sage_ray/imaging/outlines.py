@@ -32,7 +32,7 @@ def label_outlines(labels: RowSource, particles: pd.DataFrame) -> Iterator[tuple
     """
     names = ["label", "box_row", "box_column", "box_height_px", "box_width_px"]
     boxes = particles[names].to_numpy(np.int64)
-    reader, start = RowReader(labels), 0
+    reader, start = RowReader(labels.bands()), 0
     while start < len(boxes):
         first = int(boxes[start, 1])
         stop = start + int(np.searchsorted(boxes[start:, 1], first + BAND_ROWS))

@@ -15,7 +15,12 @@ NM_COLUMNS = (
     *("major_axis_nm", "minor_axis_nm"),
 )
 
+_NEIGHBOUR = (
+    "distance to the centre of mass of the nearest other particle; empty where one outside the frame could be nearer"
+)
+_ORDER = "order of the bonds to the neighbours, weighted by the edges of Voronoi cells, 1 for a perfect lattice; empty"
 _LENGTHS = {
+    "nearest_neighbour": _NEIGHBOUR,
     "equivalent_diameter": "equivalent circular diameter: of the disc of equal area",
     "perimeter": "length of the outline, holes included, by Crofton's formula with four directions",
     "feret_max": "largest Feret diameter: greatest distance of two points of the particle, its pixels being squares",
@@ -43,6 +48,8 @@ _OTHERS = {
     "box_column": ("px", "first column of the bounding box, 0 is the first column of the image"),
     "box_height_px": ("px", "rows of the bounding box"),
     "box_width_px": ("px", "columns of the bounding box"),
+    "psi4": ("", f"four-fold {_ORDER} where the frame hides a possible neighbour"),
+    "psi6": ("", f"six-fold {_ORDER} where the frame hides a possible neighbour"),
     "mean_grey": ("grey value", "mean over the particle of the image's own grey values"),
     "confidence": ("", "mean over the particle of the predicted probability, from 0.5 to 1"),
 }  # fmt: skip

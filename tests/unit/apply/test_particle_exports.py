@@ -29,13 +29,11 @@ def drawn(seed: int, shape: tuple[int, int]) -> tuple[np.ndarray, pd.DataFrame]:
 def test_rois_and_coco_come_back_as_the_labels(tmp_path: Path) -> None:
     shapes = {"one.png": (300, 90), "two.tif": (70, 310)}
     drawings = {name: drawn(seed, shape) for seed, (name, shape) in enumerate(shapes.items())}
-    written: list[Path] = []
-    with ParticleExports(tmp_path, ("imagej", "coco"), written.append) as exports:
+    with ParticleExports(tmp_path, ("imagej", "coco")) as exports:
         for name, (labels, table) in drawings.items():
             stem = Path(name).stem
             tifffile.imwrite(tmp_path / f"{stem}.tif", labels, tile=(256, 256), compression="zlib")
             exports.add(name, stem, labels.shape, tmp_path / f"{stem}.tif", table)
-    assert written == [tmp_path / "rois" / "one.zip", tmp_path / "rois" / "two.zip", tmp_path / "coco.json"]
     for name, (labels, table) in drawings.items():
         assert table.holes.sum() > 0 and table.touches_border.any()
         for source in (tmp_path / "rois" / f"{Path(name).stem}.zip", tmp_path / "coco.json"):
