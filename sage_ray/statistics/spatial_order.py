@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import QhullError, Voronoi, cKDTree
 
+from sage_ray.statistics.clusters import weights_df
 from sage_ray.statistics.combined import t_quantile
 from sage_ray.statistics.particle_sizes import LEVEL, Estimate
 
@@ -129,10 +130,10 @@ def pair_correlation(frames: Sequence[PairSums]) -> tuple[np.ndarray, np.ndarray
 def ratio_over_images(sums: np.ndarray, weights: np.ndarray) -> Estimate:
     """Sum of `sums` (G,) over sum of `weights` (G,), one of each per image, with its 95 % interval over images.
 
-    The interval is that of a ratio, linearised, with Student's t of G - 1 degrees of freedom; one image has none.
-    Images of weight 0 are left out.
+    The interval is that of a ratio, linearised, with Student's t, as `clusters` has it; one image has none. Images of
+    weight 0 are left out.
 
-    Source: Cochran, Sampling Techniques, 1977, ch. 6.
+    Source: Cochran, Sampling Techniques, 1977, ch. 6; Bell and McCaffrey, Survey Methodology 28, 2002.
     """
     used = weights > 0
     value, half = _ratio(sums[used, None], weights[used, None])
@@ -142,15 +143,17 @@ def ratio_over_images(sums: np.ndarray, weights: np.ndarray) -> Estimate:
 
 
 def _ratio(sums: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Ratio (K,) of sums over frames (G, K) and weights (G, 1 or K), and half the width of its interval."""
-    number, total = len(sums), weights.sum(axis=0)
+    """Ratio (K,) of sums over frames (G, K) and weights (G, 1), and half the width of its interval."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = sums.sum(axis=0) / total
-        if number < 2:
+        ratio = sums.sum(axis=0) / weights.sum()
+        if (weights > 0).sum() < 2:
             return ratio, None
-        left = (sums - ratio * weights) * number / total
-    error = np.sqrt((left**2).sum(axis=0) / (number - 1) / number)
-    return ratio, float(t_quantile(number - 1, LEVEL)) * error
+        shares = weights[:, 0] / weights.sum()
+        left = (sums - ratio * weights) / weights.sum()
+    # Residuals of few frames of unequal weights are too small; `clusters` explains both lines.
+    square = (shares**2).sum()
+    factor = square / (shares**2 @ (1 - 2 * shares + square))
+    return ratio, float(t_quantile(weights_df(shares), LEVEL)) * np.sqrt(factor * (left**2).sum(axis=0))
 
 
 def distance_edges(spacing: float, number: int, longest: float) -> np.ndarray:
