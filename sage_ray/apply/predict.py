@@ -10,9 +10,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sage_ray.apply.fields_of_view import FieldOfView
 from sage_ray.apply.input_pictures import find_images, result_names
 from sage_ray.apply.loaded_model import load_for_use
+from sage_ray.apply.particle_exports import parse_exports
 from sage_ray.apply.particle_measure import MIN_PARTICLE_PIXELS
+from sage_ray.apply.particle_products import (
+    MeasuredImage,
+    export_files,
+    export_folders,
+    export_particles,
+    page_files,
+    write_pages,
+)
 from sage_ray.apply.picture_frame import (
     AskedCrop,
     AskedScale,
@@ -32,6 +42,7 @@ from sage_ray.imaging.model import Model
 from sage_ray.imaging.particle_columns import described_columns
 from sage_ray.imaging.splitting import NECK, SLACK_PIXELS, check_split
 from sage_ray.record.home import Home
+from sage_ray.record.model_reference import ModelRef
 from sage_ray.record.provenance import now
 
 DEFAULT_SPLIT = "watershed"
@@ -87,6 +98,8 @@ class Prediction:
     """Images that could not be segmented: they are in no table."""
     notes: tuple[str, ...] = ()
     """What may make a result worse than it could be, one line for each kind, and the files not looked at."""
+    sizes: dict[str, Any] = field(default_factory=dict)
+    """Unit, numbers and percentiles of all equivalent diameters together, as `pooled` in sizes.json."""
     passed_over: str = ""
     """Files in and below the folder of images that were not looked at, by kind; "" if there are none."""
 
@@ -100,10 +113,15 @@ class _Gathered:
     notes: list[Note] = field(default_factory=list)
     shown: list[tuple[np.ndarray, str]] = field(default_factory=list)
     frames: list[tuple[Path, PictureFrame]] = field(default_factory=list)
+    measured: list[MeasuredImage] = field(default_factory=list)
     failed: list[tuple[Path, UserError]] = field(default_factory=list)
 
-    def add(self, done: SegmentedImage) -> None:
-        """Take in a segmented image."""
+    def add(self, done: SegmentedImage, name: str) -> None:
+        """Take in a segmented image and the name of its results."""
+        rows, columns = done.shape
+        seen = FieldOfView(done.path.name, rows - done.frame.crop_bottom, columns, done.frame.sides)
+        self.measured.append(MeasuredImage(name, done.shape, image_files(name)[2], seen, done.table))
+        self.frames.append((done.path, done.frame))
         self.tables.append(done.table.assign(image=done.path.name))
         self.rows.append(done.row())
         self.notes += done.notes
@@ -121,12 +139,15 @@ def predict(
     nm_per_pixel: AskedScale = None,
     crop_bottom: AskedCrop = None,
     split: str = DEFAULT_SPLIT,
+    export: str | Sequence[str] = (),
+    pages: bool = True,
 ) -> Prediction:
     """Segment images and measure their particles.
 
     Writes under `out`: masks/NAME.png (0 and 255; TIFF for an image over 64 million pixels), labels/NAME.tif (the
     number of each pixel's particle), overlays/NAME.png, particles.csv (one row per particle of all images),
-    particles.json (what its columns mean), images.csv (one row per image), overview.png, prediction.json.
+    particles.json (what its columns mean), images.csv (one row per image), overview.png, sizes (size distribution) and
+    order (spatial order) as .pdf, .svg, .png and .json, sizes.csv, prediction.json. docs/particles.md explains them.
 
     An image that cannot be segmented does not end the others: it is listed in `failed`.
 
@@ -140,24 +161,26 @@ def predict(
         crop_bottom: rows of an information bar at the bottom of all images; "auto" looks for the bar of each; None
             takes as many as training did.
         split: `watershed` tells particles that touch apart, `none` takes each connected region for one; same masks.
+        export: formats for other programs, names or a text with commas: `imagej` for rois/NAME.zip, `coco` for
+            coco.json.
+        pages: whether sizes and order are drawn too, which takes a second or two.
 
     Raises:
         NothingSegmented: no image could be segmented.
         CannotWrite: a full disk, or no permission.
-        UserError: no such model, images or way to split, no positive size of a pixel, or a result would replace an
-            image or a file that `predict` did not write.
+        UserError: no such model, images, way to split or format of export, no positive size of a pixel, or a result
+            would replace an image or a file that `predict` did not write.
     """
     options = SegmentOptions(check_split(split), checked_scale(nm_per_pixel), crop_bottom)
+    formats = parse_exports(export)
     ref, loaded = load_for_use(model, home)
     found = find_images(images)
     names = result_names(found.paths)
-    planned = [file for name in names for file in image_files(name)]
-    tables = [file for file in FILES.values() if not file.endswith("/")]
-    results = ResultFolder(Path(out).expanduser(), [*planned, *tables], found.paths)
+    results = ResultFolder(Path(out).expanduser(), _planned_files(names, formats), found.paths)
     batch = _segment_all(loaded, found.paths, names, results, options)
-    if batch.rows:
-        _write_tables(results, batch, split)
-    result = _prediction(ref.identity(), results.path, batch, found.passed_over)
+    sizes = _write_tables(results, batch, split, formats, pages) if batch.rows else {}
+    places = FILES | page_files(pages) | export_folders(formats)
+    result = _prediction(ref, results.path, batch, found.passed_over, places, sizes)
     if results.begun:
         results.finish(_facts(result, images, options, batch, loaded))
     if not batch.rows:
@@ -165,23 +188,32 @@ def predict(
     return result
 
 
-def _prediction(model: dict[str, Any], out: Path, batch: _Gathered, passed_over: str) -> Prediction:
+def _prediction(
+    ref: ModelRef, out: Path, batch: _Gathered, passed_over: str, places: dict[str, str], sizes: dict[str, Any]
+) -> Prediction:
     return Prediction(
-        model=model,
+        model=ref.identity(),
         out=out,
         images=len(batch.rows),
         particles=sum(map(len, batch.tables)),
         tiled=sum(row["tiled"] for row in batch.rows),
         coverage=float(np.mean([row["coverage"] for row in batch.rows])) if batch.rows else 0.0,
-        files=dict(FILES),
+        files=places,
         failed=tuple(FailedImage(path.name, str(error)) for path, error in batch.failed),
         notes=(
             *scale_lines(batch.frames),
             *note_lines(batch.notes),
             *([f"note: {passed_over}"] if passed_over else []),
         ),
+        sizes=sizes,
         passed_over=passed_over,
     )
+
+
+def _planned_files(names: Sequence[str], formats: Sequence[str]) -> list[str]:
+    images = [file for name in names for file in image_files(name)]
+    tables = [file for file in FILES.values() if not file.endswith("/")]
+    return [*images, *tables, *page_files(True).values(), *export_files(names, formats)]
 
 
 def _segment_all(
@@ -190,7 +222,8 @@ def _segment_all(
     batch = _Gathered()
     for path, name in zip(paths, names, strict=True):
         try:
-            batch.add(segment_image(model, path, name, results, options))
+            done = segment_image(model, path, name, results, options)
+            batch.add(done, name)
         except CannotWrite:
             raise  # the disk's fault, not the image's: the next one would fare no better
         except UserError as error:
@@ -212,12 +245,20 @@ def _nothing_segmented(images: str | Path, first: UserError, failed: tuple[Faile
     return NothingSegmented(f"none of {len(failed)} images could be segmented", images, mend, failed)
 
 
-def _write_tables(results: ResultFolder, batch: _Gathered, split: str) -> None:
-    """The tables of particles and of images, what the columns of the former mean, and a sheet of pictures."""
-    particles = pd.concat(batch.tables, ignore_index=True)
+def _write_tables(
+    results: ResultFolder, batch: _Gathered, split: str, formats: Sequence[str], pages: bool
+) -> dict[str, Any]:
+    """Tables of particles and of images, what the columns of the former mean, pages, exports, a sheet of pictures.
+
+    Returns:
+        the pooled sizes in short.
+    """
+    particles, sizes = write_pages(results, pd.concat(batch.tables, ignore_index=True), batch.measured, draw=pages)
+    export_particles(results, batch.measured, formats)
     # Where images without a scale come first, the columns in nm must not end up behind all others.
     widest = max(batch.tables, key=lambda table: len(table.columns))
-    columns = ["image", *(column for column in widest.columns if column != "image")]
+    known = ["image", *(column for column in widest.columns if column != "image")]
+    columns = [*known, *(column for column in particles.columns if column not in known)]
     with results.file(FILES["particles"]) as path:
         particles[columns].to_csv(path, index=False, float_format="%.6g")
     with results.file(FILES["images"]) as path:
@@ -230,6 +271,7 @@ def _write_tables(results: ResultFolder, batch: _Gathered, split: str) -> None:
     sheet = drawing.contact_sheet(*map(list, zip(*batch.shown, strict=True)), title="particles found")
     with results.file(FILES["overview"]) as path:
         drawing.save(sheet, path)
+    return sizes
 
 
 def _facts(

@@ -1,7 +1,10 @@
 """ImageJ regions of interest: one in a .roi file, or several in the .zip that the ROI manager saves.
 
 The file is big-endian: "Iout", version, kind, bounds, number of points, and from byte 64 the points, relative to the
-bounds as whole numbers, and for regions of sub-pixel resolution again as floats in the image's frame.
+bounds as whole numbers, and for regions of sub-pixel resolution again as floats in the image's frame. Where there are
+more than 65,535 points their number is 0, and stands at byte 18.
+
+Source: ij/io/RoiEncoder.java and RoiDecoder.java of ImageJ, which is in the public domain.
 """
 
 from __future__ import annotations
@@ -9,10 +12,13 @@ from __future__ import annotations
 import math
 import struct
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from sage_ray.files import replacing
 
 _KINDS = {
     0: "polygon",
@@ -31,6 +37,10 @@ _CLOSED = ("polygon", "freehand", "traced")
 _HEAD = 64
 _SUB_PIXEL = 128
 _OVAL_POINTS = 180
+_VERSION = 227
+_TRACED = 8
+_MOST_SHORT = 32_767
+_MOST_COUNT = 65_535
 MAX_ROI_BYTES = 1 << 24
 
 
@@ -71,6 +81,41 @@ def holds_rois(path: Path) -> bool:
         return False
 
 
+def write_rois(path: Path, regions: Iterable[tuple[str, np.ndarray]]) -> None:
+    """Write a .zip of regions, as the ROI manager of ImageJ saves and opens it.
+
+    Args:
+        path: replaced only when all is written.
+        regions: name and outline (n,2) of each, x and y in pixels, whole numbers from 0.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with replacing(path, durable=False) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, outline in regions:
+            # A fixed date: the same regions give the same bytes.
+            archive.writestr(zipfile.ZipInfo(f"{name}.roi"), roi_bytes(outline), zipfile.ZIP_DEFLATED)
+
+
+def roi_bytes(outline: np.ndarray) -> bytes:
+    """A traced region of ImageJ, such as its wand makes, from an outline (n,2) of whole numbers from 0.
+
+    Beyond 32,767 pixels, where the whole numbers of the format end, it has the points as floats too.
+    """
+    points = np.asarray(outline, np.int64)
+    (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
+    count, far = len(points), max(right, bottom) > _MOST_SHORT
+    bounds = np.array([top, left, bottom, right]).astype(">u2").tobytes()
+    head: bytes = b"Iout" + struct.pack(">hBx", _VERSION, _TRACED) + bounds
+    head += struct.pack(">H", count if count <= _MOST_COUNT else 0)
+    head += struct.pack(">i", count) if count > _MOST_COUNT else bytes(4)
+    head = head.ljust(50, b"\0") + struct.pack(">h", _SUB_PIXEL if far else 0)
+    body: bytes = (points - [left, top]).T.astype(">u2").tobytes()
+    if far:
+        body += points.T.astype(">f4").tobytes()
+    return head.ljust(_HEAD, b"\0") + body
+
+
 def parse_roi(content: bytes, name: str) -> Roi:
     """One region from the bytes of a .roi file.
 
@@ -81,6 +126,8 @@ def parse_roi(content: bytes, name: str) -> Roi:
         raise ValueError(f"{name} is no ImageJ region, or is cut off")
     version, kind_number = struct.unpack_from(">hB", content, 4)
     top, left, bottom, right, count = struct.unpack_from(">4hH", content, 8)
+    if count == 0:
+        count = struct.unpack_from(">i", content, 18)[0]
     kind = _KINDS.get(kind_number, f"kind {kind_number}")
     if struct.unpack_from(">i", content, 36)[0] > 0:
         raise ValueError(f"{name} is a composite region, which is not supported; split it in ImageJ (More, Split)")

@@ -1,4 +1,4 @@
-"""Convex hulls of many particles at once, and what is measured on them: Feret diameters and convex areas.
+"""Convex hulls of many particles at once, and what is measured on them: Feret diameters, areas, bounding boxes.
 
 A particle is given by the first and last pixel of its runs along rows; these have the same hull as all of its pixels.
 """
@@ -101,6 +101,17 @@ def convex_pixels(hull: HullPoints, number: int) -> np.ndarray:
     area = np.abs(np.bincount(hull.labels, twice, number)) / 2
     border = np.bincount(hull.labels, np.gcd(np.abs(down), np.abs(across)), number)
     return np.asarray(area + border / 2 + 1)
+
+
+def bounding_boxes(hull: HullPoints, number: int) -> np.ndarray:
+    """First row, first column, rows and columns (number, 4) int64 of the bounding box of each label 0..number-1."""
+    boxes = np.zeros((number, 4), np.int64)
+    for place, values in enumerate((hull.rows, hull.columns)):
+        first, last = np.full(number, np.iinfo(np.int64).max), np.full(number, -1)
+        np.minimum.at(first, hull.labels, values)
+        np.maximum.at(last, hull.labels, values)
+        boxes[:, place], boxes[:, place + 2] = first, last - first + 1
+    return boxes
 
 
 def feret_diameters(hull: HullPoints, number: int, pixel: tuple[float, float] = (1.0, 1.0)) -> np.ndarray:

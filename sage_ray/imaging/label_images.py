@@ -5,9 +5,11 @@ from __future__ import annotations
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import tifffile
 
 from sage_ray.errors import CannotWrite
 from sage_ray.imaging.band_writer import write_bands
@@ -73,6 +75,45 @@ def write_labels(
     dtype = np.uint16 if numbers.max(initial=0) <= MAX_16_BIT else np.uint32
     write_bands(path, shape, dtype, _numbered(scratch, numbers.astype(dtype), watch))
     return path
+
+
+@dataclass(frozen=True)
+class LabelRows:
+    """A label image that `write_labels` wrote, as bands of particle numbers; it is never held whole.
+
+    Attributes:
+        path: of the file.
+        shape: (rows, columns).
+        dtype: of the numbers.
+    """
+
+    path: Path
+    shape: tuple[int, int]
+    dtype: np.dtype
+
+    def bands(self) -> Iterator[np.ndarray]:
+        """Bands (n, columns) of numbers, a row of tiles each."""
+        with tifffile.TiffFile(self.path) as file:
+            page = file.pages.first
+            band, first = np.zeros((0, self.shape[1]), self.dtype), 0
+            for tile, place, _ in page.segments(maxworkers=1):
+                row, column = place[-3], place[-2]
+                if row > first:
+                    yield band
+                    first = row
+                if column == 0:
+                    band = np.zeros((min(page.tilelength, self.shape[0] - row), self.shape[1]), self.dtype)
+                assert tile is not None, "write_labels leaves no tile out"
+                part = tile.reshape(tile.shape[-3:-1])[: len(band), : self.shape[1] - column]
+                band[:, column : column + part.shape[1]] = part
+            yield band
+
+
+def open_label_rows(path: Path) -> LabelRows:
+    """The label image in a file of `write_labels`."""
+    with tifffile.TiffFile(path) as file:
+        page = file.pages.first
+        return LabelRows(path, (int(page.shape[0]), int(page.shape[1])), np.dtype(page.dtype))
 
 
 def _numbered(

@@ -6,6 +6,7 @@ PIXEL_COLUMNS = (
     *("label", "area_px", "equivalent_diameter_px", "centroid_row", "centroid_column", "perimeter_px", "circularity"),
     *("touches_border", "feret_max_px", "feret_min_px", "major_axis_px", "minor_axis_px", "aspect_ratio"),
     *("orientation_deg", "solidity", "eccentricity", "holes"),
+    *("box_row", "box_column", "box_height_px", "box_width_px"),
 )
 VALUE_COLUMNS = ("mean_grey", "confidence")
 """Means over a particle's pixels, in tables of particles whose image and probabilities are known."""
@@ -14,7 +15,12 @@ NM_COLUMNS = (
     *("major_axis_nm", "minor_axis_nm"),
 )
 
+_NEIGHBOUR = (
+    "distance to the centre of mass of the nearest other particle; empty where one outside the frame could be nearer"
+)
+_ORDER = "order of the bonds to the neighbours, weighted by the edges of Voronoi cells, 1 for a perfect lattice; empty"
 _LENGTHS = {
+    "nearest_neighbour": _NEIGHBOUR,
     "equivalent_diameter": "equivalent circular diameter: of the disc of equal area",
     "perimeter": "length of the outline, holes included, by Crofton's formula with four directions",
     "feret_max": "largest Feret diameter: greatest distance of two points of the particle, its pixels being squares",
@@ -38,6 +44,12 @@ _OTHERS = {
     "solidity": ("", "area / number of pixels whose centres lie in the convex hull of the particle's pixel centres"),
     "eccentricity": ("", "of the ellipse, 0 for a circle: sqrt(1 - (short / long axis)^2)"),
     "holes": ("", "number of holes: regions of background, or of other particles, that the particle encloses"),
+    "box_row": ("px", "first row of the bounding box, 0 is the first row of the image"),
+    "box_column": ("px", "first column of the bounding box, 0 is the first column of the image"),
+    "box_height_px": ("px", "rows of the bounding box"),
+    "box_width_px": ("px", "columns of the bounding box"),
+    "psi4": ("", f"four-fold {_ORDER} where the frame hides a possible neighbour"),
+    "psi6": ("", f"six-fold {_ORDER} where the frame hides a possible neighbour"),
     "mean_grey": ("grey value", "mean over the particle of the image's own grey values"),
     "confidence": ("", "mean over the particle of the predicted probability, from 0.5 to 1"),
 }  # fmt: skip

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from sage_ray.errors import UserError
-from sage_ray.imaging.hulls import HullPoints, convex_pixels, feret_diameters
+from sage_ray.imaging.hulls import HullPoints, bounding_boxes, convex_pixels, feret_diameters
 from sage_ray.imaging.instances import InstanceStream
 from sage_ray.imaging.particle_columns import NM_COLUMNS, PIXEL_COLUMNS, VALUE_COLUMNS
 
@@ -252,6 +252,8 @@ def _frame(
         "holes": np.round(1 - sums["euler"] / 4).astype(np.int64),
         **{name: sums[name] / area for name in values},
     }
+    boxes = bounding_boxes(hull, len(area)).T
+    columns |= dict(zip(("box_row", "box_column", "box_height_px", "box_width_px"), boxes, strict=True))
     for name in ("equivalent_diameter", "perimeter", "feret_max", "feret_min", "major_axis", "minor_axis"):
         columns[f"{name}_px"] = lengths[name]
         columns[f"{name}_nm"] = real[name]

@@ -66,10 +66,7 @@ class Clusters:
         """Degrees of freedom over groups, f of the module's docstring: G - 1 for equal sizes, less for unequal ones."""
         if self.num_groups < 2 or (self.sizes == self.sizes[0]).all():
             return float(self.num_groups - 1)
-        weights = self.sizes / self.num_images
-        centre = np.eye(self.num_groups) - weights
-        matrix = (centre.T * weights**2) @ centre
-        return float(np.trace(matrix) ** 2 / np.square(matrix).sum())
+        return weights_df(self.sizes / self.num_images)
 
     def text(self) -> str:
         """Such as "28 images", or "7 micrographs (28 images)" where the two differ."""
@@ -98,6 +95,14 @@ class Clusters:
         squares = (self.sizes / self.num_images) ** 2
         short = squares @ (1 - 2 * self.sizes / self.num_images + squares.sum())
         return float(np.sqrt(squares.sum() / short * (self.num_groups - 1) / self.num_groups))
+
+
+def weights_df(weights: np.ndarray) -> float:
+    """Degrees of freedom over groups whose weights (G,) sum up to 1: f of the module's docstring, G - 1 if equal."""
+    # A = D - u w' - w u' + q w w' with D = diag(w^2), u = w^2 and q = w'w: no matrix over all groups is needed.
+    q, third, fourth, fifth = (float((weights**power).sum()) for power in (2, 3, 4, 5))
+    trace = q - 2 * third + q**2
+    return trace**2 / (fourth * (1 + 4 * q) - 4 * fifth + 2 * third**2 + q**4 - 4 * q**2 * third)
 
 
 def by_group(groups: Sequence[Hashable] | None, num_images: int) -> Clusters:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sage_ray.terminal.display import score_lines, score_pairs
 from sage_ray.terminal.shell import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, Answer, Session, one_line, plain, quoted
@@ -122,14 +122,38 @@ def wrote(outcome: Prediction | Generation, out: Path, follow: list[str]) -> Ans
     fields = plain(outcome)
     counts = {name: value for name, value in fields.items() if isinstance(value, int | float)}
     lines = [", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in counts.items())]
-    lines.append(f"  {', '.join(outcome.files.values())}")
+    lines.append(f"  {', '.join(_folded(outcome.files.values()))}")
     lines += getattr(outcome, "notes", ())
     return Answer(lines, fields, {"out": out}, follow)
+
+
+def _folded(names: Iterable[str]) -> list[str]:
+    """Names of files, those of one stem together: sizes.{pdf,svg}."""
+    endings: dict[str, list[str]] = {}
+    for name in names:
+        stem, _, ending = name.rpartition(".")
+        endings.setdefault(stem or name, []).extend([ending] if stem else [])
+    each = {stem: found[0] if len(found) == 1 else f"{{{','.join(found)}}}" for stem, found in endings.items() if found}
+    return [f"{stem}.{each[stem]}" if stem in each else stem for stem in endings]
+
+
+def _size_lines(sizes: dict[str, Any]) -> list[str]:
+    """The size distribution in one line, and what has to be known of it."""
+    values, unit = sizes.get("values", {}), {"px": "pixels"}.get(sizes.get("unit", ""), sizes.get("unit", ""))
+    if not values:
+        return []
+    d10, d50, d90 = (f"{values[name]['value']:.4g}" for name in ("d10", "d50", "d90"))
+    limits = values["d50"]
+    between = "" if limits["low"] is None else f" [{limits['low']:.4g}, {limits['high']:.4g}]"
+    whole = _images(sizes["particles"], "whole particle")
+    line = f"diameters of {whole}: median {d50}{between} {unit}, D10 {d10}, D90 {d90}"
+    return [line, *(f"  {note}" for note in sizes["notes"])]
 
 
 def segmented(outcome: Prediction, out: Path) -> Answer:
     """Answer of `predict`: as `wrote`, then the images that could not be segmented, each in one line."""
     answer = wrote(outcome, out, [])
+    answer.lines[1:1] = _size_lines(outcome.sizes)
     if outcome.failed:
         total = outcome.images + len(outcome.failed)
         answer.lines.append(f"{len(outcome.failed)} of {total} images could not be segmented:")

@@ -143,14 +143,18 @@ def predict(
     split: Annotated[
         str, typer.Option("--split", help="How touching particles are told apart: watershed or none.")
     ] = "watershed",
+    export: Annotated[
+        str, typer.Option("--export", help="For other programs: imagej, coco, or both with a comma.")
+    ] = "",
 ) -> Answer:
-    """Write masks, label images, overlays and a particle table for images of any size."""
+    """Write masks, label images, overlays, a particle table, size distribution and order for images of any size."""
     from sage_ray.apply.picture_frame import read_crop, read_scale
     from sage_ray.apply.predict import NothingSegmented
     from sage_ray.apply.predict import predict as segment
     from sage_ray.terminal.model_answers import nothing_segmented, segmented
 
-    options: Any = {"nm_per_pixel": read_scale(nm_per_pixel), "crop_bottom": read_crop(crop_bottom), "split": split}
+    scale, crop = read_scale(nm_per_pixel), read_crop(crop_bottom)
+    options: Any = {"nm_per_pixel": scale, "crop_bottom": crop, "split": split, "export": export}
     try:
         return segmented(segment(model, images, out, home=session.home, **options), out)
     except NothingSegmented as error:

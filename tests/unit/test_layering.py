@@ -68,7 +68,7 @@ SEES: dict[str, set[str]] = {
     "imaging": GROUND | {"data", "models", "metrics"},
     "stages": RECORDED,
     "study": RECORDED | {"metrics", "stages", "training"},
-    "apply": RECORDED | {"metrics", "models", "imaging", "training", "record"},
+    "apply": RECORDED | {"metrics", "models", "statistics", "imaging", "training", "record"},
     "analysis": RECORDED | {"metrics", "statistics", "imaging", "record", "study"},
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ from scipy import ndimage
 from sage_ray.apply import particle_measure
 from sage_ray.apply.generate import generate
 from sage_ray.apply.particle_measure import MIN_PARTICLE_PIXELS, Thinned
-from sage_ray.apply.predict import predict
+from sage_ray.apply.predict import predict as predict_with_pages
 from sage_ray.config import resolve
+from sage_ray.data.annotations import read_annotation
 from sage_ray.data.check import check
 from sage_ray.data.synth import write_dataset
 from sage_ray.errors import UserError
@@ -28,7 +30,11 @@ from sage_ray.imaging.tiles import ArraySource
 from sage_ray.models import GENERATORS, SEGMENTERS
 from sage_ray.models.init import initialise
 from sage_ray.record.home import Home
+from sage_ray.terminal.model_answers import segmented
 from sage_ray.training.build import network_kwargs
+
+# Pages take a second of each call; test_particle_products.py looks at them.
+predict = partial(predict_with_pages, pages=False)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +97,8 @@ def test_masks_overlays_and_tables_of_a_folder(model: Path, images: Path, tmp_pa
         # Specks alone have no number.
         specks, number = ndimage.label((mask > 0) & (labels == 0))
         assert number == 0 or np.bincount(specks.ravel())[1:].max() < MIN_PARTICLE_PIXELS
-        shared = mine.drop(columns=["mean_grey", "confidence"])
+        added = ["mean_grey", "confidence", "nearest_neighbour_px", "nearest_neighbour_nm", "psi4", "psi6"]
+        shared = mine.drop(columns=added)
         pd.testing.assert_frame_equal(shared, expected, rtol=1e-5, check_dtype=False)
         assert summary.loc[name, "particles"] == len(expected)
         assert summary.loc[name, "coverage"] == pytest.approx((mask > 0).mean(), rel=1e-5)
@@ -180,6 +187,46 @@ def test_predict_says_when_few_pixels_take_the_grey_range_and_a_model_of_percent
         streamed = np.concatenate(list(one.predict_stream(ArraySource(hot))))
         np.testing.assert_allclose(streamed, one.predict_mask(hot)[0], atol=1e-5)
     assert shift["percentile"] < 0.1 * shift["minmax"]
+
+
+def test_pages_and_exports_are_written_and_a_second_run_replaces_exactly_them(
+    model: Path, tmp_path: Path, home: Home
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for seed in range(2):
+        grey = np.random.default_rng(seed).integers(0, 256, (90, 80), dtype=np.uint8)
+        Image.fromarray(grey).save(images / f"a{seed}.png")
+    out = tmp_path / "out"
+    result = predict_with_pages(model, images, out, home=home, nm_per_pixel=2.0, export="imagej,coco")
+    pages = {f"{page}.{ending}" for page in ("sizes", "order") for ending in ("pdf", "svg", "png", "json")}
+    own = pages | {"sizes.csv", "rois/a0.zip", "rois/a1.zip", "coco.json"}
+    written = set(json.loads((out / "prediction.json").read_text())["written"])
+    assert own < written and all((out / name).is_file() for name in written)
+    assert set(result.files.values()) >= pages | {"rois/", "coco.json"}
+    table = pd.read_csv(out / "particles.csv")
+    described = json.loads((out / "particles.json").read_text())["columns"]
+    assert list(described) == list(table.columns)
+    assert {"psi4", "psi6", "nearest_neighbour_nm", "box_row"} <= set(described)
+    assert described["nearest_neighbour_nm"]["unit"] == "nm" and described["psi6"]["unit"] == ""
+    for seed in range(2):
+        labels = np.asarray(Image.open(out / "labels" / f"a{seed}.tif"))
+        assert labels.max() > 0
+        for source in (out / "rois" / f"a{seed}.zip", out / "coco.json"):
+            np.testing.assert_array_equal(read_annotation(source, images / f"a{seed}.png", labels.shape), labels)
+    assert result.sizes["unit"] == "nm" and result.sizes["particles"] + result.sizes["particles_cut"] == len(table)
+    answer = segmented(result, out)
+    assert any(line.startswith("diameters of ") and " nm, D10 " in line for line in answer.lines)
+    assert any("sizes.{json,csv,pdf,svg,png}" in line for line in answer.lines)
+    assert answer.fields["sizes"]["values"]["d50"]["value"] > 0
+    (out / "mine.txt").write_text("mine")
+    (images / "a1.png").unlink()
+    again = predict(model, images, out, home=home)
+    left = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert not left & {"rois/a0.zip", "coco.json", "sizes.pdf", "order.png"} and "mine.txt" in left
+    assert {"sizes.json", "order.json"} <= left and again.sizes["unit"] == "px"
+    with pytest.raises(UserError, match="unknown format of export: voc"):
+        predict(model, images, out, home=home, export="voc")
 
 
 def test_a_stack_is_named_by_its_number_of_pages_and_the_others_are_segmented(

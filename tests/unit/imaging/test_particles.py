@@ -52,12 +52,16 @@ def test_agrees_with_skimage(mask: np.ndarray) -> None:
     labels, number = ndimage.label(mask)
     table = particle_table(mask)
     assert list(table.label) == list(range(1, number + 1))
-    names = ("area", "centroid", "equivalent_diameter_area", "perimeter_crofton")
+    names = ("area", "centroid", "equivalent_diameter_area", "perimeter_crofton", "bbox")
     expected = regionprops_table(labels, properties=names)
     np.testing.assert_array_equal(table.area_px, expected["area"])
     np.testing.assert_allclose(table.centroid_row, expected["centroid-0"])
     np.testing.assert_allclose(table.centroid_column, expected["centroid-1"])
     np.testing.assert_allclose(table.equivalent_diameter_px, expected["equivalent_diameter_area"])
+    np.testing.assert_array_equal(table.box_row, expected["bbox-0"])
+    np.testing.assert_array_equal(table.box_column, expected["bbox-1"])
+    np.testing.assert_array_equal(table.box_row + table.box_height_px, expected["bbox-2"])
+    np.testing.assert_array_equal(table.box_column + table.box_width_px, expected["bbox-3"])
     # Only where a particle meets itself at a corner do the perimeters differ, as two pieces have more of it than one.
     alone = [not meets_itself(labels == label) for label in range(1, number + 1)]
     np.testing.assert_allclose(table.perimeter_px[alone], expected["perimeter_crofton"][alone])
