@@ -73,7 +73,7 @@ def weights_sha(ref: ModelRef) -> str | None:
 def resolve_model(text: str | Path, home: Home) -> ModelRef:
     """The model that `text` names: a run id of this home, a folder, or a `models:/` URI.
 
-    A folder may be a model folder, a run folder or a downloaded package.
+    A folder may be a model folder, a run folder, a downloaded package, or finals/ID of a final training.
 
     Raises:
         UserError: there is no such model (the nearest name is given), it has no weights, or they are pickled.
@@ -140,8 +140,9 @@ def _from_run(run_id: str, home: Home) -> ModelRef:
 
 
 def _from_folder(name: str, path: Path) -> ModelRef:
-    if (path / "MLmodel").is_file():
-        return _from_package(name, path, None)
+    for package in (path, path / "package"):  # of a final training: finals/ID/package
+        if (package / "MLmodel").is_file():
+            return _from_package(name, package, None)
     folder = path / MODEL_IN_RUN if (path / "record.json").is_file() else path
     if (folder / SEGMENTER_FILE).is_file():
         record = folder.parent.parent / "record.json"
