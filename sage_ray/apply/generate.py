@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from sage_ray.apply.input_pictures import find_pictures, make_folder, result_names
+from sage_ray.apply.input_pictures import find_pictures, result_names
 from sage_ray.apply.loaded_model import load_for_use
+from sage_ray.apply.result_folder import make_folder
 from sage_ray.config import stable_hash
 from sage_ray.data.images import BadFile
 from sage_ray.data.masks import read_mask

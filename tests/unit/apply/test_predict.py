@@ -182,13 +182,17 @@ def test_predict_says_when_few_pixels_take_the_grey_range_and_a_model_of_percent
     assert shift["percentile"] < 0.1 * shift["minmax"]
 
 
-def test_a_stack_is_refused_by_its_number_of_pages_before_anything_is_written(
+def test_a_stack_is_named_by_its_number_of_pages_and_the_others_are_segmented(
     model: Path, images: Path, tmp_path: Path, home: Home
 ) -> None:
     tifffile.imwrite(images / "stack.tif", np.zeros((3, 40, 40), np.uint8), photometric="minisblack")
-    with pytest.raises(UserError, match="file with 3 pages, where one image is expected: .*stack.tif"):
-        predict(model, images, tmp_path / "out", home=home)
-    assert not (tmp_path / "out").exists()
+    result = predict(model, images, tmp_path / "out", home=home)
+    (failed,) = result.failed
+    assert result.images == 4 and failed.image == "stack.tif"
+    assert failed.error.startswith("file with 3 pages, where one image is expected: ") and "stack.tif" in failed.error
+    with pytest.raises(UserError, match="file with 3 pages"):
+        predict(model, images / "stack.tif", tmp_path / "alone", home=home)
+    assert not (tmp_path / "alone").exists()
 
 
 def test_preview_takes_every_nth_pixel_whatever_the_bands() -> None:
