@@ -25,13 +25,14 @@ class ParticleMeasure:
     Args:
         shape: (rows, columns) of the image.
         split: how touching particles are told apart, see `imaging.splitting.SPLITS`.
+        voted: the bands come with the disagreement of seeds.
     """
 
-    def __init__(self, shape: tuple[int, int], split: str) -> None:
+    def __init__(self, shape: tuple[int, int], split: str, *, voted: bool = False) -> None:
         self.shape, self.foreground = shape, 0
         self.step = max(math.ceil(max(shape) / PREVIEW_SIDE), 1)
         self._stream = InstanceStream(shape[1], split, MIN_PARTICLE_PIXELS)
-        self._measures = ParticleMeasures(shape[1], VALUE_COLUMNS, self._stream.resolved)
+        self._measures = ParticleMeasures(shape[1], VALUE_COLUMNS[: 3 if voted else 2], self._stream.resolved)
         self._scratch = LabelScratch(shape[1])
 
     def __enter__(self) -> ParticleMeasure:
@@ -40,11 +41,11 @@ class ParticleMeasure:
     def __exit__(self, *fault: BaseException | type[BaseException] | TracebackType | None) -> None:
         self._scratch.__exit__(*fault)
 
-    def add(self, mask: np.ndarray, grey: np.ndarray, probability: np.ndarray) -> None:
-        """Add the next rows (n, columns) of the mask (bool), the image and the foreground probability."""
+    def add(self, mask: np.ndarray, *values: np.ndarray) -> None:
+        """Add the next rows (n, columns) of the mask (bool), and the values of `VALUE_COLUMNS` for the same pixels."""
         self.foreground += int(mask.sum())
-        for labels, *values in self._stream.add(mask, grey, probability):
-            self._keep(labels, *values)
+        for labels, *settled in self._stream.add(mask, *values):
+            self._keep(labels, *settled)
 
     def finish(self, target: Path, nm_per_pixel: Scale = None) -> tuple[ParticleTable, np.ndarray]:
         """After the last band: write the label image, and return the table and every `step`-th pixel of the labels.

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from sage_ray.apply.input_pictures import find_images, result_names
-from sage_ray.apply.loaded_model import load_for_use
+from sage_ray.apply.loaded_model import load_for_use, load_votes_for_use
 from sage_ray.apply.particle_measure import MIN_PARTICLE_PIXELS
 from sage_ray.apply.result_folder import ResultFolder
 from sage_ray.apply.segmented_image import SegmentedImage, SegmentOptions, image_files, segment_image
@@ -22,12 +22,15 @@ from sage_ray.imaging import drawing
 from sage_ray.imaging.model import Model
 from sage_ray.imaging.particle_columns import described_columns
 from sage_ray.imaging.particles import Scale, pixel_sides
+from sage_ray.imaging.seed_votes import DOUBT, RULE, SeedVotes
 from sage_ray.imaging.splitting import NECK, SLACK_PIXELS, check_split
 from sage_ray.record.home import Home
+from sage_ray.record.model_reference import ModelRef
 from sage_ray.record.provenance import now
 
 DEFAULT_SPLIT = "watershed"
 """Chosen on EMPS: benchmarks/results/instances.md."""
+ALL_SEEDS = "all"
 SHEET_IMAGES = 12
 FILES = {
     "masks": "masks/",
@@ -39,6 +42,10 @@ FILES = {
     "overview": "overview.png",
 }
 """What lies where in the folder that `predict` writes."""
+DOUBT_MAPS = {"doubt": "doubt/"}
+"""What it writes beside these where the seeds of a model vote."""
+MOST_DOUBTFUL = 3
+"""Images that are named as the most doubtful ones."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,14 @@ class FailedImage:
 
     image: str
     error: str
+
+
+@dataclass(frozen=True)
+class DoubtfulImage:
+    """An image, and how much its mask depends on the seed (`imaging.seed_votes.doubt_of`)."""
+
+    image: str
+    doubt: float
 
 
 class NothingSegmented(UserError):
@@ -79,6 +94,10 @@ class Prediction:
     """Images that could not be segmented: they are in no table."""
     notes: tuple[str, ...] = ()
     """What may make a result worse than it could be, one line for each kind, and the files not looked at."""
+    seeds: tuple[int, ...] = ()
+    """Seeds that voted, the registered one first; none where the registered seed alone was used."""
+    doubtful: tuple[DoubtfulImage, ...] = ()
+    """Where seeds voted: all images, by falling doubt."""
     passed_over: str = ""
     """Files in and below the folder of images that were not looked at, by kind; "" if there are none."""
 
@@ -90,7 +109,7 @@ class _Gathered:
     tables: list[pd.DataFrame] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
-    shown: list[tuple[np.ndarray, str]] = field(default_factory=list)
+    shown: list[tuple[float, np.ndarray, str]] = field(default_factory=list)
     failed: list[tuple[Path, UserError]] = field(default_factory=list)
 
     def add(self, done: SegmentedImage) -> None:
@@ -98,8 +117,18 @@ class _Gathered:
         self.tables.append(done.table.assign(image=done.path.name))
         self.rows.append(done.row())
         self.notes += done.notes
-        if len(self.shown) < SHEET_IMAGES:
-            self.shown.append((done.overlay, f"{done.path.name}: {len(done.table)}"))
+        told = "" if done.doubt is None else f", doubt {done.doubt:.2f}"
+        self.shown.append((done.doubt or 0.0, done.overlay, f"{done.path.name}: {len(done.table)}{told}"))
+        # The most doubtful first; where nobody votes the order of the images stays.
+        self.shown = sorted(self.shown, key=lambda shown: -shown[0])[:SHEET_IMAGES]
+
+    def ranked(self) -> tuple[DoubtfulImage, ...]:
+        """Images by falling doubt; each row gets its place, `doubt_rank`, equal ones the same. None without a vote."""
+        voted = sorted((row for row in self.rows if "doubt" in row), key=lambda row: -row["doubt"])
+        for place, row in enumerate(voted):
+            before = voted[place - 1] if place else row
+            row["doubt_rank"] = before["doubt_rank"] if place and before["doubt"] == row["doubt"] else place + 1
+        return tuple(DoubtfulImage(row["image"], row["doubt"]) for row in voted)
 
 
 def predict(
@@ -110,6 +139,7 @@ def predict(
     home: Home,
     nm_per_pixel: Scale = None,
     split: str = DEFAULT_SPLIT,
+    seeds: str | None = None,
 ) -> Prediction:
     """Segment images and measure their particles.
 
@@ -126,21 +156,27 @@ def predict(
         home: where models are looked up.
         nm_per_pixel: side of a pixel in nanometres, or its (height, width), for columns in nm and a scale bar.
         split: `watershed` tells particles that touch apart, `none` takes each connected region for one; same masks.
+        seeds: None uses the registered seed of the model; `all` lets all its seeds vote. The mean of their
+            probabilities decides; particles then have a `disagreement`, images a `doubt` and its rank, and
+            doubt/NAME.png shows where the seeds disagree (white: evenly split), at the size of the overlay.
 
     Raises:
         NothingSegmented: no image could be segmented.
         CannotWrite: a full disk, or no permission.
-        UserError: no such model, images or way to split, no positive size of a pixel, or a result would replace an
-            image or a file that `predict` did not write.
+        UserError: no such model, images, seeds or way to split, no positive size of a pixel, or a result would replace
+            an image or a file that `predict` did not write.
     """
-    options = SegmentOptions(check_split(split), pixel_sides(nm_per_pixel))
-    ref, loaded = load_for_use(model, home)
+    sides = pixel_sides(nm_per_pixel)
+    check_split(split)
+    ref, loaded, votes = _loaded(model, home, seeds)
+    options = SegmentOptions(split, sides, votes)
     found = find_images(images)
     names = result_names(found.paths)
-    planned = [file for name in names for file in image_files(name)]
+    planned = [file for name in names for file in image_files(name, voted=votes is not None)]
     tables = [file for file in FILES.values() if not file.endswith("/")]
     results = ResultFolder(Path(out).expanduser(), [*planned, *tables], found.paths)
     batch = _segment_all(loaded, found.paths, names, results, options)
+    doubtful = batch.ranked()
     if batch.rows:
         _write_tables(results, batch, split)
     result = Prediction(
@@ -150,9 +186,11 @@ def predict(
         particles=sum(map(len, batch.tables)),
         tiled=sum(row["tiled"] for row in batch.rows),
         coverage=float(np.mean([row["coverage"] for row in batch.rows])) if batch.rows else 0.0,
-        files=dict(FILES),
+        files=FILES | (DOUBT_MAPS if votes else {}),
         failed=tuple(FailedImage(path.name, str(error)) for path, error in batch.failed),
         notes=(*note_lines(batch.notes), *([f"note: {found.passed_over}"] if found.passed_over else [])),
+        seeds=votes.seeds if votes else (),
+        doubtful=doubtful,
         passed_over=found.passed_over,
     )
     if results.begun:
@@ -160,6 +198,16 @@ def predict(
     if not batch.rows:
         raise _nothing_segmented(images, batch.failed[0][1], result.failed)
     return result
+
+
+def _loaded(model: str | Path, home: Home, seeds: str | None) -> tuple[ModelRef, Model, SeedVotes | None]:
+    if seeds not in (None, ALL_SEEDS):
+        mend = f"write {ALL_SEEDS}, or leave it out for the registered seed"
+        raise UserError("no such choice of seeds", f"--seeds {seeds}", mend)
+    if seeds is None:
+        return *load_for_use(model, home), None
+    ref, votes = load_votes_for_use(model, home)
+    return ref, votes.registered, votes
 
 
 def _segment_all(
@@ -172,7 +220,7 @@ def _segment_all(
         except CannotWrite:
             raise  # the disk's fault, not the image's: the next one would fare no better
         except UserError as error:
-            results.drop(image_files(name))
+            results.drop(image_files(name, voted=options.votes is not None))
             batch.failed.append((path, _naming(path, error)))
     return batch
 
@@ -203,13 +251,15 @@ def _write_tables(results: ResultFolder, batch: _Gathered, split: str) -> None:
         how |= {"neck": NECK, "slack_pixels": SLACK_PIXELS}
     with results.file(FILES["columns"]) as path:
         write_json(path, {"format_version": 1, "split": how, "columns": described_columns(columns)})
-    sheet = drawing.contact_sheet(*map(list, zip(*batch.shown, strict=True)), title="particles found")
+    _, pictures, captions = zip(*batch.shown, strict=True)
+    sheet = drawing.contact_sheet(pictures, captions, title="particles found")
     with results.file(FILES["overview"]) as path:
         drawing.save(sheet, path)
 
 
 def _facts(result: Prediction, images: str | Path, nm_per_pixel: Scale, split: str, model: Model) -> dict[str, Any]:
     """What prediction.json says, beside the list of files."""
+    vote = {"seeds": result.seeds, "registered_seed": next(iter(result.seeds), None), "rule": RULE, "doubt": DOUBT}
     return {
         "model": result.model,
         "images": str(Path(images).expanduser().absolute()),
@@ -220,6 +270,7 @@ def _facts(result: Prediction, images: str | Path, nm_per_pixel: Scale, split: s
         "min_particle_pixels": MIN_PARTICLE_PIXELS,
         "nm_per_pixel": nm_per_pixel,
         "split": split,
+        "vote": vote if result.seeds else None,
         "threshold": 0.5,
         "crop_bottom": model.spec["preprocessing"]["crop_bottom"],
         "training_size": list(model.image_size),

@@ -17,6 +17,7 @@ from sage_ray.imaging import drawing
 from sage_ray.imaging.model import Model
 from sage_ray.imaging.particle_overlay import particle_overlay
 from sage_ray.imaging.rasters import open_rows, write_mask
+from sage_ray.imaging.seed_votes import MOST_DISAGREEMENT, Ballot, SeedVotes
 from sage_ray.imaging.tiles import ArraySource, RowReader, RowSource
 
 
@@ -28,6 +29,8 @@ class SegmentOptions:
     """See `imaging.splitting.SPLITS`."""
     nm_per_pixel: tuple[float, float] | None
     """(height, width) of a pixel in nanometres, as the user says; None: not said."""
+    votes: SeedVotes | None = None
+    """The seeds of the model, where all of them vote."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class SegmentedImage:
     tiled: bool
     overlay: np.ndarray
     notes: list[Note]
+    doubt: float | None = None
+    """`imaging.seed_votes.doubt_of` the image, where the seeds of a model voted."""
 
     def row(self) -> dict[str, Any]:
         """The image's row of images.csv."""
@@ -59,12 +64,19 @@ class SegmentedImage:
             "coverage": self.coverage,
             "median_equivalent_diameter_px": whole["equivalent_diameter_px"].median(),
             "mask": self.mask,
+            **({} if self.doubt is None else {"doubt": self.doubt}),
         }
 
 
-def image_files(name: str) -> tuple[str, ...]:
+def image_files(name: str, *, voted: bool = False) -> tuple[str, ...]:
     """Files that `segment_image` may write of an image whose results have this name, from the folder of results."""
-    return f"masks/{name}.png", f"masks/{name}.tif", f"labels/{name}.tif", f"overlays/{name}.png"
+    files = f"masks/{name}.png", f"masks/{name}.tif", f"labels/{name}.tif", f"overlays/{name}.png"
+    return (*files, doubt_file(name)) if voted else files
+
+
+def doubt_file(name: str) -> str:
+    """File of the picture of where seeds disagree, from the folder of results."""
+    return f"doubt/{name}.png"
 
 
 def segment_image(
@@ -73,7 +85,7 @@ def segment_image(
     """Write mask, label image and overlay of an image, and return the rest.
 
     Args:
-        model: that segments.
+        model: that segments; the registered seed where all vote.
         path: of the image.
         name: of its results, see `image_files`.
         results: where they go.
@@ -85,12 +97,15 @@ def segment_image(
     """
     source = open_rows(path)
     png, tif, labels_file, overlay_file = image_files(name)
-    with ParticleMeasure(source.shape, options.split) as measure:
+    ballot = Ballot(options.votes) if options.votes else None
+    segmenter = ballot or model
+    with ParticleMeasure(source.shape, options.split, voted=ballot is not None) as measure:
+        disagreement = _Disagreement(ballot, Thinned(measure.step))
         if isinstance(source, ArraySource):
-            probability, mask = model.predict_mask(source.array)
+            probability, mask = segmenter.predict_mask(source.array)
             for row in range(0, len(mask), source.band_rows):
                 band = slice(row, row + source.band_rows)
-                measure.add(mask[band], source.array[band], probability[band])
+                measure.add(mask[band], source.array[band], probability[band], *disagreement.of(band))
             written, tiled = png, model.is_tiled(source.shape)
             with results.file(png) as target:
                 drawing.save(mask, target)
@@ -99,7 +114,8 @@ def segment_image(
             written, tiled = tif, True
             thinned = Thinned(measure.step)
             with results.file(tif) as target:
-                write_mask(target, source.shape, _measured(model, source, measure, thinned))
+                probabilities = segmenter.predict_stream(source)
+                write_mask(target, source.shape, _measured(probabilities, source, measure, thinned, disagreement))
             small = thinned.whole()
         with results.file(labels_file) as target:
             table, labels = measure.finish(target, options.nm_per_pixel)
@@ -108,6 +124,9 @@ def segment_image(
     overlay = particle_overlay(small, labels, cut, nm_per_pixel=sides[1] * measure.step if sides else None)
     with results.file(overlay_file) as target:
         drawing.save(overlay, target)
+    if ballot is not None:
+        with results.file(doubt_file(name)) as target:
+            drawing.save(disagreement.picture(), target)
     return SegmentedImage(
         path=path,
         mask=written,
@@ -117,7 +136,28 @@ def segment_image(
         tiled=tiled,
         overlay=overlay,
         notes=_range_note(model, source, path),
+        doubt=None if ballot is None else ballot.doubt,
     )
+
+
+@dataclass(frozen=True)
+class _Disagreement:
+    """What the seeds of a ballot disagree on, as a value beside others and as a small picture; nothing without one."""
+
+    ballot: Ballot | None
+    thinned: Thinned
+
+    def of(self, rows: slice = slice(None)) -> list[np.ndarray]:
+        """The next rows of it."""
+        if self.ballot is None:
+            return []
+        band = self.ballot.disagreement[rows]
+        self.thinned.add(band)
+        return [band]
+
+    def picture(self) -> np.ndarray:
+        """Grey, uint8: 0 where all seeds say the same, 255 where half of them are sure of the opposite."""
+        return np.rint(self.thinned.whole() * (255 / MOST_DISAGREEMENT)).astype(np.uint8)
 
 
 def _range_note(model: Model, source: RowSource, path: Path) -> list[Note]:
@@ -129,12 +169,18 @@ def _range_note(model: Model, source: RowSource, path: Path) -> list[Note]:
     return range_note(kept.bands, path, model.stretch, "clip them, or train a model with data.stretch=percentile")
 
 
-def _measured(model: Model, source: RowSource, measure: ParticleMeasure, thinned: Thinned) -> Iterator[np.ndarray]:
+def _measured(
+    probabilities: Iterator[np.ndarray],
+    source: RowSource,
+    measure: ParticleMeasure,
+    thinned: Thinned,
+    disagreement: _Disagreement,
+) -> Iterator[np.ndarray]:
     """Bands of the mask of an image that is not held whole, measured as they pass."""
     reader, row = RowReader(source), 0
-    for probability in model.predict_stream(source):
+    for probability in probabilities:
         grey, mask = reader.take(row, row + len(probability)), probability > 0.5
-        measure.add(mask, grey, probability)
+        measure.add(mask, grey, probability, *disagreement.of())
         thinned.add(grey)
         row += len(mask)
         yield mask

@@ -7,8 +7,8 @@ PIXEL_COLUMNS = (
     *("touches_border", "feret_max_px", "feret_min_px", "major_axis_px", "minor_axis_px", "aspect_ratio"),
     *("orientation_deg", "solidity", "eccentricity", "holes"),
 )
-VALUE_COLUMNS = ("mean_grey", "confidence")
-"""Means over a particle's pixels, in tables of particles whose image and probabilities are known."""
+VALUE_COLUMNS = ("mean_grey", "confidence", "disagreement")
+"""Means over a particle's pixels, in tables of particles whose image and probabilities, and whose seeds, are known."""
 NM_COLUMNS = (
     *("area_nm2", "equivalent_diameter_nm", "perimeter_nm", "feret_max_nm", "feret_min_nm"),
     *("major_axis_nm", "minor_axis_nm"),
@@ -40,6 +40,8 @@ _OTHERS = {
     "holes": ("", "number of holes: regions of background, or of other particles, that the particle encloses"),
     "mean_grey": ("grey value", "mean over the particle of the image's own grey values"),
     "confidence": ("", "mean over the particle of the predicted probability, from 0.5 to 1"),
+    "disagreement": ("", "mean over the particle of the standard deviation, over the seeds that voted, of their "
+                     "probabilities, from 0 (all alike) to 0.5"),
 }  # fmt: skip
 
 

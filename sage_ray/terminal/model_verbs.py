@@ -132,13 +132,16 @@ def predict(
     split: Annotated[
         str, typer.Option("--split", help="How touching particles are told apart: watershed or none.")
     ] = "watershed",
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", help="all: the seeds of a final training vote, images are ranked by doubt.")
+    ] = None,
 ) -> Answer:
     """Write masks, label images, overlays and a particle table for images of any size."""
     from sage_ray.apply.predict import NothingSegmented
     from sage_ray.apply.predict import predict as segment
     from sage_ray.terminal.model_answers import nothing_segmented, segmented
 
-    options: Any = {"nm_per_pixel": nm_per_pixel, "split": split}
+    options: Any = {"nm_per_pixel": nm_per_pixel, "split": split, "seeds": seeds}
     try:
         return segmented(segment(model, images, out, home=session.home, **options), out)
     except NothingSegmented as error:
