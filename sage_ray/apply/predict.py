@@ -122,13 +122,17 @@ class _Gathered:
         # The most doubtful first; where nobody votes the order of the images stays.
         self.shown = sorted(self.shown, key=lambda shown: -shown[0])[:SHEET_IMAGES]
 
-    def ranked(self) -> tuple[DoubtfulImage, ...]:
-        """Images by falling doubt; each row gets its place, `doubt_rank`, equal ones the same. None without a vote."""
-        voted = sorted((row for row in self.rows if "doubt" in row), key=lambda row: -row["doubt"])
-        for place, row in enumerate(voted):
-            before = voted[place - 1] if place else row
-            row["doubt_rank"] = before["doubt_rank"] if place and before["doubt"] == row["doubt"] else place + 1
-        return tuple(DoubtfulImage(row["image"], row["doubt"]) for row in voted)
+    def image_table(self) -> pd.DataFrame:
+        """One row per image; where seeds voted with `doubt_rank`, 1 for the most doubtful, equal ones the same."""
+        table = pd.DataFrame(self.rows)
+        if "doubt" in table:
+            table["doubt_rank"] = table["doubt"].rank(method="min", ascending=False).astype(int)
+        return table
+
+    def doubtful(self) -> tuple[DoubtfulImage, ...]:
+        """Images by falling doubt; none where nobody voted."""
+        voted = [DoubtfulImage(row["image"], row["doubt"]) for row in self.rows if "doubt" in row]
+        return tuple(sorted(voted, key=lambda one: -one.doubt))
 
 
 def predict(
@@ -176,23 +180,9 @@ def predict(
     tables = [file for file in FILES.values() if not file.endswith("/")]
     results = ResultFolder(Path(out).expanduser(), [*planned, *tables], found.paths)
     batch = _segment_all(loaded, found.paths, names, results, options)
-    doubtful = batch.ranked()
     if batch.rows:
         _write_tables(results, batch, split)
-    result = Prediction(
-        model=ref.identity(),
-        out=results.path,
-        images=len(batch.rows),
-        particles=sum(map(len, batch.tables)),
-        tiled=sum(row["tiled"] for row in batch.rows),
-        coverage=float(np.mean([row["coverage"] for row in batch.rows])) if batch.rows else 0.0,
-        files=FILES | (DOUBT_MAPS if votes else {}),
-        failed=tuple(FailedImage(path.name, str(error)) for path, error in batch.failed),
-        notes=(*note_lines(batch.notes), *([f"note: {found.passed_over}"] if found.passed_over else [])),
-        seeds=votes.seeds if votes else (),
-        doubtful=doubtful,
-        passed_over=found.passed_over,
-    )
+    result = _prediction(ref, results.path, batch, found.passed_over, votes)
     if results.begun:
         results.finish(_facts(result, images, nm_per_pixel, split, loaded))
     if not batch.rows:
@@ -225,6 +215,23 @@ def _segment_all(
     return batch
 
 
+def _prediction(ref: ModelRef, out: Path, batch: _Gathered, passed_over: str, votes: SeedVotes | None) -> Prediction:
+    return Prediction(
+        model=ref.identity(),
+        out=out,
+        images=len(batch.rows),
+        particles=sum(map(len, batch.tables)),
+        tiled=sum(row["tiled"] for row in batch.rows),
+        coverage=float(np.mean([row["coverage"] for row in batch.rows])) if batch.rows else 0.0,
+        files=FILES | (DOUBT_MAPS if votes else {}),
+        failed=tuple(FailedImage(path.name, str(error)) for path, error in batch.failed),
+        notes=(*note_lines(batch.notes), *([f"note: {passed_over}"] if passed_over else [])),
+        seeds=votes.seeds if votes else (),
+        doubtful=batch.doubtful(),
+        passed_over=passed_over,
+    )
+
+
 def _naming(path: Path, error: UserError) -> UserError:
     """The error, with the file named in it."""
     named = path.name in str(error)
@@ -245,7 +252,7 @@ def _write_tables(results: ResultFolder, batch: _Gathered, split: str) -> None:
     with results.file(FILES["particles"]) as path:
         particles[columns].to_csv(path, index=False, float_format="%.6g")
     with results.file(FILES["images"]) as path:
-        pd.DataFrame(batch.rows).to_csv(path, index=False, float_format="%.6g")
+        batch.image_table().to_csv(path, index=False, float_format="%.6g")
     how: dict[str, Any] = {"method": split, "min_particle_pixels": MIN_PARTICLE_PIXELS}
     if split == "watershed":
         how |= {"neck": NECK, "slack_pixels": SLACK_PIXELS}

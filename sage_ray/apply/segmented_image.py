@@ -17,7 +17,7 @@ from sage_ray.imaging import drawing
 from sage_ray.imaging.model import Model
 from sage_ray.imaging.particle_overlay import particle_overlay
 from sage_ray.imaging.rasters import open_rows, write_mask
-from sage_ray.imaging.seed_votes import MOST_DISAGREEMENT, Ballot, SeedVotes
+from sage_ray.imaging.seed_votes import MOST_DISAGREEMENT, SeedVotes, doubt_of
 from sage_ray.imaging.tiles import ArraySource, RowReader, RowSource
 
 
@@ -75,7 +75,7 @@ def image_files(name: str, *, voted: bool = False) -> tuple[str, ...]:
 
 
 def doubt_file(name: str) -> str:
-    """File of the picture of where seeds disagree, from the folder of results."""
+    """The picture of where seeds disagree, from the folder of results."""
     return f"doubt/{name}.png"
 
 
@@ -95,38 +95,33 @@ def segment_image(
         CannotWrite: a file cannot be written.
         UserError: anything that is wrong with this image.
     """
-    source = open_rows(path)
+    source, sides = open_rows(path), options.nm_per_pixel
+    tiled = model.is_tiled(source.shape, nm_per_pixel=sides)
+    results.begin()
     png, tif, labels_file, overlay_file = image_files(name)
-    ballot = Ballot(options.votes) if options.votes else None
-    segmenter = ballot or model
-    with ParticleMeasure(source.shape, options.split, voted=ballot is not None) as measure:
-        disagreement = _Disagreement(ballot, Thinned(measure.step))
+    counts: list[np.ndarray] = []
+    with ParticleMeasure(source.shape, options.split, voted=options.votes is not None) as measure:
+        grey, disagreement = Thinned(measure.step), Thinned(measure.step)
+        bands = _predicted(model, source, options, counts)
+        masks = _measured(bands, source, measure, (grey, disagreement))
         if isinstance(source, ArraySource):
-            probability, mask = segmenter.predict_mask(source.array)
-            for row in range(0, len(mask), source.band_rows):
-                band = slice(row, row + source.band_rows)
-                measure.add(mask[band], source.array[band], probability[band], *disagreement.of(band))
-            written, tiled = png, model.is_tiled(source.shape)
+            written, mask = png, np.concatenate(list(masks))
             with results.file(png) as target:
                 drawing.save(mask, target)
-            small = np.asarray(source.array[:: measure.step, :: measure.step])
         else:
-            written, tiled = tif, True
-            thinned = Thinned(measure.step)
+            written = tif
             with results.file(tif) as target:
-                probabilities = segmenter.predict_stream(source)
-                write_mask(target, source.shape, _measured(probabilities, source, measure, thinned, disagreement))
-            small = thinned.whole()
+                write_mask(target, source.shape, masks)
         with results.file(labels_file) as target:
-            table, labels = measure.finish(target, options.nm_per_pixel)
-    frame, sides = table.frame, options.nm_per_pixel
+            table, labels = measure.finish(target, sides)
+    frame = table.frame
     cut = frame.loc[frame["touches_border"].astype(bool), "label"].tolist()
-    overlay = particle_overlay(small, labels, cut, nm_per_pixel=sides[1] * measure.step if sides else None)
+    overlay = particle_overlay(grey.whole(), labels, cut, nm_per_pixel=sides[1] * measure.step if sides else None)
     with results.file(overlay_file) as target:
         drawing.save(overlay, target)
-    if ballot is not None:
+    if counts:
         with results.file(doubt_file(name)) as target:
-            drawing.save(disagreement.picture(), target)
+            drawing.save(_as_grey(disagreement.whole()), target)
     return SegmentedImage(
         path=path,
         mask=written,
@@ -136,28 +131,13 @@ def segment_image(
         tiled=tiled,
         overlay=overlay,
         notes=_range_note(model, source, path),
-        doubt=None if ballot is None else ballot.doubt,
+        doubt=doubt_of(np.sum(counts, axis=0)) if counts else None,
     )
 
 
-@dataclass(frozen=True)
-class _Disagreement:
-    """What the seeds of a ballot disagree on, as a value beside others and as a small picture; nothing without one."""
-
-    ballot: Ballot | None
-    thinned: Thinned
-
-    def of(self, rows: slice = slice(None)) -> list[np.ndarray]:
-        """The next rows of it."""
-        if self.ballot is None:
-            return []
-        band = self.ballot.disagreement[rows]
-        self.thinned.add(band)
-        return [band]
-
-    def picture(self) -> np.ndarray:
-        """Grey, uint8: 0 where all seeds say the same, 255 where half of them are sure of the opposite."""
-        return np.rint(self.thinned.whole() * (255 / MOST_DISAGREEMENT)).astype(np.uint8)
+def _as_grey(disagreement: np.ndarray) -> np.ndarray:
+    """uint8: 0 where all seeds say the same, 255 where half of them are sure of the opposite."""
+    return np.rint(disagreement * (255 / MOST_DISAGREEMENT)).astype(np.uint8)
 
 
 def _range_note(model: Model, source: RowSource, path: Path) -> list[Note]:
@@ -169,18 +149,31 @@ def _range_note(model: Model, source: RowSource, path: Path) -> list[Note]:
     return range_note(kept.bands, path, model.stretch, "clip them, or train a model with data.stretch=percentile")
 
 
+def _predicted(
+    model: Model, source: RowSource, options: SegmentOptions, counts: list[np.ndarray]
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Bands of the probability and, where seeds vote, of their disagreement; their `Vote.counts` go into `counts`."""
+    if options.votes is None:
+        for probability in model.predict_stream(source, nm_per_pixel=options.nm_per_pixel):
+            yield (probability,)
+        return
+    for vote in options.votes.on_stream(source, nm_per_pixel=options.nm_per_pixel):
+        counts.append(vote.counts)
+        yield vote.probability, vote.disagreement
+
+
 def _measured(
-    probabilities: Iterator[np.ndarray],
+    bands: Iterator[tuple[np.ndarray, ...]],
     source: RowSource,
     measure: ParticleMeasure,
-    thinned: Thinned,
-    disagreement: _Disagreement,
+    pictures: tuple[Thinned, Thinned],
 ) -> Iterator[np.ndarray]:
-    """Bands of the mask of an image that is not held whole, measured as they pass."""
-    reader, row = RowReader(source), 0
-    for probability in probabilities:
+    """Bands of the mask of an image, measured as they pass; `pictures` get the image and the disagreement."""
+    reader, row = RowReader(source.bands()), 0
+    for probability, *disagreement in bands:
         grey, mask = reader.take(row, row + len(probability)), probability > 0.5
-        measure.add(mask, grey, probability, *disagreement.of())
-        thinned.add(grey)
+        measure.add(mask, grey, probability, *disagreement)
+        for picture, band in zip(pictures, (grey, *disagreement), strict=False):
+            picture.add(band)
         row += len(mask)
         yield mask

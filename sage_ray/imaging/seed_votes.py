@@ -130,39 +130,6 @@ class SeedVotes:
             yield count_votes(bands)
 
 
-class Ballot:
-    """The vote on one image behind the calls of `Model`; it is done with after one of them.
-
-    Attributes:
-        disagreement: (n, columns) float32 in [0, 0.5] of the image, or of the band that `predict_stream` gave last.
-    """
-
-    def __init__(self, votes: SeedVotes) -> None:
-        self._votes = votes
-        self._counts = np.zeros((len(votes.seeds), 3), np.int64)
-        self.disagreement = np.zeros((0, 0), np.float32)
-
-    @property
-    def doubt(self) -> float:
-        """`doubt_of` the rows so far."""
-        return doubt_of(self._counts)
-
-    def predict_mask(self, image: np.ndarray, **options: Any) -> tuple[np.ndarray, np.ndarray]:
-        """As `Model.predict_mask`: mean probability (H,W) float32, and the mask (H,W) bool that it decides."""
-        vote = self._taken(self._votes.on_image(image, **options))
-        return vote.probability, vote.mask
-
-    def predict_stream(self, source: RowSource, **options: Any) -> Iterator[np.ndarray]:
-        """As `Model.predict_stream`: bands (n, columns) float32 of the mean probability."""
-        for vote in self._votes.on_stream(source, **options):
-            yield self._taken(vote).probability
-
-    def _taken(self, vote: Vote) -> Vote:
-        self._counts += vote.counts
-        self.disagreement = vote.disagreement
-        return vote
-
-
 def pack_seeds(folder: Path, registered: int, others: Mapping[int, Path]) -> tuple[int, ...]:
     """Add the segmenters of other seeds to a model folder, and note all seeds in its model.json; returns the seeds.
 
