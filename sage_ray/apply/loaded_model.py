@@ -34,7 +34,7 @@ def load_votes_for_use(model: str | Path, home: Home) -> tuple[ModelRef, SeedVot
     """Where a model comes from, and the networks of all its seeds on the device that they are used on.
 
     Args:
-        model: folder of a final training, or `models:/` URI.
+        model: id or folder of a final training, or `models:/` URI.
         home: where runs and the registry are looked up.
 
     Raises:
@@ -46,7 +46,7 @@ def load_votes_for_use(model: str | Path, home: Home) -> tuple[ModelRef, SeedVot
         whole = parent if parent in home.final_ids() else None
         mend = "leave --seeds out, or name a model that `sage-ray final` made of several seeds"
         if whole is not None:
-            mend = f"give {home.finals / whole} or its models:/NAME@ALIAS, which hold all seeds"
+            mend = f"give {whole} or its models:/NAME@ALIAS, which hold all seeds"
         raise UserError("run of one seed has nobody to vote", ref.text, mend)
     return ref, load_seed_votes(ref.folder, ref.text).to(_device())
 

@@ -162,7 +162,8 @@ def predict(
         split: `watershed` tells particles that touch apart, `none` takes each connected region for one; same masks.
         seeds: None uses the registered seed of the model; `all` lets all its seeds vote. The mean of their
             probabilities decides; particles then have a `disagreement`, images a `doubt` and its rank, and
-            doubt/NAME.png shows where the seeds disagree (white: evenly split), at the size of the overlay.
+            doubt/NAME.png shows where the seeds disagree (white: evenly split); of an image with a side over 2048
+            pixels every n-th pixel.
 
     Raises:
         NothingSegmented: no image could be segmented.
@@ -259,7 +260,8 @@ def _write_tables(results: ResultFolder, batch: _Gathered, split: str) -> None:
     with results.file(FILES["columns"]) as path:
         write_json(path, {"format_version": 1, "split": how, "columns": described_columns(columns)})
     _, pictures, captions = zip(*batch.shown, strict=True)
-    sheet = drawing.contact_sheet(pictures, captions, title="particles found")
+    title = "particles found" + (", the most doubtful images first" if batch.doubtful() else "")
+    sheet = drawing.contact_sheet(pictures, captions, title=title)
     with results.file(FILES["overview"]) as path:
         drawing.save(sheet, path)
 

@@ -71,7 +71,7 @@ def weights_sha(ref: ModelRef) -> str | None:
 
 
 def resolve_model(text: str | Path, home: Home) -> ModelRef:
-    """The model that `text` names: a run id of this home, a folder, or a `models:/` URI.
+    """The model that `text` names: a run id or the id of a final training of this home, a folder, or a `models:/` URI.
 
     A folder may be a model folder, a run folder, a downloaded package, or finals/ID of a final training.
 
@@ -87,6 +87,8 @@ def resolve_model(text: str | Path, home: Home) -> ModelRef:
         pull(home.runs / name, all_sizes=True)
     if "/" not in name and (home.runs / name).is_dir():
         return _from_run(name, home)
+    if "/" not in name and name in home.final_ids():
+        return _from_final(name, home)
     path = Path(name).expanduser()
     if path.is_dir():
         return _from_folder(name, path.absolute())
@@ -137,6 +139,14 @@ def _from_run(run_id: str, home: Home) -> ModelRef:
     if not (folder / SEGMENTER_FILE).is_file():
         raise UserError("run has no model", run_id, f"it has not finished; `sage-ray resume {run_id}` continues it")
     return ModelRef(run_id, folder, "run", run_id)
+
+
+def _from_final(final_id: str, home: Home) -> ModelRef:
+    folder = home.finals / final_id
+    pull(folder, all_sizes=True)
+    if not (folder / "package" / "MLmodel").is_file():
+        raise UserError("final training has no model", final_id, f"`sage-ray resume {final_id}` goes on with it")
+    return _from_package(final_id, folder / "package", None)
 
 
 def _from_folder(name: str, path: Path) -> ModelRef:

@@ -117,9 +117,9 @@ def _inside(facts: CardFacts) -> list[str]:
     size = f"{facts.segmenter_bytes / 1e6:.3g} MB"
     if not others:
         return [f"The segmenter of seed {first} ({size})."]
-    named = f"seed{'s' if len(others) > 1 else ''} {', '.join(map(str, others))}"
+    named = f"{'those of seeds' if len(others) > 1 else 'that of seed'} {', '.join(map(str, others))}"
     return [
-        f"The segmenter of seed {first}, which is used by default, beside it that of {named} ({size} for each seed).",
+        f"The segmenter of seed {first}, which is used by default, beside it {named} ({size} for each seed).",
         "`sage-ray predict --seeds all` lets them vote: the mean of their probabilities decides, and their standard",
         "deviation says where they disagree. The scores below are those of single seeds; the vote has not been scored.",
     ]

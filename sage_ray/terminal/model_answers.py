@@ -148,8 +148,8 @@ def _vote_lines(outcome: Prediction) -> list[str]:
         return []
     first, named = outcome.seeds[0], ", ".join(map(str, outcome.seeds))
     lines = [
-        f"vote of seeds {named} ({RULE}); it has not been scored: published scores are those of seed {first} alone"
-        " or a mean over single seeds"
+        f"vote of seeds {named}: {RULE}. The vote has no score: all scores of this model are those of single seeds,"
+        f" and without --seeds it is seed {first}"
     ]
     doubtful = [one for one in outcome.doubtful if one.doubt > 0]
     if not doubtful:

@@ -148,7 +148,7 @@ def test_all_seeds_vote_with_plain_mlflow_and_none_does_unless_it_is_asked(tmp_p
     with pytest.raises(ValueError, match="unknown seeds 'some': choose registered or all"):
         loaded.predict(stack, params={"seeds": "some"})
     card = (package / "artifacts" / "README.md").read_text()
-    assert "beside it that of seeds 7, 4 (1.5 MB for each seed)" in card and "the vote has not been scored" in card
+    assert "beside it those of seeds 7, 4 (1.5 MB for each seed)" in card and "the vote has not been scored" in card
     lone, _ = make_package(tmp_path / "lone")
     with pytest.raises(UserError, match="model of one seed has nobody to vote"):
         mlflow.pyfunc.load_model(str(lone)).predict(stack, params={"seeds": "all"})

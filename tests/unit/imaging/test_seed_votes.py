@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from model_cases import SEGMENTER, make_folder, micrograph, trained
+from model_cases import make_folder, make_voting_folder, micrograph
 
 from sage_ray.errors import UserError
-from sage_ray.imaging.model import SEGMENTER_FILE, SPEC_FILE, load_model_folder, model_spec, save_model_folder
+from sage_ray.imaging.model import SEGMENTER_FILE, SPEC_FILE, load_model_folder
 from sage_ray.imaging.seed_votes import (
     MOST_DISAGREEMENT,
     count_votes,
@@ -20,22 +20,14 @@ from sage_ray.imaging.seed_votes import (
     packed_seeds,
 )
 from sage_ray.imaging.tiles import ArraySource
-from sage_ray.models import SEGMENTERS
 
 SIZE = (32, 32)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A model folder of the seeds 1 (registered), 9 and 4, whose networks are given keyed weights."""
-    registered = make_folder(tmp_path / "1", SIZE, native_size=SIZE, crop_bottom=6)
-    others = {}
-    for seed in (9, 4):
-        network = trained(SEGMENTERS[SEGMENTER[0]](**SEGMENTER[1]), seed)
-        spec = model_spec(SEGMENTER, None, image_size=SIZE, native_size=SIZE, crop_bottom=6)
-        others[seed] = save_model_folder(tmp_path / str(seed), network, None, spec)
-    assert pack_seeds(registered, 1, others) == (1, 9, 4)
-    return registered
+    """A model folder of the seeds 1 (registered), 9 and 4."""
+    return make_voting_folder(tmp_path / "m", (1, 9, 4), SIZE, native_size=SIZE, crop_bottom=6)
 
 
 def probabilities(*rows: list[float]) -> list[np.ndarray]:
