@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from sage_ray.imaging.model import model_spec, save_model_folder
+from sage_ray.imaging.seed_votes import pack_seeds
 from sage_ray.models import GENERATORS, SEGMENTERS
 from sage_ray.models.init import initialise
 
@@ -33,6 +34,18 @@ def make_folder(
     made = trained(GENERATORS[GENERATOR[0]](**GENERATOR[1]), 2) if generator else None
     described = model_spec(SEGMENTER, GENERATOR if generator else None, image_size=image_size, **spec)  # type: ignore[arg-type]
     return save_model_folder(folder, segmenter, made, described)
+
+
+def make_voting_folder(folder: Path, seeds: tuple[int, ...], image_size: tuple[int, int], **spec: object) -> Path:
+    """A model folder of several seeds, the first one registered, all with keyed weights."""
+    made = {}
+    for seed in seeds:
+        network = trained(SEGMENTERS[SEGMENTER[0]](**SEGMENTER[1]), seed)
+        described = model_spec(SEGMENTER, None, image_size=image_size, **spec)  # type: ignore[arg-type]
+        target = folder if seed == seeds[0] else folder.with_name(f"{folder.name}-{seed}")
+        made[seed] = save_model_folder(target, network, None, described)
+    pack_seeds(folder, seeds[0], {seed: made[seed] for seed in seeds[1:]})
+    return folder
 
 
 def micrograph(rows: int, columns: int, seed: int = 0) -> np.ndarray:

@@ -27,13 +27,14 @@ class ParticleMeasure:
         split: how touching particles are told apart, see `imaging.splitting.SPLITS`.
         crop_bottom: rows of the image that are not looked at: they are not added, and particles that they cut touch
             the border.
+        voted: the bands come with the disagreement of seeds.
     """
 
-    def __init__(self, shape: tuple[int, int], split: str, crop_bottom: int = 0) -> None:
+    def __init__(self, shape: tuple[int, int], split: str, crop_bottom: int = 0, *, voted: bool = False) -> None:
         self.shape, self.foreground, self._crop = shape, 0, crop_bottom
         self.step = max(math.ceil(max(shape) / PREVIEW_SIDE), 1)
         self._stream = InstanceStream(shape[1], split, MIN_PARTICLE_PIXELS)
-        self._measures = ParticleMeasures(shape[1], VALUE_COLUMNS, self._stream.resolved)
+        self._measures = ParticleMeasures(shape[1], VALUE_COLUMNS[: 3 if voted else 2], self._stream.resolved)
         self._scratch = LabelScratch(shape[1])
 
     def __enter__(self) -> ParticleMeasure:
@@ -42,11 +43,11 @@ class ParticleMeasure:
     def __exit__(self, *fault: BaseException | type[BaseException] | TracebackType | None) -> None:
         self._scratch.__exit__(*fault)
 
-    def add(self, mask: np.ndarray, grey: np.ndarray, probability: np.ndarray) -> None:
-        """Add the next rows (n, columns) of the mask (bool), the image and the foreground probability."""
+    def add(self, mask: np.ndarray, *values: np.ndarray) -> None:
+        """Add the next rows (n, columns) of the mask (bool), and the values of `VALUE_COLUMNS` for the same pixels."""
         self.foreground += int(mask.sum())
-        for labels, *values in self._stream.add(mask, grey, probability):
-            self._keep(labels, *values)
+        for labels, *settled in self._stream.add(mask, *values):
+            self._keep(labels, *settled)
 
     @property
     def coverage(self) -> float:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from sage_ray.apply.fields_of_view import FieldOfView
 from sage_ray.apply.input_pictures import find_images, result_names
-from sage_ray.apply.loaded_model import load_for_use
+from sage_ray.apply.loaded_model import load_for_use, load_votes_for_use
 from sage_ray.apply.particle_exports import parse_exports
 from sage_ray.apply.particle_measure import MIN_PARTICLE_PIXELS
 from sage_ray.apply.particle_products import (
@@ -40,6 +40,7 @@ from sage_ray.files import write_json
 from sage_ray.imaging import drawing
 from sage_ray.imaging.model import Model
 from sage_ray.imaging.particle_columns import described_columns
+from sage_ray.imaging.seed_votes import DOUBT, RULE, SeedVotes
 from sage_ray.imaging.splitting import NECK, SLACK_PIXELS, check_split
 from sage_ray.record.home import Home
 from sage_ray.record.model_reference import ModelRef
@@ -47,6 +48,7 @@ from sage_ray.record.provenance import now
 
 DEFAULT_SPLIT = "watershed"
 """Chosen on EMPS: benchmarks/results/instances.md."""
+ALL_SEEDS = "all"
 SHEET_IMAGES = 12
 FILES = {
     "masks": "masks/",
@@ -58,6 +60,10 @@ FILES = {
     "overview": "overview.png",
 }
 """What lies where in the folder that `predict` writes."""
+DOUBT_MAPS = {"doubt": "doubt/"}
+"""What it writes beside these where the seeds of a model vote."""
+MOST_DOUBTFUL = 3
+"""Images that are named as the most doubtful ones."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,14 @@ class FailedImage:
 
     image: str
     error: str
+
+
+@dataclass(frozen=True)
+class DoubtfulImage:
+    """An image, and how much its mask depends on the seed (`imaging.seed_votes.doubt_of`)."""
+
+    image: str
+    doubt: float
 
 
 class NothingSegmented(UserError):
@@ -100,6 +114,10 @@ class Prediction:
     """What may make a result worse than it could be, one line for each kind, and the files not looked at."""
     sizes: dict[str, Any] = field(default_factory=dict)
     """Unit, numbers and percentiles of all equivalent diameters together, as `pooled` in sizes.json."""
+    seeds: tuple[int, ...] = ()
+    """Seeds that voted, the registered one first; none where the registered seed alone was used."""
+    doubtful: tuple[DoubtfulImage, ...] = ()
+    """Where seeds voted: all images, by falling doubt."""
     passed_over: str = ""
     """Files in and below the folder of images that were not looked at, by kind; "" if there are none."""
 
@@ -111,7 +129,7 @@ class _Gathered:
     tables: list[pd.DataFrame] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
-    shown: list[tuple[np.ndarray, str]] = field(default_factory=list)
+    shown: list[tuple[float, np.ndarray, str]] = field(default_factory=list)
     frames: list[tuple[Path, PictureFrame]] = field(default_factory=list)
     measured: list[MeasuredImage] = field(default_factory=list)
     failed: list[tuple[Path, UserError]] = field(default_factory=list)
@@ -125,9 +143,22 @@ class _Gathered:
         self.tables.append(done.table.assign(image=done.path.name))
         self.rows.append(done.row())
         self.notes += done.notes
-        self.frames.append((done.path, done.frame))
-        if len(self.shown) < SHEET_IMAGES:
-            self.shown.append((done.overlay, f"{done.path.name}: {len(done.table)}"))
+        told = "" if done.doubt is None else f", doubt {done.doubt:.2f}"
+        self.shown.append((done.doubt or 0.0, done.overlay, f"{done.path.name}: {len(done.table)}{told}"))
+        # The most doubtful first; where nobody votes the order of the images stays.
+        self.shown = sorted(self.shown, key=lambda shown: -shown[0])[:SHEET_IMAGES]
+
+    def image_table(self) -> pd.DataFrame:
+        """One row per image; where seeds voted with `doubt_rank`, 1 for the most doubtful, equal ones the same."""
+        table = pd.DataFrame(image_columns(self.rows))
+        if "doubt" in table:
+            table["doubt_rank"] = table["doubt"].rank(method="min", ascending=False).astype(int)
+        return table
+
+    def doubtful(self) -> tuple[DoubtfulImage, ...]:
+        """Images by falling doubt; none where nobody voted."""
+        voted = [DoubtfulImage(row["image"], row["doubt"]) for row in self.rows if "doubt" in row]
+        return tuple(sorted(voted, key=lambda one: -one.doubt))
 
 
 def predict(
@@ -141,6 +172,7 @@ def predict(
     split: str = DEFAULT_SPLIT,
     export: str | Sequence[str] = (),
     pages: bool = True,
+    seeds: str | None = None,
 ) -> Prediction:
     """Segment images and measure their particles.
 
@@ -164,23 +196,30 @@ def predict(
         export: formats for other programs, names or a text with commas: `imagej` for rois/NAME.zip, `coco` for
             coco.json.
         pages: whether sizes and order are drawn too, which takes a second or two.
+        seeds: None uses the registered seed of the model; `all` lets all its seeds vote. The mean of their
+            probabilities decides; particles then have a `disagreement`, images a `doubt` and its rank, and
+            doubt/NAME.png shows where the seeds disagree (white: evenly split); of an image with a side over 2048
+            pixels every n-th pixel.
 
     Raises:
         NothingSegmented: no image could be segmented.
         CannotWrite: a full disk, or no permission.
-        UserError: no such model, images, way to split or format of export, no positive size of a pixel, or a result
-            would replace an image or a file that `predict` did not write.
+        UserError: no such model, images, seeds, way to split or format of export, no positive size of a pixel, or a
+            result would replace an image or a file that `predict` did not write.
     """
-    options = SegmentOptions(check_split(split), checked_scale(nm_per_pixel), crop_bottom)
     formats = parse_exports(export)
-    ref, loaded = load_for_use(model, home)
+    check_split(split)
+    scale = checked_scale(nm_per_pixel)
+    ref, loaded, votes = _loaded(model, home, seeds)
+    options = SegmentOptions(split, scale, crop_bottom, votes)
     found = find_images(images)
     names = result_names(found.paths)
-    results = ResultFolder(Path(out).expanduser(), _planned_files(names, formats), found.paths)
+    planned = _planned_files(names, formats, voted=votes is not None)
+    results = ResultFolder(Path(out).expanduser(), planned, found.paths)
     batch = _segment_all(loaded, found.paths, names, results, options)
     sizes = _write_tables(results, batch, split, formats, pages) if batch.rows else {}
     places = FILES | page_files(pages) | export_folders(formats)
-    result = _prediction(ref, results.path, batch, found.passed_over, places, sizes)
+    result = _prediction(ref, results.path, batch, found.passed_over, places, sizes, votes)
     if results.begun:
         results.finish(_facts(result, images, options, batch, loaded))
     if not batch.rows:
@@ -188,32 +227,20 @@ def predict(
     return result
 
 
-def _prediction(
-    ref: ModelRef, out: Path, batch: _Gathered, passed_over: str, places: dict[str, str], sizes: dict[str, Any]
-) -> Prediction:
-    return Prediction(
-        model=ref.identity(),
-        out=out,
-        images=len(batch.rows),
-        particles=sum(map(len, batch.tables)),
-        tiled=sum(row["tiled"] for row in batch.rows),
-        coverage=float(np.mean([row["coverage"] for row in batch.rows])) if batch.rows else 0.0,
-        files=places,
-        failed=tuple(FailedImage(path.name, str(error)) for path, error in batch.failed),
-        notes=(
-            *scale_lines(batch.frames),
-            *note_lines(batch.notes),
-            *([f"note: {passed_over}"] if passed_over else []),
-        ),
-        sizes=sizes,
-        passed_over=passed_over,
-    )
-
-
-def _planned_files(names: Sequence[str], formats: Sequence[str]) -> list[str]:
-    images = [file for name in names for file in image_files(name)]
+def _planned_files(names: Sequence[str], formats: Sequence[str], *, voted: bool) -> list[str]:
+    images = [file for name in names for file in image_files(name, voted=voted)]
     tables = [file for file in FILES.values() if not file.endswith("/")]
     return [*images, *tables, *page_files(True).values(), *export_files(names, formats)]
+
+
+def _loaded(model: str | Path, home: Home, seeds: str | None) -> tuple[ModelRef, Model, SeedVotes | None]:
+    if seeds not in (None, ALL_SEEDS):
+        mend = f"write {ALL_SEEDS}, or leave it out for the registered seed"
+        raise UserError("no such choice of seeds", f"--seeds {seeds}", mend)
+    if seeds is None:
+        return *load_for_use(model, home), None
+    ref, votes = load_votes_for_use(model, home)
+    return ref, votes.registered, votes
 
 
 def _segment_all(
@@ -227,9 +254,39 @@ def _segment_all(
         except CannotWrite:
             raise  # the disk's fault, not the image's: the next one would fare no better
         except UserError as error:
-            results.drop(image_files(name))
+            results.drop(image_files(name, voted=options.votes is not None))
             batch.failed.append((path, _naming(path, error)))
     return batch
+
+
+def _prediction(
+    ref: ModelRef,
+    out: Path,
+    batch: _Gathered,
+    passed_over: str,
+    places: dict[str, str],
+    sizes: dict[str, Any],
+    votes: SeedVotes | None,
+) -> Prediction:
+    return Prediction(
+        model=ref.identity(),
+        out=out,
+        images=len(batch.rows),
+        particles=sum(map(len, batch.tables)),
+        tiled=sum(row["tiled"] for row in batch.rows),
+        coverage=float(np.mean([row["coverage"] for row in batch.rows])) if batch.rows else 0.0,
+        files=places | (DOUBT_MAPS if votes else {}),
+        failed=tuple(FailedImage(path.name, str(error)) for path, error in batch.failed),
+        notes=(
+            *scale_lines(batch.frames),
+            *note_lines(batch.notes),
+            *([f"note: {passed_over}"] if passed_over else []),
+        ),
+        sizes=sizes,
+        seeds=votes.seeds if votes else (),
+        doubtful=batch.doubtful(),
+        passed_over=passed_over,
+    )
 
 
 def _naming(path: Path, error: UserError) -> UserError:
@@ -262,13 +319,15 @@ def _write_tables(
     with results.file(FILES["particles"]) as path:
         particles[columns].to_csv(path, index=False, float_format="%.6g")
     with results.file(FILES["images"]) as path:
-        pd.DataFrame(image_columns(batch.rows)).to_csv(path, index=False, float_format="%.6g")
+        batch.image_table().to_csv(path, index=False, float_format="%.6g")
     how: dict[str, Any] = {"method": split, "min_particle_pixels": MIN_PARTICLE_PIXELS}
     if split == "watershed":
         how |= {"neck": NECK, "slack_pixels": SLACK_PIXELS}
     with results.file(FILES["columns"]) as path:
         write_json(path, {"format_version": 1, "split": how, "columns": described_columns(columns)})
-    sheet = drawing.contact_sheet(*map(list, zip(*batch.shown, strict=True)), title="particles found")
+    _, pictures, captions = zip(*batch.shown, strict=True)
+    title = "particles found" + (", the most doubtful images first" if batch.doubtful() else "")
+    sheet = drawing.contact_sheet(pictures, captions, title=title)
     with results.file(FILES["overview"]) as path:
         drawing.save(sheet, path)
     return sizes
@@ -278,6 +337,7 @@ def _facts(
     result: Prediction, images: str | Path, options: SegmentOptions, batch: _Gathered, model: Model
 ) -> dict[str, Any]:
     """What prediction.json says, beside the list of files."""
+    vote = {"seeds": result.seeds, "registered_seed": next(iter(result.seeds), None), "rule": RULE, "doubt": DOUBT}
     return {
         "model": result.model,
         "images": str(Path(images).expanduser().absolute()),
@@ -289,6 +349,7 @@ def _facts(
         "nm_per_pixel": options.nm_per_pixel,
         "scales": scale_facts(frame for _, frame in batch.frames),
         "split": options.split,
+        "vote": vote if result.seeds else None,
         "threshold": 0.5,
         "crop_bottom": model.spec["preprocessing"]["crop_bottom"]
         if options.crop_bottom is None

@@ -18,6 +18,7 @@ from sage_ray.imaging import drawing
 from sage_ray.imaging.model import Model
 from sage_ray.imaging.particle_overlay import particle_overlay
 from sage_ray.imaging.rasters import open_rows, write_mask
+from sage_ray.imaging.seed_votes import MOST_DISAGREEMENT, SeedVotes, doubt_of
 from sage_ray.imaging.tiles import ArraySource, RowReader, RowSource
 
 
@@ -31,6 +32,8 @@ class SegmentOptions:
     """Size of a pixel in nanometres, as the user says; None: what each file says."""
     crop_bottom: AskedCrop = None
     """Rows of the information bar, as the user says; None: as in training."""
+    votes: SeedVotes | None = None
+    """The seeds of the model, where all of them vote."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class SegmentedImage:
     frame: PictureFrame
     overlay: np.ndarray
     notes: list[Note]
+    doubt: float | None = None
+    """`imaging.seed_votes.doubt_of` the image, where the seeds of a model voted."""
 
     def row(self) -> dict[str, Any]:
         """The image's row of images.csv."""
@@ -64,12 +69,19 @@ class SegmentedImage:
             "median_equivalent_diameter_px": whole["equivalent_diameter_px"].median(),
             "mask": self.mask,
             **self.frame.columns(),
+            **({} if self.doubt is None else {"doubt": self.doubt}),
         }
 
 
-def image_files(name: str) -> tuple[str, ...]:
+def image_files(name: str, *, voted: bool = False) -> tuple[str, ...]:
     """Files that `segment_image` may write of an image whose results have this name, from the folder of results."""
-    return f"masks/{name}.png", f"masks/{name}.tif", f"labels/{name}.tif", f"overlays/{name}.png"
+    files = f"masks/{name}.png", f"masks/{name}.tif", f"labels/{name}.tif", f"overlays/{name}.png"
+    return (*files, doubt_file(name)) if voted else files
+
+
+def doubt_file(name: str) -> str:
+    """The picture of where seeds disagree, from the folder of results."""
+    return f"doubt/{name}.png"
 
 
 def segment_image(
@@ -78,7 +90,7 @@ def segment_image(
     """Write mask, label image and overlay of an image, and return the rest.
 
     Args:
-        model: that segments.
+        model: that segments; the registered seed where all vote.
         path: of the image.
         name: of its results, see `image_files`.
         results: where they go.
@@ -95,10 +107,11 @@ def segment_image(
     tiled = model.is_tiled(source.shape, crop_bottom=bar, nm_per_pixel=sides)
     results.begin()
     png, tif, labels_file, overlay_file = image_files(name)
-    with ParticleMeasure(source.shape, options.split, bar) as measure:
-        thinned = Thinned(measure.step)
-        probabilities = model.predict_stream(source, crop_bottom=bar, nm_per_pixel=sides)
-        masks = _measured(probabilities, source, measure, thinned, source.shape[0] - bar)
+    counts: list[np.ndarray] = []
+    with ParticleMeasure(source.shape, options.split, bar, voted=options.votes is not None) as measure:
+        grey, disagreement = Thinned(measure.step), Thinned(measure.step)
+        bands = _predicted(model, source, options.votes, looked, counts)
+        masks = _measured(bands, source, measure, (grey, disagreement), source.shape[0] - bar)
         if isinstance(source, ArraySource):
             written, mask = png, np.concatenate(list(masks))
             with results.file(png) as target:
@@ -111,9 +124,12 @@ def segment_image(
             table, labels = measure.finish(target, sides)
     frame = table.frame
     cut = frame.loc[frame["touches_border"].astype(bool), "label"].tolist()
-    overlay = particle_overlay(thinned.whole(), labels, cut, nm_per_pixel=sides[1] * measure.step if sides else None)
+    overlay = particle_overlay(grey.whole(), labels, cut, nm_per_pixel=sides[1] * measure.step if sides else None)
     with results.file(overlay_file) as target:
         drawing.save(overlay, target)
+    if counts:
+        with results.file(doubt_file(name)) as target:
+            drawing.save(_as_grey(disagreement.whole()), target)
     return SegmentedImage(
         path=path,
         mask=written,
@@ -124,7 +140,13 @@ def segment_image(
         frame=looked,
         overlay=overlay,
         notes=[*looked.notes, *_range_note(model, source, path, bar)],
+        doubt=doubt_of(np.sum(counts, axis=0)) if counts else None,
     )
+
+
+def _as_grey(disagreement: np.ndarray) -> np.ndarray:
+    """uint8: 0 where all seeds say the same, 255 where half of them are sure of the opposite."""
+    return np.rint(disagreement * (255 / MOST_DISAGREEMENT)).astype(np.uint8)
 
 
 def _range_note(model: Model, source: RowSource, path: Path, bar: int) -> list[Note]:
@@ -135,16 +157,37 @@ def _range_note(model: Model, source: RowSource, path: Path, bar: int) -> list[N
     return range_note(kept.bands, path, model.stretch, "clip them, or train a model with data.stretch=percentile")
 
 
+def _predicted(
+    model: Model, source: RowSource, votes: SeedVotes | None, frame: PictureFrame, counts: list[np.ndarray]
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Bands of the probability and, where seeds vote, of their disagreement; their `Vote.counts` go into `counts`."""
+    if votes is None:
+        for probability in model.predict_stream(source, crop_bottom=frame.crop_bottom, nm_per_pixel=frame.sides):
+            yield (probability,)
+        return
+    for vote in votes.on_stream(source, crop_bottom=frame.crop_bottom, nm_per_pixel=frame.sides):
+        counts.append(vote.counts)
+        yield vote.probability, vote.disagreement
+
+
 def _measured(
-    probabilities: Iterator[np.ndarray], source: RowSource, measure: ParticleMeasure, thinned: Thinned, kept: int
+    bands: Iterator[tuple[np.ndarray, ...]],
+    source: RowSource,
+    measure: ParticleMeasure,
+    pictures: tuple[Thinned, Thinned],
+    kept: int,
 ) -> Iterator[np.ndarray]:
-    """Bands of the mask of an image, of which the first `kept` rows are measured as they pass."""
+    """Bands of the mask of an image, of which the first `kept` rows are measured as they pass.
+
+    `pictures` get the image and the disagreement.
+    """
     reader, row = RowReader(source.bands()), 0
-    for probability in probabilities:
+    for probability, *disagreement in bands:
         grey, mask = reader.take(row, row + len(probability)), probability > 0.5
         looked = slice(max(kept - row, 0))
         if row < kept:
-            measure.add(mask[looked], grey[looked], probability[looked])
-        thinned.add(grey)
+            measure.add(mask[looked], *(values[looked] for values in (grey, probability, *disagreement)))
+        for picture, band in zip(pictures, (grey, *disagreement), strict=False):
+            picture.add(band)
         row += len(mask)
         yield mask

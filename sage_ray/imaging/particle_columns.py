@@ -8,8 +8,8 @@ PIXEL_COLUMNS = (
     *("orientation_deg", "solidity", "eccentricity", "holes"),
     *("box_row", "box_column", "box_height_px", "box_width_px"),
 )
-VALUE_COLUMNS = ("mean_grey", "confidence")
-"""Means over a particle's pixels, in tables of particles whose image and probabilities are known."""
+VALUE_COLUMNS = ("mean_grey", "confidence", "disagreement")
+"""Means over a particle's pixels, in tables of particles whose image and probabilities, and whose seeds, are known."""
 NM_COLUMNS = (
     *("area_nm2", "equivalent_diameter_nm", "perimeter_nm", "feret_max_nm", "feret_min_nm"),
     *("major_axis_nm", "minor_axis_nm"),
@@ -52,6 +52,8 @@ _OTHERS = {
     "psi6": ("", f"six-fold {_ORDER} where the frame hides a possible neighbour"),
     "mean_grey": ("grey value", "mean over the particle of the image's own grey values"),
     "confidence": ("", "mean over the particle of the predicted probability, from 0.5 to 1"),
+    "disagreement": ("", "mean over the particle of the standard deviation, over the seeds that voted, of their "
+                     "probabilities, from 0 (all alike) to 0.5"),
 }  # fmt: skip
 
 

@@ -71,9 +71,9 @@ def weights_sha(ref: ModelRef) -> str | None:
 
 
 def resolve_model(text: str | Path, home: Home) -> ModelRef:
-    """The model that `text` names: a run id of this home, a folder, or a `models:/` URI.
+    """The model that `text` names: a run id or the id of a final training of this home, a folder, or a `models:/` URI.
 
-    A folder may be a model folder, a run folder or a downloaded package.
+    A folder may be a model folder, a run folder, a downloaded package, or finals/ID of a final training.
 
     Raises:
         UserError: there is no such model (the nearest name is given), it has no weights, or they are pickled.
@@ -87,6 +87,8 @@ def resolve_model(text: str | Path, home: Home) -> ModelRef:
         pull(home.runs / name, all_sizes=True)
     if "/" not in name and (home.runs / name).is_dir():
         return _from_run(name, home)
+    if "/" not in name and name in home.final_ids():
+        return _from_final(name, home)
     path = Path(name).expanduser()
     if path.is_dir():
         return _from_folder(name, path.absolute())
@@ -139,9 +141,18 @@ def _from_run(run_id: str, home: Home) -> ModelRef:
     return ModelRef(run_id, folder, "run", run_id)
 
 
+def _from_final(final_id: str, home: Home) -> ModelRef:
+    folder = home.finals / final_id
+    pull(folder, all_sizes=True)
+    if not (folder / "package" / "MLmodel").is_file():
+        raise UserError("final training has no model", final_id, f"`sage-ray resume {final_id}` goes on with it")
+    return _from_package(final_id, folder / "package", None)
+
+
 def _from_folder(name: str, path: Path) -> ModelRef:
-    if (path / "MLmodel").is_file():
-        return _from_package(name, path, None)
+    for package in (path, path / "package"):  # of a final training: finals/ID/package
+        if (package / "MLmodel").is_file():
+            return _from_package(name, package, None)
     folder = path / MODEL_IN_RUN if (path / "record.json").is_file() else path
     if (folder / SEGMENTER_FILE).is_file():
         record = folder.parent.parent / "record.json"

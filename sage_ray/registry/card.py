@@ -29,6 +29,10 @@ class CardFacts:
     commit: str | None
     weights_sha: str | None
     has_generator: bool
+    packed: tuple[int, ...]
+    """Seeds whose segmenters the package holds, the registered one first."""
+    segmenter_bytes: int
+    """Size of one of them."""
 
 
 def score_text(line: ScoreLine) -> str:
@@ -56,12 +60,20 @@ def model_card(facts: CardFacts, scores: Mapping[str, ScoreLine]) -> str:
         "probability = model.predict(images)                        # (N,H,W) uint8 -> (N,H,W) float32 in [0,1]",
         'mask = model.predict(images, params={"task": "mask"})      # uint8 in {0,1}',
     ]
+    if len(facts.packed) > 1:
+        lines += [
+            'vote = model.predict(images, params={"task": "mask", "seeds": "all"})',
+            'doubt = model.predict(images, params={"task": "disagreement"})     # float32 in [0,0.5]',
+        ]
     if facts.has_generator:
         lines.append('image = model.predict(masks, params={"task": "generate", "seed": 0})   # uint8')
     lines += [
         "```",
         f"Images are stretched to the full grey range and resized to {size} pixels inside;",
         "results have the image's own size.",
+        "",
+        "## Seeds inside",
+        *_inside(facts),
         "",
         "## Data",
         f"- {facts.images['train']} images trained on (train and validation parts)",
@@ -98,6 +110,19 @@ def _seeds_text(seeds: tuple[int, ...]) -> str:
         f"Each of the seeds {named} was trained and scored once. Registered is seed {seeds[0]}, declared before "
         "training, not the best one."
     )
+
+
+def _inside(facts: CardFacts) -> list[str]:
+    first, *others = facts.packed
+    size = f"{facts.segmenter_bytes / 1e6:.3g} MB"
+    if not others:
+        return [f"The segmenter of seed {first} ({size})."]
+    named = f"{'those of seeds' if len(others) > 1 else 'that of seed'} {', '.join(map(str, others))}"
+    return [
+        f"The segmenter of seed {first}, which is used by default, beside it {named} ({size} for each seed).",
+        "`sage-ray predict --seeds all` lets them vote: the mean of their probabilities decides, and their standard",
+        "deviation says where they disagree. The scores below are those of single seeds; the vote has not been scored.",
+    ]
 
 
 def _score_table(scores: Mapping[str, ScoreLine]) -> list[str]:

@@ -6,6 +6,7 @@ import ast
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import packages_distributions, version
 from importlib.resources import files
@@ -19,9 +20,10 @@ from mlflow.models import ModelSignature
 from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
 from sage_ray.files import write_json
+from sage_ray.imaging.seed_votes import pack_seeds
 from sage_ray.record.model_reference import PROVENANCE_FILE
 
-ENTRY_MODULES = ("sage_ray.imaging.model",)
+ENTRY_MODULES = ("sage_ray.imaging.model", "sage_ray.imaging.seed_votes")
 """What `pyfunc_model.py` imports of ours; all that these import travels with the model."""
 ALWAYS_REQUIRED = ("mlflow", "numpy", "safetensors", "torch")
 SCORES_FILE = "test_scores.parquet"
@@ -90,11 +92,17 @@ def requirements(third_party: set[str]) -> list[str]:
 
 
 def signature() -> ModelSignature:
-    """(N,H,W) uint8 of any N, H, W to (N,H,W) float32, with parameters `task` and `seed`."""
+    """(N,H,W) uint8 of any N, H, W to (N,H,W) float32, with parameters `task`, `seed` and `seeds`."""
     return ModelSignature(
         Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1))]),
         Schema([TensorSpec(np.dtype("float32"), (-1, -1, -1))]),
-        ParamSchema([ParamSpec("task", "string", "probability"), ParamSpec("seed", "long", 0)]),
+        ParamSchema(
+            [
+                ParamSpec("task", "string", "probability"),
+                ParamSpec("seed", "long", 0),
+                ParamSpec("seeds", "string", "registered"),
+            ]
+        ),
     )
 
 
@@ -106,12 +114,19 @@ def example() -> np.ndarray:
     return np.where(inside, 200, 60 + columns // 4).astype(np.uint8)[None]
 
 
-def save_package(target: Path, model_folder: Path, scores: pd.DataFrame, provenance: dict[str, Any], card: str) -> Path:
+def save_package(
+    target: Path,
+    model_folders: Mapping[int, Path],
+    scores: pd.DataFrame,
+    provenance: dict[str, Any],
+    card: str,
+) -> Path:
     """Write the MLflow model folder `target` (replaced if there) and return it.
 
     Args:
         target: folder to write.
-        model_folder: segmenter.safetensors, generator.safetensors (if any), model.json.
+        model_folders: by seed, the registered seed first: segmenter.safetensors, generator.safetensors (if any),
+            model.json. Of the other seeds the segmenters are packed beside it, for their vote.
         scores: test scores of all seeds, one row per image and score.
         provenance: what made the model; kept as provenance.json.
         card: the model card in Markdown.
@@ -125,7 +140,9 @@ def save_package(target: Path, model_folder: Path, scores: pd.DataFrame, provena
             copy = code / path.relative_to(root)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
+        (registered, model_folder), *others = model_folders.items()
         shutil.copytree(model_folder, scratch / "model")
+        pack_seeds(scratch / "model", registered, dict(others))
         scores.to_parquet(scratch / SCORES_FILE, index=False)
         write_json(scratch / PROVENANCE_FILE, provenance)
         (scratch / CARD_FILE).write_text(card, encoding="utf-8")

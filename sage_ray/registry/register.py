@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -13,12 +14,14 @@ from sage_ray.errors import RunFailed, UserError
 from sage_ray.evaluation.locked_test import seen_and_tested
 from sage_ray.evaluation.score_tables import PRIMARY, ScoreLine, name_test_set, summary
 from sage_ray.followed import pull
+from sage_ray.imaging.model import GENERATOR_FILE
+from sage_ray.imaging.seed_votes import SEEDS_FOLDER
 from sage_ray.locks import is_locked
 from sage_ray.record.home import Home
 from sage_ray.record.mlflow_client import MirrorUnavailable
 from sage_ray.record.mlflow_mirror import Mirror
 from sage_ray.record.mlflow_rows import ParentFacts
-from sage_ray.record.model_reference import SEGMENTER_FILE
+from sage_ray.record.model_reference import MODEL_IN_PACKAGE, SEGMENTER_FILE
 from sage_ray.record.model_versions import (
     COMPUTED_ON_SEPARATOR,
     PACKAGE_PATH,
@@ -140,19 +143,37 @@ def register(plan: FinalPlan, home: Home, scores: pd.DataFrame) -> Version:
 
 
 def _packed(plan: FinalPlan, home: Home, scores: pd.DataFrame) -> tuple[Path, str, dict[str, str]]:
-    """The package of the first seed's weights, written to finals/ID/package, with its card and tags."""
-    first = RunFolder.open(home.runs, plan.run_id(plan.seeds[0]))
-    pull(first.path, all_sizes=True)  # it may have been trained on another machine
-    facts, tree = _facts(plan, home, first)
+    """The package of all seeds' weights, the first one's registered, in finals/ID/package, with its card and tags."""
+    package = home.finals / plan.final_id / PACKAGE
+    pull(package, all_sizes=True)  # it may have been made on another machine, as the runs
+    models = _models(plan, home, package)
+    facts, tree = _facts(plan, home, models)
     lines = summary(scores, plan.final_id)
     card = model_card(facts, lines)
-    package = home.finals / plan.final_id / PACKAGE
-    if (first.model / SEGMENTER_FILE).is_file():
-        save_package(package, first.model, scores, tree, card)
-    elif not (package / "MLmodel").is_file():
-        mend = f"restore them, or remove the run's folder and `sage-ray resume {plan.final_id}` trains it again"
-        raise UserError("weights of a final training are missing", first.model, mend)
+    save_package(package, models, scores, tree, card)
     return package, card, _tags(plan, home, facts, tree, lines)
+
+
+def _models(plan: FinalPlan, home: Home, package: Path) -> dict[int, Path]:
+    """Model folders by seed, the registered seed first: of the runs, or where those lost their weights, of the package.
+
+    Raises:
+        UserError: neither has the weights of the registered seed; the others are then not packed.
+    """
+    pull(package, all_sizes=True)  # it may have been made on another machine, as the runs may
+    packed = package / MODEL_IN_PACKAGE
+    found: dict[int, Path] = {}
+    for seed in plan.seeds:
+        run = RunFolder.open(home.runs, plan.run_id(seed))
+        pull(run.path, all_sizes=True)
+        registered = seed == plan.seeds[0]
+        for folder in (run.model, packed if registered else packed / SEEDS_FOLDER / str(seed)):
+            if (folder / SEGMENTER_FILE).is_file():
+                found.setdefault(seed, folder)
+        if registered and seed not in found:
+            mend = f"restore them, or remove the run's folder and `sage-ray resume {plan.final_id}` trains it again"
+            raise UserError("weights of a final training are missing", run.model, mend)
+    return found
 
 
 def _send_runs(plan: FinalPlan, home: Home) -> str:
@@ -173,7 +194,8 @@ def _send_runs(plan: FinalPlan, home: Home) -> str:
         ) from None
 
 
-def _facts(plan: FinalPlan, home: Home, first: RunFolder) -> tuple[CardFacts, dict[str, object]]:
+def _facts(plan: FinalPlan, home: Home, models: Mapping[int, Path]) -> tuple[CardFacts, dict[str, object]]:
+    first = RunFolder.open(home.runs, plan.run_ids[0])
     record = first.read()
     config: ExperimentConfig = first.config()
     data = prepare(config.data, home.cache)
@@ -192,7 +214,9 @@ def _facts(plan: FinalPlan, home: Home, first: RunFolder) -> tuple[CardFacts, di
         images={"train": len(seen), "test": len(tested)},
         commit=record.commit,
         weights_sha=record.weights_sha,
-        has_generator=(first.model / "generator.safetensors").is_file(),
+        has_generator=(models[plan.seeds[0]] / GENERATOR_FILE).is_file(),
+        packed=tuple(models),
+        segmenter_bytes=(models[plan.seeds[0]] / SEGMENTER_FILE).stat().st_size,
     )
     return facts, provenance_of_model(facts, seen, tested, data.split.split_id)
 
@@ -216,6 +240,7 @@ def _tags(
         "sage.choice": plan.choice,
         "sage.seeds": ",".join(str(seed) for seed in plan.seeds),
         "sage.registered_seed": plan.seeds[0],
+        "sage.packed_seeds": ",".join(str(seed) for seed in facts.packed),
         "sage.declared": plan.created,
         "sage.config_hash": facts.config.config_hash(),
         "sage.data_fingerprint": facts.fingerprint,

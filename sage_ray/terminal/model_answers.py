@@ -154,12 +154,32 @@ def segmented(outcome: Prediction, out: Path) -> Answer:
     """Answer of `predict`: as `wrote`, then the images that could not be segmented, each in one line."""
     answer = wrote(outcome, out, [])
     answer.lines[1:1] = _size_lines(outcome.sizes)
+    answer.lines += _vote_lines(outcome)
     if outcome.failed:
         total = outcome.images + len(outcome.failed)
         answer.lines.append(f"{len(outcome.failed)} of {total} images could not be segmented:")
         answer.lines += _failed_lines(outcome.failed)
     answer.exit_code = EXIT_FAILED if outcome.failed else EXIT_DONE
     return answer
+
+
+def _vote_lines(outcome: Prediction) -> list[str]:
+    """How the seeds voted, and the images that a person should look at first."""
+    from sage_ray.apply.predict import MOST_DOUBTFUL
+    from sage_ray.imaging.seed_votes import DOUBT, RULE
+
+    if not outcome.seeds:
+        return []
+    first, named = outcome.seeds[0], ", ".join(map(str, outcome.seeds))
+    lines = [
+        f"vote of seeds {named}: {RULE}. The vote has no score: all scores of this model are those of single seeds,"
+        f" and without --seeds it is seed {first}"
+    ]
+    doubtful = [one for one in outcome.doubtful if one.doubt > 0]
+    if not doubtful:
+        return [*lines, "the seeds give the same mask of each image"]
+    shown = ", ".join(f"{one.image} ({one.doubt:.2f})" for one in doubtful[:MOST_DOUBTFUL])
+    return [*lines, f"most doubtful: {shown}; doubt is {DOUBT}"]
 
 
 def nothing_segmented(error: NothingSegmented) -> Answer:

@@ -146,6 +146,9 @@ def predict(
     export: Annotated[
         str, typer.Option("--export", help="For other programs: imagej, coco, or both with a comma.")
     ] = "",
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", help="all: the seeds of a final training vote, images are ranked by doubt.")
+    ] = None,
 ) -> Answer:
     """Write masks, label images, overlays, a particle table, size distribution and order for images of any size."""
     from sage_ray.apply.picture_frame import read_crop, read_scale
@@ -154,7 +157,7 @@ def predict(
     from sage_ray.terminal.model_answers import nothing_segmented, segmented
 
     scale, crop = read_scale(nm_per_pixel), read_crop(crop_bottom)
-    options: Any = {"nm_per_pixel": scale, "crop_bottom": crop, "split": split, "export": export}
+    options: Any = {"nm_per_pixel": scale, "crop_bottom": crop, "split": split, "export": export, "seeds": seeds}
     try:
         return segmented(segment(model, images, out, home=session.home, **options), out)
     except NothingSegmented as error:

@@ -103,6 +103,7 @@ LIGHT = ("sage_ray.identity", "sage_ray.sections", "sage_ray.config", "sage_ray.
 LIGHT_PARTIES = {"torch", "numpy", "safetensors", "yaml", "pydantic"}
 LIGHT += (
     "sage_ray.imaging.model",
+    "sage_ray.imaging.seed_votes",
     "sage_ray.imaging.tiles",
     "sage_ray.files",
     "sage_ray.errors",

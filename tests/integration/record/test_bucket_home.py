@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from bucket_cases import HomeInBucket
 from mlflow import MlflowClient
@@ -12,16 +13,22 @@ from postgres_cases import PostgresServer
 from s3_cases import S3Server
 from tiny_cases import SMALLEST, as_sets, tiny_config
 
+from sage_ray import followed
 from sage_ray.data.prepare import prepare
 from sage_ray.data.synth import write_dataset
 from sage_ray.errors import UserError
 from sage_ray.evaluation import ledger
+from sage_ray.evaluation.locked_test import score_locked_test
 from sage_ray.evaluation.shared_reads import readings_of
 from sage_ray.object_store import open_object_store
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
+from sage_ray.record.run_record import RunLabels
+from sage_ray.registry.final_plan import declare, make_plan
+from sage_ray.registry.register import register
 from sage_ray.runtime.home_signs import CheckedNodes
 from sage_ray.runtime.launch import run
+from sage_ray.study.design_schema import FINAL_ARM
 from sage_ray.terminal.cli import call
 
 QUICK = {**SMALLEST, "pretrain.epochs": 2, "adversarial.epochs": 2, "runtime.pictures": False}
@@ -83,6 +90,33 @@ def test_verbs_on_another_machine(
     reads = ledger.read(place.home.path / ledger.TEST_READS)
     assert [row["reader"] for row in reads] == ["r"]
     assert place.say(capsys, "sync")["ok"]
+
+
+def test_the_seeds_of_a_final_training_vote_on_another_machine(
+    place: HomeInBucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(followed, "SMALL_BYTES", 1000)  # weights come in only where they are asked for
+    plans, scores = [], []
+    for machine, seed in (("trains", 4), ("trains too", 2)):
+        place.on(machine, monkeypatch)
+        config = tiny_config(*as_sets(QUICK))
+        plan = declare(make_plan(config, place.home, trial="best", seeds=(4, 2), model_name="voters"), place.home)
+        labels = RunLabels(arm=FINAL_ARM, parent=plan.final_id)
+        assert run(plan.run_config(seed), place.home, plan.run_id(seed), labels=labels, mirror=False).finished
+        scores.append(score_locked_test(plan.run_id(seed), place.home, purpose="final"))
+        plans.append(plan)
+        followed.push(place.home.path)
+    assert plans[0] == plans[1]
+    place.on("registers", monkeypatch)
+    version = register(plans[0], place.home, pd.concat(scores, ignore_index=True))
+    assert version.tags["sage.packed_seeds"] == "4,2"
+    followed.push(place.home.path)
+    place.on("predicts", monkeypatch)
+    write_dataset(tmp_path / "new", 1, 32, 7)
+    for number, model in enumerate((version.uri, plans[0].final_id)):
+        words = ("predict", model, tmp_path / "new" / "images", "-o", tmp_path / str(number), "--seeds", "all")
+        answer = place.say(capsys, *words)
+        assert answer["seeds"] == [4, 2] and len(answer["doubtful"]) == 1
 
 
 def test_a_reading_is_counted_once_whoever_notes_it(place: HomeInBucket, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from sage_ray.config import ExperimentConfig, resolve
 from sage_ray.errors import UserError
 from sage_ray.evaluation.score_tables import long_rows, summary
 from sage_ray.imaging.model import Model, load_model_folder, model_spec, save_model_folder
+from sage_ray.imaging.seed_votes import load_seed_votes
 from sage_ray.metrics.image_scores import score_image
 from sage_ray.models import GENERATORS, SEGMENTERS
 from sage_ray.models.init import initialise
@@ -46,11 +47,11 @@ print(json.dumps(out))
 """
 
 
-def make_model(folder: Path, config: ExperimentConfig, *, generator: bool = True) -> Model:
+def make_model(folder: Path, config: ExperimentConfig, *, generator: bool = True, seed: int = 1) -> Model:
     """A model folder with initialised networks."""
     kwargs = network_kwargs(config)
     segmenter = SEGMENTERS[config.segmenter.name](**kwargs["segmenter"])
-    initialise(segmenter, 1)
+    initialise(segmenter, seed)
     fake = GENERATORS[config.generator.name](**kwargs["generator"]) if generator else None
     if fake is not None:
         initialise(fake, 2)
@@ -63,20 +64,23 @@ def make_model(folder: Path, config: ExperimentConfig, *, generator: bool = True
     return load_model_folder(folder)
 
 
-def make_package(tmp_path: Path, *, generator: bool = True) -> tuple[Path, Model]:
+def make_package(tmp_path: Path, *, generator: bool = True, others: tuple[int, ...] = ()) -> tuple[Path, Model]:
     config = resolve(preset="tiny_sage_gan", sets={"data.image_size": [32, 48]}).config
     model = make_model(tmp_path / "weights", config, generator=generator)
+    folders = {0: tmp_path / "weights"} | {seed: tmp_path / f"weights-{seed}" for seed in others}
+    for seed in others:
+        make_model(folders[seed], config, generator=generator, seed=seed)
     grey = example()[0]
     rows = [score_image(grey > t, grey > 100, min_object_pixels=15, boundary_tolerance=2) for t in (90, 110)]
     long = long_rows(rows, ["a" * 64, "b" * 64], score_definitions(config), "selected")
     frame = pd.DataFrame(long).assign(seed=0, run_id="r")
     facts = CardFacts(
         "sage-gan", "final-x", "final-x-s0", "x", 3, "the rule", (0,), config, "f" * 16, "e" * 16,
-        {"train": 10, "test": 2}, "abc", "d" * 64, generator,
+        {"train": 10, "test": 2}, "abc", "d" * 64, generator, tuple(folders), 1_500_000,
     )  # fmt: skip
     card = model_card(facts, summary(frame, "x"))
     tree = provenance_of_model(facts, ["c" * 64], ["a" * 64, "b" * 64], "9" * 16)
-    return save_package(tmp_path / "package", tmp_path / "weights", frame, tree, card), model
+    return save_package(tmp_path / "package", folders, frame, tree, card), model
 
 
 def images(rows: int = 40, columns: int = 70) -> np.ndarray:
@@ -125,6 +129,30 @@ def test_package_loads_with_plain_mlflow_and_agrees_with_the_model(tmp_path: Pat
     signature = loaded.metadata.signature
     assert signature.inputs.inputs[0].shape == (-1, -1, -1) and str(signature.inputs.inputs[0].type) == "uint8"
     assert loaded.metadata.saved_input_example_info is not None
+
+
+def test_all_seeds_vote_with_plain_mlflow_and_none_does_unless_it_is_asked(tmp_path: Path) -> None:
+    package, model = make_package(tmp_path, others=(7, 4))
+    loaded, stack = mlflow.pyfunc.load_model(str(package)), images()
+    votes = load_seed_votes(package / "artifacts" / "model")
+    assert votes.seeds == (0, 7, 4) and votes.registered.generator is not None
+    alone = np.stack([model.predict_mask(image)[0] for image in stack])
+    np.testing.assert_allclose(loaded.predict(stack), alone, atol=1e-6)
+    by_seed = [np.stack([m.predict_mask(image)[0] for image in stack]) for m in votes.models.values()]
+    mean, spread = np.mean(by_seed, axis=0), np.std(by_seed, axis=0)
+    assert spread.max() > 0.01
+    np.testing.assert_allclose(loaded.predict(stack, params={"seeds": "all"}), mean, atol=1e-6)
+    mask = loaded.predict(stack, params={"seeds": "all", "task": "mask"})
+    assert np.array_equal(mask, np.stack([votes.on_image(image).mask for image in stack]).astype(np.uint8))
+    np.testing.assert_allclose(loaded.predict(stack, params={"task": "disagreement"}), spread, atol=1e-5)
+    with pytest.raises(ValueError, match="unknown seeds 'some': choose registered or all"):
+        loaded.predict(stack, params={"seeds": "some"})
+    card = (package / "artifacts" / "README.md").read_text()
+    assert "beside it those of seeds 7, 4 (1.5 MB for each seed)" in card and "the vote has not been scored" in card
+    lone, _ = make_package(tmp_path / "lone")
+    with pytest.raises(UserError, match="model of one seed has nobody to vote"):
+        mlflow.pyfunc.load_model(str(lone)).predict(stack, params={"seeds": "all"})
+    assert "nobody" not in card and "The segmenter of seed 0 (1.5 MB)." in (lone / "artifacts/README.md").read_text()
 
 
 def test_no_pickle_and_no_bytecode_anywhere(tmp_path: Path) -> None:

@@ -20,8 +20,10 @@ from sage_ray.config import resolve
 from sage_ray.data.synth import write_dataset
 from sage_ray.errors import RunFailed, UserError
 from sage_ray.evaluation.locked_test import evaluate, score_locked_test
+from sage_ray.files import sha256_of
+from sage_ray.imaging.seed_votes import load_seed_votes
 from sage_ray.record.home import Home
-from sage_ray.record.model_reference import resolve_model
+from sage_ray.record.model_reference import MODEL_IN_RUN, SEGMENTER_FILE, resolve_model
 from sage_ray.record.model_versions import has_files, list_versions, registry
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunLabels
@@ -74,6 +76,11 @@ def test_registered_once_with_all_that_is_known(trained: Trained, monkeypatch: p
     stored = pd.read_parquet(ref.folder.parent / "test_scores.parquet")
     pd.testing.assert_frame_equal(stored, scores)
     assert set(stored["seed"]) == {5, 3}
+    assert version.tags["sage.packed_seeds"] == "5,3"
+    votes = load_seed_votes(ref.folder)
+    shas = {seed: sha256_of(model.folder / SEGMENTER_FILE) for seed, model in votes.models.items()}
+    assert shas == {seed: sha256_of(home.runs / plan.run_id(seed) / MODEL_IN_RUN / SEGMENTER_FILE) for seed in (5, 3)}
+    assert resolve_model(home.finals / plan.final_id, home).run_id == first
     mlflow.set_tracking_uri(home.mlflow_uri)
     loaded = mlflow.pyfunc.load_model(version.uri)
     image = np.arange(40 * 36, dtype=np.uint8).reshape(1, 40, 36)
@@ -142,6 +149,8 @@ def test_the_package_stands_in_for_weights_that_were_removed(trained: Trained, t
     try:
         assert not has_files(home, version)
         assert register(plan, home, scores).version == version.version and has_files(home, version)
+        package = home.finals / plan.final_id / "package" / "artifacts" / "model"
+        assert load_seed_votes(package).seeds == (5, 3) and (package / "generator.safetensors").is_file()
         shutil.rmtree(home.artifact_root)
         package = home.finals / plan.final_id / "package"
         package.rename(tmp_path / "package")
