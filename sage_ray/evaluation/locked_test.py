@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sage_ray.config import ExperimentConfig, stable_hash
-from sage_ray.data.pairs import patterns_for
+from sage_ray.data.other_data import read_alike
 from sage_ray.data.prepare import PreparedData, prepare
 from sage_ray.data.splits import group_names
 from sage_ray.errors import UserError
@@ -35,7 +35,7 @@ from sage_ray.metrics.threshold import otsu
 from sage_ray.record.home import Home
 from sage_ray.record.model_reference import ModelRef, resolve_model
 from sage_ray.record.run_folder import BASELINE, RunFolder
-from sage_ray.sections import DataConfig, SplitConfig
+from sage_ray.sections import DataConfig
 from sage_ray.statistics import paired_interval
 from sage_ray.training.batches import Pictures
 from sage_ray.training.context import choose_device
@@ -122,7 +122,13 @@ Tell = Callable[[Evaluation], object]
 
 
 def evaluate(
-    model: str | Path, data: str | Path | None, home: Home, *, baseline: bool = True, tell: Tell | None = None
+    model: str | Path,
+    data: str | Path | None,
+    home: Home,
+    *,
+    baseline: bool = True,
+    tell: Tell | None = None,
+    foreground: str | None = None,
 ) -> Evaluation:
     """Score a model and keep the score of every image.
 
@@ -137,13 +143,14 @@ def evaluate(
         home: of the runs; its ledger counts the reads of a locked test part.
         baseline: also score Otsu thresholding.
         tell: makes of the result what will be shown; called before anything is stored and counted.
+        foreground: `data.foreground` for other data; None takes that of the training where it finds particles.
 
     Raises:
         UserError: no such model or data, nothing unseen in it, or a model of unknown data asked for its own test part.
     """
     home.check_writable()
     ref = resolve_model(model, home)
-    task = _task(ref, data, home)
+    task = _task(ref, data, home, foreground)
     run = _run_of(ref, home)
     if task.locked and run is not None:
         return _of_run(task, run, home, "evaluate", baseline=baseline, tell=tell)
@@ -264,17 +271,18 @@ def _run_of(ref: ModelRef, home: Home) -> RunFolder | None:
     return run if same else None
 
 
-def _task(ref: ModelRef, data: str | Path | None, home: Home) -> _Task:
+def _task(ref: ModelRef, data: str | Path | None, home: Home, foreground: str | None = None) -> _Task:
     config = ref.config(home)
     own = data is None or str(data) in ("", OWN_TEST)
+    if own and foreground is not None:
+        raise UserError("rule for the locked test", foreground, "leave --foreground out: masks are read as in training")
     if own:
         return _own_test(ref, config, home)
     given = str(data)
     if config is None:  # a folder without a record
         bare = ref.load()
         config = ExperimentConfig(data=DataConfig(image_size=bare.image_size, stretch=bare.stretch))
-    split, masks = SplitConfig(test=0.0, validation=0.0), patterns_for(given, config.data.masks)
-    data_config = config.data.model_copy(update={"path": given, "split": split, "masks": masks})
+    data_config = read_alike(config.data, given, foreground)
     prepared = prepare(data_config, home.cache)
     seen, tested, note = _seen(ref, home)
     rows = np.array([i for i, sha in enumerate(prepared.shas) if sha not in seen], dtype=np.int64)
@@ -287,6 +295,9 @@ def _task(ref: ModelRef, data: str | Path | None, home: Home) -> _Task:
     is_locked = any(prepared.shas[i] in tested for i in rows)
     if is_locked and {prepared.shas[i] for i in rows} == tested:
         return _own_test(ref, config, home, notes)
+    if data_config.foreground != config.data.foreground:
+        notes.append(f"masks read with data.foreground='{data_config.foreground}', not as those of the training")
+        config = config.with_sections(data=data_config.model_copy(update={"path": config.data.path}))
     part = "unseen images" if left_out else "all images"
     names = group_names(prepared.stems, config.data.split.group, lenient=True)
     groups = [names[i] for i in rows] if names else None

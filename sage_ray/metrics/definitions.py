@@ -62,6 +62,8 @@ SETTINGS = {
     "image_size": "data.image_size",
 }
 """Arguments of `definitions`, and where a config has them."""
+LATER_SETTINGS = {"foreground": ("data.foreground", "")}
+"""Those of later releases, with the value that holds where a stored config does not have them."""
 
 
 def name_of(metric: str) -> str:
@@ -86,6 +88,7 @@ def definitions(
     mask_erosion: int,
     min_truth_pixels: int,
     image_size: Sequence[int],
+    foreground: str = "",
 ) -> dict[str, str]:
     """The full definition of every score and count by name; equal texts may be compared.
 
@@ -95,10 +98,9 @@ def definitions(
         mask_erosion: side in pixels of the element that eroded the truth; 0 for the truth as given.
         min_truth_pixels: objects of fewer pixels were dropped from the truth; 0 for none.
         image_size: rows and columns of the pictures that are scored.
+        foreground: `data.foreground`, the mask values that are the truth's particles; "" for all but 0.
     """
-    dropped = f", truth objects under {min_truth_pixels} pixels dropped" if min_truth_pixels else ""
-    truth = f"truth eroded by {mask_erosion}x{mask_erosion} pixels" if mask_erosion else "truth as given"
-    tail = f"{truth}{dropped}, at {'x'.join(str(side) for side in image_size)} pixels"
+    tail = _truth(mask_erosion, min_truth_pixels, image_size, foreground)
     named = {name: f"{_formula(name, min_object_pixels, boundary_tolerance)}, {tail}" for name in SCORES_TO_ONE}
     return named | {name: f"pixels counted as {name} for: {named[POOLED]}" for name in COUNTS}
 
@@ -107,7 +109,8 @@ def definitions_from(settings: Mapping[str, Any]) -> dict[str, str]:
     """`definitions` of a run's settings by dotted path; {} if they do not say what its scores are."""
     if any(path not in settings for path in SETTINGS.values()):
         return {}
-    return definitions(**{argument: settings[path] for argument, path in SETTINGS.items()})
+    later = {argument: settings.get(path, value) for argument, (path, value) in LATER_SETTINGS.items()}
+    return definitions(**{argument: settings[path] for argument, path in SETTINGS.items()}, **later)
 
 
 def loss_definition(weights: Any) -> str:
@@ -138,6 +141,14 @@ def whole_definition(score: str, stored: str, whole: Mapping[str, str]) -> str:
     ours = whole.get(score, "")
     is_shorter = ours.startswith(stored) or stored.startswith(f"{score} pixels of the foreground")
     return ours if ours and is_shorter else stored
+
+
+def _truth(mask_erosion: int, min_truth_pixels: int, image_size: Sequence[int], foreground: str) -> str:
+    """What the truth is, and at which size."""
+    dropped = f", truth objects under {min_truth_pixels} pixels dropped" if min_truth_pixels else ""
+    truth = f"truth eroded by {mask_erosion}x{mask_erosion} pixels" if mask_erosion else "truth as given"
+    values = f", particles being mask values {foreground}" if foreground else ""
+    return f"{truth}{values}{dropped}, at {'x'.join(str(side) for side in image_size)} pixels"
 
 
 def _formula(name: str, min_object_pixels: int, boundary_tolerance: float) -> str:
