@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,19 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sage_ray.config import ExperimentConfig, stable_hash
-from sage_ray.data.other_data import read_alike
-from sage_ray.data.prepare import PreparedData, prepare
-from sage_ray.data.splits import group_names
+from sage_ray.config import stable_hash
 from sage_ray.errors import UserError
 from sage_ray.evaluation import ledger
+from sage_ray.evaluation.particle_scores import (
+    ParticleWatch,
+    as_rows,
+    of_particles,
+    particle_lines,
+    particle_notes,
+    read_sizes,
+    write_sizes,
+)
+from sage_ray.evaluation.reading_task import OWN_TEST, ReadingTask, reading_task
 from sage_ray.evaluation.score_tables import (
     PRIMARY,
     ScoreLine,
@@ -31,11 +38,11 @@ from sage_ray.evaluation.shared_reads import READ_KEY, Readings, count_reading, 
 from sage_ray.files import replacing
 from sage_ray.followed import pull, push
 from sage_ray.locks import locked
+from sage_ray.metrics.definitions import PARTICLE_ROWS
 from sage_ray.metrics.threshold import otsu
 from sage_ray.record.home import Home
 from sage_ray.record.model_reference import ModelRef, resolve_model
 from sage_ray.record.run_folder import BASELINE, RunFolder
-from sage_ray.sections import DataConfig
 from sage_ray.statistics import paired_interval
 from sage_ray.training.batches import Pictures
 from sage_ray.training.context import choose_device
@@ -43,13 +50,9 @@ from sage_ray.training.scoring import (
     SCORING_PRECISION,
     Predict,
     rows_of,
-    score_definitions,
     score_pictures,
     segmentation,
 )
-
-OWN_TEST = "test"
-"""As DATA: the locked test part of the data that the model was trained on."""
 
 
 @dataclass(frozen=True)
@@ -97,28 +100,9 @@ class Evaluation:
     """Precision that the images were scored in."""
 
 
-@dataclass(frozen=True)
-class _Task:
-    """What is scored: a model, the prepared data, the rows of it, and where the result is kept."""
-
-    ref: ModelRef
-    config: ExperimentConfig
-    data: PreparedData
-    rows: np.ndarray
-    locked: bool
-    part: str
-    source: str
-    """Path of the data."""
-    notes: tuple[str, ...]
-    groups: list[str] | None
-    """Micrograph of each of `rows`; None: every image is its own."""
-
-    @property
-    def shas(self) -> list[str]:
-        return [self.data.shas[row] for row in self.rows]
-
-
 Tell = Callable[[Evaluation], object]
+Rows = list[dict[str, Any]]
+Score = Callable[[ReadingTask], Rows]
 
 
 def evaluate(
@@ -150,7 +134,7 @@ def evaluate(
     """
     home.check_writable()
     ref = resolve_model(model, home)
-    task = _task(ref, data, home, foreground)
+    task = reading_task(ref, data, home, foreground)
     run = _run_of(ref, home)
     if task.locked and run is not None:
         return _of_run(task, run, home, "evaluate", baseline=baseline, tell=tell)
@@ -158,11 +142,11 @@ def evaluate(
     identity = [
         ref.identity()["weights_sha"] or str(ref.folder),
         name_test_set(task.shas),
-        score_definitions(task.config),
+        task.definitions,
     ]
     path = folder / f"{stable_hash(identity)}.parquet"
     pull(path)
-    frame = _read_frame(path)
+    frame = _read_frame(path, task)
     fresh = frame is None
     if frame is None:
         rows = _score_model(task) + (_score_otsu(task) if baseline else [])
@@ -189,7 +173,7 @@ def score_locked_test(run_id: str, home: Home, *, purpose: str) -> pd.DataFrame:
         UserError: the run has no model, or its data have no test part.
     """
     ref = resolve_model(run_id, home)
-    task = _task(ref, OWN_TEST, home)
+    task = reading_task(ref, OWN_TEST, home)
     _of_run(task, RunFolder.open(home.runs, run_id), home, purpose, baseline=False)
     return stored_test_rows(RunFolder.open(home.runs, run_id))
 
@@ -204,45 +188,64 @@ def stored_test_rows(run: RunFolder, *, baseline: bool = False) -> pd.DataFrame:
 
 
 def _of_run(
-    task: _Task, run: RunFolder, home: Home, purpose: str, *, baseline: bool, tell: Tell | None = None
+    task: ReadingTask, run: RunFolder, home: Home, purpose: str, *, baseline: bool, tell: Tell | None = None
 ) -> Evaluation:
     with locked(run.path / ".test.lock", timeout_s=600) as held:
         if not held:
             raise UserError("run is being scored", run.run_id, "wait for the other process")
         record = run.read()
         fresh = not _stored(run, task)
-        rows = _score_model(task) if fresh else []
-        rows += _score_otsu(task) if baseline and not _stored(run, task, baseline=True) else []
+        kept, rows = _kept_and_new(task, run, _score_model, whole=purpose == "evaluate")
+        if baseline:
+            others = _kept_and_new(task, run, _score_otsu, whole=True)
+            kept, rows = kept + others[0], rows + others[1]
         # What is not stored yet is labelled as it will be.
-        frames = [pd.DataFrame(rows).assign(run_id=run.run_id, seed=record.seed)] if rows else []
-        frames += [] if fresh else [stored_test_rows(run)]
-        frames += [stored_test_rows(run, baseline=True)] if baseline and _stored(run, task, baseline=True) else []
+        frame = pd.DataFrame([*rows, *kept]).assign(run_id=run.run_id, seed=record.seed)
         reads = record.test_reads + 1 if fresh or record.test_reads == 0 else record.test_reads
         earlier = ledger.reads_of_run(home.path, run.run_id, record.created)[1]
         read = {**_read_row(task, purpose, run.run_id, earlier + reads), "run_created": record.created}
-        frame = pd.concat(frames, ignore_index=True)
         result = _evaluation(task, frame, home, run.per_image_path, read, fresh=fresh)
         if tell is not None:
             tell(result)
         # The rows are written before the count: a kill in between is mended here, and a read is never counted twice.
         if rows:
-            run.write_per_image(rows)
+            run.write_per_image(write_sizes(run, rows))
         if reads != record.test_reads:
             run.update(test_reads=reads)
         _count(read, task, home, result)
     return result
 
 
-def _stored(run: RunFolder, task: _Task, *, baseline: bool = False) -> bool:
+def _kept_and_new(task: ReadingTask, run: RunFolder, score: Score, *, whole: bool) -> tuple[Rows, Rows]:
+    """Rows that the run's folder holds, and those that were scored just now and are to be stored.
+
+    A reading of an earlier release has no scores of particles. They are added to it for who asks for the `whole`.
+    """
+    baseline = score is _score_otsu
+    if not _stored(run, task, baseline=baseline):
+        return [], score(task)
+    stored = as_rows(stored_test_rows(run, baseline=baseline))
+    kept = stored + [row for row in read_sizes(run) if (row["checkpoint"] == BASELINE) == baseline]
+    if not whole or task.has_particles(kept):
+        return kept, []
+    try:
+        added = of_particles(score(task))
+    except UserError:  # the weights are gone, the reading is not
+        return kept, []
+    return [], [row for row in stored if row["score"] not in PARTICLE_ROWS] + added
+
+
+def _stored(run: RunFolder, task: ReadingTask, *, baseline: bool = False) -> bool:
     frame = stored_test_rows(run, baseline=baseline)
     if frame.empty:
         return False
-    named = score_definitions(task.config)
-    same = all(named.get(score) == text for score, text in zip(frame["score"], frame["definition"], strict=True))
+    pixels = frame[~frame["score"].isin(PARTICLE_ROWS)]
+    named = task.definitions
+    same = all(named.get(score) == text for score, text in zip(pixels["score"], pixels["definition"], strict=True))
     return same and set(frame["image_sha"]) == set(task.shas)
 
 
-def _read_row(task: _Task, purpose: str, reader: str, read: int = 1) -> dict[str, Any]:
+def _read_row(task: ReadingTask, purpose: str, reader: str, read: int = 1) -> dict[str, Any]:
     """What the ledger is to hold of a reading."""
     return {
         "reader": reader,
@@ -257,7 +260,7 @@ def _read_row(task: _Task, purpose: str, reader: str, read: int = 1) -> dict[str
     }
 
 
-def _count(row: dict[str, Any] | None, task: _Task, home: Home, result: Evaluation) -> None:
+def _count(row: dict[str, Any] | None, task: ReadingTask, home: Home, result: Evaluation) -> None:
     if row is not None and result.readings is not None:
         count_reading(home, row, task.config.runtime.stage_store, result.readings)
 
@@ -271,85 +274,13 @@ def _run_of(ref: ModelRef, home: Home) -> RunFolder | None:
     return run if same else None
 
 
-def _task(ref: ModelRef, data: str | Path | None, home: Home, foreground: str | None = None) -> _Task:
-    config = ref.config(home)
-    own = data is None or str(data) in ("", OWN_TEST)
-    if own and foreground is not None:
-        raise UserError("rule for the locked test", foreground, "leave --foreground out: masks are read as in training")
-    if own:
-        return _own_test(ref, config, home)
-    given = str(data)
-    if config is None:  # a folder without a record
-        bare = ref.load()
-        config = ExperimentConfig(data=DataConfig(image_size=bare.image_size, stretch=bare.stretch))
-    data_config = read_alike(config.data, given, foreground)
-    prepared = prepare(data_config, home.cache)
-    seen, tested, note = _seen(ref, home)
-    rows = np.array([i for i, sha in enumerate(prepared.shas) if sha not in seen], dtype=np.int64)
-    notes = [note] if note else []
-    if not len(rows):
-        raise UserError("the model was trained on every image", given, "give images that it has not seen")
-    left_out = len(prepared.shas) - len(rows)
-    if left_out:
-        notes.append(f"{left_out} of {len(prepared.shas)} images left out: the model was trained or chosen on them")
-    is_locked = any(prepared.shas[i] in tested for i in rows)
-    if is_locked and {prepared.shas[i] for i in rows} == tested:
-        return _own_test(ref, config, home, notes)
-    if data_config.foreground != config.data.foreground:
-        notes.append(f"masks read with data.foreground='{data_config.foreground}', not as those of the training")
-        config = config.with_sections(data=data_config.model_copy(update={"path": config.data.path}))
-    part = "unseen images" if left_out else "all images"
-    names = group_names(prepared.stems, config.data.split.group, lenient=True)
-    groups = [names[i] for i in rows] if names else None
-    return _Task(ref, config, prepared, rows, is_locked, part, given, tuple(notes), groups)
-
-
-def _own_test(ref: ModelRef, config: ExperimentConfig | None, home: Home, notes: Sequence[str] = ()) -> _Task:
-    if config is None:
-        raise UserError("model has no test part of its own", ref.text, "name a folder of image/mask pairs as DATA")
-    prepared = prepare(config.data, home.cache)
-    if not len(prepared.split.test):
-        raise UserError("no locked test part", f"data.split.test=0 of {ref.text}", "name other data to score it on")
-    known = ref.provenance.get("fingerprint") if ref.provenance else None
-    if ref.run_id is not None and known is None and ref.run_id in home.run_ids():
-        known = RunFolder.open(home.runs, ref.run_id).read().data_fingerprint
-    if known is not None and known != prepared.fingerprint:
-        what = f"data have changed since the training (fingerprint {prepared.fingerprint}, was {known})"
-        raise UserError(what, config.data.path, "restore the images, or name the new folder as DATA")
-    rows = prepared.split.test
-    groups = [prepared.groups[i] for i in rows] if prepared.groups else None
-    return _Task(ref, config, prepared, rows, True, "locked test", config.data.path, tuple(notes), groups)
-
-
-def _seen(ref: ModelRef, home: Home) -> tuple[set[str], set[str], str | None]:
-    """(shas trained or chosen on, shas of the locked test part, a note if neither can be known)."""
-    if ref.provenance is not None:
-        return set(ref.provenance["seen_shas"]), set(ref.provenance["test_shas"]), None
-    config = ref.config(home)
-    unknown = "training data are not at hand, so images that the model was trained on cannot be left out"
-    if config is None:
-        return set(), set(), unknown
-    try:
-        prepared = prepare(config.data, home.cache)
-    except UserError:
-        return set(), set(), unknown
-    seen, tested = seen_and_tested(prepared)
-    return set(seen), set(tested), None
-
-
-def seen_and_tested(data: PreparedData) -> tuple[list[str], list[str]]:
-    """Shas of the training and validation images, and of the test images; the images themselves are not read."""
-    seen = sorted(data.shas[i] for part in (data.split.train, data.split.validation) for i in part)
-    return seen, sorted(data.shas[i] for i in data.split.test)
-
-
-def _score_model(task: _Task) -> list[dict[str, Any]]:
+def _score_model(task: ReadingTask) -> list[dict[str, Any]]:
     device = choose_device("auto")
     segmenter = task.ref.load().segmenter.to(device).eval()
     return _score(task, segmentation(segmenter), device, task.config.evaluation.select)
 
 
-def _score_otsu(task: _Task) -> list[dict[str, Any]]:
+def _score_otsu(task: ReadingTask) -> list[dict[str, Any]]:
     def predict(image: Tensor, _: Tensor) -> np.ndarray:
         grey = (255 * image[:, 0]).round().byte().numpy()
         return np.stack([otsu(each) for each in grey])
@@ -357,22 +288,31 @@ def _score_otsu(task: _Task) -> list[dict[str, Any]]:
     return _score(task, predict, torch.device("cpu"), BASELINE)
 
 
-def _score(task: _Task, predict: Predict, device: torch.device, checkpoint: str) -> list[dict[str, Any]]:
-    pictures = Pictures(task.data, task.rows, device)
-    rows = rows_of(score_pictures(predict, pictures, task.config.evaluation))
-    return long_rows(rows, task.shas, score_definitions(task.config), checkpoint, task.groups)
+def _score(task: ReadingTask, predict: Predict, device: torch.device, checkpoint: str) -> list[dict[str, Any]]:
+    pictures, settings, named = Pictures(task.data, task.rows, device), task.config.evaluation, task.definitions
+    watch = ParticleWatch(task.truth, task.rows.tolist(), task.data.masks, named, settings.min_object_pixels)
+    rows = rows_of(score_pictures(watch.beside(predict), pictures, settings))
+    return [
+        *long_rows(rows, task.shas, named, checkpoint, task.groups),
+        *watch.long_rows(task.shas, checkpoint, task.groups),
+    ]
 
 
-def _read_frame(path: Path) -> pd.DataFrame | None:
-    return pd.read_parquet(path) if path.is_file() else None
+def _read_frame(path: Path, task: ReadingTask) -> pd.DataFrame | None:
+    frame = pd.read_parquet(path) if path.is_file() else None
+    if frame is None or task.locked:
+        return frame
+    # What an earlier release scored without particles costs nothing to score again.
+    return frame if task.has_particles(as_rows(frame[frame["checkpoint"] != BASELINE])) else None
 
 
 def _evaluation(
-    task: _Task, frame: pd.DataFrame, home: Home, path: Path, read: dict[str, Any] | None, *, fresh: bool
+    task: ReadingTask, frame: pd.DataFrame, home: Home, path: Path, read: dict[str, Any] | None, *, fresh: bool
 ) -> Evaluation:
     """The evaluation of the scores in `frame`; its counts are those after `read` has been counted."""
     where = task.ref.text
     mine = frame[frame["checkpoint"] != BASELINE]
+    particles = particle_lines(mine, where)
     other = frame[frame["checkpoint"] == BASELINE]
     test_set = name_test_set(task.shas)
     reads = ledger.reads_of_test_set(home.path, test_set) if read is not None else []
@@ -389,14 +329,14 @@ def _evaluation(
         test_set=test_set,
         fingerprint=task.data.fingerprint,
         split_id=task.data.split.split_id if task.locked else None,
-        scores=summary(mine, where),
-        baseline=summary(other, "otsu") if len(other) else {},
+        scores=summary(mine, where) | particles,
+        baseline=summary(other, "otsu") | particle_lines(other, "otsu") if len(other) else {},
         gain=_gain(mine, other, where) if len(other) else None,
         test_reads=sum(row["reader"] in readers and row["weights_sha"] == weights for row in reads),
         test_reads_of_home=len(reads),
         readings=counted,
         fresh=fresh,
-        notes=[*task.notes, *(counted.notes if counted is not None else ())],
+        notes=[*task.notes, *particle_notes(particles, task.truth), *(counted.notes if counted is not None else ())],
         per_image=path,
         scoring=SCORING_PRECISION,
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sage_ray.terminal.display import score_lines, score_pairs
+from sage_ray.terminal.particle_answers import particle_table, pixel_scores
 from sage_ray.terminal.shell import Answer, Session, plain, quoted
 
 if TYPE_CHECKING:
@@ -104,7 +105,8 @@ def evaluated(result: Evaluation, model: str, session: Session) -> Answer:
     """Answer of `evaluate`: scores with definitions, beside Otsu thresholding of the same images."""
     against = ", beside Otsu thresholding" if result.baseline else ""
     lines = [f"{model} on {_images(result.images)} ({result.part} of {result.data}){against}:"]
-    lines += score_lines(result.scores, result.baseline or None)
+    lines += score_lines(pixel_scores(result.scores), result.baseline or None)
+    lines += particle_table(result.scores, result.baseline)
     if result.gain is not None:
         lines.append(f"Dice, model minus Otsu: {_with_interval(result.gain)}")
     lines.append(f"{_basis(result.scores['dice'])}; scored in {result.scoring}")

@@ -1,0 +1,224 @@
+"""Scores of particles one by one beside the pixel scores: computed where a test is scored, never while training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from sage_ray.data.true_particles import TrueParticles
+from sage_ray.evaluation.score_tables import ScoreLine, seed_table, why_no_interval
+from sage_ray.files import replacing
+from sage_ray.followed import pull, push
+from sage_ray.imaging.splitting import NECK, split_mask
+from sage_ray.metrics.definitions import (
+    PARTICLE_COUNTS,
+    PARTICLE_ROWS,
+    PARTICLE_SCORES,
+    particle_definitions,
+    pooled_definition,
+    truth_of,
+)
+from sage_ray.metrics.objects import label_objects
+from sage_ray.metrics.particle_sizes import ParticleScore, pooled_scores, score_particles
+from sage_ray.record.run_folder import RunFolder
+from sage_ray.statistics import mean_interval
+from sage_ray.statistics.bootstrap import DRAWS, drawn_weights, percentile_interval
+from sage_ray.training.scoring import Predict
+
+SIZES = ("diameter_true", "diameter_pred")
+"""`score` of rows that hold the size of one particle; they are kept in a file of their own."""
+SPLIT = f"watershed with neck {NECK:g}"
+LEVEL = 0.95
+_FILE = "particle_sizes.parquet"
+_IN_UNIT = ("instance_ap_50", "size_ks")
+_NOT_NEGATIVE = (*_IN_UNIT, "count_error_abs", "size_wasserstein", "size_wasserstein_relative")
+UNNUMBERED = "the truth has no instance numbers: particles that touch count as one, in truth and prediction"
+NOT_AT_HAND = "the masks are not at hand: particles that touch count as one, in truth and prediction"
+
+
+class ParticleWatch:
+    """Looks on while pictures are scored, and scores the particles of each.
+
+    Args:
+        truth: of the data.
+        rows: places of the pictures in them.
+        masks: (N,H,W) {0,1} of all of the data.
+        definitions: of the pixel scores of these pictures.
+        smallest: pixels; smaller particles are left out.
+    """
+
+    def __init__(
+        self,
+        truth: TrueParticles,
+        rows: Sequence[int],
+        masks: np.ndarray,
+        definitions: Mapping[str, str],
+        smallest: int,
+    ) -> None:
+        self._truth, self._rows, self._masks = truth, [int(row) for row in rows], masks
+        self._smallest = smallest
+        self.has_instances = truth.are_numbered(self._rows)
+        self.definitions = definitions_of_particles(definitions, smallest, has_instances=self.has_instances)
+        self.scores: list[ParticleScore] = []
+
+    def beside(self, predict: Predict) -> Predict:
+        """The same predictions, of which the particles are scored in passing; pictures come in their order."""
+
+        def watched(image: Tensor, mask: Tensor) -> np.ndarray:
+            found = predict(image, mask)
+            for pred in found:
+                self._score(pred)
+            return found
+
+        return watched
+
+    def _score(self, pred: np.ndarray) -> None:
+        row = self._rows[len(self.scores)]
+        true = self._truth.labels(row) if self.has_instances else None
+        true = label_objects(self._masks[row]) if true is None else true
+        labels = split_mask(pred, self._smallest) if self.has_instances else label_objects(pred)
+        self.scores.append(score_particles(true, labels, self._smallest))
+
+    def long_rows(
+        self, shas: Sequence[str], checkpoint: str, groups: Sequence[str | None] | None = None
+    ) -> list[dict[str, Any]]:
+        """Rows of part `test` as `score_tables.long_rows`, and one for the size of each particle."""
+        rows = []
+        for sha, group, score in zip(shas, groups or [None] * len(shas), self.scores, strict=True):
+            same = {"part": "test", "checkpoint": checkpoint, "image_sha": sha, "group": group}
+            rows += [
+                same | {"score": name, "definition": self.definitions[name], "value": score.values[name]}
+                for name in PARTICLE_ROWS
+            ]
+            for name, sizes in zip(SIZES, score.sizes, strict=True):
+                meaning = self.definitions["size_wasserstein"]
+                rows += [same | {"score": name, "definition": meaning, "value": size} for size in sizes.tolist()]
+        return rows
+
+
+def definitions_of_particles(definitions: Mapping[str, str], smallest: int, *, has_instances: bool) -> dict[str, str]:
+    """Definitions of particle scores beside those of the pixel scores of the same pictures."""
+    return particle_definitions(
+        has_instances=has_instances, split=SPLIT, min_object_pixels=smallest, truth=truth_of(definitions["dice"])
+    )
+
+
+def of_particles(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Those rows of scored images that are about particles."""
+    return [dict(row) for row in rows if row["score"] in PARTICLE_ROWS or row["score"] in SIZES]
+
+
+def are_stored(rows: Sequence[Mapping[str, Any]], definitions: Mapping[str, str], smallest: int) -> bool:
+    """Whether rows hold the scores of particles, under a definition of today; sizes may be none if no image has any."""
+    known = [definitions_of_particles(definitions, smallest, has_instances=each) for each in (True, False)]
+    found = {row["score"]: row["definition"] for row in rows if row["score"] in PARTICLE_ROWS}
+    counted = sum(row["value"] for row in rows if row["score"] in PARTICLE_COUNTS[:2])
+    sizes = sum(row["score"] in SIZES for row in rows)
+    return sizes == counted and any(all(found.get(name) == each[name] for name in PARTICLE_ROWS) for each in known)
+
+
+def write_sizes(run: RunFolder, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Store the rows of sizes beside per_image.parquet, for each checkpoint anew; returns the other rows."""
+    sizes = [dict(row) for row in rows if row["score"] in SIZES]
+    others = [dict(row) for row in rows if row["score"] not in SIZES]
+    if any(row["score"] in PARTICLE_ROWS for row in others):
+        checkpoints = {row["checkpoint"] for row in others}
+        kept = [row for row in read_sizes(run) if row["checkpoint"] not in checkpoints]
+        columns = ["part", "checkpoint", "image_sha", "group", "score", "definition", "value"]
+        with replacing(run.path / _FILE) as temporary:
+            pd.DataFrame([*kept, *sizes], columns=columns).to_parquet(temporary, index=False)
+        push(run.path / _FILE)
+    return others
+
+
+def read_sizes(run: RunFolder) -> list[dict[str, Any]]:
+    """The rows that `write_sizes` stored; none if there are none."""
+    path = Path(run.path / _FILE)
+    pull(path)
+    if not path.is_file():
+        return []
+    return as_rows(pd.read_parquet(path))
+
+
+def as_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table as they are scored and stored."""
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def particle_lines(frame: pd.DataFrame, where: str) -> dict[str, ScoreLine]:
+    """Every score of particles that the rows of one model have: mean over images, and of all images pooled.
+
+    A score that no image has, as none has particles in truth and prediction, is left out.
+    """
+    if not frame["score"].isin(PARTICLE_SCORES).any():
+        return {}
+    lines = {name: _line(frame, name, where) for name in PARTICLE_SCORES}
+    return {name: line for name, line in (lines | _pooled(frame, where)).items() if line is not None}
+
+
+def particle_notes(lines: Mapping[str, ScoreLine], truth: TrueParticles) -> list[str]:
+    """What a person has to know of the scores of particles."""
+    if not lines or any("instances of the truth" in line.definition for line in lines.values()):
+        return []
+    return [UNNUMBERED if truth.at_hand else NOT_AT_HAND]
+
+
+def _line(frame: pd.DataFrame, name: str, where: str) -> ScoreLine | None:
+    found = seed_table(frame, name, where, complete=False)
+    known = np.isfinite(found.values).all(axis=1)
+    values, groups = found.values[known], [g for g, is_known in zip(found.groups, known, strict=True) if is_known]
+    images, seeds = values.shape
+    if not images:
+        return None
+    left_out = len(known) - images
+    tail = f"; {left_out} without particles in truth or prediction left out" if left_out else ""
+    mean, why = float(values.mean()), why_no_interval(groups)
+    if why is not None:
+        over = f"{why}: no interval{tail}"
+        return ScoreLine(mean, None, None, None, images, seeds, over, found.definition, len(set(groups)))
+    interval = mean_interval(values, groups=groups)
+    low = max(interval.low, 0.0) if name in _NOT_NEGATIVE else interval.low
+    high = min(interval.high, 1.0) if name in _IN_UNIT else interval.high
+    over = interval.over + tail
+    return ScoreLine(mean, low, high, interval.level, images, seeds, over, found.definition, interval.num_groups)
+
+
+def _pooled(frame: pd.DataFrame, where: str) -> dict[str, ScoreLine | None]:
+    """Scores of all images together, with percentile intervals over images; the mean over seeds."""
+    matched = seed_table(frame, PARTICLE_COUNTS[-1], where)
+    if why_no_interval(matched.groups) == "one image":
+        return {}
+    weights = np.concatenate([np.ones((1, len(matched.images))), drawn_weights(matched.groups)])
+    drawn = [
+        pooled_scores(_sizes_of(frame, seed, matched.images), matched.values[:, column], weights)
+        for column, seed in enumerate(matched.seeds)
+    ]
+    micrographs, seeds = len(set(matched.groups)), len(matched.seeds)
+    lines: dict[str, ScoreLine | None] = {}
+    for name in drawn[0]:
+        values = np.mean([each[name] for each in drawn], axis=0)
+        interval = percentile_interval(values[1:], LEVEL) if micrographs > 1 else None
+        low, high = interval or (None, None)
+        over = f"{len(matched.images)} images pooled, mean over {seeds} seed(s)"
+        over += f", {DRAWS} bootstrap draws of {'images' if micrographs == len(matched.images) else 'micrographs'}"
+        meaning = pooled_definition(str(frame.loc[frame["score"] == name, "definition"].iloc[0]))
+        line = ScoreLine(
+            float(values[0]), low, high, None if interval is None else LEVEL, len(matched.images), seeds, over, meaning,
+            micrographs,
+        )  # fmt: skip
+        lines[f"{name}_pooled"] = line if np.isfinite(values[0]) else None
+    return lines
+
+
+def _sizes_of(frame: pd.DataFrame, seed: int, shas: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Sizes of true and predicted particles of each image; those of copies of one picture stand with the first."""
+    rows = frame[(frame["seed"] == seed) & frame["score"].isin(SIZES)]
+    values = {key: part["value"].to_numpy(float) for key, part in rows.groupby(["image_sha", "score"])}
+    none = np.zeros(0)
+    true, pred = ([values.pop((sha, name), none) for sha in shas] for name in SIZES)
+    return list(zip(true, pred, strict=True))
