@@ -143,6 +143,8 @@ def evaluate(
         ref.identity()["weights_sha"] or str(ref.folder),
         name_test_set(task.shas),
         task.definitions,
+        # Masks of other data may be mended while their images stay as they are.
+        *([] if task.locked else [task.data.fingerprint]),
     ]
     path = folder / f"{stable_hash(identity)}.parquet"
     pull(path)

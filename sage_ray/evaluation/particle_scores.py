@@ -27,7 +27,7 @@ from sage_ray.metrics.objects import label_objects
 from sage_ray.metrics.particle_sizes import ParticleScore, pooled_scores, score_particles
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.statistics import mean_interval
-from sage_ray.statistics.bootstrap import DRAWS, drawn_weights, percentile_interval
+from sage_ray.statistics.bootstrap import DRAWS, drawn_weights, percentile_interval, reflected_interval
 from sage_ray.training.scoring import Predict
 
 SIZES = ("diameter_true", "diameter_pred")
@@ -202,7 +202,7 @@ def _pooled(frame: pd.DataFrame, where: str) -> dict[str, ScoreLine | None]:
     lines: dict[str, ScoreLine | None] = {}
     for name in drawn[0]:
         values = np.mean([each[name] for each in drawn], axis=0)
-        interval = percentile_interval(values[1:], LEVEL) if micrographs > 1 else None
+        interval = _interval_of(name, values) if micrographs > 1 else None
         low, high = interval or (None, None)
         over = f"{len(matched.images)} images pooled, mean over {seeds} seed(s)"
         over += f", {DRAWS} bootstrap draws of {'images' if micrographs == len(matched.images) else 'micrographs'}"
@@ -213,6 +213,14 @@ def _pooled(frame: pd.DataFrame, where: str) -> dict[str, ScoreLine | None]:
         )  # fmt: skip
         lines[f"{name}_pooled"] = line if np.isfinite(values[0]) else None
     return lines
+
+
+def _interval_of(name: str, values: np.ndarray) -> tuple[float, float] | None:
+    """The interval of a pooled score, of which the first value is the estimate and the others are draws."""
+    if not name.startswith("size_"):
+        return percentile_interval(values[1:], LEVEL)
+    found = reflected_interval(values[1:], float(values[0]), LEVEL)
+    return found if found is None or name not in _IN_UNIT else (found[0], min(found[1], 1.0))
 
 
 def _sizes_of(frame: pd.DataFrame, seed: int, shas: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -1,4 +1,8 @@
-"""Percentile bootstrap over images, for what no single image has; crops of one micrograph are drawn together.
+"""Bootstrap over images, for what no single image has a value of; crops of one micrograph are drawn together.
+
+A distance between two distributions is larger in each draw than in what is drawn from, and so is what was measured
+itself. Percentiles of the draws then miss the truth nearly always (of 28 images whose sizes agree: 0 to .3 % of the
+intervals held it), so that for distances the draws are reflected at the estimate (.89 to .90 of them held it there).
 
 Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13; Davison and Hinkley, Bootstrap Methods
 and their Application, 1997, section 3.8 (whole clusters are drawn).
@@ -37,3 +41,12 @@ def percentile_interval(values: np.ndarray, level: float = 0.95) -> tuple[float,
         return None
     low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def reflected_interval(values: np.ndarray, estimate: float, level: float = 0.95) -> tuple[float, float] | None:
+    """(low, high) of a distance: the percentiles of the draws reflected at the estimate, which it holds; at least 0.
+
+    None as for `percentile_interval`. Source: Davison and Hinkley, section 5.2.1 (basic bootstrap).
+    """
+    found = percentile_interval(values, level)
+    return None if found is None else (max(2 * estimate - found[1], 0.0), max(2 * estimate - found[0], estimate))

@@ -21,7 +21,7 @@ from sage_ray.metrics.definitions import (
     truth_of,
 )
 from sage_ray.metrics.particle_sizes import diameters, pooled_scores, score_particles
-from sage_ray.statistics.bootstrap import drawn_weights, percentile_interval
+from sage_ray.statistics.bootstrap import drawn_weights, percentile_interval, reflected_interval
 
 WIDTH = 2 / math.sqrt(math.pi)
 """Equivalent circular diameter of a square of one pixel."""
@@ -113,8 +113,21 @@ def test_draws_hold_the_crops_of_a_micrograph_together() -> None:
 def test_an_interval_holds_its_share_and_is_none_where_draws_lack_values() -> None:
     values = np.arange(1001.0)
     assert percentile_interval(values) == pytest.approx((25, 975))
+    assert reflected_interval(values, 500.0) == pytest.approx((25, 975))
+    assert reflected_interval(values, 20.0) == (0, pytest.approx(20))
     values[:100] = np.nan
-    assert percentile_interval(values) is None
+    assert percentile_interval(values) is None and reflected_interval(values, 500.0) is None
+
+
+def test_reflected_intervals_of_a_distance_hold_0_where_sizes_agree() -> None:
+    """Percentiles would not: a distance of draws is never smaller than that of equal distributions."""
+    rng = np.random.default_rng(5)
+    sizes = [(rng.normal(12, 2, 30), rng.normal(12, 2, 30)) for _ in range(20)]
+    weights = np.concatenate([np.ones((1, 20)), drawn_weights(range(20), draws=300)])
+    values = pooled_scores(sizes, np.zeros(20), weights)["size_ks"]
+    reflected, plain = reflected_interval(values[1:], float(values[0])), percentile_interval(values[1:])
+    assert reflected is not None and plain is not None
+    assert reflected[0] == 0 < plain[0]
 
 
 def test_definitions_say_what_a_particle_is() -> None:
