@@ -26,6 +26,10 @@ class NoSpace(UserError):
     """The disk has no room for what a run will write; nothing was trained."""
 
 
+class CannotWrite(UserError):
+    """A file of results cannot be written (full disk, no permission): a fault of no single input."""
+
+
 class StoreRefused(UserError):
     """An object store cannot be used: no such bucket, no right, a wrong or expired key, no answer at first contact."""
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from sage_ray.apply.input_pictures import find_pictures, make_folder, result_names
+from sage_ray.apply.input_pictures import find_pictures, result_names
 from sage_ray.apply.loaded_model import load_for_use
+from sage_ray.apply.result_folder import make_folder
 from sage_ray.config import stable_hash
 from sage_ray.data.images import BadFile
 from sage_ray.data.other_data import checked_rule
@@ -86,19 +87,9 @@ def generate(
     seeds = {place: int(stable_hash([seed, paths[place[0]].stem, place[1]]), 16) for place in names}
     _write_pairs(loaded, [(foregrounds[n], seeds[n, copy], name) for (n, copy), name in names.items()], folder)
     identity = ref.identity()
-    write_json(
-        folder / "generation.json",
-        {
-            "format_version": 1,
-            "model": identity,
-            "masks": str(Path(masks).expanduser().absolute()),
-            "number_of_masks": len(paths),
-            "pairs": len(names),
-            "seed": seed,
-            "count": count,
-            "made": now(),
-        },
-    )
+    told = {"masks": str(Path(masks).expanduser().absolute()), "number_of_masks": len(paths), "pairs": len(names)}
+    told |= {"seed": seed, "count": count, "made": now()}
+    write_json(folder / "generation.json", {"format_version": 1, "model": identity, **told})
     files = {"images": "images/", "masks": "masks/", "sheet": "pairs.png"}
     return Generation(identity, folder, len(paths), len(names), seed, files)
 

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from sage_ray.apply.input_pictures import find_pictures, make_folder, result_names
+from sage_ray.apply.input_pictures import find_images, result_names
 from sage_ray.apply.loaded_model import load_for_use
-from sage_ray.apply.particle_measure import MIN_PARTICLE_PIXELS, ParticleMeasure, Thinned
-from sage_ray.data.images import BadFile, open_image
-from sage_ray.data.notes import Note, note_lines, range_note
-from sage_ray.data.shown import refuse_pages
+from sage_ray.apply.particle_measure import MIN_PARTICLE_PIXELS
+from sage_ray.apply.result_folder import ResultFolder
+from sage_ray.apply.segmented_image import SegmentedImage, SegmentOptions, image_files, segment_image
+from sage_ray.data.notes import Note, note_lines
+from sage_ray.errors import CannotWrite, UserError
 from sage_ray.files import write_json
 from sage_ray.imaging import drawing
 from sage_ray.imaging.model import Model
 from sage_ray.imaging.particle_columns import described_columns
-from sage_ray.imaging.particle_overlay import particle_overlay
 from sage_ray.imaging.particles import Scale, pixel_sides
-from sage_ray.imaging.rasters import open_rows, write_mask
 from sage_ray.imaging.splitting import NECK, SLACK_PIXELS, check_split
-from sage_ray.imaging.tiles import ArraySource, RowReader, RowSource
 from sage_ray.record.home import Home
 from sage_ray.record.provenance import now
 
@@ -44,12 +42,32 @@ FILES = {
 
 
 @dataclass(frozen=True)
+class FailedImage:
+    """An image that could not be segmented, and why, as one line."""
+
+    image: str
+    error: str
+
+
+class NothingSegmented(UserError):
+    """None of the images could be segmented; `failed` names each."""
+
+    def __init__(self, what: str, where: object, mend: str, failed: tuple[FailedImage, ...] = ()) -> None:
+        super().__init__(what, where, mend)
+        self.failed = failed
+
+    def __reduce__(self) -> tuple[type[NothingSegmented], tuple[Any, ...]]:
+        return type(self), (self.what, self.where, self.mend, self.failed)
+
+
+@dataclass(frozen=True)
 class Prediction:
     """What `predict` wrote."""
 
     model: dict[str, Any]
     out: Path
     images: int
+    """Images that were segmented."""
     particles: int
     tiled: int
     """Images that were cut into tiles."""
@@ -57,19 +75,31 @@ class Prediction:
     """Share of foreground, mean over images."""
     files: dict[str, str]
     """What lies where in `out`."""
+    failed: tuple[FailedImage, ...] = ()
+    """Images that could not be segmented: they are in no table."""
     notes: tuple[str, ...] = ()
-    """What may make a result worse than it could be, one line for each kind."""
+    """What may make a result worse than it could be, one line for each kind, and the files not looked at."""
+    passed_over: str = ""
+    """Files in and below the folder of images that were not looked at, by kind; "" if there are none."""
 
 
-@dataclass(frozen=True)
-class _Segmented:
-    mask_path: Path
-    table: pd.DataFrame
-    shape: tuple[int, int]
-    coverage: float
-    tiled: bool
-    overlay: np.ndarray
-    notes: list[Note]
+@dataclass
+class _Gathered:
+    """What is gathered over the images of a call."""
+
+    tables: list[pd.DataFrame] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+    shown: list[tuple[np.ndarray, str]] = field(default_factory=list)
+    failed: list[tuple[Path, UserError]] = field(default_factory=list)
+
+    def add(self, done: SegmentedImage) -> None:
+        """Take in a segmented image."""
+        self.tables.append(done.table.assign(image=done.path.name))
+        self.rows.append(done.row())
+        self.notes += done.notes
+        if len(self.shown) < SHEET_IMAGES:
+            self.shown.append((done.overlay, f"{done.path.name}: {len(done.table)}"))
 
 
 def predict(
@@ -87,168 +117,112 @@ def predict(
     number of each pixel's particle), overlays/NAME.png, particles.csv (one row per particle of all images),
     particles.json (what its columns mean), images.csv (one row per image), overview.png, prediction.json.
 
+    An image that cannot be segmented does not end the others: it is listed in `failed`.
+
     Args:
         model: run id, folder or `models:/` URI.
         images: a folder (or data set with images/), or one file.
-        out: made if missing; files of equal names are replaced.
+        out: made if missing; what an earlier call wrote there is replaced, and nothing else.
         home: where models are looked up.
         nm_per_pixel: side of a pixel in nanometres, or its (height, width), for columns in nm and a scale bar.
         split: `watershed` tells particles that touch apart, `none` takes each connected region for one; same masks.
 
     Raises:
-        UserError: no such model, images or way to split, an unreadable image, or no positive size of a pixel.
+        NothingSegmented: no image could be segmented.
+        CannotWrite: a full disk, or no permission.
+        UserError: no such model, images or way to split, no positive size of a pixel, or a result would replace an
+            image or a file that `predict` did not write.
     """
-    sides = pixel_sides(nm_per_pixel)
-    check_split(split)
+    options = SegmentOptions(check_split(split), pixel_sides(nm_per_pixel))
     ref, loaded = load_for_use(model, home)
-    paths = find_pictures(images, "images", ("images",))
-    _check_headers(paths)
-    folder = _make_folders(Path(out).expanduser())
-    particles: list[pd.DataFrame] = []
-    rows: list[dict[str, Any]] = []
-    notes: list[Note] = []
-    shown: list[tuple[np.ndarray, str]] = []
-    for path, name in zip(paths, result_names(paths), strict=True):
-        done = _segment(loaded, path, folder, name, sides, split)
-        particles.append(done.table.assign(image=path.name))
-        rows.append(_image_row(path, done, folder))
-        notes += done.notes
-        drawing.save(done.overlay, folder / "overlays" / f"{name}.png")
-        if len(shown) < SHEET_IMAGES:
-            shown.append((done.overlay, f"{path.name}: {len(done.table)}"))
-    table, summary = pd.concat(particles, ignore_index=True), pd.DataFrame(rows)
-    _write_tables(folder, table, summary, split)
-    sheet = drawing.contact_sheet(*map(list, zip(*shown, strict=True)), title="particles found")
-    drawing.save(sheet, folder / FILES["overview"])
+    found = find_images(images)
+    names = result_names(found.paths)
+    planned = [file for name in names for file in image_files(name)]
+    tables = [file for file in FILES.values() if not file.endswith("/")]
+    results = ResultFolder(Path(out).expanduser(), [*planned, *tables], found.paths)
+    batch = _segment_all(loaded, found.paths, names, results, options)
+    if batch.rows:
+        _write_tables(results, batch, split)
     result = Prediction(
         model=ref.identity(),
-        out=folder,
-        images=len(paths),
-        particles=len(table),
-        tiled=int(summary["tiled"].sum()),
-        coverage=float(summary["coverage"].mean()),
+        out=results.path,
+        images=len(batch.rows),
+        particles=sum(map(len, batch.tables)),
+        tiled=sum(row["tiled"] for row in batch.rows),
+        coverage=float(np.mean([row["coverage"] for row in batch.rows])) if batch.rows else 0.0,
         files=dict(FILES),
-        notes=tuple(note_lines(notes)),
+        failed=tuple(FailedImage(path.name, str(error)) for path, error in batch.failed),
+        notes=(*note_lines(batch.notes), *([f"note: {found.passed_over}"] if found.passed_over else [])),
+        passed_over=found.passed_over,
     )
-    _write_facts(result, folder, images, nm_per_pixel, split, loaded)
+    if results.begun:
+        results.finish(_facts(result, images, nm_per_pixel, split, loaded))
+    if not batch.rows:
+        raise _nothing_segmented(images, batch.failed[0][1], result.failed)
     return result
 
 
-def _make_folders(out: Path) -> Path:
-    folder = make_folder(out)
-    for name in ("masks", "labels", "overlays"):
-        make_folder(folder / name)
-    return folder
-
-
-def _check_headers(paths: list[Path]) -> None:
-    # All files first: a bad one among hundreds should not be found after an hour.
-    for path in paths:
+def _segment_all(
+    model: Model, paths: Sequence[Path], names: Sequence[str], results: ResultFolder, options: SegmentOptions
+) -> _Gathered:
+    batch = _Gathered()
+    for path, name in zip(paths, names, strict=True):
         try:
-            refuse_pages(open_image(path))
-        except BadFile as bad:
-            raise bad.problem.error() from None
+            batch.add(segment_image(model, path, name, results, options))
+        except CannotWrite:
+            raise  # the disk's fault, not the image's: the next one would fare no better
+        except UserError as error:
+            results.drop(image_files(name))
+            batch.failed.append((path, _naming(path, error)))
+    return batch
 
 
-def _segment(
-    model: Model, path: Path, folder: Path, name: str, sides: tuple[float, float] | None, split: str
-) -> _Segmented:
-    source = open_rows(path)
-    target = folder / "masks" / name
-    with ParticleMeasure(source.shape, split) as measure:
-        if isinstance(source, ArraySource):
-            probability, mask = model.predict_mask(source.array)
-            for row in range(0, len(mask), source.band_rows):
-                band = slice(row, row + source.band_rows)
-                measure.add(mask[band], source.array[band], probability[band])
-            mask_path, tiled = drawing.save(mask, target.with_name(f"{name}.png")), model.is_tiled(source.shape)
-            small = np.asarray(source.array[:: measure.step, :: measure.step])
-        else:
-            mask_path, tiled = target.with_name(f"{name}.tif"), True
-            thinned = Thinned(measure.step)
-            write_mask(mask_path, source.shape, _measured(model, source, measure, thinned))
-            small = thinned.whole()
-        other = target.with_name(f"{name}{'.png' if mask_path.suffix == '.tif' else '.tif'}")
-        other.unlink(missing_ok=True)
-        table, labels = measure.finish(folder / "labels" / f"{name}.tif", sides)
-    frame = table.frame
-    cut = frame.loc[frame["touches_border"].astype(bool), "label"].tolist()
-    return _Segmented(
-        mask_path=mask_path,
-        table=frame,
-        shape=source.shape,
-        coverage=measure.foreground / (source.shape[0] * source.shape[1]),
-        tiled=tiled,
-        overlay=particle_overlay(small, labels, cut, nm_per_pixel=sides[1] * measure.step if sides else None),
-        notes=_range_note(model, source, path),
-    )
+def _naming(path: Path, error: UserError) -> UserError:
+    """The error, with the file named in it."""
+    named = path.name in str(error)
+    return error if named else UserError(error.what, f"{path} ({error.where})", error.mend)
 
 
-def _range_note(model: Model, source: RowSource, path: Path) -> list[Note]:
-    # A large image of 32 bits or more would be read twice more, which takes longer than the line is worth.
-    if not isinstance(source, ArraySource) and source.dtype.itemsize > 2:
-        return []
-    bar = int(model.spec["preprocessing"]["crop_bottom"])
-    kept = ArraySource(source.array[: source.shape[0] - bar]) if isinstance(source, ArraySource) else source
-    return range_note(kept.bands, path, model.stretch, "clip them, or train a model with data.stretch=percentile")
+def _nothing_segmented(images: str | Path, first: UserError, failed: tuple[FailedImage, ...]) -> NothingSegmented:
+    if len(failed) == 1:
+        return NothingSegmented(first.what, first.where, first.mend, failed)
+    mend = "each of them is named with what is wrong"
+    return NothingSegmented(f"none of {len(failed)} images could be segmented", images, mend, failed)
 
 
-def _measured(model: Model, source: RowSource, measure: ParticleMeasure, thinned: Thinned) -> Iterator[np.ndarray]:
-    """Bands of the mask of an image that is not held whole, measured as they pass."""
-    reader, row = RowReader(source), 0
-    for probability in model.predict_stream(source):
-        grey, mask = reader.take(row, row + len(probability)), probability > 0.5
-        measure.add(mask, grey, probability)
-        thinned.add(grey)
-        row += len(mask)
-        yield mask
-
-
-def _image_row(path: Path, done: _Segmented, folder: Path) -> dict[str, Any]:
-    whole = done.table[~done.table["touches_border"].astype(bool)]
-    return {
-        "image": path.name,
-        "rows": done.shape[0],
-        "columns": done.shape[1],
-        "tiled": done.tiled,
-        "particles": len(done.table),
-        "particles_inside": len(whole),
-        "coverage": done.coverage,
-        "median_equivalent_diameter_px": whole["equivalent_diameter_px"].median(),
-        "mask": str(done.mask_path.relative_to(folder)),
-    }
-
-
-def _write_tables(folder: Path, particles: pd.DataFrame, images: pd.DataFrame, split: str) -> None:
-    """The tables of particles and of images, and what the columns of the former mean."""
+def _write_tables(results: ResultFolder, batch: _Gathered, split: str) -> None:
+    """The tables of particles and of images, what the columns of the former mean, and a sheet of pictures."""
+    particles = pd.concat(batch.tables, ignore_index=True)
     columns = ["image", *(column for column in particles.columns if column != "image")]
-    particles[columns].to_csv(folder / FILES["particles"], index=False, float_format="%.6g")
-    images.to_csv(folder / FILES["images"], index=False, float_format="%.6g")
+    with results.file(FILES["particles"]) as path:
+        particles[columns].to_csv(path, index=False, float_format="%.6g")
+    with results.file(FILES["images"]) as path:
+        pd.DataFrame(batch.rows).to_csv(path, index=False, float_format="%.6g")
     how: dict[str, Any] = {"method": split, "min_particle_pixels": MIN_PARTICLE_PIXELS}
     if split == "watershed":
         how |= {"neck": NECK, "slack_pixels": SLACK_PIXELS}
-    described = {"format_version": 1, "split": how, "columns": described_columns(columns)}
-    write_json(folder / FILES["columns"], described)
+    with results.file(FILES["columns"]) as path:
+        write_json(path, {"format_version": 1, "split": how, "columns": described_columns(columns)})
+    sheet = drawing.contact_sheet(*map(list, zip(*batch.shown, strict=True)), title="particles found")
+    with results.file(FILES["overview"]) as path:
+        drawing.save(sheet, path)
 
 
-def _write_facts(
-    result: Prediction, folder: Path, images: str | Path, nm_per_pixel: Scale, split: str, model: Model
-) -> None:
-    write_json(
-        folder / "prediction.json",
-        {
-            "format_version": 1,
-            "model": result.model,
-            "images": str(Path(images).expanduser().absolute()),
-            "number_of_images": result.images,
-            "particles": result.particles,
-            "min_particle_pixels": MIN_PARTICLE_PIXELS,
-            "nm_per_pixel": nm_per_pixel,
-            "split": split,
-            "threshold": 0.5,
-            "crop_bottom": model.spec["preprocessing"]["crop_bottom"],
-            "training_size": list(model.image_size),
-            "tiled": result.tiled,
-            "made": now(),
-        },
-    )
+def _facts(result: Prediction, images: str | Path, nm_per_pixel: Scale, split: str, model: Model) -> dict[str, Any]:
+    """What prediction.json says, beside the list of files."""
+    return {
+        "model": result.model,
+        "images": str(Path(images).expanduser().absolute()),
+        "number_of_images": result.images,
+        "failed": [{"image": one.image, "error": one.error} for one in result.failed],
+        "passed_over": result.passed_over,
+        "particles": result.particles,
+        "min_particle_pixels": MIN_PARTICLE_PIXELS,
+        "nm_per_pixel": nm_per_pixel,
+        "split": split,
+        "threshold": 0.5,
+        "crop_bottom": model.spec["preprocessing"]["crop_bottom"],
+        "training_size": list(model.image_size),
+        "tiled": result.tiled,
+        "made": now(),
+    }

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from sage_ray.data.length_units import nm_in
 from sage_ray.data.problems import bad_file
 from sage_ray.data.stored_picture import StoredPicture
 
@@ -56,6 +57,29 @@ def open_microscope_file(path: Path) -> StoredPicture:
         yield stack[page]
 
     return StoredPicture(path, name, (stack.shape[1], stack.shape[2]), stack.dtype, 1, read, pages=pages)
+
+
+def microscope_scale(path: Path) -> tuple[float, float] | None:
+    """(height, width) of a pixel in nanometres by the axes of a microscope's file; None if they do not say it."""
+    name, module = READERS[path.suffix.lower()]
+    if not can_read_microscope_files():
+        return None
+    try:
+        found = importlib.import_module(module).file_reader(str(path), lazy=False)
+        axes = next(entry["axes"] for entry in found if _plain(entry["data"]) is not None)[-2:]
+    except Exception:  # reading its pixels names the fault
+        return None
+    sides = [_side(axis) for axis in axes]
+    if len(sides) < 2 or sides[0] is None or sides[1] is None:
+        return None
+    if name == "MRC file" and all(abs(side - 0.1) < 1e-9 for side in sides if side):
+        return None  # 1 angstrom is what programs write that do not know the scale
+    return sides[0], sides[1]
+
+
+def _side(axis: Any) -> float | None:
+    factor = nm_in(str(axis.get("units") or ""))
+    return None if factor is None else abs(float(axis.get("scale") or 0)) * factor
 
 
 def _plain(data: Any) -> np.ndarray | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,9 @@ def mask_size(pair: Pair) -> tuple[int, int] | None:
 def read_pair_mask(pair: Pair, shape: tuple[int, int], foreground: str = "") -> Mask:
     """The decoded mask of a pair whose image has `shape` (rows, columns).
 
+    A mask that ends above its image, as one drawn without the information bar does, is background below; whether it
+    may do so is for `pairs.header_problems` to say.
+
     Args:
         pair: image and mask.
         shape: of the image.
@@ -46,7 +50,13 @@ def read_pair_mask(pair: Pair, shape: tuple[int, int], foreground: str = "") -> 
         labels = read_annotation(pair.mask, pair.image, shape)
         notes = ("data.foreground says nothing of annotations, all of which are particles",) if foreground else ()
         return Mask(labels > 0, len(np.unique(labels[labels > 0])), notes, labels)
-    return read_mask_with(pair.mask, foreground)
+    mask = read_mask_with(pair.mask, foreground)
+    rows, columns = mask.foreground.shape
+    if columns != shape[1] or rows >= shape[0]:
+        return mask
+    below = ((0, shape[0] - rows), (0, 0))
+    padded = None if mask.labels is None else np.pad(mask.labels, below)
+    return replace(mask, foreground=np.pad(mask.foreground, below), labels=padded)
 
 
 def read_mask_with(path: Path, foreground: str) -> Mask:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sage_ray.data.images import BadFile, read_image
-from sage_ray.data.pair_masks import is_annotated, read_pair_mask
+from sage_ray.data.images import BadFile
+from sage_ray.data.pair_masks import read_pair_mask
 from sage_ray.data.pairing import Pair
 from sage_ray.data.pairs import look_through
 from sage_ray.data.prepare import PreparedData
@@ -55,9 +55,8 @@ class TrueParticles:
         if pair is None:
             return None
         try:
-            # An annotation file is rasterised at its image's size.
-            shape = read_image(pair.image).shape if is_annotated(pair) else (0, 0)
-            labels = read_pair_mask(pair, shape, self._data.foreground).labels
+            facts = self._prepared.facts[row]
+            labels = read_pair_mask(pair, (facts.rows, facts.columns), self._data.foreground).labels
         except BadFile:
             return None
         return None if labels is None else labels.astype(np.int32)

@@ -7,16 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
 from sage_ray.config import stable_hash
 from sage_ray.errors import UserError
 from sage_ray.evaluation import ledger
 from sage_ray.evaluation.particle_scores import (
-    ParticleWatch,
     as_rows,
     of_particles,
     particle_lines,
@@ -24,35 +20,26 @@ from sage_ray.evaluation.particle_scores import (
     read_sizes,
     write_sizes,
 )
-from sage_ray.evaluation.reading_task import OWN_TEST, ReadingTask, reading_task
+from sage_ray.evaluation.reading_task import OWN_TEST, reading_task
 from sage_ray.evaluation.score_tables import (
     PRIMARY,
     ScoreLine,
-    long_rows,
     name_test_set,
     seed_table,
     summary,
     why_no_interval,
 )
+from sage_ray.evaluation.scoring_task import ScoringTask, score_model, score_otsu
 from sage_ray.evaluation.shared_reads import READ_KEY, Readings, count_reading, readings_of
 from sage_ray.files import replacing
 from sage_ray.followed import pull, push
 from sage_ray.locks import locked
 from sage_ray.metrics.definitions import PARTICLE_ROWS
-from sage_ray.metrics.threshold import otsu
 from sage_ray.record.home import Home
 from sage_ray.record.model_reference import ModelRef, resolve_model
 from sage_ray.record.run_folder import BASELINE, RunFolder
 from sage_ray.statistics import paired_interval
-from sage_ray.training.batches import Pictures
-from sage_ray.training.context import choose_device
-from sage_ray.training.scoring import (
-    SCORING_PRECISION,
-    Predict,
-    rows_of,
-    score_pictures,
-    segmentation,
-)
+from sage_ray.training.scoring import SCORING_PRECISION
 
 
 @dataclass(frozen=True)
@@ -102,7 +89,7 @@ class Evaluation:
 
 Tell = Callable[[Evaluation], object]
 Rows = list[dict[str, Any]]
-Score = Callable[[ReadingTask], Rows]
+Score = Callable[[ScoringTask], Rows]
 
 
 def evaluate(
@@ -123,7 +110,8 @@ def evaluate(
         model: run id, folder or `models:/` URI.
         data: a folder of image/mask pairs or `synthetic://...`; None or "test" is the model's own locked test part.
             Images that the model was trained or chosen on are left out, so its own data folder gives its locked test
-            part.
+            part. All other data are scored at their own size, in the masks that `predict` writes, and the locked test
+            at the size of training: the definitions of the scores say which.
         home: of the runs; its ledger counts the reads of a locked test part.
         baseline: also score Otsu thresholding.
         tell: makes of the result what will be shown; called before anything is stored and counted.
@@ -136,22 +124,15 @@ def evaluate(
     ref = resolve_model(model, home)
     task = reading_task(ref, data, home, foreground)
     run = _run_of(ref, home)
-    if task.locked and run is not None:
+    # The run's folder holds scores of its whole locked test, at the size of training, and no others.
+    if task.locked and not task.own_size and run is not None:
         return _of_run(task, run, home, "evaluate", baseline=baseline, tell=tell)
-    folder = home.path / "evaluations"
-    identity = [
-        ref.identity()["weights_sha"] or str(ref.folder),
-        name_test_set(task.shas),
-        task.definitions,
-        # Masks of other data may be mended while their images stay as they are.
-        *([] if task.locked else [task.data.fingerprint]),
-    ]
-    path = folder / f"{stable_hash(identity)}.parquet"
+    path = _path_of(task, home)
     pull(path)
     frame = _read_frame(path, task)
     fresh = frame is None
     if frame is None:
-        rows = _score_model(task) + (_score_otsu(task) if baseline else [])
+        rows = score_model(task) + (score_otsu(task) if baseline else [])
         frame = pd.DataFrame(rows).assign(run_id=ref.run_id, seed=task.config.seed)
     elif task.groups is not None:
         frame = frame.assign(group=frame["image_sha"].map(dict(zip(task.shas, task.groups, strict=True))))
@@ -160,12 +141,21 @@ def evaluate(
     if tell is not None:
         tell(result)
     if fresh:
-        folder.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
         with replacing(path) as temporary:
             frame.to_parquet(temporary, index=False)
         push(path)
     _count(read, task, home, result)
     return result
+
+
+def _path_of(task: ScoringTask, home: Home) -> Path:
+    """Where scores are kept that are none of a run's own locked test."""
+    ref = task.ref
+    identity = [ref.identity()["weights_sha"] or str(ref.folder), name_test_set(task.shas), task.definitions]
+    # Masks of other data may be mended while their images stay as they are.
+    identity += [] if task.locked else [task.data.fingerprint]
+    return home.path / "evaluations" / f"{stable_hash(identity)}.parquet"
 
 
 def score_locked_test(run_id: str, home: Home, *, purpose: str) -> pd.DataFrame:
@@ -190,16 +180,16 @@ def stored_test_rows(run: RunFolder, *, baseline: bool = False) -> pd.DataFrame:
 
 
 def _of_run(
-    task: ReadingTask, run: RunFolder, home: Home, purpose: str, *, baseline: bool, tell: Tell | None = None
+    task: ScoringTask, run: RunFolder, home: Home, purpose: str, *, baseline: bool, tell: Tell | None = None
 ) -> Evaluation:
     with locked(run.path / ".test.lock", timeout_s=600) as held:
         if not held:
             raise UserError("run is being scored", run.run_id, "wait for the other process")
         record = run.read()
         fresh = not _stored(run, task)
-        kept, rows = _kept_and_new(task, run, _score_model, whole=purpose == "evaluate")
+        kept, rows = _kept_and_new(task, run, score_model, whole=purpose == "evaluate")
         if baseline:
-            others = _kept_and_new(task, run, _score_otsu, whole=True)
+            others = _kept_and_new(task, run, score_otsu, whole=True)
             kept, rows = kept + others[0], rows + others[1]
         # What is not stored yet is labelled as it will be.
         frame = pd.DataFrame([*rows, *kept]).assign(run_id=run.run_id, seed=record.seed)
@@ -218,12 +208,12 @@ def _of_run(
     return result
 
 
-def _kept_and_new(task: ReadingTask, run: RunFolder, score: Score, *, whole: bool) -> tuple[Rows, Rows]:
+def _kept_and_new(task: ScoringTask, run: RunFolder, score: Score, *, whole: bool) -> tuple[Rows, Rows]:
     """Rows that the run's folder holds, and those that were scored just now and are to be stored.
 
     A reading of an earlier release has no scores of particles. They are added to it for who asks for the `whole`.
     """
-    baseline = score is _score_otsu
+    baseline = score is score_otsu
     if not _stored(run, task, baseline=baseline):
         return [], score(task)
     stored = as_rows(stored_test_rows(run, baseline=baseline))
@@ -237,7 +227,7 @@ def _kept_and_new(task: ReadingTask, run: RunFolder, score: Score, *, whole: boo
     return [], [row for row in stored if row["score"] not in PARTICLE_ROWS] + added
 
 
-def _stored(run: RunFolder, task: ReadingTask, *, baseline: bool = False) -> bool:
+def _stored(run: RunFolder, task: ScoringTask, *, baseline: bool = False) -> bool:
     frame = stored_test_rows(run, baseline=baseline)
     if frame.empty:
         return False
@@ -247,7 +237,7 @@ def _stored(run: RunFolder, task: ReadingTask, *, baseline: bool = False) -> boo
     return same and set(frame["image_sha"]) == set(task.shas)
 
 
-def _read_row(task: ReadingTask, purpose: str, reader: str, read: int = 1) -> dict[str, Any]:
+def _read_row(task: ScoringTask, purpose: str, reader: str, read: int = 1) -> dict[str, Any]:
     """What the ledger is to hold of a reading."""
     return {
         "reader": reader,
@@ -262,7 +252,7 @@ def _read_row(task: ReadingTask, purpose: str, reader: str, read: int = 1) -> di
     }
 
 
-def _count(row: dict[str, Any] | None, task: ReadingTask, home: Home, result: Evaluation) -> None:
+def _count(row: dict[str, Any] | None, task: ScoringTask, home: Home, result: Evaluation) -> None:
     if row is not None and result.readings is not None:
         count_reading(home, row, task.config.runtime.stage_store, result.readings)
 
@@ -276,31 +266,7 @@ def _run_of(ref: ModelRef, home: Home) -> RunFolder | None:
     return run if same else None
 
 
-def _score_model(task: ReadingTask) -> list[dict[str, Any]]:
-    device = choose_device("auto")
-    segmenter = task.ref.load().segmenter.to(device).eval()
-    return _score(task, segmentation(segmenter), device, task.config.evaluation.select)
-
-
-def _score_otsu(task: ReadingTask) -> list[dict[str, Any]]:
-    def predict(image: Tensor, _: Tensor) -> np.ndarray:
-        grey = (255 * image[:, 0]).round().byte().numpy()
-        return np.stack([otsu(each) for each in grey])
-
-    return _score(task, predict, torch.device("cpu"), BASELINE)
-
-
-def _score(task: ReadingTask, predict: Predict, device: torch.device, checkpoint: str) -> list[dict[str, Any]]:
-    pictures, settings, named = Pictures(task.data, task.rows, device), task.config.evaluation, task.definitions
-    watch = ParticleWatch(task.truth, task.rows.tolist(), task.data.masks, named, settings.min_object_pixels)
-    rows = rows_of(score_pictures(watch.beside(predict), pictures, settings))
-    return [
-        *long_rows(rows, task.shas, named, checkpoint, task.groups),
-        *watch.long_rows(task.shas, checkpoint, task.groups),
-    ]
-
-
-def _read_frame(path: Path, task: ReadingTask) -> pd.DataFrame | None:
+def _read_frame(path: Path, task: ScoringTask) -> pd.DataFrame | None:
     frame = pd.read_parquet(path) if path.is_file() else None
     if frame is None or task.locked:
         return frame
@@ -309,7 +275,7 @@ def _read_frame(path: Path, task: ReadingTask) -> pd.DataFrame | None:
 
 
 def _evaluation(
-    task: ReadingTask, frame: pd.DataFrame, home: Home, path: Path, read: dict[str, Any] | None, *, fresh: bool
+    task: ScoringTask, frame: pd.DataFrame, home: Home, path: Path, read: dict[str, Any] | None, *, fresh: bool
 ) -> Evaluation:
     """The evaluation of the scores in `frame`; its counts are those after `read` has been counted."""
     where = task.ref.text
@@ -325,7 +291,7 @@ def _evaluation(
     readers, weights = {task.ref.run_id, task.ref.text}, task.ref.identity()["weights_sha"]
     return Evaluation(
         model=task.ref.identity(),
-        data=task.source,
+        data=task.read_with.path,
         part=task.part,
         images=len(task.rows),
         test_set=test_set,

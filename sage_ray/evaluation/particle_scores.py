@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from torch import Tensor
 
 from sage_ray.data.true_particles import TrueParticles
 from sage_ray.evaluation.score_tables import ScoreLine, seed_table, why_no_interval
@@ -28,7 +27,6 @@ from sage_ray.metrics.particle_sizes import ParticleScore, pooled_scores, score_
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.statistics import mean_interval
 from sage_ray.statistics.bootstrap import DRAWS, drawn_weights, percentile_interval, reflected_interval
-from sage_ray.training.scoring import Predict
 
 SIZES = ("diameter_true", "diameter_pred")
 """`score` of rows that hold the size of one particle; they are kept in a file of their own."""
@@ -45,44 +43,24 @@ class ParticleWatch:
     """Looks on while pictures are scored, and scores the particles of each.
 
     Args:
-        truth: of the data.
-        rows: places of the pictures in them.
-        masks: (N,H,W) {0,1} of all of the data.
-        definitions: of the pixel scores of these pictures.
+        definitions: of the pixel scores of the pictures.
         smallest: pixels; smaller particles are left out.
+        has_instances: whether any mask of them numbers its particles.
     """
 
-    def __init__(
-        self,
-        truth: TrueParticles,
-        rows: Sequence[int],
-        masks: np.ndarray,
-        definitions: Mapping[str, str],
-        smallest: int,
-    ) -> None:
-        self._truth, self._rows, self._masks = truth, [int(row) for row in rows], masks
-        self._smallest = smallest
-        self.has_instances = truth.are_numbered(self._rows)
-        self.definitions = definitions_of_particles(definitions, smallest, has_instances=self.has_instances)
+    def __init__(self, definitions: Mapping[str, str], smallest: int, *, has_instances: bool) -> None:
+        self._smallest, self.has_instances = smallest, has_instances
+        self.definitions = definitions_of_particles(definitions, smallest, has_instances=has_instances)
         self.scores: list[ParticleScore] = []
 
-    def beside(self, predict: Predict) -> Predict:
-        """The same predictions, of which the particles are scored in passing; pictures come in their order."""
+    def add(self, mask: np.ndarray, labels: np.ndarray | None, pred: np.ndarray) -> None:
+        """Score the next picture: its true mask (H,W), the labels of it if there are any, and its prediction (H,W).
 
-        def watched(image: Tensor, mask: Tensor) -> np.ndarray:
-            found = predict(image, mask)
-            for pred in found:
-                self._score(pred)
-            return found
-
-        return watched
-
-    def _score(self, pred: np.ndarray) -> None:
-        row = self._rows[len(self.scores)]
-        true = self._truth.labels(row) if self.has_instances else None
-        true = label_objects(self._masks[row]) if true is None else true
-        labels = split_mask(pred, self._smallest) if self.has_instances else label_objects(pred)
-        self.scores.append(score_particles(true, labels, self._smallest))
+        Where a label map has one particle its values say no more than a binary mask, of which components are taken.
+        """
+        true = labels if labels is not None and self.has_instances else label_objects(mask)
+        found = split_mask(pred, self._smallest) if self.has_instances else label_objects(pred)
+        self.scores.append(score_particles(true, found, self._smallest))
 
     def long_rows(
         self, shas: Sequence[str], checkpoint: str, groups: Sequence[str | None] | None = None

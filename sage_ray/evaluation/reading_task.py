@@ -2,68 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from sage_ray.config import ExperimentConfig
 from sage_ray.data.other_data import read_alike
-from sage_ray.data.prepare import PreparedData, prepare
+from sage_ray.data.prepare import prepare
 from sage_ray.data.splits import group_names
-from sage_ray.data.true_particles import TrueParticles
 from sage_ray.errors import UserError
-from sage_ray.evaluation.particle_scores import are_stored
+from sage_ray.evaluation.scoring_task import ScoringTask
 from sage_ray.evaluation.seen_images import seen_by
 from sage_ray.record.home import Home
 from sage_ray.record.model_reference import ModelRef
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.sections import DataConfig
-from sage_ray.training.scoring import score_definitions
 
 OWN_TEST = "test"
 """As DATA: the locked test part of the data that the model was trained on."""
 
 
-@dataclass(frozen=True)
-class ReadingTask:
-    """What is scored: a model, the prepared data, the rows of it, and where the result is kept."""
-
-    ref: ModelRef
-    config: ExperimentConfig
-    data: PreparedData
-    rows: np.ndarray
-    locked: bool
-    part: str
-    source: str
-    """Path of the data."""
-    notes: tuple[str, ...]
-    groups: list[str] | None
-    """Micrograph of each of `rows`; None: every image is its own."""
-
-    @property
-    def shas(self) -> list[str]:
-        """Of the scored images."""
-        return [self.data.shas[row] for row in self.rows]
-
-    @property
-    def definitions(self) -> dict[str, str]:
-        """Of the pixel scores, by name."""
-        return score_definitions(self.config)
-
-    @property
-    def truth(self) -> TrueParticles:
-        """The particles of the data one by one, if their masks number them."""
-        return TrueParticles(self.config.data.model_copy(update={"path": self.source}), self.data)
-
-    def has_particles(self, rows: Sequence[Mapping[str, Any]]) -> bool:
-        """Whether rows hold scores of particles as they are defined today."""
-        return are_stored(rows, self.definitions, self.config.evaluation.min_object_pixels)
-
-
-def reading_task(ref: ModelRef, data: str | Path | None, home: Home, foreground: str | None = None) -> ReadingTask:
+def reading_task(ref: ModelRef, data: str | Path | None, home: Home, foreground: str | None = None) -> ScoringTask:
     """The task of a model and DATA, of which images that the model has seen are left out.
 
     Args:
@@ -84,8 +44,11 @@ def reading_task(ref: ModelRef, data: str | Path | None, home: Home, foreground:
     given = str(data)
     if config is None:  # a folder without a record
         bare = ref.load()
-        config = ExperimentConfig(data=DataConfig(image_size=bare.image_size, stretch=bare.stretch))
-    data_config = read_alike(config.data, given, foreground)
+        bar = int(bare.spec["preprocessing"]["crop_bottom"])
+        config = ExperimentConfig(data=DataConfig(image_size=bare.image_size, crop_bottom=bar, stretch=bare.stretch))
+    # Truth is scored as it is given: how training cleaned its own masks is no property of other data.
+    bare_truth = {"mask_erosion": 0, "min_object_pixels": 0}
+    data_config = read_alike(config.data, given, foreground).model_copy(update=bare_truth)
     prepared = prepare(data_config, home.cache)
     seen, tested, note = seen_by(ref, home)
     rows = np.array([i for i, sha in enumerate(prepared.shas) if sha not in seen], dtype=np.int64)
@@ -100,14 +63,13 @@ def reading_task(ref: ModelRef, data: str | Path | None, home: Home, foreground:
         return _own_test(ref, config, home, notes)
     if data_config.foreground != config.data.foreground:
         notes.append(f"masks read with data.foreground='{data_config.foreground}', not as those of the training")
-        config = config.with_sections(data=data_config.model_copy(update={"path": config.data.path}))
     part = "unseen images" if left_out else "all images"
     names = group_names(prepared.stems, config.data.split.group, lenient=True)
     groups = [names[i] for i in rows] if names else None
-    return ReadingTask(ref, config, prepared, rows, is_locked, part, given, tuple(notes), groups)
+    return ScoringTask(ref, config, prepared, rows, is_locked, part, data_config, tuple(notes), groups, own_size=True)
 
 
-def _own_test(ref: ModelRef, config: ExperimentConfig | None, home: Home, notes: Sequence[str] = ()) -> ReadingTask:
+def _own_test(ref: ModelRef, config: ExperimentConfig | None, home: Home, notes: Sequence[str] = ()) -> ScoringTask:
     if config is None:
         raise UserError("model has no test part of its own", ref.text, "name a folder of image/mask pairs as DATA")
     prepared = prepare(config.data, home.cache)
@@ -121,4 +83,4 @@ def _own_test(ref: ModelRef, config: ExperimentConfig | None, home: Home, notes:
         raise UserError(what, config.data.path, "restore the images, or name the new folder as DATA")
     rows = prepared.split.test
     groups = [prepared.groups[i] for i in rows] if prepared.groups else None
-    return ReadingTask(ref, config, prepared, rows, True, "locked test", config.data.path, tuple(notes), groups)
+    return ScoringTask(ref, config, prepared, rows, True, "locked test", config.data, tuple(notes), groups)

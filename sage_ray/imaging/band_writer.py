@@ -9,7 +9,7 @@ import numpy as np
 import tifffile
 from numpy.typing import DTypeLike
 
-from sage_ray.errors import UserError
+from sage_ray.errors import CannotWrite
 from sage_ray.files import replacing
 
 TILE = 256
@@ -28,7 +28,7 @@ def write_bands(path: Path, shape: tuple[int, int], dtype: DTypeLike, bands: Ite
         bands: its rows (n, columns) from the top; together as many as `shape` says.
 
     Raises:
-        UserError: the file cannot be written (full disk, no permission), or what `bands` raises.
+        CannotWrite: full disk, or no permission; or what `bands` raises.
     """
     try:
         with replacing(path, durable=False) as temporary:
@@ -45,7 +45,7 @@ def write_bands(path: Path, shape: tuple[int, int], dtype: DTypeLike, bands: Ite
                 maxworkers=1,
             )
     except OSError as error:
-        raise UserError("cannot write", path, f"free space or choose another folder ({error.strerror})") from None
+        raise CannotWrite("cannot write", path, f"free space or choose another folder ({error.strerror})") from None
 
 
 def _tiles(bands: Iterable[np.ndarray], shape: tuple[int, int], dtype: np.dtype) -> Iterator[np.ndarray]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sage_ray.errors import UserError
+from sage_ray.errors import CannotWrite
 from sage_ray.imaging.band_writer import write_bands
 
 BAND_ROWS = 256
@@ -31,7 +31,7 @@ class LabelScratch:
         self._file.close()
 
     def add(self, labels: np.ndarray) -> None:
-        """Keep the next rows. Raises UserError on a full disk."""
+        """Keep the next rows. Raises CannotWrite on a full disk."""
         for row in range(0, len(labels), BAND_ROWS):
             packed = zlib.compress(labels[row : row + BAND_ROWS].astype(np.int32).tobytes(), 1)
             try:
@@ -39,7 +39,7 @@ class LabelScratch:
             except OSError as error:
                 where = tempfile.gettempdir()
                 mend = f"free space or set TMPDIR to another folder ({error.strerror})"
-                raise UserError("cannot write", where, mend) from None
+                raise CannotWrite("cannot write", where, mend) from None
             self._sizes.append(len(packed))
 
     def bands(self) -> Iterator[np.ndarray]:
@@ -68,7 +68,7 @@ def write_labels(
         watch: called with each band (n, columns) of numbers.
 
     Raises:
-        UserError: the file cannot be written (full disk, no permission).
+        CannotWrite: full disk, or no permission.
     """
     dtype = np.uint16 if numbers.max(initial=0) <= MAX_16_BIT else np.uint32
     write_bands(path, shape, dtype, _numbered(scratch, numbers.astype(dtype), watch))

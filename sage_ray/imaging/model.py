@@ -20,7 +20,7 @@ from torch import nn
 
 from sage_ray.errors import UserError
 from sage_ray.files import replacing, sha256_of, write_text
-from sage_ray.grey_range import MINMAX, PERCENTILE, Rule, stretch, stretch_range
+from sage_ray.grey_range import MINMAX, PERCENTILE, Rule, stretch_range
 from sage_ray.imaging import tiles
 from sage_ray.imaging.pickle_guard import refuse_pickle
 from sage_ray.imaging.tiles import ArraySource, RowSource, Tiling
@@ -31,12 +31,10 @@ FORMAT_VERSION = 1
 SEGMENTER_FILE = "segmenter.safetensors"
 GENERATOR_FILE = "generator.safetensors"
 SPEC_FILE = "model.json"
-TILED_BEYOND = 4
-"""An image is tiled when one of its sides is more than this many times that of the training images."""
+MAX_SCALE_RATIO = 4.0
+"""An image whose pixels are this many times larger or smaller, in nm, than those of the training images is refused."""
 STRETCHES: dict[Rule, str] = {MINMAX: "min-max to 0..255", PERCENTILE: "percentiles 0.1 and 99.9 to 0..255"}
 """How model.json calls each rule of `grey_range.stretch_range`."""
-MAX_WHOLE_PIXELS = 64_000_000
-"""Largest image that is predicted in one piece, in pixels."""
 
 
 def model_spec(
@@ -47,6 +45,7 @@ def model_spec(
     crop_bottom: int = 0,
     stretch: Rule = MINMAX,
     native_size: Sequence[int] | None = None,
+    nm_per_pixel: Sequence[float] | None = None,
     **facts: Any,
 ) -> dict[str, Any]:
     """What `save_model_folder` writes beside the weights, as plain data.
@@ -57,9 +56,11 @@ def model_spec(
         image_size: (rows, columns) that training images were resized to.
         crop_bottom: rows of information bar that training cut off each original.
         stretch: rule of `grey_range.stretch_range` that training brought images to 0..255 by.
-        native_size: median (rows, columns) of the original training images before resizing (`crop_bottom` taken
-            off): the
-            scale at which images much larger than these are tiled. None: unknown, they are then tiled unscaled.
+        native_size: median (rows, columns) of the original training images before resizing (`crop_bottom` taken off).
+            With `image_size` it is the scale at which images of any size are seen. Training images of mixed sizes were
+            each squeezed to `image_size` and seen at several scales, of which this is the middle one. None: unknown,
+            images are then seen at their own pixels.
+        nm_per_pixel: median (height, width) in nanometres of a pixel of the original training images; None: unknown.
         facts: anything else worth keeping, such as run_id or fingerprint; plain JSON data.
     """
     return {
@@ -68,6 +69,7 @@ def model_spec(
         "generator": None if generator is None else {"name": generator[0], "kwargs": dict(generator[1])},
         "image_size": [int(side) for side in image_size],
         "native_size": None if native_size is None else [int(side) for side in native_size],
+        "nm_per_pixel": None if nm_per_pixel is None else [float(side) for side in nm_per_pixel],
         "preprocessing": {
             "crop_bottom": int(crop_bottom),
             "stretch": STRETCHES[stretch],
@@ -154,6 +156,12 @@ class Model:
         return int(rows), int(columns)
 
     @property
+    def nm_per_pixel(self) -> tuple[float, float] | None:
+        """(height, width) in nanometres of a pixel of the original training images; None where it is not known."""
+        sides = self.spec.get("nm_per_pixel")
+        return None if sides is None else (float(sides[0]), float(sides[1]))
+
+    @property
     def stretch(self) -> Rule:
         """Rule of `grey_range.stretch_range` that images are brought to 0..255 by, as in training."""
         told = self.spec["preprocessing"].get("stretch")
@@ -182,56 +190,75 @@ class Model:
         return torch.softmax(logits, dim=1)[:, 1].cpu().numpy()
 
     def predict_mask(
-        self, image: np.ndarray, *, tiled: bool | None = None, crop_bottom: int | None = None
+        self, image: np.ndarray, *, crop_bottom: int | None = None, nm_per_pixel: tuple[float, float] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Foreground probability (H,W) float32 in [0,1] and mask (H,W) bool, probability > 0.5, at the image's size.
 
-        Like training images, the whole image is min-max stretched and resized to the training size; the probability is
-        resized back. An image with a side more than 4 times that of the training images is taken for a larger field of
-        view and cut into overlapping tiles at their scale.
+        The whole image is stretched to 0..255 and resampled to the scale of training, see `seen_size`; the probability
+        is resampled back. An image of the size of the training images goes through the network once, as in training. A
+        larger one is cut into overlapping tiles of that size, and a smaller one goes through as it is: no image is
+        squeezed into the size of training.
 
         Args:
             image: grey (H,W), any real dtype.
-            tiled: True or False to choose by hand.
             crop_bottom: rows of an information bar at the bottom, in which the probability is 0; None: as in training.
+            nm_per_pixel: (height, width) of a pixel of the image in nanometres; None: not known.
 
         Raises:
-            UserError: not two-dimensional, empty, not real numbers, or not finite.
+            UserError: not two-dimensional, empty, not real numbers, or not finite; lower than its bar; or of another
+                scale than the training images by more than MAX_SCALE_RATIO.
         """
-        image = _checked(image)
-        bar = self._bar(image.shape[0], crop_bottom)
-        kept = image[: image.shape[0] - bar]
-        if self.is_tiled(kept.shape) if tiled is None else tiled:
-            probability = np.concatenate(list(self._tiled_bands(ArraySource(kept))))
-        else:
-            probability = self._whole(kept)
-        if bar:
-            probability = np.concatenate([probability, np.zeros((bar, image.shape[1]), np.float32)])
+        source = ArraySource(_checked(image))
+        bands = list(self.predict_stream(source, crop_bottom=crop_bottom, nm_per_pixel=nm_per_pixel))
+        probability = np.concatenate(bands)
         return probability, probability > 0.5
 
-    def predict_stream(self, source: RowSource, *, crop_bottom: int | None = None) -> Iterator[np.ndarray]:
-        """Foreground probability of an image of any size, tiled, as bands (n, columns) float32 in [0,1] from the top.
+    def predict_stream(
+        self, source: RowSource, *, crop_bottom: int | None = None, nm_per_pixel: tuple[float, float] | None = None
+    ) -> Iterator[np.ndarray]:
+        """Foreground probability of `predict_mask` as bands (n, columns) float32 in [0,1] from the top.
 
         Memory stays at a few times (rows of a tile x columns of the image). The source is read twice: once for its
         grey range, as the whole image is stretched alike, and once for its pixels.
 
         Raises:
-            UserError: a value that is not finite.
+            UserError: as `predict_mask`; a value that is not finite.
         """
         rows, columns = source.shape
         bar = self._bar(rows, crop_bottom)
-        yield from self._tiled_bands(_Cropped(source, rows - bar) if bar else source)
+        tiling = self._tiling((rows - bar, columns), nm_per_pixel)
+        kept = _Cropped(source, rows - bar) if bar else source
+        try:
+            values = stretch_range(kept.bands, self.stretch)
+        except ValueError as error:
+            raise UserError(str(error), "image", "save it as 8 or 16 bit grey") from None
+        yield from tiles.predict_bands(kept, tiling, values, self.probabilities)
         for start in range(0, bar, 256):
             yield np.zeros((min(256, bar - start), columns), np.float32)
 
-    def is_tiled(self, shape: tuple[int, ...]) -> bool:
-        """Whether `predict_mask` cuts an image of this shape (rows, columns) into tiles."""
-        if shape[0] * shape[1] > MAX_WHOLE_PIXELS:
-            return True
-        native = self.spec.get("native_size")
-        return native is not None and any(
-            side > TILED_BEYOND * usual for side, usual in zip(shape, native, strict=True)
+    def seen_size(self, shape: tuple[int, ...], nm_per_pixel: tuple[float, float] | None = None) -> tuple[int, int]:
+        """(rows, columns) in network pixels of an image of this shape (without its bar) at the scale of training.
+
+        A network pixel has as many nanometres as in training where the size of a pixel is known of the image and of the
+        training images, and else as many pixels of the image as it had in training (median over training images).
+
+        Raises:
+            UserError: pixels of another size in nm than the training images' by more than MAX_SCALE_RATIO.
+        """
+        native = self.spec.get("native_size") or self.image_size
+        ratio = self._nm_ratio(nm_per_pixel)
+        rows, columns = (
+            max(round(side * now / before * times), 1)
+            for side, now, before, times in zip(shape, self.image_size, native, ratio, strict=True)
         )
+        return rows, columns
+
+    def is_tiled(
+        self, shape: tuple[int, int], *, crop_bottom: int | None = None, nm_per_pixel: tuple[float, float] | None = None
+    ) -> bool:
+        """Whether `predict_mask` cuts an image of this shape (rows, columns) into tiles."""
+        bar = self._bar(shape[0], crop_bottom)
+        return self._tiling((shape[0] - bar, shape[1]), nm_per_pixel).is_cut
 
     @torch.no_grad()
     def generate(self, mask: np.ndarray, seed: int) -> np.ndarray:
@@ -265,20 +292,22 @@ class Model:
         grey = (255 * to_picture_range(fake[0, 0].float())).round().clamp(0, 255).byte().cpu().numpy()
         return tiles.resize_image(grey, (foreground.shape[0], foreground.shape[1]))
 
-    def _whole(self, image: np.ndarray) -> np.ndarray:
-        low, high = stretch_range(ArraySource(image).bands, self.stretch)
-        small = tiles.resize_image(stretch(image, low, high), self.image_size)
-        probability = self.probabilities(small[None])[0]
-        return tiles.resize_probability(probability, (image.shape[0], image.shape[1]))
+    def _tiling(self, shape: tuple[int, int], nm_per_pixel: tuple[float, float] | None) -> Tiling:
+        return Tiling(self.seen_size(shape, nm_per_pixel), self.image_size)
 
-    def _tiled_bands(self, source: RowSource) -> Iterator[np.ndarray]:
-        try:
-            values = stretch_range(source.bands, self.stretch)
-        except ValueError as error:
-            raise UserError(str(error), "image", "save it as 8 or 16 bit grey") from None
-        native = self.spec.get("native_size") or self.spec["image_size"]
-        tiling = Tiling((int(native[0]), int(native[1])), self.image_size)
-        return tiles.predict_bands(source, tiling, values, self.probabilities)
+    def _nm_ratio(self, nm_per_pixel: tuple[float, float] | None) -> tuple[float, float]:
+        """Size of the image's pixels over that of the training images' pixels, (height, width); 1 if not known."""
+        trained = self.nm_per_pixel
+        if nm_per_pixel is None or trained is None:
+            return 1.0, 1.0
+        ratio = nm_per_pixel[0] / trained[0], nm_per_pixel[1] / trained[1]
+        if any(max(side, 1 / side) > MAX_SCALE_RATIO for side in ratio):
+            raise UserError(
+                f"image of another scale than the model's by more than {MAX_SCALE_RATIO:g} times",
+                f"{_in_nm(nm_per_pixel)} nm per pixel, the model was trained at {_in_nm(trained)}",
+                "use a model of this scale, or give the right --nm-per-pixel",
+            )
+        return ratio
 
     def _bar(self, rows: int, crop_bottom: int | None) -> int:
         bar = int(self.spec["preprocessing"]["crop_bottom"]) if crop_bottom is None else crop_bottom
@@ -309,6 +338,10 @@ class _Cropped:
             left -= len(band)
             if left <= 0:
                 return
+
+
+def _in_nm(sides: tuple[float, float]) -> str:
+    return " x ".join(f"{side:.4g}" for side in dict.fromkeys(sides))
 
 
 def _checked(image: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sage_ray.data import images
-from sage_ray.data.problems import BadFile
+from sage_ray.data.problems import BadFile, unreadable
 from sage_ray.data.shown import grey_bands, shown_dtype
 from sage_ray.data.stored_picture import StoredPicture
 from sage_ray.errors import UserError
@@ -61,6 +61,8 @@ class FileRows:
                 yield band
         except BadFile as bad:
             raise bad.problem.error() from None
+        except OSError as error:  # a share that went away must not look like a disk that is full
+            raise unreadable(self.picture.path, error).problem.error() from None
 
 
 def write_mask(path: Path, shape: tuple[int, int], bands: Iterable[np.ndarray]) -> None:
@@ -72,6 +74,6 @@ def write_mask(path: Path, shape: tuple[int, int], bands: Iterable[np.ndarray]) 
         bands: its rows (n, columns) bool from the top.
 
     Raises:
-        UserError: the file cannot be written (full disk, no permission), or what reading the image raises.
+        CannotWrite: full disk, or no permission; or what reading the image raises.
     """
     write_bands(path, shape, np.uint8, (band * np.uint8(255) for band in bands))

@@ -1,14 +1,15 @@
 """Resampling as in training, and images of any size as a stream of overlapping tiles. Numpy alone.
 
-A large image is never held whole: bands of rows come in from the top, each row of tiles is predicted when its rows are
-there, and bands of probabilities go out. Memory is a few times (tile rows x image columns), whatever the number of
-rows.
+An image is resampled as a whole to the pixels that the network sees, cut into tiles there, and the blended
+probabilities are resampled back, so that tiles lie on one grid of pixels and leave no seams. It is never held whole:
+bands of rows come in from the top, each row of tiles is predicted when its rows are there, and bands of probabilities
+go out. Memory is a few times (tile rows x image columns), whatever the number of rows.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -76,23 +77,9 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     Pillow 13 takes the rows first for some shapes, which can move a pixel by one grey level and nothing else.
     """
     for axis in (1, 0):
-        if image.shape[axis] == size[axis]:
-            continue
-        first, weights = _taps(image.shape[axis], size[axis])
-        whole = np.floor(weights * (1 << _PRECISION) + 0.5).astype(np.int64)
-        total = _filtered(image, first, whole, axis) + (1 << (_PRECISION - 1))
-        image = np.clip(total >> _PRECISION, 0, 255).astype(np.uint8)
+        if image.shape[axis] != size[axis]:
+            image = _filtered(image, *_taps(image.shape[axis], size[axis]), axis)
     return image
-
-
-def resize_probability(probability: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Probability (H,W) float32 in [0,1] resized to `size` (rows, columns) with the same filter, float32 in [0,1]."""
-    for axis in (0, 1):
-        if probability.shape[axis] != size[axis]:
-            first, weights = _taps(probability.shape[axis], size[axis])
-            probability = _filtered(probability, first, weights.astype(np.float32), axis)
-    clipped: np.ndarray = np.clip(probability, 0, 1)
-    return clipped
 
 
 def resize_nearest(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -123,55 +110,87 @@ def _taps(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _filtered(values: np.ndarray, first: np.ndarray, weights: np.ndarray, axis: int) -> np.ndarray:
+    """Sums of neighbours along an axis: grey values uint8 in whole numbers, as Pillow does, others as float32."""
+    is_grey = values.dtype == np.uint8
+    weights = np.floor(weights * (1 << _PRECISION) + 0.5).astype(np.int64) if is_grey else weights.astype(np.float32)
     limit = values.shape[axis] - 1
     shape = (-1, 1) if axis == 0 else (1, -1)
     total = np.zeros((), weights.dtype)
     for tap in range(weights.shape[1]):
         taken = np.take(values, np.minimum(first + tap, limit), axis=axis)
         total = total + taken * weights[:, tap].reshape(shape)
-    return total
+    if not is_grey:
+        return np.asarray(total)
+    rounded: np.ndarray = np.clip((total + (1 << (_PRECISION - 1))) >> _PRECISION, 0, 255).astype(np.uint8)
+    return rounded
+
+
+def resized_bands(bands: Iterable[np.ndarray], old: tuple[int, int], new: tuple[int, int]) -> Iterator[np.ndarray]:
+    """Bands of an image of `old` (rows, columns), from the top, as bands of the same image resized to `new`.
+
+    uint8 bands are resized as `resize_image` does, to the bit, and float32 ones with the same filter.
+    """
+    columns = _taps(old[1], new[1]) if old[1] != new[1] else None
+    # Columns of grey values come first, as in `resize_image`; the order makes no difference to float values.
+    if old[0] == new[0]:
+        for band in bands:
+            yield band if columns is None else _filtered(band, *columns, 1)
+        return
+    first, weights = _taps(old[0], new[0])
+    last = np.minimum(first + weights.shape[1], old[0])
+    held: np.ndarray | None = None
+    begin = row = 0
+    for band in bands:
+        wide = band if columns is None else _filtered(band, *columns, 1)
+        held = wide if held is None else np.concatenate([held, wide])
+        ready = int(np.searchsorted(last, begin + len(held), side="right"))
+        if ready == row:
+            continue
+        yield _filtered(held, first[row:ready] - begin, weights[row:ready], 0)
+        row = ready
+        kept = min(int(first[row]) if row < new[0] else old[0], begin + len(held))
+        held, begin = held[kept - begin :], kept
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Tile positions along one side of an image.
+    """Tile positions along one side of an image, in network pixels.
 
-    `windows` are [start, stop) in image pixels, `sizes` their lengths in network pixels, `weights` each window's share
-    (length,) float32 of the blend; the shares of overlapping windows sum to 1 at every pixel.
+    `windows` are [start, stop), `weights` each window's share (length,) float32 of the blend; the shares of overlapping
+    windows sum to 1 at every pixel.
     """
 
     windows: tuple[tuple[int, int], ...]
-    sizes: tuple[int, ...]
     weights: tuple[np.ndarray, ...]
 
 
-def tile_axis(length: int, tile: int, network: int) -> Axis:
-    """Tiles along a side of `length` pixels, each `tile` image pixels that the network sees as `network` pixels.
+def tile_axis(length: int, tile: int) -> Axis:
+    """Tiles along a side of `length` pixels, each of `tile` pixels.
 
-    The last tile ends with the image: it may be shorter, or longer by half a network pixel. Next to a cut a tile's
-    outermost quarter of the overlap has no weight, as the network saw no further there; the rest of the overlap is a
-    linear blend.
+    A side that is no longer than a tile has one, of its own length. The last tile ends with the image: it may be
+    shorter, and where it would be shorter than networks take, the tile before it is longer instead. Next to a cut a
+    tile's outermost quarter of the overlap has no weight, as the network saw no further there; the rest of the overlap
+    is a linear blend.
     """
-    scale = tile / network
-    step = _step(network)
-    total = max(round(length / scale), 1)
-    count = 1 if total <= network else 1 + math.ceil((total - network) / step)
-    cuts = [(k * step, total if k == count - 1 else k * step + network) for k in range(count)]
-    windows = [(round(a * scale), length if k == count - 1 else round(b * scale)) for k, (a, b) in enumerate(cuts)]
+    step = _step(tile)
+    count = 1 if length <= tile else 1 + math.ceil((length - tile) / step)
+    if count > 1 and length - (count - 1) * step < MIN_SIDE:
+        count -= 1
+    windows = [(k * step, length if k == count - 1 else k * step + tile) for k in range(count)]
     weights = [np.ones(stop - start, np.float32) for start, stop in windows]
     for k in range(count - 1):
         overlap = windows[k][1] - windows[k + 1][0]
         rising = _ramp(overlap)
         weights[k][len(weights[k]) - overlap :] *= 1 - rising
         weights[k + 1][:overlap] *= rising
-    return Axis(tuple(windows), tuple(max(b - a, MIN_SIDE) for a, b in cuts), tuple(weights))
+    return Axis(tuple(windows), tuple(weights))
 
 
-def _step(network: int) -> int:
-    wanted = network * (1 - OVERLAP)
+def _step(tile: int) -> int:
+    wanted = tile * (1 - OVERLAP)
     # At most two tiles may overlap anywhere, so the step is never below half a tile.
     aligned = int(wanted // GRID) * GRID
-    return aligned if aligned >= network / 2 else max(math.ceil(wanted), 1)
+    return aligned if aligned >= tile / 2 else max(math.ceil(wanted), 1)
 
 
 def _ramp(length: int) -> np.ndarray:
@@ -182,10 +201,15 @@ def _ramp(length: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Tiling:
-    """How an image is cut: tiles of `tile` (rows, columns) image pixels that the network sees as `network` pixels."""
+    """How an image is seen: resampled to `seen` (rows, columns) network pixels, in tiles of at most `tile` of them."""
 
+    seen: tuple[int, int]
     tile: tuple[int, int]
-    network: tuple[int, int]
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether there is more than one tile."""
+        return any(len(tile_axis(*sides).windows) > 1 for sides in zip(self.seen, self.tile, strict=True))
 
 
 def predict_bands(
@@ -195,18 +219,26 @@ def predict_bands(
 
     Args:
         source: the image.
-        tiling: size of the tiles, in image and in network pixels.
+        tiling: the pixels that the network sees of it, and the size of the tiles.
         values: (low, high) of the whole image, stretched to 0..255.
         predict: tiles (N,h,w) uint8 to probabilities (N,h,w) float32.
         batch_pixels: network pixels in one call of `predict`, at most (at least one tile).
     """
-    rows = tile_axis(source.shape[0], tiling.tile[0], tiling.network[0])
-    columns = tile_axis(source.shape[1], tiling.tile[1], tiling.network[1])
-    reader = RowReader(source)
-    carried = np.zeros((0, source.shape[1]), np.float32)
-    for k, ((start, stop), size, weight) in enumerate(zip(rows.windows, rows.sizes, rows.weights, strict=True)):
-        image = stretch(reader.take(start, stop), *values)
-        blended = _tile_row(image, columns, size, predict, batch_pixels)
+    shown = (stretch(band, *values) for band in source.bands())
+    seen = resized_bands(shown, source.shape, tiling.seen)
+    probabilities = _blended_bands(seen, tiling, predict, batch_pixels)
+    for band in resized_bands(probabilities, tiling.seen, source.shape):
+        yield np.clip(band, 0, 1)
+
+
+def _blended_bands(
+    seen: Iterator[np.ndarray], tiling: Tiling, predict: Predict, batch_pixels: int
+) -> Iterator[np.ndarray]:
+    rows, columns = (tile_axis(*sides) for sides in zip(tiling.seen, tiling.tile, strict=True))
+    reader = RowReader(seen)
+    carried = np.zeros((0, tiling.seen[1]), np.float32)
+    for k, ((start, stop), weight) in enumerate(zip(rows.windows, rows.weights, strict=True)):
+        blended = _tile_row(reader.take(start, stop), columns, predict, batch_pixels)
         blended *= weight[:, None]
         blended[: len(carried)] += carried
         ready = rows.windows[k + 1][0] - start if k + 1 < len(rows.windows) else stop - start
@@ -214,26 +246,35 @@ def predict_bands(
         yield blended[:ready]
 
 
-def _tile_row(image: np.ndarray, columns: Axis, size: int, predict: Predict, batch_pixels: int) -> np.ndarray:
+def _tile_row(image: np.ndarray, columns: Axis, predict: Predict, batch_pixels: int) -> np.ndarray:
     """Probabilities (h, columns) float32 of one row of tiles, blended along the columns."""
     blended = np.zeros(image.shape, np.float32)
-    tiles = list(zip(columns.windows, columns.sizes, columns.weights, strict=True))
-    for width in dict.fromkeys(columns.sizes):
-        same = [tile for tile in tiles if tile[1] == width]
-        batch = max(batch_pixels // (size * width), 1)
+    tiles = list(zip(columns.windows, columns.weights, strict=True))
+    for width in dict.fromkeys(stop - start for start, stop in columns.windows):
+        same = [tile for tile in tiles if tile[0][1] - tile[0][0] == width]
+        batch = max(batch_pixels // (len(image) * width), 1)
         for first in range(0, len(same), batch):
             part = same[first : first + batch]
-            stack = np.stack([resize_image(image[:, start:stop], (size, width)) for (start, stop), _, _ in part])
-            for probability, ((start, stop), _, weight) in zip(predict(stack), part, strict=True):
-                blended[:, start:stop] += resize_probability(probability, (image.shape[0], stop - start)) * weight
+            stack = np.stack([image[:, start:stop] for (start, stop), _ in part])
+            for probability, ((start, stop), weight) in zip(_padded(stack, predict), part, strict=True):
+                blended[:, start:stop] += probability * weight
     return blended
 
 
-class RowReader:
-    """Rows of a source by position; positions must not go back beyond what the last call started with."""
+def _padded(stack: np.ndarray, predict: Predict) -> np.ndarray:
+    """`predict` of tiles (N,h,w) of any size: what is smaller than networks take is continued by its mirror image."""
+    more = [max(MIN_SIDE - side, 0) for side in stack.shape[1:]]
+    if not any(more):
+        return predict(stack)
+    padded = np.pad(stack, ((0, 0), (0, more[0]), (0, more[1])), mode="symmetric")
+    return predict(padded)[:, : stack.shape[1], : stack.shape[2]]
 
-    def __init__(self, source: RowSource) -> None:
-        self._bands = source.bands()
+
+class RowReader:
+    """Rows of consecutive bands by position; positions must not go back beyond what the last call started with."""
+
+    def __init__(self, bands: Iterable[np.ndarray]) -> None:
+        self._bands = iter(bands)
         self._held: list[np.ndarray] = []
         self._first = self._end = 0
 

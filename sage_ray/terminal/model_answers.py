@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sage_ray.terminal.display import score_lines, score_pairs
 from sage_ray.terminal.particle_answers import particle_table, pixel_scores
-from sage_ray.terminal.shell import Answer, Session, plain, quoted
+from sage_ray.terminal.shell import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, Answer, Session, one_line, plain, quoted
 
 if TYPE_CHECKING:
     from sage_ray.apply.generate import Generation
-    from sage_ray.apply.predict import Prediction
+    from sage_ray.apply.predict import FailedImage, NothingSegmented, Prediction
     from sage_ray.evaluation.locked_test import Evaluation, Gain
     from sage_ray.evaluation.score_tables import ScoreLine
     from sage_ray.registry.compare import Comparison, Difference, VersionScores
@@ -126,3 +127,25 @@ def wrote(outcome: Prediction | Generation, out: Path, follow: list[str]) -> Ans
     lines.append(f"  {', '.join(outcome.files.values())}")
     lines += getattr(outcome, "notes", ())
     return Answer(lines, fields, {"out": out}, follow)
+
+
+def segmented(outcome: Prediction, out: Path) -> Answer:
+    """Answer of `predict`: as `wrote`, then the images that could not be segmented, each in one line."""
+    answer = wrote(outcome, out, [])
+    if outcome.failed:
+        total = outcome.images + len(outcome.failed)
+        answer.lines.append(f"{len(outcome.failed)} of {total} images could not be segmented:")
+        answer.lines += _failed_lines(outcome.failed)
+    answer.exit_code = EXIT_FAILED if outcome.failed else EXIT_DONE
+    return answer
+
+
+def nothing_segmented(error: NothingSegmented) -> Answer:
+    """Answer of `predict` where no image could be segmented."""
+    lines = _failed_lines(error.failed) if len(error.failed) > 1 else []
+    fields = {"images": 0, "failed": plain(error.failed)}
+    return Answer(lines, fields, exit_code=EXIT_BAD_INPUT, error=one_line(str(error)))
+
+
+def _failed_lines(failed: Sequence[FailedImage]) -> list[str]:
+    return [f"  {one_line(one.error)}" for one in failed]

@@ -141,11 +141,15 @@ def predict(
     ] = "watershed",
 ) -> Answer:
     """Write masks, label images, overlays and a particle table for images of any size."""
+    from sage_ray.apply.predict import NothingSegmented
     from sage_ray.apply.predict import predict as segment
-    from sage_ray.terminal.model_answers import wrote
+    from sage_ray.terminal.model_answers import nothing_segmented, segmented
 
     options: Any = {"nm_per_pixel": nm_per_pixel, "split": split}
-    return wrote(segment(model, images, out, home=session.home, **options), out, [])
+    try:
+        return segmented(segment(model, images, out, home=session.home, **options), out)
+    except NothingSegmented as error:
+        return nothing_segmented(error)
 
 
 @verb(app, "report")

@@ -68,7 +68,7 @@ def images(tmp_path: Path) -> Path:
 def test_masks_overlays_and_tables_of_a_folder(model: Path, images: Path, tmp_path: Path, home: Home) -> None:
     out = tmp_path / "out"
     result = predict(model, images, out, home=home, nm_per_pixel=2.0)
-    assert (result.images, result.tiled) == (4, 1)
+    assert (result.images, result.tiled) == (4, 2)
     loaded = load_model_folder(model)
     summary = pd.read_csv(out / "images.csv").set_index("image")
     table = pd.read_csv(out / "particles.csv")
@@ -95,7 +95,7 @@ def test_masks_overlays_and_tables_of_a_folder(model: Path, images: Path, tmp_pa
         pd.testing.assert_frame_equal(shared, expected, rtol=1e-5, check_dtype=False)
         assert summary.loc[name, "particles"] == len(expected)
         assert summary.loc[name, "coverage"] == pytest.approx((mask > 0).mean(), rel=1e-5)
-    assert summary.loc["large.bmp", "tiled"] and not summary.loc["grey.png", "tiled"]
+    assert list(summary["tiled"]) == [False, False, True, True]
     assert {"area_nm2", "circularity", "centroid_row", "feret_max_nm"} <= set(table.columns)
     described = json.loads((out / "particles.json").read_text())
     assert list(described["columns"]) == list(table.columns) and described["split"]["method"] == "watershed"
@@ -178,17 +178,21 @@ def test_predict_says_when_few_pixels_take_the_grey_range_and_a_model_of_percent
     for name, one in (("minmax", loaded), ("percentile", steady)):
         shift[name] = np.abs(one.predict_mask(hot)[0] - one.predict_mask(clean)[0]).mean()
         streamed = np.concatenate(list(one.predict_stream(ArraySource(hot))))
-        np.testing.assert_allclose(streamed, one.predict_mask(hot, tiled=True)[0], atol=1e-5)
+        np.testing.assert_allclose(streamed, one.predict_mask(hot)[0], atol=1e-5)
     assert shift["percentile"] < 0.1 * shift["minmax"]
 
 
-def test_a_stack_is_refused_by_its_number_of_pages_before_anything_is_written(
+def test_a_stack_is_named_by_its_number_of_pages_and_the_others_are_segmented(
     model: Path, images: Path, tmp_path: Path, home: Home
 ) -> None:
     tifffile.imwrite(images / "stack.tif", np.zeros((3, 40, 40), np.uint8), photometric="minisblack")
-    with pytest.raises(UserError, match="file with 3 pages, where one image is expected: .*stack.tif"):
-        predict(model, images, tmp_path / "out", home=home)
-    assert not (tmp_path / "out").exists()
+    result = predict(model, images, tmp_path / "out", home=home)
+    (failed,) = result.failed
+    assert result.images == 4 and failed.image == "stack.tif"
+    assert failed.error.startswith("file with 3 pages, where one image is expected: ") and "stack.tif" in failed.error
+    with pytest.raises(UserError, match="file with 3 pages"):
+        predict(model, images / "stack.tif", tmp_path / "alone", home=home)
+    assert not (tmp_path / "alone").exists()
 
 
 def test_preview_takes_every_nth_pixel_whatever_the_bands() -> None:

@@ -11,19 +11,21 @@ import pytest
 from sage_ray.data import microscope_file
 from sage_ray.data.images import BadFile, open_image, read_image
 from sage_ray.data.microscope_file import can_read_microscope_files
+from sage_ray.data.pixel_size import pixel_size
 from sage_ray.imaging.rasters import FileRows
 
 IMAGE = np.random.default_rng(0).integers(0, 5000, (40, 56)).astype(np.int16)
 installed = pytest.mark.skipif(not can_read_microscope_files(), reason="needs the extra `microscopes`")
 
 
-def write_mrc(path: Path, stack: np.ndarray) -> None:
-    """MRC2014: a header of 1024 bytes, of which the reader needs size, kind and machine stamp; then the sections."""
+def write_mrc(path: Path, stack: np.ndarray, angstroms: float = 1.0) -> None:
+    """MRC2014: a header of 1024 bytes, of which the reader needs sizes, kind and machine stamp; then the sections."""
     sections, rows, columns = stack.shape
     header = bytearray(1024)
     struct.pack_into("<4i", header, 0, columns, rows, sections, 1)
     struct.pack_into("<3i", header, 28, columns, rows, sections)
-    struct.pack_into("<6f", header, 40, columns, rows, sections, 90, 90, 90)
+    cell = (side * angstroms for side in (columns, rows, sections))
+    struct.pack_into("<6f", header, 40, *cell, 90, 90, 90)
     struct.pack_into("<3i", header, 64, 1, 2, 3)
     header[208:216] = b"MAP " + b"\x44\x44\0\0"
     path.write_bytes(bytes(header) + stack.astype("<i2").tobytes())
@@ -86,6 +88,19 @@ def test_emd_files_are_read(tmp_path: Path) -> None:
     }
     emd.file_writer(str(tmp_path / "a.emd"), signal)
     np.testing.assert_array_equal(read_image(tmp_path / "a.emd"), IMAGE)
+    size = pixel_size(tmp_path / "a.emd")
+    assert size is not None and size.nm == (1, 1) and size.origin == "EMD metadata"
+
+
+@installed
+def test_the_axes_of_microscope_files_are_their_scale(tmp_path: Path) -> None:
+    write_mrc(tmp_path / "a.mrc", IMAGE[None], angstroms=2.5)
+    size = pixel_size(tmp_path / "a.mrc")
+    assert size is not None and size.nm == pytest.approx((0.25, 0.25)) and size.origin == "MRC metadata"
+    write_mrc(tmp_path / "b.mrc", IMAGE[None])  # 1 angstrom, as programs write it that do not know the scale
+    write_dm3(tmp_path / "c.dm3", IMAGE)
+    (tmp_path / "d.dm4").write_bytes(b"\0" * 64)
+    assert [pixel_size(tmp_path / name) for name in ("b.mrc", "c.dm3", "d.dm4")] == [None] * 3
 
 
 @installed
