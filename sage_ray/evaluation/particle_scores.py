@@ -24,7 +24,7 @@ from sage_ray.metrics.definitions import (
 )
 from sage_ray.metrics.objects import label_objects
 from sage_ray.metrics.particle_sizes import ParticleScore, pooled_scores, score_particles
-from sage_ray.record.run_folder import RunFolder
+from sage_ray.record.run_folder import BASELINE, RunFolder
 from sage_ray.statistics import mean_interval
 from sage_ray.statistics.bootstrap import DRAWS, drawn_weights, percentile_interval, reflected_interval
 
@@ -123,6 +123,15 @@ def read_sizes(run: RunFolder) -> list[dict[str, Any]]:
     return as_rows(pd.read_parquet(path))
 
 
+def sizes_of_runs(runs: Sequence[RunFolder]) -> pd.DataFrame:
+    """The sizes that the models of several runs found on their test, with column `seed`; those of Otsu are left out."""
+    tables = [
+        pd.DataFrame(row for row in read_sizes(run) if row["checkpoint"] != BASELINE).assign(seed=run.read().seed)
+        for run in runs
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
 def as_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows of a table as they are scored and stored."""
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
@@ -130,6 +139,8 @@ def as_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 def particle_lines(frame: pd.DataFrame, where: str) -> dict[str, ScoreLine]:
     """Every score of particles that the rows of one model have: mean over images, and of all images pooled.
+
+    Rows without sizes of particles, as a registered version has them, give the means alone.
 
     A score that no image has, as none has particles in truth and prediction, is left out.
     """
@@ -167,9 +178,10 @@ def _line(frame: pd.DataFrame, name: str, where: str) -> ScoreLine | None:
 
 
 def _pooled(frame: pd.DataFrame, where: str) -> dict[str, ScoreLine | None]:
-    """Scores of all images together, with percentile intervals over images; the mean over seeds."""
+    """Scores of all images together, with bootstrap intervals over images and seeds; the mean over seeds."""
     matched = seed_table(frame, PARTICLE_COUNTS[-1], where)
-    if why_no_interval(matched.groups) == "one image":
+    counted = frame.loc[frame["score"].isin(PARTICLE_COUNTS[:2]), "value"].sum()
+    if why_no_interval(matched.groups) == "one image" or frame["score"].isin(SIZES).sum() != counted:
         return {}
     weights = np.concatenate([np.ones((1, len(matched.images))), drawn_weights(matched.groups)])
     drawn = [
@@ -177,13 +189,17 @@ def _pooled(frame: pd.DataFrame, where: str) -> dict[str, ScoreLine | None]:
         for column, seed in enumerate(matched.seeds)
     ]
     micrographs, seeds = len(set(matched.groups)), len(matched.seeds)
+    # Of each draw the seeds are drawn too, crossed with its images; the first row is what was measured.
+    shares = np.concatenate([np.ones((1, seeds)), drawn_weights(matched.seeds, seed=1)]) / seeds
+    units = "images" if micrographs == len(matched.images) else "micrographs"
+    units += " and seeds" if seeds > 1 else ""
     lines: dict[str, ScoreLine | None] = {}
     for name in drawn[0]:
-        values = np.mean([each[name] for each in drawn], axis=0)
+        values = (np.stack([each[name] for each in drawn], axis=1) * shares).sum(axis=1)
         interval = _interval_of(name, values) if micrographs > 1 else None
         low, high = interval or (None, None)
         over = f"{len(matched.images)} images pooled, mean over {seeds} seed(s)"
-        over += f", {DRAWS} bootstrap draws of {'images' if micrographs == len(matched.images) else 'micrographs'}"
+        over += ", no interval" if interval is None else f", {DRAWS} bootstrap draws of {units}"
         meaning = pooled_definition(str(frame.loc[frame["score"] == name, "definition"].iloc[0]))
         line = ScoreLine(
             float(values[0]), low, high, None if interval is None else LEVEL, len(matched.images), seeds, over, meaning,

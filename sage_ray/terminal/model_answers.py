@@ -30,7 +30,8 @@ def finished(result: FinalResult, session: Session) -> Answer:
         lines.append(f"  seed {run.seed}: {run.state}, test dice {run.scores['dice'].mean:.4f}; {updates}")
     one = result.scores["dice"]
     lines.append(f"locked test ({_images(one.images)}, {one.seeds} seeds; {_basis(one)}):")
-    lines += score_pairs(result.scores)
+    lines += score_pairs(pixel_scores(result.scores))
+    lines += particle_table(result.scores)
     lines.append("definitions: in the report of `compare`, and with --json")
     lines += [result.readings.text, *result.readings.notes]
     lines.append(f"registered {result.uri} (seed {result.registered_seed}); verdict: {result.verdict}")

@@ -19,7 +19,7 @@ from sage_ray.data.true_particles import TrueParticles
 from sage_ray.errors import UserError
 from sage_ray.evaluation import ledger
 from sage_ray.evaluation.locked_test import evaluate, stored_test_rows
-from sage_ray.evaluation.particle_scores import SIZES, particle_lines, read_sizes
+from sage_ray.evaluation.particle_scores import SIZES, particle_lines, read_sizes, sizes_of_runs
 from sage_ray.evaluation.score_tables import summary
 from sage_ray.imaging.model import load_model_folder
 from sage_ray.imaging.splitting import split_mask
@@ -202,3 +202,29 @@ def test_the_verb_shows_them_and_tells_them_as_json(fresh: Home, capsys: pytest.
     for name in ("instance_ap_50", "count_error", "diameter_bias", "size_wasserstein", "size_ks", "size_ks_pooled"):
         line = answer["scores"][name]
         assert line["definition"] and line["images"] >= 1 and line["low"] <= line["mean"] <= line["high"]
+
+
+def test_seeds_are_crossed_with_images_and_a_version_without_sizes_has_the_means_alone(fresh: Home) -> None:
+    evaluate("toy", "test", fresh)
+    folder = RunFolder.open(fresh.runs, "toy")
+    rows, sizes = stored_test_rows(folder), sizes_of_runs([folder])
+    assert set(sizes["score"]) <= set(SIZES) and set(sizes["seed"]) == {0} and BASELINE not in set(sizes["checkpoint"])
+    one = particle_lines(pd.concat([rows, sizes]), "toy")
+    other = [frame.assign(seed=1) for frame in (rows, sizes)]
+    both = particle_lines(pd.concat([rows, sizes, *other]), "toy")
+    for name, line in both.items():
+        assert (line.mean, line.seeds) == (pytest.approx(one[name].mean), 2)
+    assert both["size_ks_pooled"].over.endswith("bootstrap draws of images and seeds")
+    assert list(particle_lines(rows, "toy")) == [name for name in one if not name.endswith("_pooled")]
+
+
+def test_crops_of_one_micrograph_are_one_cluster(fresh: Home) -> None:
+    evaluate("toy", "test", fresh)
+    folder = RunFolder.open(fresh.runs, "toy")
+    frame = pd.concat([stored_test_rows(folder), sizes_of_runs([folder])])
+    lines = particle_lines(frame.assign(group="one"), "toy")
+    assert lines["count_error"].low is None and "crops of one micrograph" in lines["count_error"].over
+    assert lines["count_error_pooled"].low is None and lines["count_error_pooled"].micrographs == 1
+    names = {sha: str(place // 2) for place, sha in enumerate(sorted(frame["image_sha"].unique()))}
+    paired = particle_lines(frame.assign(group=frame["image_sha"].map(names)), "toy")
+    assert paired["count_error"].micrographs == 2 and "draws of micrographs" in paired["count_error_pooled"].over
