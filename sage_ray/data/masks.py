@@ -76,7 +76,21 @@ def read_mask(path: Path) -> Mask:
     """
     stored = read_mask_values(path)
     mask = classify_values(stored.values, path, are_colours=stored.colours is not None)
-    return replace(mask, notes=stored.notes)
+    return replace(mask, notes=(*stored.notes, *_void_note(stored, mask)))
+
+
+def _void_note(stored: MaskValues, mask: Mask) -> tuple[str, ...]:
+    """A note if the largest number of a label map's type lies far above all others, as unlabelled pixels do."""
+    pixels = stored.values if stored.numbers is None else stored.numbers
+    is_numbered = stored.colours is None or stored.numbers is not None
+    if mask.labels is None or not is_numbered or pixels.dtype not in (np.uint8, np.uint16):
+        return ()
+    top = int(np.iinfo(pixels.dtype).max)
+    others = pixels[pixels < top]
+    if len(others) == pixels.size or not 0 < others.max(initial=0) < top // 2:
+        return ()
+    mend = f"where it means not labelled, set data.foreground='ignore {top}'"
+    return (f"the value {top} is taken as a particle like {int(others.max())} and others; {mend}",)
 
 
 def read_mask_values(path: Path) -> MaskValues:

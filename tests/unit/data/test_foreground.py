@@ -159,6 +159,19 @@ def test_the_numbers_of_a_palette_are_those_of_the_file(tmp_path: Path) -> None:
     assert mask.details and mask.objects == GRID**2
 
 
+def test_a_value_that_looks_like_not_labelled_is_said(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.where(BORDER, 255, LABELS > 0).astype(np.uint8))
+    picture.putpalette([0, 0, 0, 128, 0, 0] + [0, 0, 0] * 253 + [224, 224, 192])
+    picture.save(tmp_path / "voc.png")
+    tifffile.imwrite(tmp_path / "labels.tif", np.where(BORDER, 65535, LABELS).astype(np.uint16))
+    tifffile.imwrite(tmp_path / "large.tif", np.where(LABELS > 0, 65535 - LABELS * 7, 0).astype(np.uint16))
+    for name, top in (("voc.png", 255), ("labels.tif", 65535)):
+        (note,) = read_mask(tmp_path / name).notes
+        assert f"the value {top} is taken as a particle" in note and f"data.foreground='ignore {top}'" in note
+        np.testing.assert_array_equal(read_mask_with(tmp_path / name, f"ignore {top}").foreground, LABELS > 0)
+    assert not read_mask(tmp_path / "large.tif").notes
+
+
 def test_a_white_or_grey_colour_names_the_grey_value(tmp_path: Path) -> None:
     Image.fromarray(np.repeat(((LABELS > 0) * 255).astype(np.uint8)[..., None], 3, axis=2)).save(tmp_path / "a.png")
     np.testing.assert_array_equal(read_mask_with(tmp_path / "a.png", "#ffffff").foreground, LABELS > 0)
