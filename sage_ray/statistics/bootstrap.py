@@ -1,8 +1,8 @@
 """Bootstrap over images, for what no single image has a value of; crops of one micrograph are drawn together.
 
 A distance between two distributions is larger in each draw than in what is drawn from, and so is what was measured
-itself. Percentiles of the draws then miss the truth nearly always (of 28 images whose sizes agree: 0 to .3 % of the
-intervals held it), so that for distances the draws are reflected at the estimate (.89 to .90 of them held it there).
+itself. Where sizes agree, percentiles of the draws miss the truth nearly always (28 images: 0 to 1 % of the intervals
+held it), so that for distances the draws are reflected at the estimate (88 to 92 %; benchmarks/size_intervals.py).
 
 Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13; Davison and Hinkley, Bootstrap Methods
 and their Application, 1997, section 3.8 (whole clusters are drawn).
