@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from sage_ray.foreground_rule import ForegroundText
 from sage_ray.identity import later as later  # sections of later releases are written with it
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -112,6 +113,8 @@ class DataConfig(Section):
     """Folder with micrographs and their masks; or `synthetic://ordered?num=N&size=S&seed=K`, drawn particles."""
     masks: str = later("")
     """Where masks lie in it, such as `masks/*_m.tif`, `*` being the image's name; `|` between several. Empty: found."""
+    foreground: ForegroundText = later("")
+    """Which mask values are particles and which ignored: `1,2`, `>127`, `#ff0000`, `1 ignore 255`. Empty: all but 0."""
     image_size: tuple[Annotated[int, Field(ge=16)], Annotated[int, Field(ge=16)]] = (512, 768)
     """Network input, [rows, columns] in pixels; need not be multiples of 16."""
     crop_bottom: Count = 0
@@ -354,9 +357,8 @@ class RuntimeConfig(Section):
     max_retries: Count = 2
     """Restarts of a run whose worker was killed."""
     silence_minutes: Positive | None = None
-    """A trial of a study that reports no epoch for so long is ended and tried again; None: 20 times the study's longest
-    epoch, at least 10 minutes, and an hour before the first epoch is known. From its start to its first epoch a trial
-    always has 5 minutes."""
+    """A trial that reports no epoch for so long (5 minutes at its start) is ended and tried again; None: 20 times the
+    study's longest epoch, at least 10 minutes, and an hour before the first epoch is known."""
     pictures: bool = True
     """Write curves, predictions, overlays and generated images when a run ends."""
     attention_every: Count = 0

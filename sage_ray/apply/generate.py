@@ -14,12 +14,14 @@ from sage_ray.apply.loaded_model import load_for_use
 from sage_ray.apply.result_folder import make_folder
 from sage_ray.config import stable_hash
 from sage_ray.data.images import BadFile
-from sage_ray.data.masks import read_mask
+from sage_ray.data.other_data import checked_rule
+from sage_ray.data.pair_masks import read_mask_with, rule_that_fits
 from sage_ray.errors import UserError
 from sage_ray.files import write_json
 from sage_ray.imaging import drawing
 from sage_ray.imaging.model import Model
 from sage_ray.record.home import Home
+from sage_ray.record.model_reference import ModelRef
 from sage_ray.record.provenance import now
 
 SHEET_PAIRS = 6
@@ -39,7 +41,14 @@ class Generation:
 
 
 def generate(
-    model: str | Path, masks: str | Path, out: str | Path, *, home: Home, seed: int = 0, count: int = 1
+    model: str | Path,
+    masks: str | Path,
+    out: str | Path,
+    *,
+    home: Home,
+    seed: int = 0,
+    count: int = 1,
+    foreground: str | None = None,
 ) -> Generation:
     """Draw `count` images for each mask; the result is a data set that `data.path` takes.
 
@@ -53,6 +62,7 @@ def generate(
         home: where models are looked up.
         seed: same seed, same pictures.
         count: images drawn for each mask.
+        foreground: `data.foreground` of the masks; None takes that of the training where it finds particles.
 
     Raises:
         UserError: no such model, a model without generator, no masks or a bad one, a folder with other pictures.
@@ -65,7 +75,7 @@ def generate(
             "model without generator", ref.text, "name one that was trained with adversarial.epochs above 0"
         )
     paths = find_pictures(masks, "masks", ("masks", "segmaps"))
-    foregrounds = [_foreground(path) for path in paths]
+    foregrounds = _foregrounds(paths, _rule(ref, home, paths) if foreground is None else checked_rule(foreground))
     # (place of the mask, number of the copy) of each pair, and its name.
     names = {
         (n, copy): name if count == 1 else f"{name}-{copy:03d}"
@@ -77,19 +87,9 @@ def generate(
     seeds = {place: int(stable_hash([seed, paths[place[0]].stem, place[1]]), 16) for place in names}
     _write_pairs(loaded, [(foregrounds[n], seeds[n, copy], name) for (n, copy), name in names.items()], folder)
     identity = ref.identity()
-    write_json(
-        folder / "generation.json",
-        {
-            "format_version": 1,
-            "model": identity,
-            "masks": str(Path(masks).expanduser().absolute()),
-            "number_of_masks": len(paths),
-            "pairs": len(names),
-            "seed": seed,
-            "count": count,
-            "made": now(),
-        },
-    )
+    told = {"masks": str(Path(masks).expanduser().absolute()), "number_of_masks": len(paths), "pairs": len(names)}
+    told |= {"seed": seed, "count": count, "made": now()}
+    write_json(folder / "generation.json", {"format_version": 1, "model": identity, **told})
     files = {"images": "images/", "masks": "masks/", "sheet": "pairs.png"}
     return Generation(identity, folder, len(paths), len(names), seed, files)
 
@@ -107,9 +107,14 @@ def _write_pairs(model: Model, pairs: Sequence[tuple[np.ndarray, int, str]], fol
     drawing.save(sheet, folder / "pairs.png")
 
 
-def _foreground(path: Path) -> np.ndarray:
+def _rule(ref: ModelRef, home: Home, paths: Sequence[Path]) -> str:
+    config = ref.config(home)
+    return "" if config is None else rule_that_fits(paths, config.data.foreground)
+
+
+def _foregrounds(paths: Sequence[Path], rule: str) -> list[np.ndarray]:
     try:
-        return read_mask(path).foreground
+        return [read_mask_with(path, rule).foreground for path in paths]
     except BadFile as bad:
         raise bad.problem.error() from None
 

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from sage_ray.data.bars_and_scales import BarsAndScales
+from sage_ray.data.foreground import SeenTerms
 from sage_ray.data.images import BadFile, Problem, read_image
 from sage_ray.data.notes import Note, note_lines
+from sage_ray.data.other_data import checked_rule
 from sage_ray.data.pair_masks import is_annotated, mask_shas
 from sage_ray.data.pairing import Pair
 from sage_ray.data.pairs import gathered, header_problems, lacks_bar, look_through
@@ -103,17 +105,20 @@ class CheckReport:
         return lines
 
 
-def check(path: str | Path, crop_bottom: int = 0, masks: str = "") -> CheckReport:
+def check(path: str | Path, crop_bottom: int = 0, masks: str = "", foreground: str = "") -> CheckReport:
     """Every problem of the folder `path` (or of a `synthetic://` source) at once; one image is in memory at a time.
 
     Args:
         path: the folder, or a drawn source.
         crop_bottom: rows of an information bar.
         masks: `data.masks`, where masks lie in the folder; "" to look for them.
+        foreground: `data.foreground`, which values of masks are particles; "" for all but 0.
 
     Raises:
-        UserError: there is nothing to look at: no such folder, no pairs in it, or patterns that fit no file.
+        UserError: there is nothing to look at: no such folder, no pairs in it, or patterns that fit no file; or
+            `foreground` is no rule.
     """
+    rule = checked_rule(foreground)
     if str(path).startswith("synthetic://"):
         return _check_drawn(str(path))
     found = look_through(path, masks)
@@ -121,12 +126,12 @@ def check(path: str | Path, crop_bottom: int = 0, masks: str = "") -> CheckRepor
     usable: list[tuple[Pair, Facts, PairLook]] = []
     unusable: list[SuspectPair] = []
     notes: list[Note] = []
-    bare = DataConfig(crop_bottom=crop_bottom)
-    foreground_seen = False
+    bare = DataConfig(crop_bottom=crop_bottom, foreground=rule)
+    foreground_seen, seen = False, SeenTerms(rule)
     taken = BarsAndScales(crop_bottom)
     for pair in found.pairs:
         wrong = header_problems([pair], crop_bottom)
-        decoded = None if wrong else inspect(pair, _shas(pair, wrong), wrong, notes, bare)
+        decoded = None if wrong else inspect(pair, _shas(pair, wrong), wrong, notes, bare, seen)
         if wrong or decoded is None:
             problems.extend(wrong)
             unusable.append(SuspectPair(pair, _doubts_of_unusable(pair, wrong)))
@@ -134,13 +139,13 @@ def check(path: str | Path, crop_bottom: int = 0, masks: str = "") -> CheckRepor
                 with suppress(BadFile):
                     taken.add(pair.stem, pair.image, read_image(pair.image), lacking)
             continue
-        image, foreground, facts = decoded
+        image, mask, facts = decoded
         taken.add(pair.stem, pair.image, image, lacks_bar(pair))
         rows = len(image) - crop_bottom
-        usable.append((pair, facts, look_at(image[:rows], foreground[:rows])))
-        foreground_seen |= bool(foreground[:rows].any())
+        usable.append((pair, facts, look_at(image[:rows], mask[:rows])))
+        foreground_seen |= bool(mask[:rows].any())
     if usable and not foreground_seen:
-        problems.append(empty_problem(str(path)))
+        problems.append(empty_problem(str(path), seen))
     pairs, facts_found = tuple(pair for pair, _, _ in usable), tuple(facts for _, facts, _ in usable)
     stems = tuple(pair.stem for pair in pairs)
     for indices in duplicates(stems, facts_found):
@@ -148,7 +153,7 @@ def check(path: str | Path, crop_bottom: int = 0, masks: str = "") -> CheckRepor
     suspects = _ranked(pairs, facts_found, [look for _, _, look in usable])
     passed = found.passed_over()
     looks = _warnings([*unusable, *suspects])
-    warnings = (*taken.warnings(), *note_lines(notes), *looks, *([passed] if passed else []))
+    warnings = (*taken.warnings(), *note_lines(notes), *seen.missing(), *looks, *([passed] if passed else []))
     return CheckReport(
         str(path),
         tuple(gathered(problems)),

@@ -7,7 +7,7 @@ Only the orientation is applied, so that a mask lies on its image.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +26,15 @@ _SPECK_PIXELS, _TOUCHING_SHARE = 9, 0.5
 # Share of contacts between unlike pixels that are steps of at most 2 grey levels: a smooth ramp has little else.
 _RAMP_SHARE = 0.8
 _RAMP_VALUES = 16
+_CLASS_REGIONS = 2
 # More colours than these are labels or a picture, not classes.
 _MAX_CLASSES = 12
 # Pages that together cover more than this share are classes with their background, not a particle each.
 _ALL = 0.999
-_MEND = "save 0 and 255, or particles numbered from 1 on background 0, in a lossless format such as PNG"
+_MEND = (
+    "save 0 and 255, or particles numbered from 1 on background 0, in a lossless format such as PNG; or say which "
+    "values are particles and which are ignored, such as data.foreground='{}'"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +45,14 @@ class Mask:
     objects: int
     notes: tuple[str, ...] = ()
     """What had to be decided to read it, in whole sentences for the user."""
+    labels: np.ndarray | None = None
+    """(H,W) whole numbers, one per particle and 0 elsewhere, where the mask tells particles apart that touch."""
+    details: Mapping[str, str] = field(default_factory=dict)
+    """To some of the notes, what is this mask's own."""
+    named: frozenset[str] = frozenset()
+    """The terms of `data.foreground` that it has pixels of."""
+    values: tuple[str, ...] = ()
+    """Its first few values as `data.foreground` would name them, where that is set."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +63,8 @@ class MaskValues:
     colours: Mapping[int, tuple[int, ...]] | None = None
     """The colour of each value, where values only number colours and say nothing by their size."""
     notes: tuple[str, ...] = ()
+    numbers: np.ndarray | None = None
+    """The numbers (H,W) that a picture of a colour palette stores; None for all others."""
 
 
 def read_mask(path: Path) -> Mask:
@@ -62,7 +76,21 @@ def read_mask(path: Path) -> Mask:
     """
     stored = read_mask_values(path)
     mask = classify_values(stored.values, path, are_colours=stored.colours is not None)
-    return Mask(mask.foreground, mask.objects, stored.notes)
+    return replace(mask, notes=(*stored.notes, *_void_note(stored, mask)))
+
+
+def _void_note(stored: MaskValues, mask: Mask) -> tuple[str, ...]:
+    """A note if the largest number of a label map's type lies far above all others, as unlabelled pixels do."""
+    pixels = stored.values if stored.numbers is None else stored.numbers
+    is_numbered = stored.colours is None or stored.numbers is not None
+    if mask.labels is None or not is_numbered or pixels.dtype not in (np.uint8, np.uint16):
+        return ()
+    top = int(np.iinfo(pixels.dtype).max)
+    others = pixels[pixels < top]
+    if len(others) == pixels.size or not 0 < others.max(initial=0) < top // 2:
+        return ()
+    mend = f"where it means not labelled, set data.foreground='ignore {top}'"
+    return (f"the value {top} is taken as a particle like {int(others.max())} and others; {mend}",)
 
 
 def read_mask_values(path: Path) -> MaskValues:
@@ -73,7 +101,7 @@ def read_mask_values(path: Path) -> MaskValues:
     everywhere, the opacity is the mask. Pages that each hold one particle become labels 1, 2, ... in their order.
 
     Raises:
-        BadFile: as `data.images.header_size`, undecodable or not finite values, or pages that are no particles.
+        BadFile: as `data.images.header_size`, undecodable, or pages that are no particles.
     """
     return decoded(path, _values)
 
@@ -88,7 +116,7 @@ def _page_values(picture: StoredPicture, page: int) -> MaskValues:
     samples = np.concatenate(list(picture.read(page)))
     samples = np.ascontiguousarray(upright(samples, picture.look.orientation))
     if samples.dtype.kind == "f":
-        samples = _whole_numbers(samples, picture.path)
+        samples = whole_numbers(samples)
     if samples.dtype == bool:
         samples = samples.astype(np.uint8)
     if picture.look.kind == "palette":
@@ -113,10 +141,10 @@ def _layer_values(layers: list[np.ndarray], opacity: np.ndarray | None) -> MaskV
     return MaskValues(values, stored.colours, ("transparent pixels of the mask are taken as background",))
 
 
-def _whole_numbers(samples: np.ndarray, path: Path) -> np.ndarray:
-    """Whole numbers as int64; others as they are, for `classify_values` to judge."""
-    if not np.isfinite(samples).all():
-        raise bad_file("mask with values that are not finite", path, "save its background as 0")
+def whole_numbers(samples: np.ndarray) -> np.ndarray:
+    """Floats that are whole numbers as int64; others as they are, for `classify_values` to judge."""
+    if samples.dtype.kind != "f" or not np.isfinite(samples).all():
+        return samples
     if (np.abs(samples) < np.float64(2**53)).all() and np.array_equal(samples, np.round(samples)):
         return samples.astype(np.int64)
     return samples
@@ -130,7 +158,7 @@ def _palette_values(numbers: np.ndarray, picture: StoredPicture) -> MaskValues:
     """
     palette = picture.look.palette
     assert palette is not None, "a palette picture has a palette"
-    numbers = np.minimum(numbers, len(palette) - 1)
+    stored, numbers = numbers, np.minimum(numbers, len(palette) - 1)
     used = np.unique(numbers)
     if (palette[used] == palette[used, :1]).all():
         levels = palette[:, 0].astype(np.int64)
@@ -145,7 +173,7 @@ def _palette_values(numbers: np.ndarray, picture: StoredPicture) -> MaskValues:
     black = first_of.get((0, 0, 0), 0)
     swapped = np.where(table == black, 0, np.where(table == 0, black, table))
     colours = {int(swapped[number]): colour for colour, number in first_of.items()}
-    return MaskValues(swapped[numbers], colours)
+    return MaskValues(swapped[numbers], colours, numbers=stored)
 
 
 def _colour_numbers(layers: list[np.ndarray]) -> MaskValues:
@@ -198,21 +226,48 @@ def classify_values(values: np.ndarray, path: Path | str = "mask", *, are_colour
     Raises:
         BadFile: neither binary nor labels.
     """
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        mend = "save its background as 0, or, where nan stands for unlabelled pixels, set data.foreground='ignore nan'"
+        raise bad_file("mask with values that are not finite", path, mend)
     found, ranks = _ranked(values)
     ids = found[found != 0]
     if len(ids) == 1 and ids[0] < 0:
-        raise bad_file(f"mask with the negative value {ids[0]:g} for its particles", path, _MEND)
+        raise bad_file(f"mask with the negative value {ids[0]:g} for its particles", path, _MEND.format("<0"))
     if len(ids) <= 1:
         foreground = values != 0
         objects: np.ndarray = label(foreground, connectivity=1)  # type: ignore[no-untyped-call]  # scikit-image
         return Mask(foreground, int(objects.max()))
     if values.dtype.kind == "f":
         what = "mask of values that are not whole numbers"
-        raise bad_file(f"{what} ({len(ids)} values beside 0, up to {ids.max():g})", path, _MEND)
+        mend = _MEND.format(f">{(ids.max() + ids.min()) / 2:.3g}")
+        raise bad_file(f"{what} ({len(ids)} values beside 0, up to {ids.max():g})", path, mend)
     reason, regions = _why_no_labels(found, ids, ranks, are_colours)
     if reason is None:
-        return Mask(values != 0, regions if are_colours and len(ids) <= _MAX_CLASSES else len(ids))
-    raise bad_file(f"mask is neither binary nor an instance map ({reason})", path, _MEND)
+        is_classes = are_colours and len(ids) <= _MAX_CLASSES
+        # Few values of many regions are classes of particles, not particles.
+        labels = regions if is_classes or int(regions.max()) > _CLASS_REGIONS * len(ids) else ranks
+        return Mask(values != 0, int(regions.max()) if is_classes else len(ids), labels=labels)
+    mend = _MEND.format("#ff0000" if are_colours else _example_rule(found, ids))
+    raise bad_file(f"mask is neither binary nor an instance map ({reason})", path, mend)
+
+
+def _example_rule(found: np.ndarray, ids: np.ndarray) -> str:
+    """A rule of `data.foreground` that could be meant by values that are neither binary nor labels."""
+    if ids.min() < 0:
+        return f"ignore {ids.min()}" if ids.max() > 0 else "<0"
+    if found[0] != 0:
+        return f"{ids[-1]}"
+    return ",".join(map(str, ids)) if len(ids) <= 3 and ids.max() < 64 else f">{ids.max() // 2}"
+
+
+def labels_or_reason(values: np.ndarray) -> tuple[np.ndarray | None, str | None]:
+    """Labels (H,W) int32 from 1 of whole numbers (H,W) of at least 0, or why they are none; None, None if binary."""
+    found, ranks = _ranked(values)
+    ids = found[found != 0]
+    if len(ids) <= 1:
+        return None, None
+    reason, _ = _why_no_labels(found, ids, ranks, are_colours=False)
+    return (ranks, None) if reason is None else (None, reason)
 
 
 def _ranked(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -227,27 +282,29 @@ def _ranked(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return found, ranks.reshape(values.shape).astype(np.int32) + np.int32(0 if found[0] == 0 else 1)
 
 
-def _why_no_labels(found: np.ndarray, ids: np.ndarray, ranks: np.ndarray, are_colours: bool) -> tuple[str | None, int]:
-    """Why values are no labels, None if they are, and the number of their regions."""
+def _why_no_labels(
+    found: np.ndarray, ids: np.ndarray, ranks: np.ndarray, are_colours: bool
+) -> tuple[str | None, np.ndarray]:
+    """Why values are no labels, None if they are, and their regions (H,W), numbered from 1."""
     if found.min() < 0:
-        return "negative values", 0
+        return "negative values", ranks
     kind = "colours" if are_colours else "grey values"
     if found[0] != 0:
-        return f"no background value 0, but {len(ids)} other {'colours' if are_colours else 'values'}", 0
+        return f"no background value 0, but {len(ids)} other {'colours' if are_colours else 'values'}", ranks
     regions: np.ndarray = label(ranks, connectivity=1, background=0)  # type: ignore[no-untyped-call]  # scikit-image
     areas = np.bincount(regions.ravel())[1:]
     if not are_colours and ids.max() <= 255 and _has_gaps(ids, len(areas)):
-        return f"{len(ids)} grey values up to {ids.max()}", len(areas)
+        return f"{len(ids)} grey values up to {ids.max()}", regions
     touching, steps = _contacts(ranks)
     factor, slack = _REGION_SLACK
     specks = bool(np.median(areas) < _SPECK_PIXELS and touching > _TOUCHING_SHARE)
     scattered = len(areas) > factor * len(ids) + slack
     is_classes = are_colours and len(ids) <= _MAX_CLASSES and np.median(areas) >= _SPECK_PIXELS
     if specks or (scattered and not is_classes):
-        return f"{len(ids)} {kind} scattered over {len(areas)} regions", len(areas)
+        return f"{len(ids)} {kind} scattered over {len(areas)} regions", regions
     if not are_colours and len(ids) >= _RAMP_VALUES and steps > _RAMP_SHARE:
-        return f"{len(ids)} grey values that form a ramp", len(areas)
-    return None, len(areas)
+        return f"{len(ids)} grey values that form a ramp", regions
+    return None, regions
 
 
 def _has_gaps(ids: np.ndarray, regions: int) -> bool:

@@ -271,14 +271,14 @@ def hash_files(paths: Sequence[Path], cache_dir: Path | None = None) -> list[str
     return shas
 
 
-def hash_pairs(pairs: Sequence[Pair], cache_dir: Path | None = None) -> list[tuple[str, str]]:
-    """(image sha256, mask sha256) of each pair; with `cache_dir` as `hash_files`.
+def hash_pairs(pairs: Sequence[Pair], cache_dir: Path | None = None, foreground: str = "") -> list[tuple[str, str]]:
+    """(image sha256, mask sha256) of each pair; with `cache_dir` as `hash_files`, of masks under `data.foreground`.
 
     Raises:
         UserError: a file cannot be read.
     """
     shas = hash_files([pair.image for pair in pairs] + [pair.mask for pair in pairs], cache_dir)
-    return list(zip(shas[: len(pairs)], mask_shas(pairs, shas[len(pairs) :]), strict=True))
+    return list(zip(shas[: len(pairs)], mask_shas(pairs, shas[len(pairs) :], foreground), strict=True))
 
 
 def fingerprint(pairs_of_shas: Sequence[tuple[str, str]]) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 
 from sage_ray.config import stable_hash
 from sage_ray.data.cache import FORMAT_VERSION, CacheEntry, Row, open_or_build
+from sage_ray.data.foreground import SeenTerms
 from sage_ray.data.images import BadFile, Problem, read_image
 from sage_ray.data.notes import Note, note_lines, range_note
 from sage_ray.data.pair_masks import is_annotated, read_pair_mask
@@ -117,11 +118,12 @@ def prepare(data: DataConfig, cache_dir: Path, *, say: Callable[[str], None] = _
 
 
 def inspect(
-    pair: Pair, shas: tuple[str, str], problems: list[Problem], notes: list[Note], data: DataConfig
+    pair: Pair, shas: tuple[str, str], problems: list[Problem], notes: list[Note], data: DataConfig, seen: SeenTerms
 ) -> tuple[np.ndarray, np.ndarray, Facts] | None:
     """Decoded image (H,W), foreground (H,W) bool and facts of one pair; None, and `problems` grows, if unusable.
 
-    `notes` grows by what had to be decided to read the pair, and by what of `data` may not suit it.
+    `notes` grows by what had to be decided to read the pair, and by what of `data` may not suit it; `seen` by what the
+    mask has of `data.foreground`.
     """
     image = mask = None
     try:
@@ -130,12 +132,14 @@ def inspect(
         problems.append(bad.problem)
     try:
         if image is not None or not is_annotated(pair):
-            mask = read_pair_mask(pair, (0, 0) if image is None else image.shape)
+            mask = read_pair_mask(pair, (0, 0) if image is None else image.shape, data.foreground)
     except BadFile as bad:
         problems.append(bad.problem)
     if image is None or mask is None:
         return None
-    notes += [Note(text, pair.mask) for text in mask.notes]
+    notes += [Note(text, pair.mask, mask.details.get(text, "")) for text in mask.notes]
+    if not is_annotated(pair):
+        seen.add(mask)
     kept = image[: len(image) - data.crop_bottom]
     notes += range_note(bands_of(kept), pair.image, data.stretch, "data.stretch=percentile clips them")
     return image, mask.foreground, describe(image, mask.foreground, mask.objects, shas)
@@ -202,7 +206,7 @@ def _folder(data: DataConfig, cache_dir: Path, say: Callable[[str], None]) -> Fo
     if say is not _silent:
         for line in filter(None, ("" if found.usual else found.rule, found.passed_over())):
             say(f"{data.path}: {line}")
-    shas = hash_pairs(pairs, _made(cache_dir))
+    shas = hash_pairs(pairs, _made(cache_dir), data.foreground)
     order = sorted(range(len(pairs)), key=lambda i: (shas[i], pairs[i].stem))
     ordered, shas = [pairs[i] for i in order], [shas[i] for i in order]
     key = _key(data, [READER, fingerprint(shas)])
@@ -228,24 +232,27 @@ def _decode(
     raise_first(gathered(header_problems(by_name, data.crop_bottom)))  # before anything is decoded
     problems: list[Problem] = []
     notes: list[Note] = []
-    foreground_seen = False
+    foreground_seen, seen = False, SeenTerms(data.foreground)
     for pair, pair_shas in zip(pairs, shas, strict=True):
-        decoded = inspect(pair, pair_shas, problems, notes, data)
+        decoded = inspect(pair, pair_shas, problems, notes, data, seen)
         if decoded is None:
             continue
         image, foreground, facts = decoded
         foreground_seen |= bool(foreground[: foreground.shape[0] - data.crop_bottom].any())
         yield _row(image, foreground, facts, data)
     raise_first(problems)
-    for line in note_lines(notes):
-        say(line)
     if not foreground_seen:
-        raise empty_problem(data.path).error()
+        raise empty_problem(data.path, seen).error()
+    for line in (*note_lines(notes), *seen.missing()):
+        say(line)
 
 
-def empty_problem(path: str) -> Problem:
+def empty_problem(path: str, seen: SeenTerms) -> Problem:
     """The problem of a folder without a single foreground pixel."""
-    return Problem("all masks are empty", path, "give masks in which particles are above 0")
+    if not seen.foreground:
+        return Problem("all masks are empty", path, "give masks in which particles are above 0")
+    what = f"no mask has a particle under data.foreground='{seen.foreground}'"
+    return Problem(what, path, f"name a value that they have: {seen.shown()}")
 
 
 def _row(image: np.ndarray, foreground: np.ndarray, facts: Facts, data: DataConfig) -> Row:
@@ -256,6 +263,8 @@ def _row(image: np.ndarray, foreground: np.ndarray, facts: Facts, data: DataConf
 
 def _drawn(data: DataConfig, cache_dir: Path, say: Callable[[str], None]) -> Found:
     source = DrawnSource.parse(data.path)
+    if data.foreground:
+        say("note: data.foreground says nothing of drawn particles, whose masks are known")
     pixels = source.num * data.image_size[0] * data.image_size[1]
     if pixels > MAX_DRAWN_PIXELS:
         mend = "write them to a folder with `sage-ray data synth`, which is read one image at a time"

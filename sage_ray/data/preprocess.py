@@ -52,6 +52,14 @@ def prepare_mask(
     return foreground.astype(np.uint8)
 
 
+def prepare_labels(labels: np.ndarray, size: tuple[int, ...], crop_bottom: int = 0) -> np.ndarray:
+    """Labels (rows, columns) = `size`, int32: cut and resized to the nearest pixel, as `prepare_mask` does."""
+    kept = _crop(labels, crop_bottom).astype(np.int32)
+    if kept.shape == tuple(size):
+        return kept
+    return np.asarray(Image.fromarray(kept).resize((size[1], size[0]), Image.Resampling.NEAREST), np.int32)
+
+
 def _without_small(foreground: np.ndarray, min_pixels: int) -> np.ndarray:
     objects: np.ndarray = label(foreground, connectivity=1)  # type: ignore[no-untyped-call]  # scikit-image
     kept = np.bincount(objects.ravel()) >= min_pixels

@@ -74,7 +74,8 @@ def _name(data: DataConfig) -> str:
     cleaning = [data.image_size, data.crop_bottom, data.mask_erosion, data.min_object_pixels]
     stretch = [] if data.stretch == MINMAX else [data.stretch]
     patterns = [data.masks] if data.masks else []
-    return f"data/paths/{stable_hash([data.path, *cleaning, *stretch, *patterns])}.json"
+    rule = [{"foreground": data.foreground}] if data.foreground else []
+    return f"data/paths/{stable_hash([data.path, *cleaning, *stretch, *patterns, *rule])}.json"
 
 
 def _read(home: Followed, name: str) -> dict[str, Any] | None:

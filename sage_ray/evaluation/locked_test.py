@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from sage_ray.config import ExperimentConfig, stable_hash
-from sage_ray.data.pairs import patterns_for
-from sage_ray.data.prepare import PreparedData, prepare
-from sage_ray.data.splits import group_names
+from sage_ray.config import stable_hash
 from sage_ray.errors import UserError
 from sage_ray.evaluation import ledger
+from sage_ray.evaluation.particle_scores import (
+    as_rows,
+    of_particles,
+    particle_lines,
+    particle_notes,
+    read_sizes,
+    write_sizes,
+)
+from sage_ray.evaluation.reading_task import OWN_TEST, reading_task
 from sage_ray.evaluation.score_tables import (
     PRIMARY,
     ScoreLine,
@@ -29,17 +34,12 @@ from sage_ray.evaluation.shared_reads import READ_KEY, Readings, count_reading, 
 from sage_ray.files import replacing
 from sage_ray.followed import pull, push
 from sage_ray.locks import locked
+from sage_ray.metrics.definitions import PARTICLE_ROWS
 from sage_ray.record.home import Home
 from sage_ray.record.model_reference import ModelRef, resolve_model
 from sage_ray.record.run_folder import BASELINE, RunFolder
-from sage_ray.sections import DataConfig, SplitConfig
 from sage_ray.statistics import paired_interval
-from sage_ray.training.scoring import (
-    SCORING_PRECISION,
-)
-
-OWN_TEST = "test"
-"""As DATA: the locked test part of the data that the model was trained on."""
+from sage_ray.training.scoring import SCORING_PRECISION
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,18 @@ class Evaluation:
 
 
 Tell = Callable[[Evaluation], object]
+Rows = list[dict[str, Any]]
+Score = Callable[[ScoringTask], Rows]
 
 
 def evaluate(
-    model: str | Path, data: str | Path | None, home: Home, *, baseline: bool = True, tell: Tell | None = None
+    model: str | Path,
+    data: str | Path | None,
+    home: Home,
+    *,
+    baseline: bool = True,
+    tell: Tell | None = None,
+    foreground: str | None = None,
 ) -> Evaluation:
     """Score a model and keep the score of every image.
 
@@ -107,26 +115,21 @@ def evaluate(
         home: of the runs; its ledger counts the reads of a locked test part.
         baseline: also score Otsu thresholding.
         tell: makes of the result what will be shown; called before anything is stored and counted.
+        foreground: `data.foreground` for other data; None takes that of the training where it finds particles.
 
     Raises:
         UserError: no such model or data, nothing unseen in it, or a model of unknown data asked for its own test part.
     """
     home.check_writable()
     ref = resolve_model(model, home)
-    task = _task(ref, data, home)
+    task = reading_task(ref, data, home, foreground)
     run = _run_of(ref, home)
     # The run's folder holds scores of its whole locked test, at the size of training, and no others.
-    if task.locked and task.masks is None and run is not None:
+    if task.locked and not task.own_size and run is not None:
         return _of_run(task, run, home, "evaluate", baseline=baseline, tell=tell)
-    folder = home.path / "evaluations"
-    identity = [
-        ref.identity()["weights_sha"] or str(ref.folder),
-        name_test_set(task.shas),
-        task.definitions,
-    ]
-    path = folder / f"{stable_hash(identity)}.parquet"
+    path = _path_of(task, home)
     pull(path)
-    frame = _read_frame(path)
+    frame = _read_frame(path, task)
     fresh = frame is None
     if frame is None:
         rows = score_model(task) + (score_otsu(task) if baseline else [])
@@ -138,12 +141,21 @@ def evaluate(
     if tell is not None:
         tell(result)
     if fresh:
-        folder.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
         with replacing(path) as temporary:
             frame.to_parquet(temporary, index=False)
         push(path)
     _count(read, task, home, result)
     return result
+
+
+def _path_of(task: ScoringTask, home: Home) -> Path:
+    """Where scores are kept that are none of a run's own locked test."""
+    ref = task.ref
+    identity = [ref.identity()["weights_sha"] or str(ref.folder), name_test_set(task.shas), task.definitions]
+    # Masks of other data may be mended while their images stay as they are.
+    identity += [] if task.locked else [task.data.fingerprint]
+    return home.path / "evaluations" / f"{stable_hash(identity)}.parquet"
 
 
 def score_locked_test(run_id: str, home: Home, *, purpose: str) -> pd.DataFrame:
@@ -153,7 +165,7 @@ def score_locked_test(run_id: str, home: Home, *, purpose: str) -> pd.DataFrame:
         UserError: the run has no model, or its data have no test part.
     """
     ref = resolve_model(run_id, home)
-    task = _task(ref, OWN_TEST, home)
+    task = reading_task(ref, OWN_TEST, home)
     _of_run(task, RunFolder.open(home.runs, run_id), home, purpose, baseline=False)
     return stored_test_rows(RunFolder.open(home.runs, run_id))
 
@@ -175,34 +187,53 @@ def _of_run(
             raise UserError("run is being scored", run.run_id, "wait for the other process")
         record = run.read()
         fresh = not _stored(run, task)
-        rows = score_model(task) if fresh else []
-        rows += score_otsu(task) if baseline and not _stored(run, task, baseline=True) else []
+        kept, rows = _kept_and_new(task, run, score_model, whole=purpose == "evaluate")
+        if baseline:
+            others = _kept_and_new(task, run, score_otsu, whole=True)
+            kept, rows = kept + others[0], rows + others[1]
         # What is not stored yet is labelled as it will be.
-        frames = [pd.DataFrame(rows).assign(run_id=run.run_id, seed=record.seed)] if rows else []
-        frames += [] if fresh else [stored_test_rows(run)]
-        frames += [stored_test_rows(run, baseline=True)] if baseline and _stored(run, task, baseline=True) else []
+        frame = pd.DataFrame([*rows, *kept]).assign(run_id=run.run_id, seed=record.seed)
         reads = record.test_reads + 1 if fresh or record.test_reads == 0 else record.test_reads
         earlier = ledger.reads_of_run(home.path, run.run_id, record.created)[1]
         read = {**_read_row(task, purpose, run.run_id, earlier + reads), "run_created": record.created}
-        frame = pd.concat(frames, ignore_index=True)
         result = _evaluation(task, frame, home, run.per_image_path, read, fresh=fresh)
         if tell is not None:
             tell(result)
         # The rows are written before the count: a kill in between is mended here, and a read is never counted twice.
         if rows:
-            run.write_per_image(rows)
+            run.write_per_image(write_sizes(run, rows))
         if reads != record.test_reads:
             run.update(test_reads=reads)
         _count(read, task, home, result)
     return result
 
 
+def _kept_and_new(task: ScoringTask, run: RunFolder, score: Score, *, whole: bool) -> tuple[Rows, Rows]:
+    """Rows that the run's folder holds, and those that were scored just now and are to be stored.
+
+    A reading of an earlier release has no scores of particles. They are added to it for who asks for the `whole`.
+    """
+    baseline = score is score_otsu
+    if not _stored(run, task, baseline=baseline):
+        return [], score(task)
+    stored = as_rows(stored_test_rows(run, baseline=baseline))
+    kept = stored + [row for row in read_sizes(run) if (row["checkpoint"] == BASELINE) == baseline]
+    if not whole or task.has_particles(kept):
+        return kept, []
+    try:
+        added = of_particles(score(task))
+    except UserError:  # the weights are gone, the reading is not
+        return kept, []
+    return [], [row for row in stored if row["score"] not in PARTICLE_ROWS] + added
+
+
 def _stored(run: RunFolder, task: ScoringTask, *, baseline: bool = False) -> bool:
     frame = stored_test_rows(run, baseline=baseline)
     if frame.empty:
         return False
+    pixels = frame[~frame["score"].isin(PARTICLE_ROWS)]
     named = task.definitions
-    same = all(named.get(score) == text for score, text in zip(frame["score"], frame["definition"], strict=True))
+    same = all(named.get(score) == text for score, text in zip(pixels["score"], pixels["definition"], strict=True))
     return same and set(frame["image_sha"]) == set(task.shas)
 
 
@@ -235,79 +266,12 @@ def _run_of(ref: ModelRef, home: Home) -> RunFolder | None:
     return run if same else None
 
 
-def _task(ref: ModelRef, data: str | Path | None, home: Home) -> ScoringTask:
-    config = ref.config(home)
-    own = data is None or str(data) in ("", OWN_TEST)
-    if own:
-        return _own_test(ref, config, home)
-    given = str(data)
-    if config is None:  # a folder without a record
-        bare = ref.load()
-        bar = int(bare.spec["preprocessing"]["crop_bottom"])
-        config = ExperimentConfig(data=DataConfig(image_size=bare.image_size, crop_bottom=bar, stretch=bare.stretch))
-    split, masks = SplitConfig(test=0.0, validation=0.0), patterns_for(given, config.data.masks)
-    # Truth is scored as it is given: how training cleaned its own masks is no property of other data.
-    bare_truth = {"mask_erosion": 0, "min_object_pixels": 0}
-    data_config = config.data.model_copy(update={"path": given, "split": split, "masks": masks, **bare_truth})
-    prepared = prepare(data_config, home.cache)
-    seen, tested, note = _seen(ref, home)
-    rows = np.array([i for i, sha in enumerate(prepared.shas) if sha not in seen], dtype=np.int64)
-    notes = [note] if note else []
-    if not len(rows):
-        raise UserError("the model was trained on every image", given, "give images that it has not seen")
-    left_out = len(prepared.shas) - len(rows)
-    if left_out:
-        notes.append(f"{left_out} of {len(prepared.shas)} images left out: the model was trained or chosen on them")
-    is_locked = any(prepared.shas[i] in tested for i in rows)
-    if is_locked and {prepared.shas[i] for i in rows} == tested:
-        return _own_test(ref, config, home, notes)
-    part = "unseen images" if left_out else "all images"
-    names = group_names(prepared.stems, config.data.split.group, lenient=True)
-    groups = [names[i] for i in rows] if names else None
-    return ScoringTask(ref, config, prepared, rows, is_locked, part, given, tuple(notes), groups, masks)
-
-
-def _own_test(ref: ModelRef, config: ExperimentConfig | None, home: Home, notes: Sequence[str] = ()) -> ScoringTask:
-    if config is None:
-        raise UserError("model has no test part of its own", ref.text, "name a folder of image/mask pairs as DATA")
-    prepared = prepare(config.data, home.cache)
-    if not len(prepared.split.test):
-        raise UserError("no locked test part", f"data.split.test=0 of {ref.text}", "name other data to score it on")
-    known = ref.provenance.get("fingerprint") if ref.provenance else None
-    if ref.run_id is not None and known is None and ref.run_id in home.run_ids():
-        known = RunFolder.open(home.runs, ref.run_id).read().data_fingerprint
-    if known is not None and known != prepared.fingerprint:
-        what = f"data have changed since the training (fingerprint {prepared.fingerprint}, was {known})"
-        raise UserError(what, config.data.path, "restore the images, or name the new folder as DATA")
-    rows = prepared.split.test
-    groups = [prepared.groups[i] for i in rows] if prepared.groups else None
-    return ScoringTask(ref, config, prepared, rows, True, "locked test", config.data.path, tuple(notes), groups)
-
-
-def _seen(ref: ModelRef, home: Home) -> tuple[set[str], set[str], str | None]:
-    """(shas trained or chosen on, shas of the locked test part, a note if neither can be known)."""
-    if ref.provenance is not None:
-        return set(ref.provenance["seen_shas"]), set(ref.provenance["test_shas"]), None
-    config = ref.config(home)
-    unknown = "training data are not at hand, so images that the model was trained on cannot be left out"
-    if config is None:
-        return set(), set(), unknown
-    try:
-        prepared = prepare(config.data, home.cache)
-    except UserError:
-        return set(), set(), unknown
-    seen, tested = seen_and_tested(prepared)
-    return set(seen), set(tested), None
-
-
-def seen_and_tested(data: PreparedData) -> tuple[list[str], list[str]]:
-    """Shas of the training and validation images, and of the test images; the images themselves are not read."""
-    seen = sorted(data.shas[i] for part in (data.split.train, data.split.validation) for i in part)
-    return seen, sorted(data.shas[i] for i in data.split.test)
-
-
-def _read_frame(path: Path) -> pd.DataFrame | None:
-    return pd.read_parquet(path) if path.is_file() else None
+def _read_frame(path: Path, task: ScoringTask) -> pd.DataFrame | None:
+    frame = pd.read_parquet(path) if path.is_file() else None
+    if frame is None or task.locked:
+        return frame
+    # What an earlier release scored without particles costs nothing to score again.
+    return frame if task.has_particles(as_rows(frame[frame["checkpoint"] != BASELINE])) else None
 
 
 def _evaluation(
@@ -316,6 +280,7 @@ def _evaluation(
     """The evaluation of the scores in `frame`; its counts are those after `read` has been counted."""
     where = task.ref.text
     mine = frame[frame["checkpoint"] != BASELINE]
+    particles = particle_lines(mine, where)
     other = frame[frame["checkpoint"] == BASELINE]
     test_set = name_test_set(task.shas)
     reads = ledger.reads_of_test_set(home.path, test_set) if read is not None else []
@@ -326,20 +291,20 @@ def _evaluation(
     readers, weights = {task.ref.run_id, task.ref.text}, task.ref.identity()["weights_sha"]
     return Evaluation(
         model=task.ref.identity(),
-        data=task.source,
+        data=task.read_with.path,
         part=task.part,
         images=len(task.rows),
         test_set=test_set,
         fingerprint=task.data.fingerprint,
         split_id=task.data.split.split_id if task.locked else None,
-        scores=summary(mine, where),
-        baseline=summary(other, "otsu") if len(other) else {},
+        scores=summary(mine, where) | particles,
+        baseline=summary(other, "otsu") | particle_lines(other, "otsu") if len(other) else {},
         gain=_gain(mine, other, where) if len(other) else None,
         test_reads=sum(row["reader"] in readers and row["weights_sha"] == weights for row in reads),
         test_reads_of_home=len(reads),
         readings=counted,
         fresh=fresh,
-        notes=[*task.notes, *(counted.notes if counted is not None else ())],
+        notes=[*task.notes, *particle_notes(particles, task.truth), *(counted.notes if counted is not None else ())],
         per_image=path,
         scoring=SCORING_PRECISION,
     )

@@ -7,7 +7,7 @@ masks are used: at their own size, with the masks that `predict` writes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,12 +19,13 @@ from sage_ray.data.pixel_size import pixel_size
 from sage_ray.data.preprocess import stretch
 from sage_ray.data.synth import DrawnSource
 from sage_ray.errors import UserError
+from sage_ray.evaluation.particle_scores import ParticleWatch
 from sage_ray.grey_range import Rule
 from sage_ray.imaging.model import Model
 from sage_ray.metrics.definitions import COUNTS, IMAGE_SCORES, definitions
 from sage_ray.metrics.image_scores import score_image
 from sage_ray.metrics.threshold import otsu
-from sage_ray.sections import EvaluationConfig
+from sage_ray.sections import DataConfig, EvaluationConfig
 from sage_ray.training.scoring import full_precision
 
 
@@ -36,6 +37,8 @@ class OwnSizePicture:
     """(H,W) grey."""
     truth: np.ndarray
     """(H,W) bool."""
+    labels: np.ndarray | None
+    """(H,W) numbers of the true particles, 0 elsewhere; None where the mask does not number them."""
     nm_per_pixel: tuple[float, float] | None
     where: str
 
@@ -43,38 +46,39 @@ class OwnSizePicture:
 MaskOf = Callable[[OwnSizePicture], np.ndarray]
 
 
-def own_size_pictures(source: str, masks: str, stems: Sequence[str], crop_bottom: int) -> Iterator[OwnSizePicture]:
-    """The pairs of these stems, in order, read one at a time.
+def own_size_pictures(data: DataConfig, stems: Sequence[str]) -> Iterator[OwnSizePicture]:
+    """The pairs of these stems, in order, read one at a time and without their bar.
 
     Args:
-        source: a folder, or `synthetic://...`.
-        masks: `data.masks` of the folder.
+        data: where they lie, and how images and masks are read.
         stems: as `prepare` names them.
-        crop_bottom: rows that are cut off at the bottom of each.
 
     Raises:
         UserError: a file cannot be read, or an image is not higher than its bar.
     """
-    if source.startswith("synthetic://"):
-        drawn = DrawnSource.parse(source)
+    if data.path.startswith("synthetic://"):
+        drawn = DrawnSource.parse(data.path)
         places = {drawn.stem(index): index for index in range(drawn.num)}
         for stem in stems:
             pair = drawn.draw(places[stem])
-            yield _cut(OwnSizePicture(pair.image, pair.mask > 0, None, f"{source} {stem}"), crop_bottom)
+            where = f"{data.path} {stem}"
+            yield _cut(OwnSizePicture(pair.image, pair.mask > 0, pair.labels, None, where), data.crop_bottom)
         return
-    found = look_through(source, masks)
+    found = look_through(data.path, data.masks)
     raise_first(found.problems)
     pairs = {pair.stem: pair for pair in found.pairs}
     for stem in stems:
         pair_of_files = pairs[stem]
         try:
             image = read_image(pair_of_files.image)
-            truth = read_pair_mask(pair_of_files, image.shape).foreground
+            mask = read_pair_mask(pair_of_files, image.shape, data.foreground)
         except BadFile as bad:
             raise bad.problem.error() from None
         size = pixel_size(pair_of_files.image)
-        picture = OwnSizePicture(image, truth, size.nm if size else None, str(pair_of_files.image))
-        yield _cut(picture, crop_bottom)
+        picture = OwnSizePicture(
+            image, mask.foreground, mask.labels, size.nm if size else None, str(pair_of_files.image)
+        )
+        yield _cut(picture, data.crop_bottom)
 
 
 def _cut(picture: OwnSizePicture, crop_bottom: int) -> OwnSizePicture:
@@ -82,7 +86,8 @@ def _cut(picture: OwnSizePicture, crop_bottom: int) -> OwnSizePicture:
     if rows < 1:
         what = f"image lower than its information bar ({len(picture.image)} rows, bar {crop_bottom})"
         raise UserError(what, picture.where, "leave it out, or name a model that was trained without a bar")
-    return OwnSizePicture(picture.image[:rows], picture.truth[:rows], picture.nm_per_pixel, picture.where)
+    labels = None if picture.labels is None else picture.labels[:rows]
+    return replace(picture, image=picture.image[:rows], truth=picture.truth[:rows], labels=labels)
 
 
 def model_masks(model: Model) -> MaskOf:
@@ -103,7 +108,11 @@ def otsu_masks(rule: Rule) -> MaskOf:
 
 
 def score_own_size(
-    mask_of: MaskOf, pictures: Iterator[OwnSizePicture], settings: EvaluationConfig, device: torch.device
+    mask_of: MaskOf,
+    pictures: Iterator[OwnSizePicture],
+    settings: EvaluationConfig,
+    device: torch.device,
+    watch: ParticleWatch,
 ) -> list[dict[str, float]]:
     """Scores of each picture by name, in order, in full precision.
 
@@ -112,12 +121,15 @@ def score_own_size(
         pictures: that are scored.
         settings: what the scores are.
         device: that masks are made on.
+        watch: told of the particles of each picture.
     """
     rows = []
     with full_precision(device):
         for picture in pictures:
+            mask = mask_of(picture)
+            watch.add(picture.truth, picture.labels, mask)
             scores = score_image(
-                mask_of(picture),
+                mask,
                 picture.truth,
                 min_object_pixels=settings.min_object_pixels,
                 boundary_tolerance=settings.boundary_tolerance,
@@ -126,12 +138,13 @@ def score_own_size(
     return rows
 
 
-def own_size_definitions(settings: EvaluationConfig) -> dict[str, str]:
-    """What the scores of `score_own_size` are, by name."""
+def own_size_definitions(settings: EvaluationConfig, foreground: str = "") -> dict[str, str]:
+    """What the scores of `score_own_size` are, by name, of data that are read with `data.foreground`."""
     return definitions(
         min_object_pixels=settings.min_object_pixels,
         boundary_tolerance=settings.boundary_tolerance,
         mask_erosion=0,
         min_truth_pixels=0,
         image_size=None,
+        foreground=foreground,
     )

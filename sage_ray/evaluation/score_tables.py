@@ -88,8 +88,8 @@ def name_test_set(shas: Sequence[str]) -> str:
     return stable_hash(sorted(shas))
 
 
-def seed_table(frame: pd.DataFrame, score: str, where: str) -> SeedTable:
-    """The score of all images and seeds.
+def seed_table(frame: pd.DataFrame, score: str, where: str, *, complete: bool = True) -> SeedTable:
+    """The score of all images and seeds; without `complete`, NaN where an image or seed has none.
 
     Raises:
         UserError: the score is missing, has mixed definitions, or not every seed has every image.
@@ -102,7 +102,7 @@ def seed_table(frame: pd.DataFrame, score: str, where: str) -> SeedTable:
     # Copies of one picture may stand in one group; each is an image.
     rows = rows.assign(copy=rows.groupby(["seed", "image_sha"]).cumcount())
     wide = rows.pivot(index=["image_sha", "copy"], columns="seed", values="value").sort_index()
-    if wide.isna().to_numpy().any():
+    if complete and wide.isna().to_numpy().any():
         raise UserError("test scores are incomplete", f"{where}, {score}", "every seed needs a score of every image")
     shas = tuple(str(sha) for sha, _ in wide.index)
     seeds = tuple(int(seed) for seed in wide.columns)

@@ -22,12 +22,13 @@ _REASON, _FINE, _MISSING = (190, 30, 30), (110, 110, 110), (235, 235, 235)
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
-def write_pair_sheets(suspects: Sequence[SuspectPair], out: Path) -> tuple[list[Path], int]:
+def write_pair_sheets(suspects: Sequence[SuspectPair], out: Path, foreground: str = "") -> tuple[list[Path], int]:
     """Draw pairs, in their order, and return the files written and how many pairs stand on them.
 
     Args:
         suspects: pairs and the doubts about them.
         out: a picture file, which gets the first 24 pairs, or a folder for sheet-001.png and so on, at most 25 of them.
+        foreground: `data.foreground`, by which masks are read.
 
     Raises:
         UserError: no pairs, or `out` cannot be written.
@@ -41,16 +42,17 @@ def write_pair_sheets(suspects: Sequence[SuspectPair], out: Path) -> tuple[list[
         (out.parent if single else out).mkdir(parents=True, exist_ok=True)
         for number, start in enumerate(range(0, count, PAIRS_PER_SHEET), start=1):
             path = out if single else out / f"sheet-{number:03d}.png"
-            Image.fromarray(pair_sheet(suspects[start : min(start + PAIRS_PER_SHEET, count)], start + 1)).save(path)
+            shown = suspects[start : min(start + PAIRS_PER_SHEET, count)]
+            Image.fromarray(pair_sheet(shown, start + 1, foreground)).save(path)
             written.append(path)
     except OSError as error:
         raise UserError(f"sheet cannot be written ({error.strerror or error})", out, "choose another place") from None
     return written, count
 
 
-def pair_sheet(suspects: Sequence[SuspectPair], first: int = 1) -> np.ndarray:
+def pair_sheet(suspects: Sequence[SuspectPair], first: int = 1, foreground: str = "") -> np.ndarray:
     """One sheet (H,W,3) uint8: for each pair its image, its mask and both, under its number, name and doubts."""
-    blocks = [_block(suspect, number) for number, suspect in enumerate(suspects, start=first)]
+    blocks = [_block(suspect, number, foreground) for number, suspect in enumerate(suspects, start=first)]
     columns = min(_COLUMNS, len(blocks))
     wide = blocks[0].width
     rows = [blocks[start : start + columns] for start in range(0, len(blocks), columns)]
@@ -65,8 +67,8 @@ def pair_sheet(suspects: Sequence[SuspectPair], first: int = 1) -> np.ndarray:
     return np.asarray(sheet)
 
 
-def _block(suspect: SuspectPair, number: int) -> Image.Image:
-    panels = _panels(suspect)
+def _block(suspect: SuspectPair, number: int, foreground: str) -> Image.Image:
+    panels = _panels(suspect, foreground)
     wide = 3 * PANEL + 2 * _GAP
     font, small = text_font(16), text_font(14)
     reasons = [(doubt.text, _REASON) for doubt in suspect.doubts] or [("nothing suspect", _FINE)]
@@ -97,7 +99,7 @@ def _folded_lines(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeType
     return [*lines, line]
 
 
-def _panels(suspect: SuspectPair) -> list[Image.Image]:
+def _panels(suspect: SuspectPair, foreground: str) -> list[Image.Image]:
     """Image, mask, and the mask's outline on the image; grey where one cannot be read."""
     pair = suspect.pair
     image = mask = None
@@ -105,7 +107,7 @@ def _panels(suspect: SuspectPair) -> list[Image.Image]:
         image = stretch(read_image(pair.image))
     with suppress(BadFile):
         if image is not None or not is_annotated(pair):
-            mask = read_pair_mask(pair, (0, 0) if image is None else image.shape).foreground
+            mask = read_pair_mask(pair, (0, 0) if image is None else image.shape, foreground).foreground
     panels = [_panel(image), _panel(mask if mask is not None else _as_picture(suspect))]
     if image is None or mask is None or mask.shape != image.shape:
         return [*panels, _panel(None)]

@@ -27,13 +27,30 @@ COUNTS = ("tp", "fp", "fn")
 """Pixels of an image: hits, false positives and false negatives. They are stored so that they can be pooled."""
 POOLED = "f1_pixel"
 """The score that is computed from the counts of all images together, and that no single image has."""
+PARTICLE_SCORES = (
+    "instance_ap_50",
+    "count_error",
+    "count_error_abs",
+    "diameter_bias",
+    "size_wasserstein",
+    "size_wasserstein_relative",
+    "size_ks",
+)
+"""Scores of the particles of an image, one by one, which `evaluate` and the locked test have and no training computes.
+Those of sizes are missing where truth or prediction has no particle."""
+PARTICLE_COUNTS = ("particles_true", "particles_pred", "particles_matched")
+PARTICLE_ROWS = (*PARTICLE_SCORES, *PARTICLE_COUNTS)
+SIGNED = ("count_error", "diameter_bias")
+"""Scores for which 0 is best and both signs are worse."""
 LOSS = "loss"
 SCORES_TO_ONE = (*IMAGE_SCORES, POOLED)
 """Scores that lie in [0, 1] and have a definition of their own."""
 DEVICE_SECONDS = "gpu_seconds"
 """What the epochs of a training took, times its GPUs (on a CPU: its workers), whether trained now or taken from a
 store. No score of an image, but a study may weigh it against one."""
-LOWER_IS_BETTER = frozenset({LOSS, DEVICE_SECONDS})
+LOWER_IS_BETTER = frozenset(
+    {LOSS, DEVICE_SECONDS, "count_error_abs", "size_wasserstein", "size_wasserstein_relative", "size_ks"}
+)
 LABELS = {
     "dice": "Dice",
     "iou": "IoU",
@@ -47,6 +64,16 @@ LABELS = {
     LOSS: "validation loss",
 }
 """Names for tables and figures."""
+PARTICLE_LABELS = {
+    "instance_ap_50": "average precision (IoU .5)",
+    "count_error": "count error",
+    "count_error_abs": "absolute count error",
+    "diameter_bias": "diameter bias",
+    "size_wasserstein": "size distribution, Wasserstein (px)",
+    "size_wasserstein_relative": "size distribution, Wasserstein (relative)",
+    "size_ks": "size distribution, KS",
+}
+"""Those of PARTICLE_SCORES."""
 VALIDATION_SCORES = tuple(f"val/{name}" for name in (*SCORES_TO_ONE, LOSS))
 """What every validation reports; a run may choose its epoch or its learning rate by any of them."""
 STUDY_SCORES = tuple(
@@ -64,6 +91,8 @@ SETTINGS = {
     "image_size": "data.image_size",
 }
 """Arguments of `definitions`, and where a config has them."""
+LATER_SETTINGS = {"foreground": ("data.foreground", "")}
+"""Those of later releases, with the value that holds where a stored config does not have them."""
 
 
 def name_of(metric: str) -> str:
@@ -73,7 +102,7 @@ def name_of(metric: str) -> str:
 
 def label(score: str) -> str:
     """The score's name for people."""
-    return LABELS.get(score, score)
+    return LABELS.get(score) or PARTICLE_LABELS.get(score, score)
 
 
 def is_lower_better(metric: str) -> bool:
@@ -88,6 +117,7 @@ def definitions(
     mask_erosion: int,
     min_truth_pixels: int,
     image_size: Sequence[int] | None,
+    foreground: str = "",
 ) -> dict[str, str]:
     """The full definition of every score and count by name; equal texts may be compared.
 
@@ -97,20 +127,69 @@ def definitions(
         mask_erosion: side in pixels of the element that eroded the truth; 0 for the truth as given.
         min_truth_pixels: objects of fewer pixels were dropped from the truth; 0 for none.
         image_size: rows and columns of the pictures that are scored; None: of each its own, masks as `predict` makes.
+        foreground: `data.foreground`, the mask values that are the truth's particles; "" for all but 0.
     """
-    dropped = f", truth objects under {min_truth_pixels} pixels dropped" if min_truth_pixels else ""
-    truth = f"truth eroded by {mask_erosion}x{mask_erosion} pixels" if mask_erosion else "truth as given"
-    size = OWN_SIZE if image_size is None else f"at {'x'.join(str(side) for side in image_size)} pixels"
-    tail = f"{truth}{dropped}, {size}"
+    tail = _truth(mask_erosion, min_truth_pixels, image_size, foreground)
     named = {name: f"{_formula(name, min_object_pixels, boundary_tolerance)}, {tail}" for name in SCORES_TO_ONE}
     return named | {name: f"pixels counted as {name} for: {named[POOLED]}" for name in COUNTS}
+
+
+def particle_definitions(*, has_instances: bool, split: str, min_object_pixels: int, truth: str) -> dict[str, str]:
+    """The full definition of each score and count of particles by name.
+
+    Args:
+        has_instances: whether the truth numbers its particles; a binary one knows nothing of particles that touch.
+        split: how predicted particles that touch are told apart, where the truth has instances.
+        min_object_pixels: smaller particles of truth and prediction are left out.
+        truth: what the truth is, and at which size; the end of the definition of a pixel score (`truth_of`).
+    """
+    particles = "particles are 4-connected components of truth and prediction"
+    if has_instances:
+        particles = f"particles are the instances of the truth and the prediction split by {split}"
+    tail = f"{particles}, those under {min_object_pixels} pixels removed, argmax (probability > 0.5)"
+    sized = "images without particles in truth or prediction left out"
+    named = {}
+    for name, (formula, is_sized) in _PARTICLE_FORMULAS.items():
+        over = f"mean over images, {sized}" if is_sized else "mean over images"
+        named[name] = f"{formula}, {tail}, {over}, {truth}"
+    counted = {name: f"number of {what}, {tail}, {truth}" for name, what in _PARTICLES_COUNTED.items()}
+    return named | counted
+
+
+_SIZES = "sizes (equivalent circular diameters) of predicted and true particles"
+_PARTICLE_FORMULAS = {
+    "instance_ap_50": ("TP / (TP + FP + FN) of particles matched one to one at IoU > 0.5 (1 without any)", False),
+    "count_error": ("(predicted - true) / true number of particles (of at least one)", False),
+    "count_error_abs": ("absolute (predicted - true) / true number of particles (of at least one)", False),
+    "diameter_bias": ("mean equivalent circular diameter of predicted / of true particles - 1", True),
+    "size_wasserstein": (f"Wasserstein-1 distance in pixels between the {_SIZES}", True),
+    "size_wasserstein_relative": (f"Wasserstein-1 distance between the {_SIZES} / mean true size", True),
+    "size_ks": (f"Kolmogorov-Smirnov distance between the {_SIZES}", True),
+}
+_PARTICLES_COUNTED = {
+    "particles_true": "true particles",
+    "particles_pred": "predicted particles",
+    "particles_matched": "particles matched one to one at IoU > 0.5",
+}
+
+
+def pooled_definition(definition: str) -> str:
+    """The definition of a score of particles when the particles of all images are taken together."""
+    head, _, tail = definition.partition(", mean over images")
+    return f"{head}, all images together, {truth_of(tail)}"
+
+
+def truth_of(definition: str) -> str:
+    """The end of a pixel score's definition: what the truth is, and at which size."""
+    return definition[definition.rindex(", truth ") + 2 :]
 
 
 def definitions_from(settings: Mapping[str, Any]) -> dict[str, str]:
     """`definitions` of a run's settings by dotted path; {} if they do not say what its scores are."""
     if any(path not in settings for path in SETTINGS.values()):
         return {}
-    return definitions(**{argument: settings[path] for argument, path in SETTINGS.items()})
+    later = {argument: settings.get(path, value) for argument, (path, value) in LATER_SETTINGS.items()}
+    return definitions(**{argument: settings[path] for argument, path in SETTINGS.items()}, **later)
 
 
 def loss_definition(weights: Any) -> str:
@@ -141,6 +220,15 @@ def whole_definition(score: str, stored: str, whole: Mapping[str, str]) -> str:
     ours = whole.get(score, "")
     is_shorter = ours.startswith(stored) or stored.startswith(f"{score} pixels of the foreground")
     return ours if ours and is_shorter else stored
+
+
+def _truth(mask_erosion: int, min_truth_pixels: int, image_size: Sequence[int] | None, foreground: str) -> str:
+    """What the truth is, and at which size."""
+    dropped = f", truth objects under {min_truth_pixels} pixels dropped" if min_truth_pixels else ""
+    truth = f"truth eroded by {mask_erosion}x{mask_erosion} pixels" if mask_erosion else "truth as given"
+    values = f", particles being mask values {foreground}" if foreground else ""
+    size = OWN_SIZE if image_size is None else f"at {'x'.join(str(side) for side in image_size)} pixels"
+    return f"{truth}{values}{dropped}, {size}"
 
 
 def _formula(name: str, min_object_pixels: int, boundary_tolerance: float) -> str:

@@ -17,7 +17,7 @@ only for objects with more than one candidate.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import ndimage
@@ -198,6 +198,7 @@ class InstanceScore:
     size_bias: float
     num_true: int
     num_pred: int
+    num_matched: int = field(default=0, compare=False)
 
 
 def score_instances(
@@ -229,6 +230,7 @@ def score_instances(
         size_bias=diameters[1] / diameters[0] - 1,
         num_true=overlaps.num_true,
         num_pred=found,
+        num_matched=int(matched),
     )
 
 

@@ -13,6 +13,7 @@ from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import headline, prepare
 from sage_ray.errors import RunFailed, UserError
 from sage_ray.evaluation.locked_test import score_locked_test
+from sage_ray.evaluation.particle_scores import particle_lines, sizes_of_runs
 from sage_ray.evaluation.score_tables import ScoreLine, summary
 from sage_ray.evaluation.shared_reads import Readings, readings_of
 from sage_ray.locks import locked
@@ -199,11 +200,17 @@ def _result(plan: FinalPlan, home: Home, version: Version, scores: pd.DataFrame)
         seeds=plan.seeds,
         registered_seed=plan.seeds[0],
         runs=[_final_run(plan, seed, home, scores) for seed in plan.seeds],
-        scores=summary(scores, plan.final_id),
+        scores=summary(scores, plan.final_id) | _particles(plan, home, scores),
         versions=versions,
         readings=readings_of(home, version.tags["sage.test_set"], write=True),
         verdict=verdict,
     )
+
+
+def _particles(plan: FinalPlan, home: Home, scores: pd.DataFrame) -> dict[str, ScoreLine]:
+    """Scores of particles over all seeds."""
+    sizes = sizes_of_runs([RunFolder.open(home.runs, run_id) for run_id in plan.run_ids])
+    return particle_lines(pd.concat([scores, sizes], ignore_index=True), plan.final_id)
 
 
 def _final_run(plan: FinalPlan, seed: int, home: Home, scores: pd.DataFrame) -> FinalRun:

@@ -11,8 +11,8 @@ import pandas as pd
 from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import prepare
 from sage_ray.errors import RunFailed, UserError
-from sage_ray.evaluation.locked_test import seen_and_tested
 from sage_ray.evaluation.score_tables import PRIMARY, ScoreLine, name_test_set, summary
+from sage_ray.evaluation.seen_images import seen_and_tested
 from sage_ray.followed import pull
 from sage_ray.imaging.model import GENERATOR_FILE
 from sage_ray.imaging.seed_votes import SEEDS_FOLDER

@@ -21,12 +21,14 @@ class Looked:
     crop_bottom: int = 0
     masks: str = ""
     sheet: Path | None = None
+    foreground: str = ""
 
     @property
     def sets(self) -> str:
         """The `--set` words with which another verb reads the same data."""
         words = [assignment("data.path", self.path)]
         words += [assignment("data.masks", self.masks)] if self.masks else []
+        words += [assignment("data.foreground", self.foreground)] if self.foreground else []
         words += [assignment("data.crop_bottom", self.crop_bottom)] if self.crop_bottom else []
         return " ".join(words)
 
@@ -37,7 +39,7 @@ def checked(report: CheckReport, looked: Looked, session: Session) -> Answer:
     lines = report.lines()
     paths: dict[str, Any] = {}
     if looked.sheet is not None:
-        drawn, paths = _drawn_sheets(report, looked.sheet)
+        drawn, paths = _drawn_sheets(report, looked.sheet, looked.foreground)
         lines.append(drawn)
     proposed = 0 if looked.crop_bottom else report.taken.proposed
     if not report.ok:
@@ -52,12 +54,12 @@ def checked(report: CheckReport, looked: Looked, session: Session) -> Answer:
     return Answer(lines, fields, paths, follow)
 
 
-def _drawn_sheets(report: CheckReport, out: Path) -> tuple[str, dict[str, Any]]:
+def _drawn_sheets(report: CheckReport, out: Path, foreground: str) -> tuple[str, dict[str, Any]]:
     from sage_ray.imaging.pair_sheets import write_pair_sheets
 
     if report.path.startswith("synthetic://"):
         raise UserError("no files to draw", report.path, "--sheet shows pairs of a folder: write one with `data synth`")
-    files, count = write_pair_sheets(report.suspects, out)
+    files, count = write_pair_sheets(report.suspects, out, foreground)
     doubtful = sum(bool(suspect.doubts) for suspect in report.suspects)
     sheets = "1 sheet" if len(files) == 1 else f"{len(files)} sheets"
     told = f"the {doubtful} suspect ones come first" if doubtful else "none is suspect"

@@ -372,18 +372,19 @@ def score_lines(scores: Mapping[str, Any], beside: Mapping[str, Any] | None = No
     shared = [part for part in next(iter(parts.values()), []) if all(part in each for each in parts.values())]
     lines = []
     for name, line in scores.items():
-        other = "" if beside is None else f"  {_with_interval(beside[name]) if name in beside else '':<23}"
+        other = "" if beside is None else f"  {with_interval(beside[name]) if name in beside else '':<23}"
         own = ", ".join(part for part in parts[name] if part not in shared)
-        lines.append(f"  {name:<12}  {_with_interval(line):<23}{other}  {own}".rstrip())
+        lines.append(f"  {name:<12}  {with_interval(line):<23}{other}  {own}".rstrip())
     return [*lines, f"  all of them: {', '.join(shared)}"] if shared else lines
 
 
-def _with_interval(line: Any) -> str:
+def with_interval(line: Any) -> str:
+    """A score's mean and, where it has one, its interval."""
     interval = "" if line.low is None or line.high is None else f" [{line.low:.4f}, {line.high:.4f}]"
     return f"{line.mean:.4f}{interval}"
 
 
 def score_pairs(scores: Mapping[str, Any]) -> list[str]:
     """Scores with intervals, two per line, for where they are defined elsewhere."""
-    cells = [f"  {name:<12}  {_with_interval(line):<23}" for name, line in scores.items()]
+    cells = [f"  {name:<12}  {with_interval(line):<23}" for name, line in scores.items()]
     return ["".join(cells[k : k + 2]).rstrip() for k in range(0, len(cells), 2)]

@@ -91,6 +91,9 @@ def evaluate(
     session: Session,
     model: ModelArgument,
     data: Annotated[str, typer.Argument(metavar="DATA", help="Folder, synthetic:// source, or `test`.")] = "test",
+    foreground: Annotated[
+        str | None, typer.Option("--foreground", metavar="RULE", help="Particles of DATA's masks, as data.foreground.")
+    ] = None,
 ) -> Answer:
     """Score a model on data, with intervals and each score's definition."""
     from sage_ray.evaluation.locked_test import evaluate as score
@@ -98,7 +101,8 @@ def evaluate(
 
     answers: list[Answer] = []
     # The answer is whole before its reading is counted, and counted before it is shown.
-    score(model, data, session.home, tell=lambda result: answers.append(evaluated(result, model, session)))
+    tell = lambda result: answers.append(evaluated(result, model, session))  # noqa: E731
+    score(model, data, session.home, foreground=foreground, tell=tell)
     return answers[0]
 
 
@@ -110,13 +114,16 @@ def generate(
     out: OutFolder,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed, same pictures.")] = 0,
     count: Annotated[int, typer.Option("--count", min=1, help="Images drawn for each mask.")] = 1,
+    foreground: Annotated[
+        str | None, typer.Option("--foreground", metavar="RULE", help="Particles of the masks, as data.foreground.")
+    ] = None,
 ) -> Answer:
     """Draw synthetic image/mask pairs from masks."""
     from sage_ray.apply.generate import generate as draw
     from sage_ray.terminal.model_answers import wrote
 
     return wrote(
-        draw(model, masks, out, home=session.home, seed=seed, count=count),
+        draw(model, masks, out, home=session.home, seed=seed, count=count, foreground=foreground),
         out,
         [session.command(f"data check {quoted(out)}")],
     )

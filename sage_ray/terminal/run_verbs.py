@@ -107,6 +107,9 @@ def data_check(
     masks: Annotated[
         str, typer.Option("--masks", metavar="PATTERN", help="Where masks lie, as data.masks: masks/*_m.tif.")
     ] = "",
+    foreground: Annotated[
+        str, typer.Option("--foreground", metavar="RULE", help="Which mask values are particles, as data.foreground.")
+    ] = "",
     sheet: Annotated[
         Path | None,
         typer.Option("--sheet", metavar="OUT", help="Draw pairs, most suspect first: a .png file, or a folder."),
@@ -119,7 +122,8 @@ def data_check(
     from sage_ray.data.check import check
     from sage_ray.terminal.data_answers import Looked, checked
 
-    return checked(check(path, crop_bottom, masks), Looked(path, crop_bottom, masks, sheet), session)
+    report = check(path, crop_bottom, masks, foreground)
+    return checked(report, Looked(path, crop_bottom, masks, sheet, foreground), session)
 
 
 @verb(data_app, "fetch", "data fetch")

@@ -335,7 +335,7 @@ def _one_batch(config: ExperimentConfig, device: torch.device) -> tuple[Batch, s
         for pair in pairs:
             try:
                 picture = read_image(pair.image)
-                arrays.append((picture, read_pair_mask(pair, picture.shape).foreground))
+                arrays.append((picture, read_pair_mask(pair, picture.shape, config.data.foreground).foreground))
             except BadFile as bad:
                 raise bad.problem.error() from None
         origin = path

@@ -159,6 +159,7 @@ def score_definitions(config: ExperimentConfig) -> dict[str, str]:
         mask_erosion=config.data.mask_erosion,
         min_truth_pixels=config.data.min_object_pixels,
         image_size=config.data.image_size,
+        foreground=config.data.foreground,
     )
 
 

@@ -17,7 +17,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 # From top to bottom. A module imports its own room and rooms above it, also for types and inside functions.
 ROOMS = (
     *("errors", "files", "store_faults", "bucket_client", "object_store", "followed", "leases", "locks"),
-    *("watch", "durations", "addresses", "termination", "startup", "grey_range"),
+    *("watch", "durations", "addresses", "termination", "startup", "grey_range", "foreground_rule"),
     *("identity", "sections", "config"),
     "data",
     *("models", "losses", "metrics", "statistics"),
@@ -40,7 +40,7 @@ ROOMS = (
 
 GROUND = {
     *("errors", "files", "store_faults", "bucket_client", "object_store", "followed", "leases", "locks"),
-    *("watch", "durations", "addresses", "termination", "startup", "grey_range"),
+    *("watch", "durations", "addresses", "termination", "startup", "grey_range", "foreground_rule"),
 }
 RECORDED = GROUND | {"identity", "sections", "config", "data"}
 # Rooms that see less than all that is above them.
@@ -52,6 +52,7 @@ SEES: dict[str, set[str]] = {
     "termination": set(),
     "startup": set(),
     "grey_range": set(),
+    "foreground_rule": set(),
     "store_faults": {"errors"},
     "bucket_client": {"errors", "store_faults"},
     "object_store": {"errors", "files", "store_faults", "bucket_client"},
@@ -108,6 +109,7 @@ LIGHT += (
     "sage_ray.files",
     "sage_ray.errors",
     "sage_ray.grey_range",
+    "sage_ray.foreground_rule",
 )
 
 # `sage-ray --help` must not wait for these: the terminal imports them inside its verbs only.

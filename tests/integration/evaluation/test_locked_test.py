@@ -95,9 +95,7 @@ def test_scores_are_those_of_the_stored_weights(fresh: Home) -> None:
         for i, p in zip(data.split.test, model.probabilities(data.images[data.split.test]), strict=True)
     ]
     expected = summarise(rows)
-    assert {name: line.mean for name, line in found.scores.items()} == pytest.approx(
-        {name: expected[name] for name in found.scores}
-    )
+    assert {name: found.scores[name].mean for name in expected} == pytest.approx(expected)
     assert found.scores["dice"].low is not None and found.scores["f1_pixel"].low is None
     assert found.baseline["dice"].images == 4
     assert found.gain is not None and found.gain.mean == pytest.approx(

@@ -1,0 +1,39 @@
+"""How the scores of particles are shown: mean over images and all images pooled, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sage_ray.metrics.definitions import PARTICLE_LABELS, PARTICLE_SCORES
+from sage_ray.terminal.display import with_interval
+
+
+def pixel_scores(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """The scores that are not about particles one by one."""
+    return {name: line for name, line in scores.items() if name.removesuffix("_pooled") not in PARTICLE_SCORES}
+
+
+def particle_table(scores: Mapping[str, Any], beside: Mapping[str, Any] | None = None) -> list[str]:
+    """The scores of particles, one per line: mean over images, pooled, and the same of something else beside.
+
+    What the particles are is said in the first line. Nothing if there are no such scores.
+    """
+    names = [name for name in PARTICLE_SCORES if name in scores]
+    if not names:
+        return []
+    parts = scores[names[0]].definition.split(", ")
+    told = "; ".join(part for part in parts if part.startswith(("particles are", "those under")))
+    columns = [("mean over images", scores, ""), ("all images pooled", scores, "_pooled")]
+    columns += [] if not beside else [("Otsu, mean", beside, ""), ("Otsu, pooled", beside, "_pooled")]
+    cells = [
+        [name, *(_cell(lines.get(name + end)) for _, lines, end in columns), PARTICLE_LABELS[name]] for name in names
+    ]
+    cells.insert(0, ["", *(title for title, _, _ in columns), ""])
+    widths = [max(len(row[place]) for row in cells) for place in range(len(cells[0]))]
+    rows = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return [f"one by one: {told}", *(f"  {row}" for row in rows)]
+
+
+def _cell(line: Any) -> str:
+    return "" if line is None else with_interval(line)
