@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from sage_ray.config import ExperimentConfig
-from sage_ray.data.other_data import read_alike
+from sage_ray.data.other_data import checked_rule, read_alike
 from sage_ray.data.prepare import prepare
 from sage_ray.data.splits import group_names
 from sage_ray.errors import UserError
@@ -37,9 +37,8 @@ def reading_task(ref: ModelRef, data: str | Path | None, home: Home, foreground:
     """
     config = ref.config(home)
     own = data is None or str(data) in ("", OWN_TEST)
-    if own and foreground is not None:
-        raise UserError("rule for the locked test", foreground, "leave --foreground out: masks are read as in training")
     if own:
+        _refuse_other_rule(foreground, config)
         return _own_test(ref, config, home)
     given = str(data)
     if config is None:  # a folder without a record
@@ -60,13 +59,26 @@ def reading_task(ref: ModelRef, data: str | Path | None, home: Home, foreground:
         notes.append(f"{left_out} of {len(prepared.shas)} images left out: the model was trained or chosen on them")
     is_locked = any(prepared.shas[i] in tested for i in rows)
     if is_locked and {prepared.shas[i] for i in rows} == tested:
+        _refuse_other_rule(foreground, config)
         return _own_test(ref, config, home, notes)
     if data_config.foreground != config.data.foreground:
-        notes.append(f"masks read with data.foreground='{data_config.foreground}', not as those of the training")
+        notes.append(_other_rule(config.data.foreground, data_config.foreground))
     part = "unseen images" if left_out else "all images"
     names = group_names(prepared.stems, config.data.split.group, lenient=True)
     groups = [names[i] for i in rows] if names else None
     return ScoringTask(ref, config, prepared, rows, is_locked, part, data_config, tuple(notes), groups, own_size=True)
+
+
+def _refuse_other_rule(foreground: str | None, config: ExperimentConfig | None) -> None:
+    if foreground is None or (config is not None and checked_rule(foreground) == config.data.foreground):
+        return
+    raise UserError("rule for the locked test", foreground, "leave --foreground out: masks are read as in training")
+
+
+def _other_rule(trained: str, used: str) -> str:
+    if not used:
+        return f"data.foreground='{trained}' of the training finds no particle in these masks: they are read without it"
+    return f"masks are read with data.foreground='{used}', those of the training with '{trained}'"
 
 
 def _own_test(ref: ModelRef, config: ExperimentConfig | None, home: Home, notes: Sequence[str] = ()) -> ScoringTask:

@@ -163,7 +163,7 @@ def test_true_instances_keep_their_numbers_through_cutting_resizing_and_a_rule(t
 def test_masks_of_other_data_are_read_as_their_rule_says(fresh: Home, tmp_path: Path) -> None:
     folder = write_truth(tmp_path / "data", numbered=True)
     found = evaluate("toy", folder, fresh, foreground="1,3", baseline=False)
-    assert "data.foreground='1,3', not as those of the training" in found.notes[0]
+    assert "masks are read with data.foreground='1,3'" in found.notes[0]
     assert "particles being mask values 1,3" in found.scores["dice"].definition
     other = evaluate("toy", folder, fresh, baseline=False)
     assert other.fresh and other.scores["dice"].mean != found.scores["dice"].mean
@@ -184,7 +184,7 @@ def test_a_model_scores_other_data_by_its_rule_where_that_finds_particles(tmp_pa
     own = evaluate("ruled", "test", home, baseline=False)
     assert "particles being mask values 1 ignore 255" in own.scores["dice"].definition
     usual = evaluate("ruled", write_dataset(tmp_path / "usual", 4, 64, 9), home, baseline=False)
-    assert any("data.foreground=''" in note for note in usual.notes)
+    assert any("finds no particle in these masks" in note for note in usual.notes)
     assert "mask values" not in usual.scores["dice"].definition
 
 

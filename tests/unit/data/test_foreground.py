@@ -12,7 +12,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from sage_ray.config import ExperimentConfig, resolve
+from sage_ray.config import ExperimentConfig, resolve, stable_hash
+from sage_ray.data import shared_data
 from sage_ray.data.check import check
 from sage_ray.data.foreground import apply_foreground
 from sage_ray.data.images import BadFile
@@ -299,3 +300,11 @@ def test_annotations_have_no_values(tmp_path: Path) -> None:
     (pair,) = load_folder(tmp_path)
     mask = read_pair_mask(pair, (20, 20), "2")
     assert mask.objects == 1 and "says nothing of annotations" in mask.notes[0]
+
+
+def test_shared_data_of_a_bucket_are_kept_apart_by_rule_and_keep_their_names_without() -> None:
+    plain = DataConfig(path="data")
+    named = [shared_data._name(plain.model_copy(update={"foreground": rule})) for rule in ("", "1", "1 ignore 255")]
+    assert len(set(named)) == 3
+    cleaning = [plain.image_size, plain.crop_bottom, plain.mask_erosion, plain.min_object_pixels]
+    assert named[0] == f"data/paths/{stable_hash([plain.path, *cleaning])}.json"
