@@ -214,9 +214,9 @@ def _segment_all(
 
 
 def _naming(path: Path, error: UserError) -> UserError:
-    """The error, with the file named in it."""
-    named = path.name in str(error)
-    return error if named else UserError(error.what, f"{path} ({error.where})", error.mend)
+    """The error, with the file named in it; an image to segment has no mask as a partner."""
+    where = error.where if path.name in str(error) else f"{path} ({error.where})"
+    return UserError(error.what, where, error.mend.replace(" with its partner", ""))
 
 
 def _nothing_segmented(images: str | Path, first: UserError, failed: tuple[FailedImage, ...]) -> NothingSegmented:

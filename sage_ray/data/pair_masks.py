@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -29,11 +30,18 @@ def mask_size(pair: Pair) -> tuple[int, int] | None:
 def read_pair_mask(pair: Pair, shape: tuple[int, int]) -> Mask:
     """The decoded mask of a pair whose image has `shape` (rows, columns).
 
+    A mask that ends above its image, as one drawn without the information bar does, is background below; whether it
+    may do so is for `pairs.header_problems` to say.
+
     Raises:
         BadFile: as `read_mask` or `read_annotation`.
     """
     if not is_annotated(pair):
-        return read_mask(pair.mask)
+        mask = read_mask(pair.mask)
+        rows, columns = mask.foreground.shape
+        if columns != shape[1] or rows >= shape[0]:
+            return mask
+        return replace(mask, foreground=np.pad(mask.foreground, ((0, shape[0] - rows), (0, 0))))
     labels = read_annotation(pair.mask, pair.image, shape)
     return Mask(labels > 0, len(np.unique(labels[labels > 0])))
 

@@ -15,6 +15,7 @@ from scipy.fft import irfft2, next_fast_len, rfft2
 from scipy.ndimage import binary_fill_holes, binary_opening, gaussian_filter, gaussian_gradient_magnitude
 from skimage.measure import label, regionprops
 
+from sage_ray.data.information_bar import bar_rows
 from sage_ray.data.preprocess import stretch
 
 SIDE, OUTLINE_SIDE, THUMB_SIDE = 256, 512, 32
@@ -32,7 +33,7 @@ FILLED, THICK = 1.5, 0.35
 """An outline encloses this many times its own area, and no more than this of it is 5 pixels thick."""
 SAME_PICTURE = 0.93
 """Correlation of small copies from which two pictures show the same field (EMPS: at most 0.81)."""
-BAR_SHARE, BAR_IN_MASK = 0.3, 0.02
+BAR_IN_MASK = 0.02
 _SYMMETRIES = tuple((turns, mirrored) for mirrored in (False, True) for turns in range(4))
 _MAX_COMPARED = 5000
 
@@ -176,24 +177,6 @@ def _outline(foreground: np.ndarray) -> Iterator[Doubt]:
     filled = int(binary_fill_holes(lines).sum()) / area
     if filled > FILLED and binary_opening(lines, np.ones((5, 5), bool)).sum() / area < THICK:
         yield Doubt("outline", f"outlines only: filled they would cover {filled:.1f} times as much")
-
-
-def bar_rows(image: np.ndarray) -> int:
-    """Rows of an information bar at the bottom of a grey image (H,W), as its look tells; 0 if there is none.
-
-    A bar's rows have one value over at least half of their width, the same in all of them; it is at most a third of the
-    image high, and the row above it differs from it over most of the width.
-    """
-    height = len(image)
-    low, high = float(image.min()), float(image.max())
-    near = max((high - low) * 0.02, 1e-9)
-    value = float(np.median(image[-1]))
-    alike = (np.abs(image[-(height * 2 // 5) :].astype(np.float64) - value) <= near).mean(axis=1)[::-1]
-    flat = alike >= 0.5
-    rows = int(len(flat) if flat.all() else flat.argmin())
-    if rows < max(4, height // 50) or rows > height / 3:
-        return 0
-    return rows if alike[rows : rows + 3].max() <= BAR_SHARE else 0
 
 
 def _bar_inside(image: np.ndarray, foreground: np.ndarray) -> Iterator[Doubt]:

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
 from sage_ray.config import ExperimentConfig, stable_hash
 from sage_ray.data.pairs import patterns_for
@@ -21,31 +19,23 @@ from sage_ray.evaluation import ledger
 from sage_ray.evaluation.score_tables import (
     PRIMARY,
     ScoreLine,
-    long_rows,
     name_test_set,
     seed_table,
     summary,
     why_no_interval,
 )
+from sage_ray.evaluation.scoring_task import ScoringTask, score_model, score_otsu
 from sage_ray.evaluation.shared_reads import READ_KEY, Readings, count_reading, readings_of
 from sage_ray.files import replacing
 from sage_ray.followed import pull, push
 from sage_ray.locks import locked
-from sage_ray.metrics.threshold import otsu
 from sage_ray.record.home import Home
 from sage_ray.record.model_reference import ModelRef, resolve_model
 from sage_ray.record.run_folder import BASELINE, RunFolder
 from sage_ray.sections import DataConfig, SplitConfig
 from sage_ray.statistics import paired_interval
-from sage_ray.training.batches import Pictures
-from sage_ray.training.context import choose_device
 from sage_ray.training.scoring import (
     SCORING_PRECISION,
-    Predict,
-    rows_of,
-    score_definitions,
-    score_pictures,
-    segmentation,
 )
 
 OWN_TEST = "test"
@@ -97,27 +87,6 @@ class Evaluation:
     """Precision that the images were scored in."""
 
 
-@dataclass(frozen=True)
-class _Task:
-    """What is scored: a model, the prepared data, the rows of it, and where the result is kept."""
-
-    ref: ModelRef
-    config: ExperimentConfig
-    data: PreparedData
-    rows: np.ndarray
-    locked: bool
-    part: str
-    source: str
-    """Path of the data."""
-    notes: tuple[str, ...]
-    groups: list[str] | None
-    """Micrograph of each of `rows`; None: every image is its own."""
-
-    @property
-    def shas(self) -> list[str]:
-        return [self.data.shas[row] for row in self.rows]
-
-
 Tell = Callable[[Evaluation], object]
 
 
@@ -133,7 +102,8 @@ def evaluate(
         model: run id, folder or `models:/` URI.
         data: a folder of image/mask pairs or `synthetic://...`; None or "test" is the model's own locked test part.
             Images that the model was trained or chosen on are left out, so its own data folder gives its locked test
-            part.
+            part. All other data are scored at their own size, in the masks that `predict` writes, and the locked test
+            at the size of training: the definitions of the scores say which.
         home: of the runs; its ledger counts the reads of a locked test part.
         baseline: also score Otsu thresholding.
         tell: makes of the result what will be shown; called before anything is stored and counted.
@@ -145,20 +115,21 @@ def evaluate(
     ref = resolve_model(model, home)
     task = _task(ref, data, home)
     run = _run_of(ref, home)
-    if task.locked and run is not None:
+    # The run's folder holds scores of its whole locked test, at the size of training, and no others.
+    if task.locked and task.masks is None and run is not None:
         return _of_run(task, run, home, "evaluate", baseline=baseline, tell=tell)
     folder = home.path / "evaluations"
     identity = [
         ref.identity()["weights_sha"] or str(ref.folder),
         name_test_set(task.shas),
-        score_definitions(task.config),
+        task.definitions,
     ]
     path = folder / f"{stable_hash(identity)}.parquet"
     pull(path)
     frame = _read_frame(path)
     fresh = frame is None
     if frame is None:
-        rows = _score_model(task) + (_score_otsu(task) if baseline else [])
+        rows = score_model(task) + (score_otsu(task) if baseline else [])
         frame = pd.DataFrame(rows).assign(run_id=ref.run_id, seed=task.config.seed)
     elif task.groups is not None:
         frame = frame.assign(group=frame["image_sha"].map(dict(zip(task.shas, task.groups, strict=True))))
@@ -197,15 +168,15 @@ def stored_test_rows(run: RunFolder, *, baseline: bool = False) -> pd.DataFrame:
 
 
 def _of_run(
-    task: _Task, run: RunFolder, home: Home, purpose: str, *, baseline: bool, tell: Tell | None = None
+    task: ScoringTask, run: RunFolder, home: Home, purpose: str, *, baseline: bool, tell: Tell | None = None
 ) -> Evaluation:
     with locked(run.path / ".test.lock", timeout_s=600) as held:
         if not held:
             raise UserError("run is being scored", run.run_id, "wait for the other process")
         record = run.read()
         fresh = not _stored(run, task)
-        rows = _score_model(task) if fresh else []
-        rows += _score_otsu(task) if baseline and not _stored(run, task, baseline=True) else []
+        rows = score_model(task) if fresh else []
+        rows += score_otsu(task) if baseline and not _stored(run, task, baseline=True) else []
         # What is not stored yet is labelled as it will be.
         frames = [pd.DataFrame(rows).assign(run_id=run.run_id, seed=record.seed)] if rows else []
         frames += [] if fresh else [stored_test_rows(run)]
@@ -226,16 +197,16 @@ def _of_run(
     return result
 
 
-def _stored(run: RunFolder, task: _Task, *, baseline: bool = False) -> bool:
+def _stored(run: RunFolder, task: ScoringTask, *, baseline: bool = False) -> bool:
     frame = stored_test_rows(run, baseline=baseline)
     if frame.empty:
         return False
-    named = score_definitions(task.config)
+    named = task.definitions
     same = all(named.get(score) == text for score, text in zip(frame["score"], frame["definition"], strict=True))
     return same and set(frame["image_sha"]) == set(task.shas)
 
 
-def _read_row(task: _Task, purpose: str, reader: str, read: int = 1) -> dict[str, Any]:
+def _read_row(task: ScoringTask, purpose: str, reader: str, read: int = 1) -> dict[str, Any]:
     """What the ledger is to hold of a reading."""
     return {
         "reader": reader,
@@ -250,7 +221,7 @@ def _read_row(task: _Task, purpose: str, reader: str, read: int = 1) -> dict[str
     }
 
 
-def _count(row: dict[str, Any] | None, task: _Task, home: Home, result: Evaluation) -> None:
+def _count(row: dict[str, Any] | None, task: ScoringTask, home: Home, result: Evaluation) -> None:
     if row is not None and result.readings is not None:
         count_reading(home, row, task.config.runtime.stage_store, result.readings)
 
@@ -264,7 +235,7 @@ def _run_of(ref: ModelRef, home: Home) -> RunFolder | None:
     return run if same else None
 
 
-def _task(ref: ModelRef, data: str | Path | None, home: Home) -> _Task:
+def _task(ref: ModelRef, data: str | Path | None, home: Home) -> ScoringTask:
     config = ref.config(home)
     own = data is None or str(data) in ("", OWN_TEST)
     if own:
@@ -272,9 +243,12 @@ def _task(ref: ModelRef, data: str | Path | None, home: Home) -> _Task:
     given = str(data)
     if config is None:  # a folder without a record
         bare = ref.load()
-        config = ExperimentConfig(data=DataConfig(image_size=bare.image_size, stretch=bare.stretch))
+        bar = int(bare.spec["preprocessing"]["crop_bottom"])
+        config = ExperimentConfig(data=DataConfig(image_size=bare.image_size, crop_bottom=bar, stretch=bare.stretch))
     split, masks = SplitConfig(test=0.0, validation=0.0), patterns_for(given, config.data.masks)
-    data_config = config.data.model_copy(update={"path": given, "split": split, "masks": masks})
+    # Truth is scored as it is given: how training cleaned its own masks is no property of other data.
+    bare_truth = {"mask_erosion": 0, "min_object_pixels": 0}
+    data_config = config.data.model_copy(update={"path": given, "split": split, "masks": masks, **bare_truth})
     prepared = prepare(data_config, home.cache)
     seen, tested, note = _seen(ref, home)
     rows = np.array([i for i, sha in enumerate(prepared.shas) if sha not in seen], dtype=np.int64)
@@ -290,10 +264,10 @@ def _task(ref: ModelRef, data: str | Path | None, home: Home) -> _Task:
     part = "unseen images" if left_out else "all images"
     names = group_names(prepared.stems, config.data.split.group, lenient=True)
     groups = [names[i] for i in rows] if names else None
-    return _Task(ref, config, prepared, rows, is_locked, part, given, tuple(notes), groups)
+    return ScoringTask(ref, config, prepared, rows, is_locked, part, given, tuple(notes), groups, masks)
 
 
-def _own_test(ref: ModelRef, config: ExperimentConfig | None, home: Home, notes: Sequence[str] = ()) -> _Task:
+def _own_test(ref: ModelRef, config: ExperimentConfig | None, home: Home, notes: Sequence[str] = ()) -> ScoringTask:
     if config is None:
         raise UserError("model has no test part of its own", ref.text, "name a folder of image/mask pairs as DATA")
     prepared = prepare(config.data, home.cache)
@@ -307,7 +281,7 @@ def _own_test(ref: ModelRef, config: ExperimentConfig | None, home: Home, notes:
         raise UserError(what, config.data.path, "restore the images, or name the new folder as DATA")
     rows = prepared.split.test
     groups = [prepared.groups[i] for i in rows] if prepared.groups else None
-    return _Task(ref, config, prepared, rows, True, "locked test", config.data.path, tuple(notes), groups)
+    return ScoringTask(ref, config, prepared, rows, True, "locked test", config.data.path, tuple(notes), groups)
 
 
 def _seen(ref: ModelRef, home: Home) -> tuple[set[str], set[str], str | None]:
@@ -332,32 +306,12 @@ def seen_and_tested(data: PreparedData) -> tuple[list[str], list[str]]:
     return seen, sorted(data.shas[i] for i in data.split.test)
 
 
-def _score_model(task: _Task) -> list[dict[str, Any]]:
-    device = choose_device("auto")
-    segmenter = task.ref.load().segmenter.to(device).eval()
-    return _score(task, segmentation(segmenter), device, task.config.evaluation.select)
-
-
-def _score_otsu(task: _Task) -> list[dict[str, Any]]:
-    def predict(image: Tensor, _: Tensor) -> np.ndarray:
-        grey = (255 * image[:, 0]).round().byte().numpy()
-        return np.stack([otsu(each) for each in grey])
-
-    return _score(task, predict, torch.device("cpu"), BASELINE)
-
-
-def _score(task: _Task, predict: Predict, device: torch.device, checkpoint: str) -> list[dict[str, Any]]:
-    pictures = Pictures(task.data, task.rows, device)
-    rows = rows_of(score_pictures(predict, pictures, task.config.evaluation))
-    return long_rows(rows, task.shas, score_definitions(task.config), checkpoint, task.groups)
-
-
 def _read_frame(path: Path) -> pd.DataFrame | None:
     return pd.read_parquet(path) if path.is_file() else None
 
 
 def _evaluation(
-    task: _Task, frame: pd.DataFrame, home: Home, path: Path, read: dict[str, Any] | None, *, fresh: bool
+    task: ScoringTask, frame: pd.DataFrame, home: Home, path: Path, read: dict[str, Any] | None, *, fresh: bool
 ) -> Evaluation:
     """The evaluation of the scores in `frame`; its counts are those after `read` has been counted."""
     where = task.ref.text

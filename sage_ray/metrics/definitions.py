@@ -54,6 +54,8 @@ STUDY_SCORES = tuple(
     for name in ("dice", "iou", POOLED, "f1_object_50", "f1_object_75", "f1_object_90", "boundary_f1", LOSS)
 )
 """What a study may optimise. Precision and recall are left out: either alone is best for a useless mask."""
+OWN_SIZE = "at the size of each image, in the masks that `predict` writes"
+"""Where scores are counted that are not counted at the size of training."""
 SETTINGS = {
     "min_object_pixels": "evaluation.min_object_pixels",
     "boundary_tolerance": "evaluation.boundary_tolerance",
@@ -85,7 +87,7 @@ def definitions(
     boundary_tolerance: float,
     mask_erosion: int,
     min_truth_pixels: int,
-    image_size: Sequence[int],
+    image_size: Sequence[int] | None,
 ) -> dict[str, str]:
     """The full definition of every score and count by name; equal texts may be compared.
 
@@ -94,11 +96,12 @@ def definitions(
         boundary_tolerance: distance in pixels within which boundaries match.
         mask_erosion: side in pixels of the element that eroded the truth; 0 for the truth as given.
         min_truth_pixels: objects of fewer pixels were dropped from the truth; 0 for none.
-        image_size: rows and columns of the pictures that are scored.
+        image_size: rows and columns of the pictures that are scored; None: of each its own, masks as `predict` makes.
     """
     dropped = f", truth objects under {min_truth_pixels} pixels dropped" if min_truth_pixels else ""
     truth = f"truth eroded by {mask_erosion}x{mask_erosion} pixels" if mask_erosion else "truth as given"
-    tail = f"{truth}{dropped}, at {'x'.join(str(side) for side in image_size)} pixels"
+    size = OWN_SIZE if image_size is None else f"at {'x'.join(str(side) for side in image_size)} pixels"
+    tail = f"{truth}{dropped}, {size}"
     named = {name: f"{_formula(name, min_object_pixels, boundary_tolerance)}, {tail}" for name in SCORES_TO_ONE}
     return named | {name: f"pixels counted as {name} for: {named[POOLED]}" for name in COUNTS}
 

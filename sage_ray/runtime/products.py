@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import PreparedData
+from sage_ray.data.training_scale import training_nm_per_pixel
 from sage_ray.files import write_text
 from sage_ray.imaging.model import Model, model_spec, save_model_folder
 from sage_ray.models.value_range import to_network_range
@@ -60,6 +61,7 @@ def _spec(folder: RunFolder, config: ExperimentConfig, data: PreparedData, resul
         crop_bottom=config.data.crop_bottom,
         stretch=config.data.stretch,
         native_size=np.median(sizes, axis=0).round().astype(int).tolist(),
+        nm_per_pixel=training_nm_per_pixel(config.data, data),
         run_id=folder.run_id,
         config_hash=folder.read().config_hash,
         data_fingerprint=data.fingerprint,

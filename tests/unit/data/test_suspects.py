@@ -15,10 +15,11 @@ from scipy.ndimage import binary_erosion
 
 from sage_ray.data.check import check
 from sage_ray.data.images import read_image
+from sage_ray.data.information_bar import bar_rows
 from sage_ray.data.masks import read_mask
 from sage_ray.data.pairs import load_folder
 from sage_ray.data.preprocess import stretch
-from sage_ray.data.suspects import bar_rows, look_at, same_pictures, thumb
+from sage_ray.data.suspects import look_at, same_pictures, thumb
 from sage_ray.data.synth import DrawnSource, write_dataset
 from sage_ray.errors import UserError
 from sage_ray.imaging.pair_sheets import PAIRS_PER_SHEET, pair_sheet, write_pair_sheets
