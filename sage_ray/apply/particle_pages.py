@@ -121,7 +121,7 @@ def _draw_density(axes: Any, report: SizeReport) -> None:
         median, spread = (pooled.statistics.values[name] for name in ("geometric_mean", "geometric_sd"))
         axes.fill_between(grid, low, high, color=FIT, alpha=0.22, linewidth=0)
         axes.plot(grid, fit, color=FIT, label="lognormal fit")
-        text = f"median {_with_limits(median)} {report.unit.name}\nGSD {_with_limits(spread)}"
+        text = f"median {_with_limits(median)}\nGSD {_with_limits(spread)}"
         axes.plot([], [], " ", label=text)
         highest = max(highest, float(fit.max()))
     axes.set_ylim(0, 1.75 * highest)
@@ -242,9 +242,9 @@ def _draw_psi(axes: Any, report: OrderReport) -> None:
     _legend(axes, "upper center")
 
 
-def _legend(axes: Any, place: str, columns: int = 1, length: float = 1.6) -> None:
+def _legend(axes: Any, place: str, columns: int = 1, length: float = 1.2) -> None:
     axes.legend(
-        **{"loc": place, "ncols": columns, "handlelength": length, "columnspacing": 1.0, "fontsize": 6.3},
+        **{"loc": place, "ncols": columns, "handlelength": length, "columnspacing": 1.0, "fontsize": 6.2},
         **{"frameon": False, "borderaxespad": 0.1, "labelspacing": 0.35},
     )
 
@@ -269,7 +269,7 @@ def _with_limits(given: Estimate) -> str:
     return f"{given.value:.{digits}f} [{given.low:.{digits}f}, {given.high:.{digits}f}]"
 
 
-def _shortened(name: str, most: int = 18) -> str:
+def _shortened(name: str, most: int = 16) -> str:
     name = " ".join(name.split())
     return name if len(name) <= most else f"{name[: most // 2 - 1]}...{name[-most // 2 + 2 :]}"
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sage_ray.apply.fields_of_view import FieldOfView
 from sage_ray.apply.input_pictures import find_images, result_names
 from sage_ray.apply.loaded_model import load_for_use
 from sage_ray.apply.particle_exports import parse_exports
@@ -107,10 +106,9 @@ class _Gathered:
     measured: list[MeasuredImage] = field(default_factory=list)
     failed: list[tuple[Path, UserError]] = field(default_factory=list)
 
-    def add(self, done: SegmentedImage, name: str, looked_at: FieldOfView) -> None:
-        """Take in a segmented image, the name of its results, and what of it was looked at."""
-        labels = image_files(name)[2]
-        self.measured.append(MeasuredImage(name, done.shape, labels, looked_at, done.table))
+    def add(self, done: SegmentedImage, name: str) -> None:
+        """Take in a segmented image and the name of its results."""
+        self.measured.append(MeasuredImage(name, done.shape, image_files(name)[2], done.field, done.table))
         self.tables.append(done.table.assign(image=done.path.name))
         self.rows.append(done.row())
         self.notes += done.notes
@@ -202,9 +200,7 @@ def _segment_all(
     batch = _Gathered()
     for path, name in zip(paths, names, strict=True):
         try:
-            done = segment_image(model, path, name, results, options)
-            rows = done.shape[0] - int(model.spec["preprocessing"]["crop_bottom"])
-            batch.add(done, name, FieldOfView(path.name, rows, done.shape[1], options.nm_per_pixel))
+            batch.add(segment_image(model, path, name, results, options), name)
         except CannotWrite:
             raise  # the disk's fault, not the image's: the next one would fare no better
         except UserError as error:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sage_ray.apply.fields_of_view import FieldOfView
 from sage_ray.apply.particle_measure import ParticleMeasure, Thinned
 from sage_ray.apply.result_folder import ResultFolder
 from sage_ray.data.notes import Note, range_note
@@ -40,6 +41,8 @@ class SegmentedImage:
     table: pd.DataFrame
     """One row per particle."""
     shape: tuple[int, int]
+    field: FieldOfView
+    """What of it was looked at, and its scale."""
     coverage: float
     """Share of foreground."""
     tiled: bool
@@ -110,6 +113,7 @@ def segment_image(
         mask=written,
         table=frame,
         shape=source.shape,
+        field=FieldOfView(path.name, source.shape[0] - _bar_rows(model), source.shape[1], sides),
         coverage=measure.foreground / (source.shape[0] * source.shape[1]),
         tiled=tiled,
         overlay=overlay,
@@ -117,12 +121,17 @@ def segment_image(
     )
 
 
+def _bar_rows(model: Model) -> int:
+    return int(model.spec["preprocessing"]["crop_bottom"])
+
+
 def _range_note(model: Model, source: RowSource, path: Path) -> list[Note]:
     # A large image of 32 bits or more would be read twice more, which takes longer than the line is worth.
     if not isinstance(source, ArraySource) and source.dtype.itemsize > 2:
         return []
-    bar = int(model.spec["preprocessing"]["crop_bottom"])
-    kept = ArraySource(source.array[: source.shape[0] - bar]) if isinstance(source, ArraySource) else source
+    kept = (
+        ArraySource(source.array[: source.shape[0] - _bar_rows(model)]) if isinstance(source, ArraySource) else source
+    )
     return range_note(kept.bands, path, model.stretch, "clip them, or train a model with data.stretch=percentile")
 
 
