@@ -6,6 +6,7 @@ predictions orange and blue, with different dashes, so that they can be told apa
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -120,7 +121,7 @@ def _draw_density(axes: Any, report: SizeReport) -> None:
         median, spread = (pooled.statistics.values[name] for name in ("geometric_mean", "geometric_sd"))
         axes.fill_between(grid, low, high, color=FIT, alpha=0.22, linewidth=0)
         axes.plot(grid, fit, color=FIT, label="lognormal fit")
-        text = f"median {_with_limits(median)} {report.unit.name}\ngeometric SD {_with_limits(spread)}"
+        text = f"median {_with_limits(median)}\nGSD {_with_limits(spread)}"
         axes.plot([], [], " ", label=text)
         highest = max(highest, float(fit.max()))
     axes.set_ylim(0, 1.75 * highest)
@@ -159,7 +160,7 @@ def _draw_images(axes: Any, samples: Sequence[SizeSample]) -> None:
     places = np.arange(len(shown))[::-1]
     values = [sample.statistics.values for sample in shown]
     low, middle, high = ([each[name].value for each in values] for name in ("d10", "d50", "d90"))
-    axes.hlines(places, low, high, color=EDGE, linewidth=1, label=f"{_D10} to {_D90}")
+    axes.hlines(places, low, high, color=EDGE, linewidth=1, label=f"{_D10}–{_D90}")
     ranges = [(place, each["d50"]) for place, each in zip(places, values, strict=True) if each["d50"].low is not None]
     if ranges:
         limits = [[each.low for _, each in ranges], [each.high for _, each in ranges]]
@@ -175,7 +176,7 @@ def _draw_images(axes: Any, samples: Sequence[SizeSample]) -> None:
         axes.set_yticks([])
         axes.set_ylabel(f"{len(shown)} images, by {_D50}")
     axes.grid(False, axis="y")
-    _legend(axes, "upper right", columns=3, length=1.1)
+    _legend(axes, "upper right", columns=3, length=0.9)
 
 
 def _draw_nearest(axes: Any, report: OrderReport) -> None:
@@ -241,9 +242,9 @@ def _draw_psi(axes: Any, report: OrderReport) -> None:
     _legend(axes, "upper center")
 
 
-def _legend(axes: Any, place: str, columns: int = 1, length: float = 1.6) -> None:
+def _legend(axes: Any, place: str, columns: int = 1, length: float = 1.2) -> None:
     axes.legend(
-        **{"loc": place, "ncols": columns, "handlelength": length, "columnspacing": 1.0, "fontsize": 6.3},
+        **{"loc": place, "ncols": columns, "handlelength": length, "columnspacing": 1.0, "fontsize": 6.2},
         **{"frameon": False, "borderaxespad": 0.1, "labelspacing": 0.35},
     )
 
@@ -258,12 +259,17 @@ def _diameter(report: SizeReport) -> str:
 
 
 def _with_limits(given: Estimate) -> str:
+    """Such as "12.05 [11.99, 12.12]", with as many digits as the interval's width has a use for."""
     if given.low is None or given.high is None:
         return f"{given.value:.3g}"
-    return f"{given.value:.3g} [{given.low:.3g}, {given.high:.3g}]"
+    width = given.high - given.low
+    if not 0 < width < abs(given.value) * 100:
+        return f"{given.value:.3g} [{given.low:.3g}, {given.high:.3g}]"
+    digits = min(max(1 - math.floor(math.log10(width)), 0), 3)
+    return f"{given.value:.{digits}f} [{given.low:.{digits}f}, {given.high:.{digits}f}]"
 
 
-def _shortened(name: str, most: int = 18) -> str:
+def _shortened(name: str, most: int = 16) -> str:
     name = " ".join(name.split())
     return name if len(name) <= most else f"{name[: most // 2 - 1]}...{name[-most // 2 + 2 :]}"
 

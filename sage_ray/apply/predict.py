@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sage_ray.apply.fields_of_view import FieldOfView
 from sage_ray.apply.input_pictures import find_images, result_names
 from sage_ray.apply.loaded_model import load_for_use, load_votes_for_use
 from sage_ray.apply.particle_exports import parse_exports
@@ -136,9 +135,7 @@ class _Gathered:
 
     def add(self, done: SegmentedImage, name: str) -> None:
         """Take in a segmented image and the name of its results."""
-        rows, columns = done.shape
-        seen = FieldOfView(done.path.name, rows - done.frame.crop_bottom, columns, done.frame.sides)
-        self.measured.append(MeasuredImage(name, done.shape, image_files(name)[2], seen, done.table))
+        self.measured.append(MeasuredImage(name, done.shape, image_files(name)[2], done.field, done.table))
         self.frames.append((done.path, done.frame))
         self.tables.append(done.table.assign(image=done.path.name))
         self.rows.append(done.row())
@@ -249,8 +246,7 @@ def _segment_all(
     batch = _Gathered()
     for path, name in zip(paths, names, strict=True):
         try:
-            done = segment_image(model, path, name, results, options)
-            batch.add(done, name)
+            batch.add(segment_image(model, path, name, results, options), name)
         except CannotWrite:
             raise  # the disk's fault, not the image's: the next one would fare no better
         except UserError as error:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sage_ray.apply.fields_of_view import FieldOfView
 from sage_ray.apply.particle_measure import ParticleMeasure, Thinned
 from sage_ray.apply.picture_frame import AskedCrop, AskedScale, PictureFrame, picture_frame
 from sage_ray.apply.result_folder import ResultFolder
@@ -46,6 +47,8 @@ class SegmentedImage:
     table: pd.DataFrame
     """One row per particle."""
     shape: tuple[int, int]
+    field: FieldOfView
+    """What of it was looked at, and its scale."""
     coverage: float
     """Share of foreground in what was looked at."""
     tiled: bool
@@ -135,6 +138,7 @@ def segment_image(
         mask=written,
         table=frame,
         shape=source.shape,
+        field=FieldOfView(path.name, source.shape[0] - bar, source.shape[1], sides),
         coverage=measure.coverage,
         tiled=tiled,
         frame=looked,
