@@ -33,8 +33,6 @@ class Acquisition:
     """(height, width) of a pixel in nanometres."""
     scanned: tuple[int, int] | None = None
     """(rows, columns) that the microscope scanned, without its information bar."""
-    bar_rows: int | None = None
-    """Rows of the information bar, where a file says them."""
 
 
 Source = Callable[[Any], Acquisition | None]
@@ -139,13 +137,8 @@ def _of_fei(page: Any) -> Acquisition | None:
     if columns:
         fields = [_metres(scan.get("horfieldsize")) for scan in scans or [sections.get("scan", {})]]
         found += [_sides(field / columns, field / columns) for field in fields if field]
-    bar = read_number(sections.get("privatefei", {}).get("databarheight", ""))
-    return Acquisition(
-        "FEI metadata",
-        next((sides for sides in found if sides), None),
-        (int(rows), int(columns)) if rows and columns else None,
-        int(bar) if bar else None,
-    )
+    scanned = (int(rows), int(columns)) if rows and columns else None
+    return Acquisition("FEI metadata", next((sides for sides in found if sides), None), scanned)
 
 
 def _of_zeiss(page: Any) -> Acquisition | None:

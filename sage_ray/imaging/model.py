@@ -293,7 +293,9 @@ class Model:
         return tiles.resize_image(grey, (foreground.shape[0], foreground.shape[1]))
 
     def _tiling(self, shape: tuple[int, int], nm_per_pixel: tuple[float, float] | None) -> Tiling:
-        return Tiling(self.seen_size(shape, nm_per_pixel), self.image_size)
+        # A group norm averages over the whole tile, so its tiles have to be as large as in training.
+        any_field = not any(isinstance(layer, nn.GroupNorm) for layer in self.segmenter.modules())
+        return Tiling.of(self.seen_size(shape, nm_per_pixel), self.image_size, any_field=any_field)
 
     def _nm_ratio(self, nm_per_pixel: tuple[float, float] | None) -> tuple[float, float]:
         """Size of the image's pixels over that of the training images' pixels, (height, width); 1 if not known."""
@@ -301,7 +303,8 @@ class Model:
         if nm_per_pixel is None or trained is None:
             return 1.0, 1.0
         ratio = nm_per_pixel[0] / trained[0], nm_per_pixel[1] / trained[1]
-        if any(max(side, 1 / side) > MAX_SCALE_RATIO for side in ratio):
+        # Files round their scales, so what is just about MAX_SCALE_RATIO is not refused.
+        if any(max(side, 1 / side) > MAX_SCALE_RATIO * 1.001 for side in ratio):
             raise UserError(
                 f"image of another scale than the model's by more than {MAX_SCALE_RATIO:g} times",
                 f"{_in_nm(nm_per_pixel)} nm per pixel, the model was trained at {_in_nm(trained)}",
