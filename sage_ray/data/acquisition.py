@@ -6,8 +6,10 @@ and JEOL name their unit, TIFF gives pixels per centimetre, inch or (ImageJ) the
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,10 +60,22 @@ def _of_tags(path: Path) -> Iterator[Acquisition]:
         if head not in SIGNATURES:
             yield from _attempts((_of_picture,), path)
             return
-        with tifffile.TiffFile(path) as tiff:
-            yield from list(_attempts(_TIFF_SOURCES, tiff.pages.first))
+        with _silent_tifffile(), tifffile.TiffFile(path) as tiff:
+            found = list(_attempts(_TIFF_SOURCES, tiff.pages.first))
+        yield from found
     except Exception:  # whatever a damaged file leads tifffile to: reading its pixels names the fault
         return
+
+
+@contextmanager
+def _silent_tifffile() -> Iterator[None]:
+    """tifffile logs each damaged tag, which on a terminal looks like a fault of the verb."""
+    logger = logging.getLogger("tifffile")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _attempts(sources: tuple[Source, ...], where: Any) -> Iterator[Acquisition]:
