@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -64,11 +65,10 @@ def read_scale(text: str | None) -> AskedScale:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
         numbers = []
-    if len(numbers) not in (1, 2):
+    if len(numbers) not in (1, 2) or not all(math.isfinite(number) and number > 0 for number in numbers):
         mend = "give nanometres such as 1.5, HEIGHT,WIDTH such as 1.5,1.4, or file"
         raise UserError("no size of a pixel", f"--nm-per-pixel {text}", mend)
-    sides = pixel_sides((numbers[0], numbers[-1]))
-    assert sides is not None
+    sides = (numbers[0], numbers[-1])
     if max(sides) > MOST_UNEQUAL * min(sides):
         mend = "HEIGHT,WIDTH are two numbers, and decimals have a point, such as 1.5"
         raise UserError(f"pixels of {said(sides)}", f"--nm-per-pixel {text}", mend)

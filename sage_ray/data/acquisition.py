@@ -6,8 +6,10 @@ and JEOL name their unit, TIFF gives pixels per centimetre, inch or (ImageJ) the
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,8 +35,6 @@ class Acquisition:
     """(height, width) of a pixel in nanometres."""
     scanned: tuple[int, int] | None = None
     """(rows, columns) that the microscope scanned, without its information bar."""
-    bar_rows: int | None = None
-    """Rows of the information bar, where a file says them."""
 
 
 Source = Callable[[Any], Acquisition | None]
@@ -60,10 +60,22 @@ def _of_tags(path: Path) -> Iterator[Acquisition]:
         if head not in SIGNATURES:
             yield from _attempts((_of_picture,), path)
             return
-        with tifffile.TiffFile(path) as tiff:
-            yield from list(_attempts(_TIFF_SOURCES, tiff.pages.first))
+        with _silent_tifffile(), tifffile.TiffFile(path) as tiff:
+            found = list(_attempts(_TIFF_SOURCES, tiff.pages.first))
+        yield from found
     except Exception:  # whatever a damaged file leads tifffile to: reading its pixels names the fault
         return
+
+
+@contextmanager
+def _silent_tifffile() -> Iterator[None]:
+    """tifffile logs each damaged tag, which on a terminal looks like a fault of the verb."""
+    logger = logging.getLogger("tifffile")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _attempts(sources: tuple[Source, ...], where: Any) -> Iterator[Acquisition]:
@@ -139,13 +151,8 @@ def _of_fei(page: Any) -> Acquisition | None:
     if columns:
         fields = [_metres(scan.get("horfieldsize")) for scan in scans or [sections.get("scan", {})]]
         found += [_sides(field / columns, field / columns) for field in fields if field]
-    bar = read_number(sections.get("privatefei", {}).get("databarheight", ""))
-    return Acquisition(
-        "FEI metadata",
-        next((sides for sides in found if sides), None),
-        (int(rows), int(columns)) if rows and columns else None,
-        int(bar) if bar else None,
-    )
+    scanned = (int(rows), int(columns)) if rows and columns else None
+    return Acquisition("FEI metadata", next((sides for sides in found if sides), None), scanned)
 
 
 def _of_zeiss(page: Any) -> Acquisition | None:

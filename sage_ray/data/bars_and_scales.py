@@ -73,7 +73,8 @@ class BarsAndScales:
             return [f"bar: {whose}: the lowest {self.proposed} rows are an information bar, {found}: "
                     f"set data.crop_bottom={self.proposed}"]  # fmt: skip
         groups = _grouped({stem: rows for stem, (rows, _) in self.bars.items()})
-        told = ", ".join(f"{rows} rows ({_named(stems)})" for rows, stems in groups)
+        told = ", ".join(f"{rows or 'no'} rows ({_named(stems)})" for rows, stems in groups[:_NAMED])
+        told += f" and {len(groups) - _NAMED} more heights" if len(groups) > _NAMED else ""
         mend = "data.crop_bottom is one number: crop them alike, or train on each kind in a folder of its own"
         return [f"bar: information bars differ, {found}: {told}: {mend}"]
 

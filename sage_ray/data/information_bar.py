@@ -17,6 +17,8 @@ NEAR = ((0.015, 2.5), (0.03, 5.0), (0.03, 8.0))
 value, but JPEG adds noise to it. What is found with less of it counts."""
 GROUND, MARGIN, EDGE, ABOVE = 0.4, 0.9, 0.7, 0.3
 """Least share of the ground's colour in a row of a bar, in its emptiest row, near its upper edge; most above it."""
+LEAP, ABOVE_LEAP = 4.0, 0.8
+"""Most of the rows above that lies within so many times `NEAR` of the ground."""
 OF_BAR, MEAN = 0.8, 0.5
 """Least share of the bar's rows that are such, the frame below it and rows full of text being none; least mean."""
 RULE = 0.95
@@ -138,6 +140,10 @@ def _rows_on(lower: np.ndarray, ground: float, near: float, rules: np.ndarray, m
         edge = share[max(rows - _LOOKED_ABOVE, 0) : rows].max()
         is_even = counts[rows - 1] >= OF_BAR * rows and sums[rows - 1] >= MEAN * rows
         if is_even and above <= ABOVE and edge >= EDGE and share[:rows].max() >= MARGIN:
+            # The shading of an empty field leaves the tolerance within a few rows too, but it does not leap.
+            next_rows = lower[rows + _SOFT - 1 : rows + _SOFT - 1 + _LOOKED_ABOVE]
+            if (np.abs(next_rows - ground) <= LEAP * near).mean() > ABOVE_LEAP:
+                return 0
             lines = int(np.argmax(share[:rows][::-1] >= GROUND))
             return rows if lines <= _RULE_ROWS - 1 else rows - lines  # so many are a flat part of the micrograph
     return _rows_below_a_line(share, ground, lower, near, rules, most)
@@ -149,7 +155,7 @@ def _rows_below_a_line(
     """Rows up to the uppermost drawn line of another value than the ground, all rows below it being a bar's."""
     of_bar = (share >= GROUND) | rules
     reach = min(int(len(of_bar) if of_bar.all() else of_bar.argmin()), most)
-    is_line = rules & (np.abs(np.median(lower, axis=1) - ground) > near)
+    is_line = rules & (np.abs(np.median(lower, axis=1) - ground) > LEAP * near)
     for top in range(reach, _RULE_ROWS, -1):
         # The lowest rows may be the frame of the bar; a line that parts has rows that are no line below it.
         if is_line[top - 1] and not is_line[top : top + 1].any() and not is_line[top - _RULE_ROWS : top].all():

@@ -47,6 +47,7 @@ def checked(report: CheckReport, looked: Looked, session: Session) -> Answer:
         words = f"data check {quoted(looked.path)} --crop-bottom {proposed}"
         words += f" --masks {quoted(looked.masks)}" if looked.masks else ""
         follow = [session.command(words)] if report.taken.lacking and proposed else []
+        lines += [f"next: {command}" for command in follow]  # an answer with an error shows no commands
         return Answer(lines, fields, paths, follow, exit_code=EXIT_BAD_INPUT, error=error)
     looked = replace(looked, crop_bottom=looked.crop_bottom or proposed)
     follow = [session.command(f"train --preset tiny_sage_gan {looked.sets}")]

@@ -168,6 +168,9 @@ def test_config_show_is_a_config_file_that_tells_origins(capsys: pytest.CaptureF
         (["data", "synth"], "OUT"),
         (["data", "synth", "out", "--num", "0"], "--num"),
         (["predict", "m", "i", "-o", "o", "--nm-per-pixel", "wide"], "nm-per-pixel"),
+        (["predict", "m", "i", "-o", "o", "--nm-per-pixel", "0"], "nm-per-pixel"),
+        (["predict", "m", "i", "-o", "o", "--nm-per-pixel", "1,117"], "decimals have a point"),
+        (["predict", "m", "i", "-o", "o", "--crop-bottom", "some"], "give rows such as 64, or auto"),
     ],
 )
 def test_bad_input_is_one_line_on_stderr_and_exit_code_2(

@@ -224,8 +224,11 @@ def test_other_texts_beside_an_image_are_no_scale(tmp_path: Path) -> None:
         {65003: "nm"},
     ],
 )
-def test_damaged_tags_are_no_scale(tmp_path: Path, tags: dict[int, str | bytes]) -> None:
+def test_damaged_tags_are_no_scale(
+    tmp_path: Path, tags: dict[int, str | bytes], capfd: pytest.CaptureFixture[str]
+) -> None:
     assert pixel_size(tiff(tmp_path / "a.tif", tags, metadata=None)) is None
+    assert capfd.readouterr().err == ""
 
 
 def test_files_that_are_no_pictures_have_no_scale(tmp_path: Path) -> None:
