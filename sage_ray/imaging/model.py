@@ -293,7 +293,9 @@ class Model:
         return tiles.resize_image(grey, (foreground.shape[0], foreground.shape[1]))
 
     def _tiling(self, shape: tuple[int, int], nm_per_pixel: tuple[float, float] | None) -> Tiling:
-        return Tiling(self.seen_size(shape, nm_per_pixel), self.image_size)
+        # A group norm averages over the whole tile, so its tiles have to be as large as in training.
+        any_field = not any(isinstance(layer, nn.GroupNorm) for layer in self.segmenter.modules())
+        return Tiling.of(self.seen_size(shape, nm_per_pixel), self.image_size, any_field=any_field)
 
     def _nm_ratio(self, nm_per_pixel: tuple[float, float] | None) -> tuple[float, float]:
         """Size of the image's pixels over that of the training images' pixels, (height, width); 1 if not known."""

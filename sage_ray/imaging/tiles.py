@@ -26,6 +26,10 @@ OVERLAP = 0.25
 RIM = 0.25
 # Smallest side that the networks take, in pixels.
 MIN_SIDE = 16
+BATCH_PIXELS = 1 << 18
+"""Network pixels that are predicted at a time, about: some 600 bytes each at a width of 16 channels."""
+MANY_FIELDS = 32
+"""An image of more fields of view than this is cut into tiles that are larger than the fields of training."""
 
 Predict = Callable[[np.ndarray], np.ndarray]
 
@@ -164,15 +168,15 @@ class Axis:
     weights: tuple[np.ndarray, ...]
 
 
-def tile_axis(length: int, tile: int) -> Axis:
-    """Tiles along a side of `length` pixels, each of `tile` pixels.
+def tile_axis(length: int, tile: int, field: int) -> Axis:
+    """Tiles along a side of `length` pixels, each of `tile` pixels, for a network trained on fields of `field` pixels.
 
     A side that is no longer than a tile has one, of its own length. The last tile ends with the image: it may be
-    shorter, and where it would be shorter than networks take, the tile before it is longer instead. Next to a cut a
-    tile's outermost quarter of the overlap has no weight, as the network saw no further there; the rest of the overlap
-    is a linear blend.
+    shorter, and where it would be shorter than networks take, the tile before it is longer instead. Tiles overlap by a
+    quarter of the field. Next to a cut a tile's outermost quarter of the overlap has no weight, as the network saw no
+    further there; the rest of the overlap is a linear blend.
     """
-    step = _step(tile)
+    step = _step(tile, field)
     count = 1 if length <= tile else 1 + math.ceil((length - tile) / step)
     if count > 1 and length - (count - 1) * step < MIN_SIDE:
         count -= 1
@@ -186,8 +190,8 @@ def tile_axis(length: int, tile: int) -> Axis:
     return Axis(tuple(windows), tuple(weights))
 
 
-def _step(tile: int) -> int:
-    wanted = tile * (1 - OVERLAP)
+def _step(tile: int, field: int) -> int:
+    wanted = tile - field * OVERLAP
     # At most two tiles may overlap anywhere, so the step is never below half a tile.
     aligned = int(wanted // GRID) * GRID
     return aligned if aligned >= tile / 2 else max(math.ceil(wanted), 1)
@@ -201,19 +205,43 @@ def _ramp(length: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Tiling:
-    """How an image is seen: resampled to `seen` (rows, columns) network pixels, in tiles of at most `tile` of them."""
+    """How an image is seen: resampled to `seen` (rows, columns) network pixels, in tiles of at most `tile` of them.
+
+    `field` (rows, columns) is what the network saw at a time in training.
+    """
 
     seen: tuple[int, int]
     tile: tuple[int, int]
+    field: tuple[int, int]
+
+    @classmethod
+    def of(cls, seen: tuple[int, int], field: tuple[int, int], *, any_field: bool) -> Tiling:
+        """Tiles of the size of training, and larger ones for an image of many fields, where overlaps cost most.
+
+        Args:
+            seen: (rows, columns) of the image in network pixels.
+            field: (rows, columns) that the network saw in training.
+            any_field: whether what the network makes of a place does not depend on the size of the tile around it.
+        """
+        many = seen[0] * seen[1] > MANY_FIELDS * field[0] * field[1]
+        times = math.isqrt(BATCH_PIXELS // (field[0] * field[1])) if any_field and many else 1
+        larger = max(times, 1)
+        return cls(seen, (larger * field[0], larger * field[1]), field)
+
+    @property
+    def axes(self) -> tuple[Axis, Axis]:
+        """Tiles along the rows and along the columns."""
+        rows, columns = (tile_axis(*sides) for sides in zip(self.seen, self.tile, self.field, strict=True))
+        return rows, columns
 
     @property
     def is_cut(self) -> bool:
         """Whether there is more than one tile."""
-        return any(len(tile_axis(*sides).windows) > 1 for sides in zip(self.seen, self.tile, strict=True))
+        return any(len(axis.windows) > 1 for axis in self.axes)
 
 
 def predict_bands(
-    source: RowSource, tiling: Tiling, values: tuple[float, float], predict: Predict, batch_pixels: int = 1 << 18
+    source: RowSource, tiling: Tiling, values: tuple[float, float], predict: Predict, batch_pixels: int = BATCH_PIXELS
 ) -> Iterator[np.ndarray]:
     """Bands (n, columns) float32 of foreground probabilities in [0,1], from the top, together the whole image.
 
@@ -234,7 +262,7 @@ def predict_bands(
 def _blended_bands(
     seen: Iterator[np.ndarray], tiling: Tiling, predict: Predict, batch_pixels: int
 ) -> Iterator[np.ndarray]:
-    rows, columns = (tile_axis(*sides) for sides in zip(tiling.seen, tiling.tile, strict=True))
+    rows, columns = tiling.axes
     reader = RowReader(seen)
     carried = np.zeros((0, tiling.seen[1]), np.float32)
     for k, ((start, stop), weight) in enumerate(zip(rows.windows, rows.weights, strict=True)):

@@ -26,8 +26,9 @@ def make_model(
     native_size: tuple[int, int] | None = None,
     depth: int = 2,
     nm_per_pixel: Sides | None = None,
+    norm: str = "batch",
 ) -> Model:
-    keywords = {"width": 4, "depth": depth, "norm": "batch"}
+    keywords = {"width": 4, "depth": depth, "norm": norm}
     segmenter = SEGMENTERS["unet"](**keywords)
     initialise(segmenter, 1)
     spec = model_spec(
@@ -53,12 +54,13 @@ def one_pass(model: Model, image: np.ndarray, size: tuple[int, int]) -> np.ndarr
     return np.asarray(back[0, 0])
 
 
-@given(st.integers(1, 3000), st.integers(16, 300))
-@example(41, 40)
-@example(64, 64)
-@example(65, 64)
-def test_tiles_cover_a_side_and_their_shares_sum_to_one(length: int, tile: int) -> None:
-    axis = tile_axis(length, tile)
+@given(st.integers(1, 3000), st.integers(16, 300), st.integers(1, 8))
+@example(41, 40, 1)
+@example(64, 64, 1)
+@example(65, 64, 1)
+def test_tiles_cover_a_side_and_their_shares_sum_to_one(length: int, field: int, times: int) -> None:
+    tile = times * field
+    axis = tile_axis(length, tile, field)
     total = np.zeros(length)
     for (start, stop), weight in zip(axis.windows, axis.weights, strict=True):
         assert weight.shape == (stop - start,) and weight.min() >= 0
@@ -81,7 +83,7 @@ def test_no_seams(depth: int, tolerance: float, scale: float) -> None:
     native = (round(128 * scale), round(160 * scale))
     model, image = make_model((128, 160), native, depth=depth), smooth(round(400 * scale), round(500 * scale))
     seen = model.seen_size(image.shape)
-    assert len(tile_axis(seen[0], 128).windows) > 3 and model.is_tiled(image.shape)
+    assert len(tile_axis(seen[0], 128, 128).windows) > 3 and model.is_tiled(image.shape)
     assert np.abs(np.array(seen) - (400, 500)).max() <= 2
     tiled, mask = model.predict_mask(image)
     np.testing.assert_allclose(tiled, one_pass(model, image, seen), atol=tolerance)
@@ -98,6 +100,19 @@ def test_fields_of_any_size_are_seen_at_the_scale_of_training(side: int) -> None
     if side > 1:
         squeezed = np.abs(one_pass(model, field, (64, 64)) - one_pass(model, field, (64 * side, 64 * side)))
         assert squeezed.mean() > 10 * apart.mean()
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_fields_of_many_tiles_have_larger_ones_with_the_same_overlap(norm: str) -> None:
+    """Unless the network averages over its tile."""
+    model, image = make_model((64, 64), depth=2, norm=norm), smooth(700, 900)
+    tiling = model._tiling(image.shape, None)
+    assert tiling.tile == ((512, 512) if norm == "batch" else (64, 64)) and tiling.is_cut
+    assert model._tiling((320, 320), None).tile == (64, 64)
+    if norm == "batch":
+        first, second = tiling.axes[1].windows[:2]
+        assert first[1] - second[0] == 32
+        assert np.abs(model.predict_mask(image)[0] - one_pass(model, image, (700, 900))).max() < 0.01
 
 
 @pytest.mark.parametrize("shape", [(256, 256), (100, 256), (255, 40), (13, 300), (1, 1), (5, 900)])
@@ -176,7 +191,7 @@ def test_bands_are_the_same_whatever_the_source_hands_out() -> None:
 
 def test_batches_do_not_change_the_result() -> None:
     model, image = make_model((64, 64)), smooth(200, 330)
-    tiling = Tiling(image.shape, (64, 64))
+    tiling = Tiling(image.shape, (64, 64), (64, 64))
     one = list(predict_bands(ArraySource(image), tiling, (0, 255), model.probabilities, batch_pixels=1))
     many = list(predict_bands(ArraySource(image), tiling, (0, 255), model.probabilities, batch_pixels=1 << 20))
     np.testing.assert_allclose(np.concatenate(one), np.concatenate(many), atol=1e-5)
@@ -188,7 +203,7 @@ def test_memory_does_not_grow_with_the_rows() -> None:
     def peak(rows: int) -> int:
         image = np.zeros((rows, 1200), np.uint8)
         tracemalloc.start()
-        tiling = Tiling((rows // 2, 600), (64, 64))
+        tiling = Tiling((rows // 2, 600), (64, 64), (64, 64))
         bands = predict_bands(ArraySource(image), tiling, (0, 255), lambda t: t.astype(np.float32))
         done = sum(len(band) for band in bands)
         highest = tracemalloc.get_traced_memory()[1]
