@@ -122,7 +122,7 @@ def _mends(left: Iterable[FoundFile]) -> str:
     if suffixes & MICROSCOPE_SUFFIXES and not can_read_microscope_files():
         named = ", ".join(sorted(suffixes & MICROSCOPE_SUFFIXES))
         mends.append(f"{EXTRA} lets {named} be read")
-    if any(file.is_picture and file.folders for file in left):
+    if any(file.is_picture and file.folders and not file.in_masks for file in left):
         mends.append("a folder below is segmented when it is given itself")
     return f"; {'; '.join(mends)}" if mends else ""
 

@@ -303,7 +303,8 @@ class Model:
         if nm_per_pixel is None or trained is None:
             return 1.0, 1.0
         ratio = nm_per_pixel[0] / trained[0], nm_per_pixel[1] / trained[1]
-        if any(max(side, 1 / side) > MAX_SCALE_RATIO for side in ratio):
+        # Files round their scales, so what is just about MAX_SCALE_RATIO is not refused.
+        if any(max(side, 1 / side) > MAX_SCALE_RATIO * 1.001 for side in ratio):
             raise UserError(
                 f"image of another scale than the model's by more than {MAX_SCALE_RATIO:g} times",
                 f"{_in_nm(nm_per_pixel)} nm per pixel, the model was trained at {_in_nm(trained)}",

@@ -69,8 +69,8 @@ def model_card(facts: CardFacts, scores: Mapping[str, ScoreLine]) -> str:
         lines.append('image = model.predict(masks, params={"task": "generate", "seed": 0})   # uint8')
     lines += [
         "```",
-        f"Images are stretched to the full grey range and resized to {size} pixels inside;",
-        "results have the image's own size.",
+        "Images are stretched to the full grey range and seen at the scale of training, at which the median training",
+        f"image had {size} pixels; larger ones go through in tiles. Results have the image's own size.",
         "",
         "## Seeds inside",
         *_inside(facts),

@@ -240,5 +240,8 @@ def test_files_not_looked_at_are_counted_and_named(
     both = predict(model, folder, tmp_path / "out", home=home)
     assert [failed.image for failed in both.failed] == ["d.dm4"] and ".dm4" not in both.passed_over
     assert find_images(folder / "a.png").passed_over == ""
+    picture(tmp_path / "data" / "images" / "a.png")
+    picture(tmp_path / "data" / "masks" / "a.png")
+    assert passed(tmp_path / "data") == "1 file not looked at: 1 in masks/ (masks/a.png)"
     with pytest.raises(UserError, match=r"no images in folder: .*1 file not looked at: 1 in x/y/ \(x/y/a.png\)"):
         find_images(picture(tmp_path / "deep" / "x" / "y" / "a.png").parents[2])
