@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import record
 
-from sage_ray.metrics.particle_sizes import Sizes, pooled_scores
+from sage_ray.metrics.size_scores import Sizes, pooled_scores
 from sage_ray.statistics.bootstrap import drawn_weights, percentile_interval, reflected_interval
 
 DRAWS = 400

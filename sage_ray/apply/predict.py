@@ -190,13 +190,9 @@ def predict(
         crop_bottom: rows of an information bar at the bottom of all images; "auto" looks for the bar of each; None
             takes as many as training did.
         split: `watershed` tells particles that touch apart, `none` takes each connected region for one; same masks.
-        export: formats for other programs, names or a text with commas: `imagej` for rois/NAME.zip, `coco` for
-            coco.json.
+        export: for other programs, names or a text with commas: `imagej` for rois/NAME.zip, `coco` for coco.json.
         pages: whether sizes and order are drawn too, which takes a second or two.
-        seeds: None uses the registered seed of the model; `all` lets all its seeds vote. The mean of their
-            probabilities decides; particles then have a `disagreement`, images a `doubt` and its rank, and
-            doubt/NAME.png shows where the seeds disagree (white: evenly split); of an image with a side over 2048
-            pixels every n-th pixel.
+        seeds: None uses the registered seed of the model; `all` lets all its seeds vote (docs/particles.md).
 
     Raises:
         NothingSegmented: no image could be segmented.

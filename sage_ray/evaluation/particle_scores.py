@@ -23,7 +23,7 @@ from sage_ray.metrics.definitions import (
     truth_of,
 )
 from sage_ray.metrics.objects import label_objects
-from sage_ray.metrics.particle_sizes import ParticleScore, pooled_scores, score_particles
+from sage_ray.metrics.size_scores import ParticleScore, pooled_scores, score_particles
 from sage_ray.record.run_folder import BASELINE, RunFolder
 from sage_ray.statistics import mean_interval
 from sage_ray.statistics.bootstrap import DRAWS, drawn_weights, percentile_interval, reflected_interval

@@ -24,7 +24,7 @@ from sage_ray.evaluation.score_tables import summary
 from sage_ray.imaging.model import load_model_folder
 from sage_ray.imaging.splitting import split_mask
 from sage_ray.metrics.definitions import IMAGE_SCORES, PARTICLE_ROWS, PARTICLE_SCORES, POOLED
-from sage_ray.metrics.particle_sizes import score_particles
+from sage_ray.metrics.size_scores import score_particles
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import BASELINE, PER_IMAGE_SCHEMA, RunFolder
 from sage_ray.runtime.launch import run

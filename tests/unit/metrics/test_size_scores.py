@@ -20,7 +20,7 @@ from sage_ray.metrics.definitions import (
     pooled_definition,
     truth_of,
 )
-from sage_ray.metrics.particle_sizes import diameters, pooled_scores, score_particles
+from sage_ray.metrics.size_scores import diameters, pooled_scores, score_particles
 from sage_ray.statistics.bootstrap import drawn_weights, percentile_interval, reflected_interval
 
 WIDTH = 2 / math.sqrt(math.pi)
