@@ -28,8 +28,8 @@ RIM = 0.25
 MIN_SIDE = 16
 BATCH_PIXELS = 1 << 18
 """Network pixels that are predicted at a time, about: some 600 bytes each at a width of 16 channels."""
-MANY_FIELDS = 32
-"""An image of more fields of view than this is cut into tiles that are larger than the fields of training."""
+LARGE_PIXELS = 1 << 20
+"""An image of more network pixels than this is cut into tiles that are larger than the fields of training."""
 
 Predict = Callable[[np.ndarray], np.ndarray]
 
@@ -216,15 +216,15 @@ class Tiling:
 
     @classmethod
     def of(cls, seen: tuple[int, int], field: tuple[int, int], *, any_field: bool) -> Tiling:
-        """Tiles of the size of training, and larger ones for an image of many fields, where overlaps cost most.
+        """Tiles of the size of training, and larger ones for a large image, where overlaps cost most.
 
         Args:
             seen: (rows, columns) of the image in network pixels.
             field: (rows, columns) that the network saw in training.
             any_field: whether what the network makes of a place does not depend on the size of the tile around it.
         """
-        many = seen[0] * seen[1] > MANY_FIELDS * field[0] * field[1]
-        times = math.isqrt(BATCH_PIXELS // (field[0] * field[1])) if any_field and many else 1
+        is_large = seen[0] * seen[1] > LARGE_PIXELS
+        times = math.isqrt(BATCH_PIXELS // (field[0] * field[1])) if any_field and is_large else 1
         larger = max(times, 1)
         return cls(seen, (larger * field[0], larger * field[1]), field)
 
