@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 CHAMPION = "models:/{}@champion"
 
+WIDEST = 10.0
+"""An interval of sizes whose ends differ by more than this factor says nothing, and is not printed."""
+
 
 def finished(result: FinalResult, session: Session) -> Answer:
     """Answer of `final`: scores on the locked test, and the version that was registered."""
@@ -148,6 +151,8 @@ def _size_lines(sizes: dict[str, Any]) -> list[str]:
     d10, d50, d90 = (f"{values[name]['value']:.4g}" for name in ("d10", "d50", "d90"))
     limits = values["d50"]
     between = "" if limits["low"] is None else f" [{limits['low']:.4g}, {limits['high']:.4g}]"
+    if limits["low"] is not None and limits["high"] > WIDEST * limits["low"]:
+        between, unit = "", f"{unit} (images too few or too unlike for an interval)"
     whole = _images(sizes["particles"], "whole particle")
     line = f"diameters of {whole}: median {d50}{between} {unit}, D10 {d10}, D90 {d90}"
     return [line, *(f"  {note}" for note in sizes["notes"])]
