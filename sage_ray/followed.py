@@ -40,6 +40,8 @@ BY_THEMSELVES = (".leases", ".sessions")
 """Folders anywhere in the home that are in the bucket by themselves."""
 FORGOTTEN_S = 2 * 86400.0
 """A process's folder without a sign of life for so long was left by a kill."""
+LEAVE_S = 10.0
+"""A process that ends waits so long for what is being sent; then its folder is left to `FORGOTTEN_S`."""
 VARIABLE = "SAGE_CACHE_DIR"
 _ALIVE = ".alive"
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{12}\.tmp")
@@ -72,6 +74,7 @@ class Followed:
         self._known: dict[str, _Known] = {}
         self._looked: dict[str, float] = {}
         self._lock = threading.RLock()
+        self._left = False
         self._make()
         atexit.register(self.leave)
 
@@ -87,7 +90,7 @@ class Followed:
         if name is None:
             return
         with self._lock:
-            if every_s and self._looked_lately(name, every_s):
+            if self._is_gone() or (every_s and self._looked_lately(name, every_s)):
                 return
             self._sign()
             self._looked[name] = time.monotonic()
@@ -109,13 +112,15 @@ class Followed:
         if name is None:
             return
         with self._lock:
+            if self._is_gone():
+                return
             self._sign()
             here = sorted(self._files(place), key=lambda found: (Path(found).name in _LAST, found))
             for found in here:
                 with contextlib.suppress(FileNotFoundError):  # removed meanwhile, by another thread
                     self._send(found)
             gone = [n for n in self._known if _is_below(n, name) and not (self.root / n).exists()]
-            if gone:
+            if gone and not self._is_gone():
                 self.store.delete(gone)
                 for each in gone:
                     del self._known[each]
@@ -147,8 +152,20 @@ class Followed:
             return place.exists()
 
     def leave(self) -> None:
-        """Remove the folder; what was not sent is lost."""
-        shutil.rmtree(self.root, ignore_errors=True)
+        """Remove the folder; what was not sent is lost.
+
+        Threads that go on while the process ends must not take the files for removed: nothing is sent from now on.
+        """
+        self._left = True
+        if self._lock.acquire(timeout=LEAVE_S):
+            try:
+                shutil.rmtree(self.root, ignore_errors=True)
+            finally:
+                self._lock.release()
+
+    def _is_gone(self) -> bool:
+        """Whether the folder is no more: this process ends, or somebody has removed the cache of this machine."""
+        return self._left or not self.root.is_dir()
 
     def _make(self) -> None:
         try:

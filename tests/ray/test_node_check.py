@@ -107,7 +107,7 @@ def test_a_bad_node_that_joins_gets_no_trial(nodes: ClusterOfProcesses, tmp_path
     nodes.head(1)
     home = Home(tmp_path / "home")
     home.path.mkdir()
-    path = write_space(tmp_path, {"adversarial.epochs": 12}, trials=6, space=GOOD, concurrency="auto")
+    path = write_space(tmp_path, {"adversarial.epochs": 28}, trials=6, space=GOOD, concurrency="auto")
     study = start("sweep", str(path), "--home", str(home.path), "--json")
     wait_until(lambda: home.run_ids(), study)
     nodes.add(1, own_disk=home.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,6 +148,24 @@ def test_removals_go_both_ways(bucket: str) -> None:
     one.push(one.root)
     two.pull(two.root)
     assert sorted(path.name for path in (two.root / "studies/s").iterdir()) == ["changed", "kept"]
+
+
+@pytest.mark.parametrize("removed_by", ["the process itself, as it ends", "somebody who tidies the machine"])
+def test_a_folder_that_is_gone_takes_nothing_from_the_bucket(bucket: str, removed_by: str) -> None:
+    """A thread may still send while its process ends."""
+    one, two, three = Followed(bucket), Followed(bucket), Followed(bucket)
+    write(one, "runs/a/metrics.jsonl", "line")
+    one.push(one.root)
+    two.pull(two.root)
+    if "itself" in removed_by:
+        two.leave()
+    else:
+        shutil.rmtree(two.root)
+    two.push(two.root / "runs" / "a")
+    two.pull(two.root)
+    three.pull(three.root)
+    assert (three.root / "runs/a/metrics.jsonl").read_text() == "line"
+    assert not two.root.exists()
 
 
 def test_whether_there_is_a_file_is_asked_of_the_bucket_now_and_then(bucket: str) -> None:

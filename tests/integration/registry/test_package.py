@@ -242,7 +242,7 @@ def test_model_names_resolve_or_say_what_is_near(tmp_path: Path, home: Home) -> 
         ("toy-s1", "no such model: toy-s1: did you mean toy-s0?"),
         ("models:/none/1", "no such model: models:/none: nothing is registered yet"),
         (str(tmp_path / "nothing"), "no such model"),
-        (str(tmp_path), "no model in folder"),
+        (str(home.path), "no model in folder"),
         ("", "no model named"),
     ):
         with pytest.raises(UserError, match=what.replace("?", r"\?")):
