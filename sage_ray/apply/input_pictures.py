@@ -13,9 +13,9 @@ from sage_ray.config import stable_hash
 from sage_ray.data.folder_files import FoundFile, files_below
 from sage_ray.data.images import MICROSCOPE_SUFFIXES, SUFFIXES
 from sage_ray.data.microscope_file import EXTRA, can_read_microscope_files
+from sage_ray.data.notes import first_named
 from sage_ray.errors import UserError
 
-_NAMED = 3
 _MAX_NAME_BYTES = 200
 
 
@@ -103,8 +103,7 @@ def _passed_over(root: Path, used: Collection[Path]) -> str:
         kinds.setdefault(_kind(file), []).append(file.name)
     parts = []
     for kind, names in sorted(kinds.items(), key=lambda item: (-len(item[1]), item[0])):
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        parts.append(f"{len(names)} {kind} ({', '.join(names[:_NAMED])}{more})")
+        parts.append(f"{len(names)} {kind} ({first_named(names)})")
     mends = _mends(left)
     return f"{len(left)} file{'s' if len(left) > 1 else ''} not looked at: {', '.join(parts)}{mends}"
 

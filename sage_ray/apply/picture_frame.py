@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 from sage_ray.data.information_bar import NO_BAR, information_bar
-from sage_ray.data.notes import Note
-from sage_ray.data.pixel_size import PixelSize, pixel_size, said
+from sage_ray.data.notes import Note, first_named
+from sage_ray.data.pixel_size import PixelSize, pixel_size, said, sizes_said
 from sage_ray.errors import UserError
 from sage_ray.imaging.particles import Scale, pixel_sides
 from sage_ray.imaging.tiles import ArraySource, RowSource
@@ -145,17 +145,12 @@ def scale_lines(frames: Sequence[tuple[Path, PictureFrame]]) -> list[str]:
     sizes = [frame.size for _, frame in frames if frame.size is not None]
     if not sizes:
         return []
-    origins = Counter(size.origin for size in sizes)
-    from_where = ", ".join(f"{origin} ({count})" for origin, count in origins.most_common())
-    smallest, largest = (pick((size.nm for size in sizes), key=lambda nm: nm[0] * nm[1]) for pick in (min, max))
-    span = said(smallest) if smallest == largest else f"{said(smallest)} to {said(largest)}"
-    lines = [f"scale: {span} per pixel, from {from_where}"]
+    lines = [f"scale: {sizes_said(sizes)}"]
     without = [path.name for path, frame in frames if frame.size is None]
     if without:
-        shown = ", ".join(without[:3]) + (f" and {len(without) - 3} more" if len(without) > 3 else "")
         lines.append(
-            f"note: {len(without)} of {len(frames)} images have no scale, so nothing of them is in nm ({shown}); "
-            "--nm-per-pixel gives one to all images of a call"
+            f"note: {len(without)} of {len(frames)} images have no scale, so nothing of them is in nm "
+            f"({first_named(without)}); --nm-per-pixel gives one to all images of a call"
         )
     return lines
 

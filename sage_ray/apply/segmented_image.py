@@ -47,8 +47,6 @@ class SegmentedImage:
     table: pd.DataFrame
     """One row per particle."""
     shape: tuple[int, int]
-    field: FieldOfView
-    """What of it was looked at, and its scale."""
     coverage: float
     """Share of foreground in what was looked at."""
     tiled: bool
@@ -57,6 +55,12 @@ class SegmentedImage:
     notes: list[Note]
     doubt: float | None = None
     """`imaging.seed_votes.doubt_of` the image, where the seeds of a model voted."""
+
+    @property
+    def field(self) -> FieldOfView:
+        """What of it was looked at, and its scale."""
+        rows, columns = self.shape
+        return FieldOfView(self.path.name, rows - self.frame.crop_bottom, columns, self.frame.sides)
 
     def row(self) -> dict[str, Any]:
         """The image's row of images.csv."""
@@ -138,7 +142,6 @@ def segment_image(
         mask=written,
         table=frame,
         shape=source.shape,
-        field=FieldOfView(path.name, source.shape[0] - bar, source.shape[1], sides),
         coverage=measure.coverage,
         tiled=tiled,
         frame=looked,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from sage_ray.data.information_bar import NO_BAR, information_bar
-from sage_ray.data.pixel_size import PixelSize, pixel_size, said
+from sage_ray.data.notes import first_named
+from sage_ray.data.pixel_size import PixelSize, pixel_size, sizes_said
 
 _NAMED = 3
 # Rows by which bars of equal images may seem to differ: soft edges of JPEG.
@@ -54,7 +54,7 @@ class BarsAndScales:
         """Bars that are not cut off, and sizes of pixels that are to be looked at."""
         lines = self._of_bars()
         for text, stems in _grouped({stem: size.note for stem, size in self.sizes.items() if size and size.note}):
-            lines.append(f"scale: {_named(stems)}: {text}")
+            lines.append(f"scale: {first_named(stems)}: {text}")
         return lines
 
     def _of_bars(self) -> list[str]:
@@ -65,7 +65,7 @@ class BarsAndScales:
             stems = list(left)
             rows = left[stems[0]]
             what = f"the information bar has {rows} rows, of which data.crop_bottom={self.crop_bottom} leaves some"
-            return [f"bar: {_named(stems)}: {what}"]
+            return [f"bar: {first_named(stems)}: {what}"]
         origins = Counter(origin for stem, (_, origin) in self.bars.items() if stem in left)
         found = f"by {', '.join(origin for origin, _ in origins.most_common())}"
         if self.proposed:
@@ -73,20 +73,17 @@ class BarsAndScales:
             return [f"bar: {whose}: the lowest {self.proposed} rows are an information bar, {found}: "
                     f"set data.crop_bottom={self.proposed}"]  # fmt: skip
         groups = _grouped({stem: rows for stem, (rows, _) in self.bars.items()})
-        told = ", ".join(f"{rows or 'no'} rows ({_named(stems)})" for rows, stems in groups[:_NAMED])
+        told = ", ".join(f"{rows or 'no'} rows ({first_named(stems)})" for rows, stems in groups[:_NAMED])
         told += f" and {len(groups) - _NAMED} more heights" if len(groups) > _NAMED else ""
         mend = "data.crop_bottom is one number: crop them alike, or train on each kind in a folder of its own"
         return [f"bar: information bars differ, {found}: {told}: {mend}"]
 
     def lines(self) -> list[str]:
-        """How many images say the size of their pixels, and which."""
+        """How many images say their scale, and which."""
         known = [size for size in self.sizes.values() if size is not None]
         if not known:
             return []
-        sides = sorted((size.nm for size in known), key=lambda nm: nm[0] * nm[1])
-        span = said(sides[0]) if sides[0] == sides[-1] else f"{said(sides[0])} to {said(sides[-1])}"
-        origins = ", ".join(f"{origin} ({count})" for origin, count in Counter(s.origin for s in known).most_common())
-        return [f"scale: {len(known)} of {len(self.sizes)} images say the size of their pixels, {span}: {origins}"]
+        return [f"scale: {len(known)} of {len(self.sizes)} images say their scale: {sizes_said(known)}"]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: number of images by rows of their bar, the rows to crop, and sizes of pixels in nm."""
@@ -105,8 +102,3 @@ def _grouped(values: dict[str, Any]) -> list[tuple[Any, list[str]]]:
     for stem, value in values.items():
         groups.setdefault(value, []).append(stem)
     return sorted(groups.items(), key=lambda group: -len(group[1]))
-
-
-def _named(stems: Sequence[str]) -> str:
-    more = f" and {len(stems) - _NAMED} more" if len(stems) > _NAMED else ""
-    return ", ".join(stems[:_NAMED]) + more

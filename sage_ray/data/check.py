@@ -14,7 +14,7 @@ import numpy as np
 from sage_ray.data.bars_and_scales import BarsAndScales
 from sage_ray.data.foreground import SeenTerms
 from sage_ray.data.images import BadFile, Problem, read_image
-from sage_ray.data.notes import Note, note_lines
+from sage_ray.data.notes import Note, first_named, note_lines
 from sage_ray.data.other_data import checked_rule
 from sage_ray.data.pair_masks import is_annotated, mask_shas
 from sage_ray.data.pairing import Pair
@@ -209,8 +209,7 @@ def _warnings(suspects: Sequence[SuspectPair]) -> list[str]:
                 named.setdefault(doubt.text, []).append(suspect.pair.stem)
     lines = []
     for text, stems in named.items():
-        more = f" and {len(stems) - _NAMED} more" if len(stems) > _NAMED else ""
-        lines.append(f"suspect: {', '.join(stems[:_NAMED])}{more}: {text}")
+        lines.append(f"suspect: {first_named(stems, _NAMED)}: {text}")
     return lines
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from skimage.measure import label
 
 from sage_ray.data.masks import Mask, MaskValues, classify_values, labels_or_reason, whole_numbers
+from sage_ray.data.notes import first_named
 from sage_ray.data.problems import bad_file
 from sage_ray.foreground_rule import ForegroundRule, ValueTerm, foreground_rule
 
@@ -180,6 +181,5 @@ def _said(ignored: np.ndarray, chosen: np.ndarray, found: _Distinct) -> list[tup
         said.append((IGNORED, f"{pixels[ignored].sum() / pixels.sum():.1%} of its pixels"))
     others = [place for place in np.flatnonzero(~ignored & ~chosen).tolist() if not found.is_background(place)]
     if others:
-        more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
-        said.append((UNNAMED, ", ".join(found.name(place) for place in others[:_SHOWN]) + more))
+        said.append((UNNAMED, first_named([found.name(place) for place in others], _SHOWN)))
     return said

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,3 +38,9 @@ def note_lines(notes: Iterable[Note]) -> list[str]:
             f"note: {text} ({told})" if len(about) == 1 else f"note: {text} ({len(about)} files, such as {told})"
         )
     return lines
+
+
+def first_named(names: Sequence[str], shown: int = 3) -> str:
+    """The first few of some names in words: "a, b, c and 4 more"."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"{', '.join(names[:shown])}{more}"

@@ -16,6 +16,7 @@ from sage_ray.data import mask_names
 from sage_ray.data.annotations import annotation_kind, coco_images
 from sage_ray.data.folder_files import FoundFile
 from sage_ray.data.images import Problem
+from sage_ray.data.notes import first_named
 from sage_ray.errors import UserError
 
 EXAMPLE = "such as data.masks='masks/*_mask.tif'"
@@ -140,9 +141,8 @@ def _match_by(state: Matches, image_reading: Reading, mask_reading: Reading, wit
 
 
 def _ambiguous(kind: str, file: FoundFile, candidates: Sequence[FoundFile]) -> Problem:
-    names = ", ".join(candidate.name for candidate in candidates[:4])
-    more = f" and {len(candidates) - 4} more" if len(candidates) > 4 else ""
-    what = f"ambiguous pairing, {len(candidates)} {kind} fit ({names}{more})"
+    named = first_named([candidate.name for candidate in candidates], 4)
+    what = f"ambiguous pairing, {len(candidates)} {kind} fit ({named})"
     return Problem(what, str(file.path), f"keep one of them, or say where masks lie, {EXAMPLE}")
 
 

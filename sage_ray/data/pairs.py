@@ -15,6 +15,7 @@ from sage_ray.data import mask_names
 from sage_ray.data.folder_files import FoundFile, files_below, passed_over
 from sage_ray.data.images import SUFFIXES, BadFile, Problem, header_size
 from sage_ray.data.information_bar import MOST
+from sage_ray.data.notes import first_named
 from sage_ray.data.pair_masks import mask_shas, mask_size
 from sage_ray.data.pairing import EXAMPLE, Matches, Pair, by_patterns, by_rules
 from sage_ray.errors import UserError
@@ -154,7 +155,7 @@ def _no_pairs(root: Path, files: Sequence[FoundFile], both_folders: bool) -> Use
         what = "no pairs" if both_folders else f"no pairs, {lacking} is missing"
         mend = "put images (PNG, TIFF, JPEG, BMP) in images/ and masks of the same stem in masks/ or segmaps/"
         return UserError(what, root, mend + tail)
-    shown = ", ".join(pictures[:4]) + (f" and {len(pictures) - 4} more" if len(pictures) > 4 else "")
+    shown = first_named(pictures, 4)
     if any(count > 1 for count in Counter(file.stem for file in files if file.is_picture).values()):
         mend = f"names do not tell images from masks: say where masks lie, {EXAMPLE}"
         return UserError(f"ambiguous pairing, pictures of one name ({shown})", root, mend + tail)

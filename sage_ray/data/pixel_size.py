@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,6 +63,14 @@ def said(nm: Sequence[float]) -> str:
     """A size of pixels in words: "1.2 nm", or "1.2 x 1.5 nm" (height x width)."""
     height, width = nm
     return f"{height:.4g} nm" if math.isclose(height, width, rel_tol=1e-6) else f"{height:.4g} x {width:.4g} nm"
+
+
+def sizes_said(sizes: Sequence[PixelSize]) -> str:
+    """Sizes of several images in words, at least one: "0.2 nm to 1 nm per pixel, from ImageJ (2)"."""
+    sides = sorted((size.nm for size in sizes), key=lambda nm: nm[0] * nm[1])
+    span = said(sides[0]) if sides[0] == sides[-1] else f"{said(sides[0])} to {said(sides[-1])}"
+    origins = ", ".join(f"{origin} ({count})" for origin, count in Counter(s.origin for s in sizes).most_common())
+    return f"{span} per pixel, from {origins}"
 
 
 def _agree(one: Sequence[float], other: Sequence[float]) -> bool:

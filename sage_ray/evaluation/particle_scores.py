@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -116,7 +115,7 @@ def write_sizes(run: RunFolder, rows: Sequence[Mapping[str, Any]]) -> list[dict[
 
 def read_sizes(run: RunFolder) -> list[dict[str, Any]]:
     """The rows that `write_sizes` stored; none if there are none."""
-    path = Path(run.path / _FILE)
+    path = run.path / _FILE
     pull(path)
     if not path.is_file():
         return []

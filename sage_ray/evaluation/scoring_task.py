@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -63,9 +64,9 @@ class ScoringTask:
             return score_definitions(self.config)
         return own_size_definitions(self.config.evaluation, self.read_with.foreground)
 
-    @property
+    @cached_property
     def truth(self) -> TrueParticles:
-        """The particles of the data one by one, where their masks number them."""
+        """The particles of the data one by one, where their masks number them; the folder is looked through once."""
         return TrueParticles(self.read_with, self.data)
 
     def has_particles(self, rows: Sequence[Mapping[str, Any]]) -> bool:

@@ -223,11 +223,11 @@ def score_instances(
     overlaps = object_overlaps(*kept)
     matched = match_objects(overlaps, threshold).size
     found, union = overlaps.num_pred, overlaps.num_pred + overlaps.num_true - matched
-    diameters = [_mean_diameter(labels) for labels in kept]
+    diameters = [sizes.mean() if sizes.size else float("nan") for sizes in map(equivalent_diameters, kept)]
     return InstanceScore(
         average_precision=matched / union if union else 1.0,
         count_error=(found - overlaps.num_true) / max(overlaps.num_true, 1),
-        size_bias=diameters[1] / diameters[0] - 1,
+        size_bias=float(diameters[1] / diameters[0] - 1),
         num_true=overlaps.num_true,
         num_pred=found,
         num_matched=int(matched),
@@ -240,7 +240,12 @@ def _without_small(labels: np.ndarray, min_object_pixels: int) -> np.ndarray:
     return np.where(kept[labels], labels, 0)
 
 
-def _mean_diameter(labels: np.ndarray) -> float:
-    """Mean equivalent circular diameter of the objects in pixels; NaN without any."""
+def equivalent_diameters(labels: np.ndarray, min_object_pixels: int = 0) -> np.ndarray:
+    """Equivalent circular diameters sqrt(4 area / pi), (n,) float64 in pixels, of the objects of labels (H,W).
+
+    Args:
+        labels: 0 is the background.
+        min_object_pixels: smaller objects are left out.
+    """
     areas = np.bincount(labels.ravel())[1:]
-    return float(np.sqrt(4 * areas[areas > 0] / np.pi).mean()) if areas.any() else float("nan")
+    return np.asarray(np.sqrt(4 * areas[areas >= max(min_object_pixels, 1)] / np.pi))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sage_ray.metrics.objects import score_instances
+from sage_ray.metrics.objects import equivalent_diameters, score_instances
 
 Sizes = tuple[np.ndarray, np.ndarray]
 """Diameters (n,) of the true and (m,) of the predicted particles of one image."""
@@ -34,7 +34,7 @@ def score_particles(true: np.ndarray, pred: np.ndarray, min_object_pixels: int) 
         min_object_pixels: smaller particles of both are left out.
     """
     found = score_instances(true, pred, min_object_pixels)
-    sizes = diameters(true, min_object_pixels), diameters(pred, min_object_pixels)
+    sizes = equivalent_diameters(true, min_object_pixels), equivalent_diameters(pred, min_object_pixels)
     values = {
         "instance_ap_50": found.average_precision,
         "count_error": found.count_error,
@@ -50,12 +50,6 @@ def score_particles(true: np.ndarray, pred: np.ndarray, min_object_pixels: int) 
     if found.num_true and found.num_pred:
         values |= {name: float(value[0]) for name, value in _distances([sizes], np.ones((1, 1))).items()}
     return ParticleScore(values, sizes)
-
-
-def diameters(labels: np.ndarray, min_object_pixels: int = 0) -> np.ndarray:
-    """Equivalent circular diameters (n,) float64 in pixels of the particles of labels (H,W), small ones left out."""
-    areas = np.bincount(labels.ravel())[1:]
-    return np.asarray(np.sqrt(4 * areas[areas >= max(min_object_pixels, 1)] / np.pi))
 
 
 def pooled_scores(sizes: Sequence[Sizes], matched: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:

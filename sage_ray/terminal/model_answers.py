@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sage_ray.terminal.display import score_lines, score_pairs
-from sage_ray.terminal.particle_answers import particle_table, pixel_scores
+from sage_ray.terminal.particle_answers import particle_score_lines, pixel_scores
 from sage_ray.terminal.shell import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, Answer, Session, one_line, plain, quoted
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def finished(result: FinalResult, session: Session) -> Answer:
     one = result.scores["dice"]
     lines.append(f"locked test ({_images(one.images)}, {one.seeds} seeds; {_basis(one)}):")
     lines += score_pairs(pixel_scores(result.scores))
-    lines += particle_table(result.scores)
+    lines += particle_score_lines(result.scores)
     lines.append("definitions: in the report of `compare`, and with --json")
     lines += [result.readings.text, *result.readings.notes]
     lines.append(f"registered {result.uri} (seed {result.registered_seed}); verdict: {result.verdict}")
@@ -111,7 +111,7 @@ def evaluated(result: Evaluation, model: str, session: Session) -> Answer:
     against = ", beside Otsu thresholding" if result.baseline else ""
     lines = [f"{model} on {_images(result.images)} ({result.part} of {result.data}){against}:"]
     lines += score_lines(pixel_scores(result.scores), result.baseline or None)
-    lines += particle_table(result.scores, result.baseline)
+    lines += particle_score_lines(result.scores, result.baseline)
     if result.gain is not None:
         lines.append(f"Dice, model minus Otsu: {_with_interval(result.gain)}")
     lines.append(f"{_basis(result.scores['dice'])}; scored in {result.scoring}")

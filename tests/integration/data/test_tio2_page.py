@@ -35,7 +35,7 @@ def test_check_finds_pairs_bar_and_scale(write_twin: Callable[..., Path], tmp_pa
     lines = report.lines()
     assert "bar: all 5 images: the lowest 16 rows are an information bar, by its look: set data.crop_bottom=16" in lines
     assert "pairing: all 5 masks are named TiO2_masks/NAME_m, NAME being the image's name" in lines
-    assert "scale: 5 of 5 images say the size of their pixels, 4.468 nm: Zeiss metadata (5)" in lines
+    assert "scale: 5 of 5 images say their scale: 4.468 nm per pixel, from Zeiss metadata (5)" in lines
     assert not [line for line in lines if line.startswith("suspect")]
 
 

@@ -45,7 +45,7 @@ def test_bars_alike_are_proposed_and_scales_told(tmp_path: Path) -> None:
     report = check(folder(tmp_path / "d"))
     bar = "bar: all 3 images: the lowest 16 rows are an information bar, by its look: set data.crop_bottom=16"
     assert report.ok and report.warnings[0] == bar
-    assert "scale: 3 of 3 images say the size of their pixels, 0.5 nm: ImageJ (3)" in report.lines()
+    assert "scale: 3 of 3 images say their scale: 0.5 nm per pixel, from ImageJ (3)" in report.lines()
     told = report.as_dict()
     assert told["information_bars"] == {"16": 3} and told["proposed_crop_bottom"] == 16
     assert told["nm_per_pixel"] == {"images": 3, "min": 0.5, "max": 0.5}

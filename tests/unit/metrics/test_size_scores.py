@@ -20,7 +20,8 @@ from sage_ray.metrics.definitions import (
     pooled_definition,
     truth_of,
 )
-from sage_ray.metrics.size_scores import diameters, pooled_scores, score_particles
+from sage_ray.metrics.objects import equivalent_diameters
+from sage_ray.metrics.size_scores import pooled_scores, score_particles
 from sage_ray.statistics.bootstrap import drawn_weights, percentile_interval, reflected_interval
 
 WIDTH = 2 / math.sqrt(math.pi)
@@ -62,7 +63,7 @@ def test_a_perfect_result_and_small_particles() -> None:
     assert (large.values["particles_true"], large.values["particles_pred"]) == (1, 1)
     np.testing.assert_allclose(large.sizes, [[3 * WIDTH], [4 * WIDTH]])
     assert large.values["size_ks"] == 1 and large.values["size_wasserstein"] == pytest.approx(WIDTH)
-    assert list(diameters(TRUE, 5)) == pytest.approx([3 * WIDTH])
+    assert list(equivalent_diameters(TRUE, 5)) == pytest.approx([3 * WIDTH])
 
 
 def test_touching_labels_are_two_particles_and_their_component_is_one() -> None:
