@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from sage_ray.data.notes import first_named
+
 
 @dataclass(frozen=True)
 class FieldOfView:
@@ -55,5 +57,5 @@ def common_unit(particles: pd.DataFrame, fields: Sequence[FieldOfView]) -> Commo
         return CommonUnit("nm")
     if len(without) == len(used):
         return CommonUnit("px", "no image has a scale")
-    named = f"{len(without)} of {len(used)} images have no scale, such as {without[0]}"
+    named = f"{len(without)} of {len(used)} images have no scale ({first_named(without)})"
     return CommonUnit("px", f"{named}; a pixel need not mean the same length in all of them")

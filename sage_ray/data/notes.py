@@ -41,6 +41,6 @@ def note_lines(notes: Iterable[Note]) -> list[str]:
 
 
 def first_named(names: Sequence[str], shown: int = 3) -> str:
-    """The first few of some names in words: "a, b, c and 4 more"."""
+    """The first few of some names on one line: "a, b, c and 4 more"; a line break in a name is a space."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return f"{', '.join(names[:shown])}{more}"
+    return f"{', '.join(name.replace(chr(10), ' ') for name in names[:shown])}{more}"

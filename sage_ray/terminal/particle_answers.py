@@ -27,8 +27,8 @@ def particle_score_lines(scores: Mapping[str, Any], beside: Mapping[str, Any] | 
     blocks = [("", scores), *([("Otsu", beside)] if beside else [])]
     cells = [row for title, lines in blocks for row in _block(title, lines, names)]
     widths = [max(len(row[place]) for row in cells) for place in range(len(cells[0]))]
-    rows = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-    return [f"one by one: {told} (docs/scores.md explains each score)", *(f"  {row}" for row in rows)]
+    rows = [" ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return [f"one by one: {told} (docs/scores.md explains each score)", *rows]
 
 
 def _block(title: str, lines: Mapping[str, Any], names: list[str]) -> list[list[str]]:

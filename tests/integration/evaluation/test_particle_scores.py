@@ -196,6 +196,7 @@ def test_the_verb_shows_them_and_tells_them_as_json(fresh: Home, capsys: pytest.
         place for place, line in enumerate(shown) if line.startswith("one by one: particles are the instances")
     )
     assert "mean over images" in shown[start + 1] and "all images pooled" in shown[start + 1]
+    assert all(len(line) <= 80 for line in shown[start + 1 : start + 2 + 2 * len(PARTICLE_SCORES)])
     assert [line.split()[0] for line in shown[start + 2 : start + 2 + len(PARTICLE_SCORES)]] == list(PARTICLE_SCORES)
     assert call([*words, "--json", "--quiet"]) == 0
     answer = json.loads(capsys.readouterr().out.splitlines()[-1])

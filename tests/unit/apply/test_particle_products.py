@@ -140,7 +140,7 @@ def test_lengths_are_in_nm_only_if_every_image_with_particles_has_a_scale() -> N
     report, order = size_report(particles, fields), order_report(particles, fields)
     assert report.unit.name == order.unit.name == "px"
     (line,) = [line for line in report.lines() if "pixels" in line]
-    assert "1 of 2 images have no scale, such as i1.tif" in line
+    assert "1 of 2 images have no scale (i1.tif)" in line
     table = with_order(particles, order, fields)
     assert table.loc[table["image"] == "i1.tif", "nearest_neighbour_nm"].isna().all()
     assert table.loc[table["image"] == "i0.tif", "nearest_neighbour_nm"].notna().any()

@@ -15,6 +15,7 @@ from PIL import Image
 from sage_ray.apply.particle_measure import ParticleMeasure
 from sage_ray.apply.picture_frame import read_crop, read_scale
 from sage_ray.apply.predict import NothingSegmented, predict
+from sage_ray.data.notes import first_named
 from sage_ray.errors import UserError
 from sage_ray.imaging.model import model_spec, save_model_folder
 from sage_ray.models import SEGMENTERS
@@ -167,3 +168,8 @@ def test_a_particle_that_the_bar_cuts_touches_the_border(tmp_path: Path, bands: 
     labels = tifffile.imread(tmp_path / "labels.tif")
     assert labels.shape == preview.shape == (128, 128) and not labels[104:].any()
     assert measure.coverage == pytest.approx(mask[:104].mean())
+
+
+def test_the_first_of_many_names_are_one_line() -> None:
+    assert first_named(["a\nb", "c"]) == "a b, c"
+    assert first_named(["a", "b", "c", "d"], 2) == "a, b and 2 more"
