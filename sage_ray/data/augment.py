@@ -1,15 +1,15 @@
 """Training augmentation on the device: image and mask together, a batch at a time, every number keyed to its sample.
 
-Order of the block: crop, flips, CLAHE, jitter, blur, sharpening, noise (the public code shuffles it; a fixed order lets
+Order of the block: crop, flips, geometry (rotation, scale and elastic deformation, one sampling of the image for all
+three), CLAHE, jitter, gamma, blur, low resolution, sharpening, noise (the public code shuffles it; a fixed order lets
 each operation run once for all rows that drew it). Which rows those are is decided on the host from keyed numbers, so
 that no operation waits for the device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 import torch
 from kornia.enhance import (
@@ -22,51 +22,11 @@ from kornia.filters import gaussian_blur2d
 from torch import Tensor
 from torch.nn import functional
 
+from sage_ray.data.sample_numbers import SampleDraws, SampleNumbers
+from sage_ray.data.strong_augment import change_gamma, deform, lower_resolution
 from sage_ray.sections import AugmentConfig
 
 BLUR_KERNEL = (5, 5)
-_NAMES = (
-    "block", "crop", "crop_row", "crop_column", "hflip", "vflip", "clahe", "jitter", "brightness", "contrast", "blur",
-    "sigma", "sharpen", "noise", "noise_std",
-)  # fmt: skip
-
-
-class SampleDraws(Protocol):
-    """The part of `training.draws.KeyedDraws` that augmentation asks for."""
-
-    def row_uniform(self, name: str, count: int) -> list[list[float]]:
-        """`count` host floats in [0, 1) per row, keyed by the row's sample."""
-        ...
-
-    def normal(self, name: str, shape: Sequence[int]) -> Tensor:
-        """(B, *shape) float32 on the device, standard normal, each row keyed by its sample."""
-        ...
-
-
-class _SampleNumbers:
-    """The host numbers of a batch, by name, and which rows drew an operation."""
-
-    def __init__(self, draws: SampleDraws, device: torch.device) -> None:
-        self._values = [dict(zip(_NAMES, row, strict=True)) for row in draws.row_uniform("augment", len(_NAMES))]
-        self._device = device
-
-    def drew(self, name: str, config: AugmentConfig) -> list[int]:
-        """Rows whose block and whose operation `name` are on."""
-        chance = getattr(config, name)
-        return [i for i, row in enumerate(self._values) if row["block"] < config.probability and row[name] < chance]
-
-    def numbers(self, rows: list[int], name: str, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """(len(rows),) float32 on the device, uniform in [low, high)."""
-        return self._sent([low + (high - low) * self._values[i][name] for i in rows], torch.float32)
-
-    def index(self, rows: list[int]) -> Tensor:
-        """(len(rows),) int64 on the device."""
-        return self._sent(rows, torch.int64)
-
-    def _sent(self, values: Sequence[float], dtype: torch.dtype) -> Tensor:
-        tensor = torch.tensor(values, dtype=dtype)
-        # From pinned memory the copy is queued; from pageable memory the host would wait for it.
-        return tensor.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else tensor
 
 
 @torch.no_grad()
@@ -83,27 +43,33 @@ def augment(image: Tensor, mask: Tensor, config: AugmentConfig, draws: SampleDra
     Returns:
         image (B,1,H,W) float32 in [0,1] and mask (B,1,H,W) float32 in {0,1}.
     """
-    rows = _SampleNumbers(draws, image.device)
+    rows = SampleNumbers(draws, image.device, config)
     image, mask = image.clone(), mask.clone()
     _crop(image, mask, config, rows)
     for name, axis in (("hflip", 3), ("vflip", 2)):
-        chosen = rows.drew(name, config)
+        chosen = rows.drew(name)
         if chosen:
             index = rows.index(chosen)
             image[index], mask[index] = image[index].flip(axis), mask[index].flip(axis)
+    if rows.strong:
+        deform(image, mask, config, rows, draws)
     _clahe(image, config, rows)
-    chosen = rows.drew("jitter", config)
+    chosen = rows.drew("jitter")
     if chosen:
         index = rows.index(chosen)
         bright = adjust_brightness_accumulative(image[index], rows.numbers(chosen, "brightness", *config.jitter_range))
         contrast = rows.numbers(chosen, "contrast", *config.jitter_range)
         image[index] = adjust_contrast_with_mean_subtraction(bright, contrast)
-    chosen = rows.drew("blur", config)
+    if rows.strong:
+        change_gamma(image, config, rows)
+    chosen = rows.drew("blur")
     if chosen:
         index = rows.index(chosen)
         sigma = rows.numbers(chosen, "sigma", *config.blur_sigma).unsqueeze(1).expand(-1, 2)
         image[index] = gaussian_blur2d(image[index], BLUR_KERNEL, sigma)
-    chosen = rows.drew("sharpen", config)
+    if rows.strong:
+        lower_resolution(image, config, rows)
+    chosen = rows.drew("sharpen")
     if chosen:
         index = rows.index(chosen)
         image[index] = sharpness(image[index], float(config.sharpen_factor))
@@ -111,9 +77,9 @@ def augment(image: Tensor, mask: Tensor, config: AugmentConfig, draws: SampleDra
     return image.clamp_(0, 1), mask
 
 
-def _crop(image: Tensor, mask: Tensor, config: AugmentConfig, rows: _SampleNumbers) -> None:
+def _crop(image: Tensor, mask: Tensor, config: AugmentConfig, rows: SampleNumbers) -> None:
     """Rows that drew it are cropped to `crop_scale` of each side and resized back, the mask to the nearest."""
-    chosen = rows.drew("crop", config)
+    chosen = rows.drew("crop")
     if not chosen or config.crop_scale == 1:
         return
     index = rows.index(chosen)
@@ -129,8 +95,8 @@ def _crop(image: Tensor, mask: Tensor, config: AugmentConfig, rows: _SampleNumbe
     mask[index] = functional.grid_sample(mask[index], grid, mode="nearest", padding_mode="border", align_corners=False)
 
 
-def _clahe(image: Tensor, config: AugmentConfig, rows: _SampleNumbers) -> None:
-    chosen = rows.drew("clahe", config)
+def _clahe(image: Tensor, config: AugmentConfig, rows: SampleNumbers) -> None:
+    chosen = rows.drew("clahe")
     if not chosen:
         return
     index = rows.index(chosen)
@@ -154,8 +120,8 @@ def _counting() -> Iterator[None]:
         torch.use_deterministic_algorithms(refused)
 
 
-def _noise(image: Tensor, config: AugmentConfig, rows: _SampleNumbers, draws: SampleDraws) -> None:
-    chosen = rows.drew("noise", config)
+def _noise(image: Tensor, config: AugmentConfig, rows: SampleNumbers, draws: SampleDraws) -> None:
+    chosen = rows.drew("noise")
     if not chosen:
         return
     index = rows.index(chosen)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,7 +23,11 @@ from sage_ray.data.prepare import Facts, describe, duplicate_problem, duplicates
 from sage_ray.data.suspects import Doubt, PairLook, is_copy, look_at, same_pictures
 from sage_ray.data.synth import DrawnSource
 from sage_ray.files import sha256_of
+from sage_ray.notebook_view import NotebookView
 from sage_ray.sections import DataConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 KINDS = ("unusable", "constant", "equal", "inverted", "turned", "shifted", "outline", "bar", "duplicate")
 """Kinds of doubt, the gravest first."""
@@ -39,7 +43,7 @@ class SuspectPair:
 
 
 @dataclass(frozen=True)
-class CheckReport:
+class CheckReport(NotebookView):
     """What `check` found; `ok` if the folder can be trained on."""
 
     path: str
@@ -81,6 +85,24 @@ class CheckReport:
             "passed_over": self.passed_over,
             **self.taken.as_dict(),
         }
+
+    def frame(self) -> pd.DataFrame:
+        """One row per usable pair: name, rows, columns, coverage (share of the mask that is particle), objects."""
+        import pandas as pd
+
+        rows = [
+            (stem, fact.rows, fact.columns, fact.coverage, fact.objects)
+            for stem, fact in zip(self.stems, self.facts, strict=True)
+        ]
+        return pd.DataFrame(rows, columns=["name", "rows", "columns", "coverage", "objects"])
+
+    def headline(self) -> str:
+        """How many pairs can be used, and how many problems there are."""
+        return f"{len(self.facts)} usable pairs, {len(self.problems)} problems in {self.path}"
+
+    def remarks(self) -> list[str]:
+        """The report as text."""
+        return self.lines()
 
     def lines(self) -> list[str]:
         """The report as text, problems first, one per line."""

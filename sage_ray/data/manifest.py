@@ -21,9 +21,10 @@ def manifest(data: PreparedData) -> pd.DataFrame:
     """One row per image, in the order of `data.images`.
 
     Columns: stem, image_file, mask_file (empty if drawn), image_sha256, mask_sha256, rows and columns of the original
-    in pixels, coverage in [0, 1] and objects of the raw mask, part ("train", "validation" or "test").
+    in pixels, coverage in [0, 1] and objects of the raw mask, part ("train", "validation", "test", "unlabelled", or
+    "other").
     """
-    parts = data.split.parts()
+    parts = data.split.parts(len(data.stems))
     rows = [
         (stem, *files, fact.image_sha, fact.mask_sha, fact.rows, fact.columns, fact.coverage, fact.objects, part)
         for stem, files, fact, part in zip(data.stems, data.files, data.facts, parts, strict=True)

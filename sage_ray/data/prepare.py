@@ -76,9 +76,13 @@ def headline(data: PreparedData, config: DataConfig) -> str:
         source = config.path
     split = data.split
     parts = [f"{len(split.train)} train", f"{len(split.validation)} validation", f"{len(split.test)} locked test"]
+    parts += [f"{len(split.unlabelled)} without labels"] if len(split.unlabelled) else []
     fold = f", fold {config.split.fold} of {config.split.folds}" if config.split.folds else ""
     groups = group_names(data.stems, config.split.group)
     grouped = f" of {len(set(groups))} micrographs" if groups else ""
+    if config.split.part != "all":
+        others = len(data.shas) - len(split.train) - len(split.validation) - len(split.test) - len(split.unlabelled)
+        parts.append(f"part {config.split.part}, {others} in other parts")
     return f"data: {source}: {len(data.shas)} images{grouped}, {', '.join(parts)}{fold}"
 
 
@@ -177,7 +181,7 @@ def straddling(stems: Sequence[str], facts: Sequence[Facts], config: SplitConfig
     That two copies fall into one part is chance and changes with seed and fold, so they are refused whenever images are
     held out and no group holds the copies together.
     """
-    if not (config.test or config.validation or config.folds):
+    if not (config.test or config.validation or config.folds or config.part != "all"):
         return []
     groups = group_names(stems, config.group) or stems
     copies = (indices for indices in duplicates(stems, facts) if len({groups[i] for i in indices}) > 1)

@@ -1,7 +1,8 @@
 """Splits into train, validation and test: by contents, stratified by coverage, groups kept together.
 
 Which images are tested follows from the images' contents (and groups) and the test fraction alone; which are validated
-also from `split.seed`. File names and their order play no part, except through `split.group`.
+also from `split.seed`. File names and their order play no part, except through `split.group`. The images outside the
+test set fall into three disjoint parts A, B and C, which follow from contents and test fraction too (`split.part`).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -17,20 +18,37 @@ from sage_ray.config import stable_hash
 from sage_ray.errors import UserError
 from sage_ray.sections import SplitConfig
 
+PARTS = ("train", "validation", "test", "unlabelled")
+THIRDS = ("A", "B", "C")
+"""Values of `split.part` beside "all"."""
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Read-only sorted indices (int64) of the three parts, and `split_id`, 16 hex digits over their contents."""
+    """Read-only sorted indices (int64) of the parts, and `split_id`, 16 hex digits over contents of the first three.
+
+    `unlabelled` are the training images that `data.split.labels` leaves without masks; none without it. Images that
+    belong to another `split.part` are in none of them.
+    """
 
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
     split_id: str
+    unlabelled: np.ndarray = field(default_factory=lambda: _indices([]))
 
-    def parts(self) -> list[str]:
-        """The part ("train", "validation", "test") of each image, by index."""
-        names = {int(i): name for name in ("train", "validation", "test") for i in getattr(self, name)}
-        return [names[i] for i in range(len(names))]
+    def counts(self) -> dict[str, int]:
+        """Number of images of each part."""
+        return {name: len(getattr(self, name)) for name in PARTS}
+
+    def parts(self, total: int | None = None) -> list[str]:
+        """The part ("train", "validation", "test", "unlabelled", or "other" for none) of each image, by index.
+
+        Args:
+            total: number of all images; None: all of them are in a part.
+        """
+        names = {int(i): name for name in PARTS for i in getattr(self, name)}
+        return [names.get(i, "other") for i in range(len(names) if total is None else total)]
 
 
 @dataclass(frozen=True)
@@ -66,7 +84,7 @@ def make_split(
         UserError: fewer images (or groups) than the parts or folds need, or a group expression that does not match.
     """
     units = _units(shas, coverages, group_names(stems, config.group))
-    total = len(shas)
+    total: float = len(shas)
     noun = "groups" if config.group else "images"
     mend = "give more images, fewer folds, or set data.split.test (or validation) to 0"
     # The test part must not depend on `folds`, so what it leaves over is counted afterwards.
@@ -76,27 +94,60 @@ def make_split(
         raise UserError(f"fewer {noun} than the parts of the split need ({len(units)}, {parts} needed)", where, mend)
     test = _choose(units, _target(config.test, total), "test", spare) if config.test else []
     rest = _without(units, test)
+    if config.part != "all":
+        rest, total = _part(rest, config, spare, noun, where)
     if len(rest) < config.folds:
         beside = f" beside {len(test)} of the test set" if test else ""
         raise UserError(f"fewer {noun} than folds ({len(rest)}{beside}, {config.folds} folds)", where, mend)
     if config.folds:
-        validation = _fold(rest, config.folds, config.fold, config.seed)
+        validation = _fold(rest, config.folds, config.fold, f"fold:{config.seed}")
     elif config.validation:
         validation = _choose(rest, _target(config.validation, total), f"validation:{config.seed}", 1)
     else:
         validation = []
-    train = _without(rest, validation)
-    return _split(shas, train, validation, test)
+    pool = _without(rest, validation)
+    train = _labelled(pool, config, where)
+    return _split(shas, train, validation, test, _without(pool, train))
+
+
+def _labelled(pool: list[_Unit], config: SplitConfig, where: str) -> list[_Unit]:
+    """The units that keep their masks: the first of a keyed order, as many as fit into `labels` images."""
+    if not config.labels:
+        return pool
+    images = sum(unit.size for unit in pool)
+    if config.labels > images:
+        mend = f"give at most {images}, or 0 for all of them"
+        raise UserError(f"{config.labels} labels, but {images} training images", f"{where}, labels", mend)
+    chosen: list[_Unit] = []
+    for unit in sorted(pool, key=lambda unit: _draw(f"labels:{config.subset}", unit.key)):
+        if sum(one.size for one in chosen) + unit.size > config.labels:
+            break
+        chosen.append(unit)
+    if not chosen:
+        what = f"{config.labels} labels are fewer than the crops of the first micrograph of subset {config.subset}"
+        raise UserError(what, f"{where}, labels", "give more labels, or another data.split.subset")
+    return chosen
+
+
+def _part(rest: list[_Unit], config: SplitConfig, spare: int, noun: str, where: str) -> tuple[list[_Unit], float]:
+    """The units of `split.part`, and of how many images its fractions are: the test set counts with each third."""
+    chosen = _fold(rest, len(THIRDS), THIRDS.index(config.part), "part")
+    if len(chosen) < spare:
+        what = f"fewer {noun} in part {config.part} than the split needs ({len(chosen)}, {spare} needed)"
+        raise UserError(what, where, "give more images, or set data.split.part to all")
+    return chosen, sum(unit.size for unit in chosen) / (1 - config.test)
 
 
 def _split(shas: Sequence[str], *parts: list[_Unit]) -> Split:
-    train, validation, test = (
-        np.array(sorted(i for unit in part for i in unit.members), dtype=np.int64) for part in parts
-    )
-    for array in (train, validation, test):
-        array.setflags(write=False)
+    train, validation, test, unlabelled = (_indices([i for unit in part for i in unit.members]) for part in parts)
     identity = [sorted(shas[i] for i in array) for array in (train, validation, test)]
-    return Split(train, validation, test, split_id=stable_hash(identity))
+    return Split(train, validation, test, stable_hash(identity), unlabelled)
+
+
+def _indices(rows: Sequence[int]) -> np.ndarray:
+    array = np.array(sorted(rows), dtype=np.int64)
+    array.setflags(write=False)
+    return array
 
 
 def group_names(stems: Sequence[str], pattern: str | None, *, lenient: bool = False) -> list[str] | None:
@@ -144,7 +195,7 @@ def _units(shas: Sequence[str], coverages: Sequence[float], groups: list[str] | 
     return units
 
 
-def _target(fraction: float, total: int) -> int:
+def _target(fraction: float, total: float) -> int:
     return max(1, int(fraction * total + 0.5))
 
 
@@ -169,13 +220,13 @@ def _one_a_stratum(ordered: list[_Unit], count: int, draws: dict[str, str]) -> l
     return [min(stratum, key=lambda unit: draws[unit.key]) for stratum in strata]
 
 
-def _fold(units: list[_Unit], folds: int, fold: int, seed: int) -> list[_Unit]:
+def _fold(units: list[_Unit], folds: int, fold: int, salt: str) -> list[_Unit]:
     """Units of one fold: the largest first, neighbours in coverage dealt to different folds, the fullest fold last."""
     ordered = sorted(units, key=lambda unit: (-unit.size, unit.coverage, unit.key))
     filled = [0] * folds
     chosen = []
     for unit in ordered:
-        _, _, emptiest = min((filled[k], _draw(f"fold:{seed}:{k}", unit.key), k) for k in range(folds))
+        _, _, emptiest = min((filled[k], _draw(f"{salt}:{k}", unit.key), k) for k in range(folds))
         filled[emptiest] += unit.size
         if emptiest == fold:
             chosen.append(unit)

@@ -23,7 +23,7 @@ from sage_ray.files import replacing, sha256_of, write_text
 from sage_ray.grey_range import MINMAX, PERCENTILE, Rule, stretch_range
 from sage_ray.imaging import tiles
 from sage_ray.imaging.pickle_guard import refuse_pickle
-from sage_ray.imaging.tiles import ArraySource, RowSource, Tiling
+from sage_ray.imaging.tiles import ArraySource, CroppedSource, RowSource, Tiling
 from sage_ray.models import GENERATORS, SEGMENTERS
 from sage_ray.models.value_range import to_network_range, to_picture_range
 
@@ -38,7 +38,7 @@ STRETCHES: dict[Rule, str] = {MINMAX: "min-max to 0..255", PERCENTILE: "percenti
 
 
 def model_spec(
-    segmenter: tuple[str, Mapping[str, Any]],
+    segmenter: tuple[str, Mapping[str, Any]] | None,
     generator: tuple[str, Mapping[str, Any]] | None,
     *,
     image_size: Sequence[int],
@@ -51,7 +51,7 @@ def model_spec(
     """What `save_model_folder` writes beside the weights, as plain data.
 
     Args:
-        segmenter: name in SEGMENTERS and its constructor keywords.
+        segmenter: name in SEGMENTERS and its constructor keywords; None without one.
         generator: name in GENERATORS and its constructor keywords; None without one.
         image_size: (rows, columns) that training images were resized to.
         crop_bottom: rows of information bar that training cut off each original.
@@ -65,7 +65,7 @@ def model_spec(
     """
     return {
         **facts,
-        "segmenter": {"name": segmenter[0], "kwargs": dict(segmenter[1])},
+        "segmenter": None if segmenter is None else {"name": segmenter[0], "kwargs": dict(segmenter[1])},
         "generator": None if generator is None else {"name": generator[0], "kwargs": dict(generator[1])},
         "image_size": [int(side) for side in image_size],
         "native_size": None if native_size is None else [int(side) for side in native_size],
@@ -80,31 +80,34 @@ def model_spec(
     }
 
 
-def save_model_folder(folder: Path, segmenter: nn.Module, generator: nn.Module | None, spec: Mapping[str, Any]) -> Path:
+def save_model_folder(
+    folder: Path, segmenter: nn.Module | None, generator: nn.Module | None, spec: Mapping[str, Any]
+) -> Path:
     """Write weights and model.json into `folder` (made if missing) and return it.
 
     Args:
         folder: a model that it holds already is replaced; model.json is written last.
-        segmenter: the selected weights, on any device.
+        segmenter: the selected weights, on any device; None in a model that only generates.
         generator: the same, or None.
         spec: from `model_spec`.
 
     Raises:
-        ValueError: spec and networks disagree about the generator.
+        ValueError: spec and networks disagree about which networks there are.
     """
-    if (generator is None) != (spec["generator"] is None):
-        raise ValueError("spec and networks disagree: give both a generator and its entry in model_spec, or neither")
+    for name, given in (("segmenter", segmenter), ("generator", generator)):
+        if (given is None) != (spec[name] is None):
+            raise ValueError(f"spec and networks disagree: give both a {name} and its entry in model_spec, or neither")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SPEC_FILE).unlink(missing_ok=True)
-    networks = {SEGMENTER_FILE: segmenter} | ({GENERATOR_FILE: generator} if generator is not None else {})
     checksums = {}
-    for name, network in networks.items():
+    for name, network in ((SEGMENTER_FILE, segmenter), (GENERATOR_FILE, generator)):
+        if network is None:
+            (folder / name).unlink(missing_ok=True)
+            continue
         weights = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
         with replacing(folder / name) as temporary:
             save_file(weights, temporary)
         checksums[name] = sha256_of(folder / name)
-    if generator is None:
-        (folder / GENERATOR_FILE).unlink(missing_ok=True)
     text = json.dumps({**spec, "format_version": FORMAT_VERSION, "sha256": checksums}, indent=2) + "\n"
     write_text(folder / SPEC_FILE, text)
     return folder
@@ -123,16 +126,19 @@ def load_model_folder(folder: str | Path) -> Model:
         raise UserError("not a model folder", folder, f"give the folder that holds {SEGMENTER_FILE} and {SPEC_FILE}")
     if not folder.is_dir():
         raise UserError("no such model", folder, "give a folder with a model, such as runs/ID/artifacts/model")
-    if not (folder / SEGMENTER_FILE).is_file() or not (folder / SPEC_FILE).is_file():
+    if not is_model_folder(folder):
         for path in sorted(folder.iterdir()):
             refuse_pickle(path)
         raise UserError("no model in folder", folder, f"it needs {SEGMENTER_FILE} and {SPEC_FILE}")
     spec = _read_spec(folder / SPEC_FILE)
     try:
-        segmenter = _load_network(folder / SEGMENTER_FILE, SEGMENTERS, spec["segmenter"], spec)
-        generator = None
-        if spec["generator"] is not None:
-            generator = _load_network(folder / GENERATOR_FILE, GENERATORS, spec["generator"], spec)
+        segmenter, generator = (
+            None if spec[name] is None else _load_network(folder / file, table, spec[name], spec)
+            for name, file, table in (
+                ("segmenter", SEGMENTER_FILE, SEGMENTERS),
+                ("generator", GENERATOR_FILE, GENERATORS),
+            )
+        )
         return Model(segmenter, generator, spec, folder)
     except KeyError as error:
         raise UserError(
@@ -140,11 +146,18 @@ def load_model_folder(folder: str | Path) -> Model:
         ) from None
 
 
+def is_model_folder(folder: Path) -> bool:
+    """Whether a folder has a model's files: its model.json and the weights of at least one network."""
+    return (folder / SPEC_FILE).is_file() and any(
+        (folder / name).is_file() for name in (SEGMENTER_FILE, GENERATOR_FILE)
+    )
+
+
 @dataclass(eq=False)
 class Model:
-    """A segmenter, and a generator if there is one, with what is needed to use them on images of any size."""
+    """A segmenter, a generator, or both, with what is needed to use them on images of any size."""
 
-    segmenter: nn.Module
+    segmenter: nn.Module | None
     generator: nn.Module | None
     spec: dict[str, Any]
     folder: Path | None = None
@@ -170,7 +183,9 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Device that the networks are on."""
-        return next(self.segmenter.parameters()).device
+        network = self.segmenter or self.generator
+        assert network is not None, "a model without networks"
+        return next(network.parameters()).device
 
     def to(self, device: str | torch.device) -> Model:
         """The same model, its networks moved to `device`."""
@@ -179,6 +194,14 @@ class Model:
                 network.to(device)
         return self
 
+    def segmenting(self) -> nn.Module:
+        """The segmenter. Raises UserError if the model only generates."""
+        if self.segmenter is None:
+            where = self.folder or "model"
+            mend = "it only generates images; use `sage-ray generate`, or a model of another system for masks"
+            raise UserError("model without segmenter", where, mend)
+        return self.segmenter
+
     @torch.no_grad()
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Foreground probability (N,H,W) float32 in [0,1] of prepared images (N,H,W) uint8, at the size given.
@@ -186,7 +209,7 @@ class Model:
         Prepared means stretched and resized already, as `PreparedData.images` are.
         """
         grey = torch.tensor(np.asarray(images), device=self.device)[:, None].float() / 255
-        logits = self.segmenter(to_network_range(grey)).float()
+        logits = self.segmenting()(to_network_range(grey)).float()
         return torch.softmax(logits, dim=1)[:, 1].cpu().numpy()
 
     def predict_mask(
@@ -227,7 +250,7 @@ class Model:
         rows, columns = source.shape
         bar = self._bar(rows, crop_bottom)
         tiling = self._tiling((rows - bar, columns), nm_per_pixel)
-        kept = _Cropped(source, rows - bar) if bar else source
+        kept = CroppedSource(source, rows - bar) if bar else source
         try:
             values = stretch_range(kept.bands, self.stretch)
         except ValueError as error:
@@ -294,7 +317,7 @@ class Model:
 
     def _tiling(self, shape: tuple[int, int], nm_per_pixel: tuple[float, float] | None) -> Tiling:
         # A group norm averages over the whole tile, so its tiles have to be as large as in training.
-        any_field = not any(isinstance(layer, nn.GroupNorm) for layer in self.segmenter.modules())
+        any_field = not any(isinstance(layer, nn.GroupNorm) for layer in self.segmenting().modules())
         return Tiling.of(self.seen_size(shape, nm_per_pixel), self.image_size, any_field=any_field)
 
     def _nm_ratio(self, nm_per_pixel: tuple[float, float] | None) -> tuple[float, float]:
@@ -317,30 +340,6 @@ class Model:
         if not 0 <= bar < rows:
             raise UserError("image lower than its information bar", f"{rows} rows, bar {bar}", "set crop_bottom to 0")
         return bar
-
-
-@dataclass(frozen=True)
-class _Cropped:
-    """The upper `rows` rows of a source."""
-
-    source: RowSource
-    rows: int
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.rows, self.source.shape[1]
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.source.dtype
-
-    def bands(self) -> Iterator[np.ndarray]:
-        left = self.rows
-        for band in self.source.bands():
-            yield band[:left]
-            left -= len(band)
-            if left <= 0:
-                return
 
 
 def _in_nm(sides: tuple[float, float]) -> str:

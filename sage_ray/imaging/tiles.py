@@ -318,3 +318,30 @@ class RowReader:
         self._first = start
         self._held = [self._held[0] if len(self._held) == 1 else np.concatenate(self._held)]
         return self._held[0][: stop - start]
+
+
+@dataclass(frozen=True)
+class CroppedSource:
+    """The upper `rows` rows of a source."""
+
+    source: RowSource
+    rows: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns) in pixels."""
+        return self.rows, self.source.shape[1]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the pixels."""
+        return self.source.dtype
+
+    def bands(self) -> Iterator[np.ndarray]:
+        """Bands (n, columns) from the top."""
+        left = self.rows
+        for band in self.source.bands():
+            yield band[:left]
+            left -= len(band)
+            if left <= 0:
+                return

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import http.client
-import pickle
-import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sage_ray.errors import UserError
-from sage_ray.files import replacing
+from sage_ray.published_weights import DOWNLOAD_TIMEOUT_S, PublishedWeights
 
 VGG19_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
 VGG19_SHA256 = "dcbb9e9d"  # first digits; the published file carries them in its name
-DOWNLOAD_TIMEOUT_S = 60.0
-_LARGEST_DOWNLOAD = 2**30  # bytes; the published file has 575 million
-_CHUNK = 2**20
 _HOW_TO_GO_ON = "give a file with adversarial.perceptual_weights, or set adversarial.perceptual=none"
 
 # Convolutions up to conv5_1: index in torchvision's `features`, input and output channels, pooled before, tapped after.
@@ -42,6 +31,18 @@ _LAYERS = (
     (23, 512, 512, False, False),
     (25, 512, 512, False, False),
     (28, 512, 512, True, True),
+)
+VGG19 = PublishedWeights(
+    label="VGG19",
+    stem="vgg19-features",
+    url=VGG19_URL,
+    sha256=VGG19_SHA256,
+    shapes={
+        f"features.{index}.{part}": shape
+        for index, channels, out_channels, _, _ in _LAYERS
+        for part, shape in (("weight", (out_channels, channels, 3, 3)), ("bias", (out_channels,)))
+    },
+    how_to_go_on=_HOW_TO_GO_ON,
 )
 TAP_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -68,7 +69,7 @@ class VGG19Loss(nn.Module):
             ValueError: a missing tensor or a wrong shape.
         """
         super().__init__()
-        _check_features(weights)
+        VGG19.check(weights)
         self.convs = nn.ModuleList()
         for index, channels, out_channels, _, _ in _LAYERS:
             conv = nn.Conv2d(channels, out_channels, 3, padding=1)
@@ -118,8 +119,7 @@ def load_vgg19(
     """The convolution weights up to conv5_1 as torchvision names them, float32 on the CPU.
 
     Args:
-        path: a local file: safetensors, or a torch checkpoint of tensors alone (it is loaded with `weights_only`).
-            None: the file of an earlier download in `cache_dir`, else a download.
+        path: a local file (`PublishedWeights.load`). None: an earlier download in `cache_dir`, else a download.
         cache_dir: folder that keeps the downloaded convolution weights (about 52 MB).
         url: where to download from.
         sha256: leading hex digits of the download's sha256.
@@ -129,30 +129,12 @@ def load_vgg19(
         UserError: no such file, unreadable or unsafe contents, missing tensors or wrong shapes, a failed or corrupted
             download; the message says how to go on.
     """
-    if path is not None:
-        return _read_features(Path(path))
-    cached = cached_vgg19(cache_dir, sha256)
-    if cached.is_file():
-        try:
-            return _read_features(cached)
-        except UserError:
-            cached.unlink()  # damaged: fetched again below
-    try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cached.parent, prefix="vgg19-") as folder:
-            downloaded = Path(folder) / "download.pth"
-            _download(url, downloaded, sha256, timeout_s)
-            features = _read_features(downloaded, origin=url)
-            with replacing(cached) as kept:
-                safetensors.torch.save_file(features, kept)
-    except OSError as error:
-        raise UserError("VGG19 weights cannot be kept", cached.parent, f"{error}; {_HOW_TO_GO_ON}") from None
-    return features
+    return replace(VGG19, url=url, sha256=sha256).load(path, cache_dir, timeout_s=timeout_s)
 
 
 def cached_vgg19(cache_dir: str | Path, sha256: str = VGG19_SHA256) -> Path:
     """Where `load_vgg19` keeps what it downloaded; the file need not be there."""
-    return Path(cache_dir) / f"vgg19-features-{sha256[:16]}.safetensors"
+    return replace(VGG19, sha256=sha256).cached(cache_dir)
 
 
 def random_vgg19(seed: int = 0) -> dict[str, Tensor]:
@@ -164,58 +146,3 @@ def random_vgg19(seed: int = 0) -> dict[str, Tensor]:
         tensors[f"features.{index}.weight"] = torch.randn(out_channels, channels, 3, 3, generator=generator) * spread
         tensors[f"features.{index}.bias"] = torch.zeros(out_channels)
     return tensors
-
-
-def _download(url: str, target: Path, sha256: str, timeout_s: float) -> None:
-    digest = hashlib.sha256()
-    size = 0
-    try:
-        with urllib.request.urlopen(url, timeout=timeout_s) as response, target.open("wb") as file:
-            while size <= _LARGEST_DOWNLOAD and (chunk := response.read(_CHUNK)):
-                size += len(chunk)
-                digest.update(chunk)
-                file.write(chunk)
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ValueError) as error:
-        reason = str(getattr(error, "reason", error)).replace("\n", " ")
-        raise UserError("VGG19 weights cannot be downloaded", url, f"{reason}; {_HOW_TO_GO_ON}") from None
-    if not digest.hexdigest().startswith(sha256.lower()):
-        found = f"sha256 {digest.hexdigest()[:16]} of {size} bytes, expected {sha256}"
-        raise UserError("VGG19 weights are corrupted", url, f"{found}; try again, or {_HOW_TO_GO_ON}")
-
-
-def _read_features(path: Path, origin: str | None = None) -> dict[str, Tensor]:
-    """The wanted tensors of a file; every problem becomes a UserError that names `origin` or the file."""
-    where = origin or str(path)
-    if not path.is_file():
-        raise UserError("no such file of VGG19 weights", where, _HOW_TO_GO_ON)
-    try:
-        tensors = _read_tensors(path)
-        _check_features(tensors)
-    except pickle.UnpicklingError:
-        raise UserError("not a checkpoint of tensors alone", where, f"no other is loaded; {_HOW_TO_GO_ON}") from None
-    except (OSError, ValueError, RuntimeError, EOFError, KeyError, safetensors.SafetensorError) as error:
-        reason = str(error).split("\n", 1)[0] or type(error).__name__
-        raise UserError("not usable as VGG19 weights", where, f"{reason}; {_HOW_TO_GO_ON}") from None
-    names = [f"features.{layer[0]}.{part}" for layer in _LAYERS for part in ("weight", "bias")]
-    return {name: tensors[name].float().contiguous() for name in names}
-
-
-def _read_tensors(path: Path) -> Mapping[str, Tensor]:
-    if path.suffix == ".safetensors":
-        return safetensors.torch.load_file(path)
-    # The published file is a torch checkpoint. Loaded so, it can hold tensors alone, and no code is run.
-    loaded = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(loaded, Mapping):
-        raise ValueError(f"it holds a {type(loaded).__name__}, not tensors by name")
-    return loaded
-
-
-def _check_features(tensors: Mapping[str, Tensor]) -> None:
-    for index, channels, out_channels, _, _ in _LAYERS:
-        for part, shape in (("weight", (out_channels, channels, 3, 3)), ("bias", (out_channels,))):
-            name = f"features.{index}.{part}"
-            tensor = tensors.get(name)
-            if not isinstance(tensor, Tensor):
-                raise ValueError(f"tensor {name} is missing")
-            if tuple(tensor.shape) != shape:
-                raise ValueError(f"tensor {name} has shape {tuple(tensor.shape)}, VGG19 has {shape}")

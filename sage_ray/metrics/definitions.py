@@ -40,6 +40,24 @@ PARTICLE_SCORES = (
 Those of sizes are missing where truth or prediction has no particle."""
 PARTICLE_COUNTS = ("particles_true", "particles_pred", "particles_matched")
 PARTICLE_ROWS = (*PARTICLE_SCORES, *PARTICLE_COUNTS)
+CYCLE_SCORES = ("fidelity", "ceiling", "collusion", "null")
+"""Scores of a mask that its generated images are judged by (`metrics/cycle.py`)."""
+PAIR_SCORES = (
+    "ssim",
+    "lpips",
+    "spectrum",
+    "grey_inside",
+    "grey_outside",
+    "grey_inside_matched",
+    "grey_outside_matched",
+)
+"""Scores of a generated image beside the real image of its mask (`metrics/pair_scores.py`)."""
+GENERATED_SCORES = (*CYCLE_SCORES, *PAIR_SCORES)
+"""Scores of part `generated`, each of a real image whose mask a generator was given, mean over its draws."""
+SET_SUMMARIES = ("set_spectrum", "set_inside", "set_outside", "set_inside_matched", "set_outside_matched")
+SET_DISTANCES = ("mmd", "mmd_gaussian", "frechet", "frechet_published", *SET_SUMMARIES)
+"""Distances between all generated and all real images, which no single image has (`metrics/generation.py`, and
+`metrics/set_scores.py` for SET_SUMMARIES)."""
 SIGNED = ("count_error", "diameter_bias")
 """Scores for which 0 is best and both signs are worse."""
 LOSS = "loss"
@@ -50,6 +68,7 @@ DEVICE_SECONDS = "gpu_seconds"
 store. No score of an image, but a study may weigh it against one."""
 LOWER_IS_BETTER = frozenset(
     {LOSS, DEVICE_SECONDS, "count_error_abs", "size_wasserstein", "size_wasserstein_relative", "size_ks"}
+    | {"collusion", *PAIR_SCORES[1:], *SET_DISTANCES}
 )
 LABELS = {
     "dice": "Dice",
@@ -74,6 +93,30 @@ PARTICLE_LABELS = {
     "size_ks": "size distribution, KS",
 }
 """Those of PARTICLE_SCORES."""
+GENERATED_LABELS = {
+    "fidelity": "cycle fidelity",
+    "ceiling": "ceiling of fidelity",
+    "collusion": "collusion",
+    "null": "null of fidelity",
+    "ssim": "SSIM",
+    "lpips": "LPIPS (VGG19, unweighted)",
+    "spectrum": "power spectrum (decades)",
+    "grey_inside": "grey values inside",
+    "grey_outside": "grey values outside",
+    "grey_inside_matched": "grey values inside, matched",
+    "grey_outside_matched": "grey values outside, matched",
+}
+"""Those of GENERATED_SCORES."""
+SET_LABELS = {
+    "set_spectrum": "power spectrum (decades)",
+    "set_inside": "grey values inside",
+    "set_outside": "grey values outside",
+    "set_inside_matched": "grey values inside, matched",
+    "set_outside_matched": "grey values outside, matched",
+}
+"""Those of SET_SUMMARIES."""
+GENERATED_LOSS = "no segmenter: mean absolute difference of generated and real image in [-1,1], mean over pairs"
+"""What `val/loss` is of a system without a segmenter, its one validation score."""
 VALIDATION_SCORES = tuple(f"val/{name}" for name in (*SCORES_TO_ONE, LOSS))
 """What every validation reports; a run may choose its epoch or its learning rate by any of them."""
 STUDY_SCORES = tuple(
@@ -102,7 +145,7 @@ def name_of(metric: str) -> str:
 
 def label(score: str) -> str:
     """The score's name for people."""
-    return LABELS.get(score) or PARTICLE_LABELS.get(score, score)
+    return LABELS.get(score) or PARTICLE_LABELS.get(score) or GENERATED_LABELS.get(score, score)
 
 
 def is_lower_better(metric: str) -> bool:
@@ -154,6 +197,82 @@ def particle_definitions(*, has_instances: bool, split: str, min_object_pixels: 
         named[name] = f"{formula}, {tail}, {over}, {truth}"
     counted = {name: f"number of {what}, {tail}, {truth}" for name, what in _PARTICLES_COUNTED.items()}
     return named | counted
+
+
+def generated_definitions(*, judge: str, perceptual: str, images: str, draws: int, truth: str) -> dict[str, str]:
+    """The full definition of each score of part `generated` by name.
+
+    Args:
+        judge: the independent segmenter: architecture, what it was trained on, check sum of its weights.
+        perceptual: the check sum of the VGG19 weights.
+        images: which real images have the masks, and how many.
+        draws: generated images a mask.
+        truth: end of the definition of a pixel score (`truth_of`).
+    """
+    tail = f"mean over {images} and {draws} draws of each, {truth}"
+    dice = f"Dice of foreground pixels, argmax (probability > 0.5), both empty 1, judge {judge}"
+    beside = "generated beside real image of the same mask, grey values 0 to 255"
+    matched = "after the generated image got mean and deviation of the real one"
+    named = {
+        "fidelity": f"{dice}, on the generated image with the generator's mask",
+        "ceiling": f"{dice}, on the real image with the same mask",
+        "collusion": f"{dice}: own segmenter minus judge on generated images, minus the same difference on real ones",
+        "null": f"{dice}, on the generated image with the masks of all other micrographs",
+        "ssim": f"structural similarity, Gaussian window of sigma 1.5, {beside}",
+        "lpips": "LPIPS without learned weights (1 for each channel) on VGG19 relu1_1 to relu5_1, weights "
+        f"{perceptual}, {beside}",
+        "spectrum": f"mean absolute difference of log10 of the radial power spectra, Hann window, {beside}",
+    }
+    for place in ("inside", "outside"):
+        distance = f"Wasserstein-1 distance of the grey values {place} the mask, {beside}"
+        named |= {f"grey_{place}": distance, f"grey_{place}_matched": f"{distance}, {matched}"}
+    return {name: f"{text}, {tail}" for name, text in named.items()}
+
+
+def pair_set_definitions(*, judge: str, pairs: str, truth: str) -> dict[str, str]:
+    """The full definition of the scores of made pairs, whose images have no real partner, by name.
+
+    Args:
+        judge: as of `generated_definitions`.
+        pairs: which they are, and how many.
+        truth: end of the definition of a pixel score (`truth_of`).
+    """
+    dice = f"Dice of foreground pixels, argmax (probability > 0.5), both empty 1, judge {judge}"
+    return {
+        "fidelity": f"{dice}, on the made image with its own mask, mean over {pairs}, {truth}",
+        "null": f"{dice}, on the made image with the masks of all other pairs, mean over {pairs}, {truth}",
+    }
+
+
+def distance_definitions(
+    *, features: str, images: str, made: str, size: Sequence[int], paired: bool = True
+) -> dict[str, str]:
+    """The full definition of each of SET_DISTANCES by name.
+
+    Args:
+        features: of which network, with the check sum of its weights.
+        images: which real images, and how many.
+        made: which images are compared with them, such as "4 draws of each mask".
+        size: rows and columns of the images.
+        paired: whether these were made from the masks of the real images.
+    """
+    at = f"{images}, {made}, at {size[0]}x{size[1]} pixels"
+    mmd = "unbiased squared MMD over pairs of different micrographs"
+    others = "one draw of those of the other half's masks" if paired else "as many of the others"
+    halves = f"half of the real images against {others}, mean over halvings"
+    grey = "Wasserstein-1 distance of all grey values (0 to 255) {} the masks of the two sets"
+    matched = "after those of the made images got mean and deviation of the real ones"
+    return {
+        "mmd": f"{mmd}, kernel (x y / d + 1)^3, {features}, {at}",
+        "mmd_gaussian": f"{mmd}, Gaussian kernel of the median width, {features}, {at}",
+        "frechet": f"Frechet distance, {halves}, {features}, {at}",
+        "frechet_published": f"as the Frechet distance, root of (S1 + S2) / 2 (row 32), {halves}, {features}, {at}",
+        "set_spectrum": f"mean absolute difference of the sets' mean log10 radial power spectra, Hann window, {at}",
+        "set_inside": f"{grey.format('inside')}, {at}",
+        "set_outside": f"{grey.format('outside')}, {at}",
+        "set_inside_matched": f"{grey.format('inside')}, {matched}, {at}",
+        "set_outside_matched": f"{grey.format('outside')}, {matched}, {at}",
+    }
 
 
 _SIZES = "sizes (equivalent circular diameters) of predicted and true particles"

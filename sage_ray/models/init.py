@@ -12,13 +12,14 @@ from torch import Tensor, nn
 GeneratorFor = Callable[[str], torch.Generator]
 
 
-def initialise(module: nn.Module, seed: int) -> nn.Module:
+def initialise(module: nn.Module, seed: int, *, std: float | None = None) -> nn.Module:
     """Set every parameter and running statistic of `module` in place, and return it.
 
     Each parameter has its own generator, keyed by the seed and its dotted name: two networks that differ in some layers
     (with and without attention gates) start equal in all the others, on any device. Rules: convolutions He normal,
     fan-out, gain sqrt(2), zero bias; linear layers Xavier normal, zero bias; norms gain 1, shift 0; transposed
-    convolutions as torch's default (uniform); a layer with a method `initialise_own(generator_for)` sets itself.
+    convolutions as torch's default (uniform); a layer with a method `initialise_own(generator_for)` sets itself. With
+    `std` all other convolutions, transposed ones too, are normal with this standard deviation, with zero bias.
 
     Raises:
         ValueError: a layer with parameters that no rule covers.
@@ -27,7 +28,7 @@ def initialise(module: nn.Module, seed: int) -> nn.Module:
     """
     covered: set[int] = set()
     for path, layer in module.named_modules():
-        _initialise_layer(layer, _keyed(seed, path))
+        _initialise_layer(layer, _keyed(seed, path), std)
         if _has_rule(layer):
             covered |= {id(parameter) for parameter in layer.parameters(recurse=False)}
     missed = [name for name, parameter in module.named_parameters() if id(parameter) not in covered]
@@ -68,10 +69,13 @@ def _has_rule(layer: nn.Module) -> bool:
     return isinstance(layer, _RULED) or hasattr(layer, "initialise_own")
 
 
-def _initialise_layer(layer: nn.Module, generator_for: GeneratorFor) -> None:
+def _initialise_layer(layer: nn.Module, generator_for: GeneratorFor, std: float | None) -> None:
     own = getattr(layer, "initialise_own", None)
     if callable(own):
         own(generator_for)
+    elif std is not None and isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        normal(layer.weight, generator_for("weight"), std)
+        _zero(layer.bias)
     elif isinstance(layer, nn.ConvTranspose2d):
         bound = 1 / math.sqrt(layer.weight[0].numel())
         _uniform(layer.weight, generator_for("weight"), bound)

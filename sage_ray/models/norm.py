@@ -1,4 +1,4 @@
-"""Normalisation layers: batch statistics shared over workers, group statistics, or running statistics only."""
+"""Normalisation layers: batch statistics shared over workers, group or instance statistics, or running ones only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NORMS = ("batch", "group", "frozen")
+NORMS = ("batch", "group", "frozen", "instance", "instance_affine")
 _LARGEST_GROUP_COUNT = 32
 _SMALLEST_GROUP = 4
 
@@ -94,11 +94,27 @@ class ChannelNorm(nn.Module):
         nn.init.zeros_(self.shift)
 
 
+class InstanceNorm(nn.GroupNorm):
+    """Each channel of each image normalised over its own pixels (biased variance), with a gain and shift or not.
+
+    A group norm of one channel a group, so that whoever asks for layers that average over a whole image finds it. A
+    channel of a single pixel becomes its shift, where torch's own layer would refuse a batch of one.
+    """
+
+    def __init__(self, channels: int, *, affine: bool) -> None:
+        super().__init__(channels, channels, affine=affine)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalised `input` (N,C,H,W), same dtype."""
+        return torch.group_norm(input, self.num_groups, self.weight, self.bias, self.eps, torch.backends.cudnn.enabled)
+
+
 def make_norm(kind: str, channels: int) -> nn.Module:
     """A normalisation layer over `channels`.
 
     Args:
-        kind: batch (`BatchNorm`), group (at most 32 groups of at least 4 channels, one group below that), or frozen.
+        kind: batch (`BatchNorm`), group (at most 32 groups of at least 4 channels, one group below that), frozen,
+            instance (`InstanceNorm`), or instance_affine (that, with a gain and a shift per channel).
         channels: number of channels.
 
     Raises:
@@ -108,6 +124,8 @@ def make_norm(kind: str, channels: int) -> nn.Module:
         return BatchNorm(channels)
     if kind == "frozen":
         return FrozenBatchNorm(channels)
+    if kind in ("instance", "instance_affine"):
+        return InstanceNorm(channels, affine=kind == "instance_affine")
     if kind == "group":
         counts = range(1, _LARGEST_GROUP_COUNT + 1)
         fitting = [groups for groups in counts if channels % groups == 0 and channels // groups >= _SMALLEST_GROUP]

@@ -70,8 +70,8 @@ class Clusters:
 
     def text(self) -> str:
         """Such as "28 images", or "7 micrographs (28 images)" where the two differ."""
-        images = _counted(self.num_images, "image")
-        return images if self.plain else f"{_counted(self.num_groups, 'micrograph')} ({images})"
+        images = counted(self.num_images, "image")
+        return images if self.plain else f"{counted(self.num_groups, 'micrograph')} ({images})"
 
     def gather(self, table: np.ndarray) -> np.ndarray:
         """z of the module's docstring: (..., G, n_seeds) of scores (..., n_images, n_seeds); the table itself if plain.
@@ -143,5 +143,6 @@ def coarser(first: Sequence[Hashable], second: Sequence[Hashable]) -> list[int]:
     return [numbers.setdefault(root((0, one)), len(numbers)) for one in first]
 
 
-def _counted(count: int, noun: str) -> str:
+def counted(count: int, noun: str) -> str:
+    """Such as "1 seed" and "2 seeds"."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
