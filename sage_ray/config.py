@@ -9,8 +9,6 @@ do so.
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import logging
 import math
 from collections.abc import Iterable, Mapping
@@ -21,10 +19,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError, model_validator
 
+from sage_ray.config_rules import check_extra_pairs, check_phases, check_rendering, check_schedules, check_selection
 from sage_ray.errors import UserError, did_you_mean
-from sage_ray.identity import identity_tree
+from sage_ray.identity import identity_tree, later
+from sage_ray.identity import stable_hash as stable_hash
+from sage_ray.render_section import RenderConfig
 from sage_ray.sections import (
-    PHASES,
     AdversarialConfig,
     Count,
     DataConfig,
@@ -37,6 +37,7 @@ from sage_ray.sections import (
     SegmentationLossConfig,
     SegmenterConfig,
 )
+from sage_ray.system_rules import check_system
 
 logger = logging.getLogger(__name__)
 
@@ -58,33 +59,19 @@ class ExperimentConfig(Section):
     pretrain: PretrainConfig = PretrainConfig()
     adversarial: AdversarialConfig = AdversarialConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    render: RenderConfig = later(RenderConfig())
     seed: Count = 0
+    """Seed of all random draws of a run: starting weights, order of images, augmentation, noise."""
     runtime: RuntimeConfig = RuntimeConfig()
 
     @model_validator(mode="after")
-    def _phases(self) -> ExperimentConfig:
-        if self.pretrain.epochs + self.adversarial.epochs == 0:
-            raise ValueError("pretrain.epochs and adversarial.epochs are both 0; nothing would be trained")
-        if self.pretrain.checkpoint and self.pretrain.epochs:
-            raise ValueError("pretrain.checkpoint replaces phase 1: set pretrain.epochs to 0 beside it")
-        for phase in PHASES:
-            size = self.phase(phase).batch_size
-            if size % self.runtime.workers:
-                raise ValueError(
-                    f"{phase}.batch_size {size} is global and must be a multiple of "
-                    f"runtime.workers {self.runtime.workers}"
-                )
-        if self.data.split.validation == 0 and self.data.split.folds == 0:
-            if self.evaluation.select == "best":
-                raise ValueError(
-                    "without a validation part no epoch can be chosen: set evaluation.select to last or ema"
-                )
-            if self.pretrain.epochs and self.adversarial.epochs and self.pretrain.handoff == "best":
-                raise ValueError(
-                    "without a validation part there is no best phase-1 epoch: set pretrain.handoff to last"
-                )
-            if "plateau" in (self.pretrain.schedule.rule, self.adversarial.schedule.rule):
-                raise ValueError("without a validation part rule plateau has no score: use constant or drops")
+    def _together(self) -> ExperimentConfig:
+        check_phases(self.pretrain, self.adversarial, self.runtime)
+        check_extra_pairs(self.data, self.pretrain)
+        check_schedules(self.pretrain, self.adversarial)
+        check_selection(self.data.split, self.pretrain, self.adversarial, self.evaluation)
+        check_system(self.segmenter, self.generator, self.pretrain, self.adversarial, self.evaluation)
+        check_rendering(self.render, self.adversarial)
         return self
 
     def phase(self, name: str) -> PretrainConfig | AdversarialConfig:
@@ -94,6 +81,16 @@ class ExperimentConfig(Section):
             "adversarial": self.adversarial,
         }
         return phases[name]
+
+    def epochs_of(self, stage: str) -> int:
+        """Epochs of a stage of a run's chain: one of `PHASES`, or "render", which comes before them."""
+        return self.render.epochs if stage == "render" else self.phase(stage).num_epochs
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs that a run reports: those of both phases, and of its rendering if it trains on rendered pairs."""
+        rendering = self.render.epochs if self.render.train_on_pairs else 0
+        return rendering + self.pretrain.num_epochs + self.adversarial.num_epochs
 
     def identity(self) -> dict[str, Any]:
         """Everything but `runtime`, as plain data: what makes two runs the same experiment.
@@ -139,12 +136,6 @@ class Resolved:
 
     config: ExperimentConfig
     origins: dict[str, str]
-
-
-def stable_hash(value: Any) -> str:
-    """16 hex digits of a sha256 over canonical JSON."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def known_paths(model: type[BaseModel] = ExperimentConfig, prefix: str = "") -> dict[str, Any]:
@@ -230,7 +221,7 @@ def _as_user_error(error: ValidationError, where: str) -> UserError:
     path = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
     if path.endswith("schedule.rule"):
-        message = "a rule must not depend on the total number of epochs; use constant, plateau or drops"
+        message = "a rule must not depend on the run's number of epochs; use constant, plateau, drops, or poly"
     elif not isinstance(first["input"], Mapping | BaseModel):
         message = f"{message} (got {first['input']!r})"
     label = f"{where}, {path}" if path else where
@@ -265,7 +256,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         tree = yaml.load(text, Loader=loader)
         if isinstance(tree, dict) and _keep_texts(tree, tree):
-            _keep_texts(tree, yaml.load(text, Loader=yaml.BaseLoader))
+            _keep_texts(tree, yaml.load(text, Loader=getattr(yaml, "CBaseLoader", yaml.BaseLoader)))
     except FileNotFoundError:
         raise UserError("no such file", path, "give the path of a YAML file") from None
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
@@ -314,6 +305,13 @@ def preset_tree(name: str) -> tuple[dict[str, Any], dict[str, str]]:
         set_path(values, path, value, f"preset {name}")
         origins[path] = f"preset {name}"
     return values, origins
+
+
+def parse_sets(sets: Iterable[str] | Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides by dotted path, of a mapping or of "a.b=value" texts; a text alone is one of them."""
+    if isinstance(sets, Mapping):
+        return dict(sets)
+    return dict(map(parse_set, [sets] if isinstance(sets, str) else sets))
 
 
 def parse_set(text: str) -> tuple[str, Any]:
@@ -383,8 +381,7 @@ def resolve(
             origins[path] = where
     else:
         values, origins = preset_tree(preset or "sage_gan_paper")
-    pairs = sets.items() if isinstance(sets, Mapping) else [parse_set(text) for text in sets]
-    for path, value in pairs:
+    for path, value in parse_sets(sets).items():
         set_path(values, path, value, f"--set {path}")
         origins[path] = "--set"
         where = f"--set {path}"

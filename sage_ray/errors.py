@@ -6,7 +6,19 @@ import difflib
 from collections.abc import Iterable
 
 
-class UserError(ValueError):
+class OneLine:
+    """Mixed into errors whose message says all: a notebook shows that one line, and no trace of our calls."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows; `%tb` has the trace."""
+        return [f"{type(self).__name__}: {self}"]
+
+
+class Interrupted(OneLine, KeyboardInterrupt):
+    """A call from Python was interrupted in an orderly way; the message says how to go on."""
+
+
+class UserError(OneLine, ValueError):
     """Bad input: one line "what: where: how to mend"; a command ends with exit code 2.
 
     Raised before any training starts. `what` says what is wrong, `where` names the file or key, `mend` the remedy.
@@ -55,7 +67,7 @@ class NodeUnfit(UserError):
         return type(self), (self.what, self.where, self.mend, self.node_id)
 
 
-class RunEnd(RuntimeError):
+class RunEnd(OneLine, RuntimeError):
     """A run ended before its last epoch, for a reason that has a name; its record says "NAME: message"."""
 
     state = "ended"

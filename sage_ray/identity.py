@@ -7,6 +7,7 @@ keep their names. `tests/unit/test_identity.py` fails when a field comes without
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -85,3 +86,9 @@ def _reduce_field(declared: Any, tree: dict[str, Any], key: str) -> None:
     stands_for = declared.get(_STANDS_FOR, {})
     if isinstance(tree[key], str):
         tree[key] = stands_for.get(tree[key], tree[key])
+
+
+def stable_hash(value: Any) -> str:
+    """16 hex digits of a sha256 over canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

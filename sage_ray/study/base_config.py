@@ -6,12 +6,17 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from sage_ray.config import ExperimentConfig, flatten, parse_set, read_yaml, resolve, shipped
+from sage_ray.config import ExperimentConfig, flatten, parse_sets, read_yaml, resolve, shipped
 from sage_ray.errors import UserError
+from sage_ray.pair_source import PairSource
 from sage_ray.study.file_schema import BasePart, StudyFile
 
 Sets = Iterable[str] | Mapping[str, Any]
-_LOCATED = ("data.path", "pretrain.checkpoint", "adversarial.perceptual_weights", "runtime.stage_store")
+_LOCATED = (
+    *("data.path", "data.extra_pairs", "pretrain.checkpoint"),
+    *("segmenter.encoder_weights", "adversarial.perceptual_weights", "render.sizes_table"),
+    "runtime.stage_store",
+)
 
 
 def find_file(path_or_name: str | Path, kind: Literal["space", "design", "study"]) -> Path:
@@ -33,7 +38,7 @@ def find_file(path_or_name: str | Path, kind: Literal["space", "design", "study"
 def read_tree(path: Path, sets: Sets, own_keys: Collection[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """(the file's mapping, sets of the base): a set whose first part is one of `own_keys` has changed the mapping."""
     tree = read_yaml(path)
-    pairs = dict(sets.items() if isinstance(sets, Mapping) else (parse_set(text) for text in sets))
+    pairs = parse_sets(sets)
     own = {key: pairs.pop(key) for key in list(pairs) if key.split(".")[0] in own_keys}
     set_own(tree, own)
     return tree, pairs
@@ -99,7 +104,10 @@ def absolute(values: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(values)
     for path in _LOCATED:
         value = found.get(path)
-        if isinstance(value, str) and "://" not in value and (Path(value).exists() or path == "data.path"):
+        if path == "data.extra_pairs":
+            if value:
+                found[path] = str(PairSource.parse(value).absolute())
+        elif isinstance(value, str) and "://" not in value and (Path(value).exists() or path == "data.path"):
             found[path] = str(Path(value).expanduser().absolute())
     return found
 

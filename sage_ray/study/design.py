@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations as pairs_of
 from pathlib import Path
@@ -11,11 +11,13 @@ from typing import Any
 
 import yaml
 
-from sage_ray.config import ExperimentConfig, check_path, flatten, read_yaml, stable_hash
+from sage_ray.config import ExperimentConfig, flatten, read_yaml, stable_hash
 from sage_ray.errors import UserError
 from sage_ray.identity import identity_tree
 from sage_ray.sections import RuntimeConfig
-from sage_ray.stages.keys import stage_keys
+from sage_ray.study.arm import Arm as Arm
+from sage_ray.study.arm import arms_as_listed, extras_of, in_arm, make_arm, own_values
+from sage_ray.study.arm_budgets import budget_line, budget_values
 from sage_ray.study.base_config import (
     Sets,
     absolute,
@@ -23,66 +25,30 @@ from sage_ray.study.base_config import (
     check_parts,
     find_file,
     hashed_device,
-    located,
     read_tree,
     with_resources,
 )
 from sage_ray.study.design_schema import DEFAULT_REFERENCE, DesignFile
 from sage_ray.study.dimension import Sample
-from sage_ray.study.factors import Combination, Fraction, combinations
+from sage_ray.study.factors import Fraction, combinations
 from sage_ray.study.file_schema import parse_file
 from sage_ray.study.space import Space, load_space
 from sage_ray.study.spec import RunPlace, StudySpec
 
 OWN_KEYS = frozenset(DesignFile.model_fields) - {"base"}
 MAX_RUN_ID = 200
-NOT_IN_AN_ARM = {
-    "runtime.": "arms are compared under the same numerics; set it under base.set",
-    "seed": "every arm has the same seeds; list them under seeds",
-}
-PAIRED = ("data.path", "data.image_size", "data.crop_bottom", "data.split.")
-"""What every arm must have in common, so that its scores are on the same pixels of the same images."""
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One variant of an ablation.
-
-    Attributes:
-        name: as in tables and run ids.
-        config: at the base's seed and fold.
-        values: where the config differs from the design's base, by path.
-        levels: level of each factor; {} for a listed arm.
-        not_run: why it is not trained; None if it is.
-    """
-
-    name: str
-    config: ExperimentConfig
-    values: dict[str, Any]
-    levels: Combination
-    not_run: str | None
-
-    @property
-    def epochs(self) -> int:
-        """Number of epochs of both phases."""
-        return self.config.pretrain.epochs + self.config.adversarial.epochs
-
-    @cached_property
-    def chain(self) -> tuple[str, ...]:
-        """Keys of its stages, alike in two arms that can share the stage; they hold for one seed, fold and data set."""
-        pretrain = self.config.pretrain.model_copy(update={"checkpoint": None})
-        return tuple(stage_keys(self.config.with_sections(pretrain=pretrain), "", "", {}).values())
-
-    @property
-    def outcome(self) -> tuple[Any, ...]:
-        """All that a run's result depends on, beside seed, fold and data: equal ones would train the same twice."""
-        config = self.config
-        return (self.chain, self.epochs, config.pretrain.epochs, config.pretrain.checkpoint, config.evaluation.select)
+LAST = 1000
+"""Rank of runs that can begin only when another one has ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Design(StudySpec):
-    """A checked ablation design; `fraction` is the structure of a fractional one."""
+    """A checked ablation design.
+
+    Attributes:
+        fraction: structure of a fractional one.
+        settled: epochs of the runs, by run id, whose budget in GPU-seconds is known by now.
+    """
 
     kind = "ablation"
     noun = "design"
@@ -92,6 +58,7 @@ class Design(StudySpec):
     file: DesignFile
     arms: tuple[Arm, ...]
     fraction: Fraction | None = None
+    settled: Mapping[str, int] = field(default_factory=dict)
 
     def on(self, runtime: RuntimeConfig) -> Design:
         """The same design with this runtime for all its arms."""
@@ -109,10 +76,21 @@ class Design(StudySpec):
         """16 hex digits over base, arms and what else makes two ablations the same."""
         left_out = {"name", "base", "arms", "factors", "generators", "max_hours", "concurrency", "test", "storage"}
         tree = identity_tree(self.file, exclude=left_out)
-        arms = [[arm.name, arm.values, arm.not_run] for arm in self.arms]
+        arms = [[arm.name, arm.values, arm.not_run, *([arm.follows] if arm.follows else [])] for arm in self.arms]
         return stable_hash(
             {"base": self.base.identity(), "device": hashed_device(self.base, self.file), "arms": arms, **tree}
         )
+
+    @property
+    def repeats(self) -> list[tuple[int, int | None, int | None]]:
+        """Seed, fold and subset of labelled images of each run of an arm; None where the study has one."""
+        subsets: tuple[int | None, ...] = self.file.subsets or (None,)
+        return [(seed, fold, subset) for seed, fold in self.seeds_and_folds() for subset in subsets]
+
+    @property
+    def runs_of_arm(self) -> int:
+        """Number of runs of one arm: seeds times folds times subsets."""
+        return len(self.repeats)
 
     @cached_property
     def cells(self) -> tuple[tuple[Arm, RunPlace], ...]:
@@ -122,20 +100,25 @@ class Design(StudySpec):
         """
         order = []
         for rank, position, arm in self._ranked():
-            for index, (seed, fold) in enumerate(self.seeds_and_folds()):
+            for index, (seed, fold, subset) in enumerate(self.repeats):
                 run_id = f"{self.name}-{arm.name}-s{seed}" + ("" if fold is None else f"-f{fold}")
+                run_id += "" if subset is None else f"-u{subset}"
                 if len(run_id) > MAX_RUN_ID:
                     mend = "shorten the names of study, factors and levels"
                     raise UserError("name of a run is too long", run_id, f"at most {MAX_RUN_ID} characters: {mend}")
-                order.append(((rank, index, position), arm, RunPlace(run_id, seed, fold, arm.name)))
+                order.append(((rank, index, position), arm, RunPlace(run_id, seed, fold, arm.name, subset)))
         return tuple((arm, place) for _, arm, place in sorted(order, key=lambda cell: cell[0]))
 
     def _ranked(self) -> Iterator[tuple[int, int, Arm]]:
-        """(how many leading stages an earlier arm computes, position, arm) of the arms that are trained."""
+        """(how many leading stages an earlier arm computes, position, arm) of the arms that are trained.
+
+        Those that wait for the run of another one come after all others.
+        """
         computed: set[str] = set()
         for position, arm in enumerate(self.arms):
             if arm.not_run is None:
-                yield sum(key in computed for key in arm.chain), position, arm
+                rank = sum(key in computed for key in arm.chain)
+                yield rank if arm.follows is None else LAST, position, arm
                 computed |= set(arm.chain)
 
     @property
@@ -143,10 +126,16 @@ class Design(StudySpec):
         """Number of runs: arms that are trained, times seeds, times folds."""
         return len(self.cells)
 
+    def phase_one_like(self, arm: Arm) -> Arm | None:
+        """An arm that has the same phase 1 as `arm` and epochs that are known beforehand; best the one it follows."""
+        known = [a for a in self.arms if a.not_run is None and a.follows is None]
+        same = [a for a in known if a.phase_one is not None and a.phase_one == arm.phase_one]
+        return next((a for a in same if a.name == arm.follows), same[0] if same else None)
+
     @cached_property
     def fixed(self) -> tuple[Sample, ...]:
         """All runs, in the order of their trials."""
-        return tuple(_sample(arm, place) for arm, place in self.cells)
+        return tuple(_sample(arm, place, self.settled.get(place.run_id)) for arm, place in self.cells)
 
     @property
     def untuned(self) -> ExperimentConfig:
@@ -158,16 +147,17 @@ class Design(StudySpec):
         return [self.cells[number][1]]
 
     def max_epochs(self, number: int | None = None) -> int:
-        """Number of epochs, both phases together, of trial `number`, or the largest of any."""
+        """Number of epochs, all stages together, of trial `number`, or the largest of any."""
         if number is not None:
-            return self.cells[number][0].epochs
+            arm, place = self.cells[number]
+            return self.settled.get(place.run_id, arm.epochs)
         return max(arm.epochs for arm in self.arms if arm.not_run is None)
 
     def to_yaml(self, base_file: str) -> str:
         """The design as YAML with `base_file` as its base."""
         tree = self.file.model_dump(mode="json", exclude_defaults=True, exclude={"name", "base", "arms", "factors"})
         if self.file.kind == "arms":
-            tree["arms"] = {arm.name: _written(arm.values, arm.not_run) for arm in self.arms}
+            tree["arms"] = {arm.name: _written(own_values(arm), arm.not_run) | extras_of(arm) for arm in self.arms}
         else:
             tree["factors"] = {
                 factor: {name: _written(absolute(flatten(level.set)), level.not_run) for name, level in levels.items()}
@@ -178,7 +168,10 @@ class Design(StudySpec):
 
     def facts(self) -> dict[str, Any]:
         """What study.json says of the design: its kind, reference and arms."""
-        arms = [{"name": a.name, "not_run": a.not_run, "levels": a.levels, "values": a.values} for a in self.arms]
+        arms = [
+            {"name": a.name, "not_run": a.not_run, "levels": a.levels, "values": a.values, **extras_of(a)}
+            for a in self.arms
+        ]
         facts = {"design": self.file.kind, "reference": self.reference.name, "test": self.file.test, "arms": arms}
         structure = {"fraction": self.fraction.lines()} if self.fraction else {}
         return super().facts() | facts | structure
@@ -187,11 +180,17 @@ class Design(StudySpec):
         """Arms that are declared but not trained, with the reason."""
         return {arm.name: arm.not_run for arm in self.arms if arm.not_run is not None}
 
+    def labels(self) -> dict[str, str]:
+        """What tables and figures call an arm, by its name, where the design gives a label."""
+        return {arm.name: arm.label for arm in self.arms if arm.label}
+
     def details(self) -> list[str]:
         """Lines for `plan`: arms, and for a fraction its structure."""
-        trained = [arm.name for arm in self.arms if arm.not_run is None]
-        lines = [f"{len(trained)} arms, compared with {self.reference.name}: {', '.join(trained)}"]
-        lines += [f"not run: {name} ({reason})" for name, reason in self.not_run().items()]
+        between = "; " if self.labels() else ", "  # labels have commas of their own
+        trained = [arm.full_name for arm in self.arms if arm.not_run is None]
+        lines = [f"{len(trained)} arms, compared with {self.reference.full_name}: {between.join(trained)}"]
+        lines += [f"not run: {arm.full_name} ({arm.not_run})" for arm in self.arms if arm.not_run is not None]
+        lines += [budget_line(arm.name, arm.budget, arm.config) for arm in self.arms if arm.budget and not arm.not_run]
         return lines + (self.fraction.lines() if self.fraction else [])
 
 
@@ -228,7 +227,7 @@ def build_design(
         raise UserError("no locked test part", f"{source}, data.split.test=0", "set it above 0, or set test: false")
     structure = None
     if file.kind == "arms":
-        arms = _listed_arms(file, base, source, folder, sets)
+        arms = arms_as_listed(file, base, source, folder, sets)
     else:
         arms, structure = _crossed_arms(file, base, source)
     design = Design(file=file, base=base, source=source, arms=arms, fraction=structure)
@@ -236,19 +235,6 @@ def build_design(
     if not stored:
         _check_scores(design)
     return design
-
-
-def _listed_arms(
-    file: DesignFile, base: ExperimentConfig, source: str, folder: Path, sets: Mapping[str, Any]
-) -> tuple[Arm, ...]:
-    arms = []
-    for name, part in file.arms.items():
-        root = base
-        if part.preset is not None:
-            own = base_config(file.base, folder, sets, preset=part.preset)
-            root = own.model_copy(update={"runtime": base.runtime})
-        arms.append(_arm(name, root, flatten(part.set), f"{source}, arms.{name}", base, {}, part.not_run))
-    return tuple(arms)
 
 
 def _crossed_arms(file: DesignFile, base: ExperimentConfig, source: str) -> tuple[tuple[Arm, ...], Fraction | None]:
@@ -268,7 +254,7 @@ def _crossed_arms(file: DesignFile, base: ExperimentConfig, source: str) -> tupl
         for part in parts:
             values |= flatten(part.set)
         reason = next((part.not_run for part in parts if part.not_run), None)
-        arms.append(_arm(name, base, values, f"{source}, arm {name}", base, row, reason))
+        arms.append(make_arm(name, base, values, f"{source}, arm {name}", base, row, reason))
     if rows[0] != {factor: named[0] for factor, named in levels.items()}:
         mend = "drop the minus of a generator, so that the fraction holds the arm of all first levels"
         raise UserError("the reference is no arm of the fraction", f"{source}, generators", mend)
@@ -284,39 +270,6 @@ def _check_overlap(file: DesignFile, source: str) -> None:
                 raise UserError(what, f"{source}, factors", "give each setting to one factor")
 
 
-def _arm(
-    name: str,
-    root: ExperimentConfig,
-    values: Mapping[str, Any],
-    where: str,
-    base: ExperimentConfig,
-    levels: Combination,
-    not_run: str | None,
-) -> Arm:
-    """The arm that `values` make of `root`; raises UserError naming the arm and the key."""
-    for path in values:
-        check_path(path, where)
-        for prefix, reason in NOT_IN_AN_ARM.items():
-            if path == prefix or (prefix.endswith(".") and path.startswith(prefix)):
-                raise UserError(f"{path} cannot differ between arms", where, reason)
-    try:
-        config = located(root.with_values(values))
-    except UserError as error:
-        raise _in_arm(error, where) from None
-    mine, its = flatten(config.model_dump(mode="json")), flatten(base.model_dump(mode="json"))
-    differing = {path: value for path, value in mine.items() if value != its[path]}
-    for path in differing:
-        if path.startswith(PAIRED):
-            mend = f"set it under base.set, for all arms (here {mine[path]!r}, in the base {its[path]!r})"
-            raise UserError(f"arms with different {path} do not compare", where, mend)
-    return Arm(name, config, differing, levels, not_run)
-
-
-def _in_arm(error: UserError, where: str) -> UserError:
-    key = error.where.removeprefix("override").removeprefix(", ")
-    return UserError(error.what, f"{where}, {key}" if key else where, error.mend)
-
-
 def _check_scores(design: Design) -> None:
     """Raise UserError for an arm that names a score or a network that is not there."""
     from sage_ray.training.scoring import check_scores
@@ -325,9 +278,12 @@ def _check_scores(design: Design) -> None:
         try:
             check_scores(arm.config)
         except UserError as error:
-            raise _in_arm(
-                error, f"{design.source}, {'arms.' if design.file.kind == 'arms' else 'arm '}{arm.name}"
-            ) from None
+            raise in_arm(error, _place_of(design, arm)) from None
+
+
+def _place_of(design: Design, arm: Arm) -> str:
+    """Where an arm stands in the file, for an error."""
+    return f"{design.source}, {'arms.' if design.file.kind == 'arms' else 'arm '}{arm.name}"
 
 
 def _check_arms(design: Design) -> None:
@@ -338,17 +294,30 @@ def _check_arms(design: Design) -> None:
         raise UserError("the reference is not run", f"{design.source}, {design.reference.name}", mend)
     if len(trained) < 2:
         raise UserError("one arm only", design.source, f"nothing to compare {design.reference.name} with; add another")
+    for arm in trained:
+        try:
+            arm.chain  # noqa: B018  what it names is looked at here, kept for later
+        except UserError as error:
+            raise in_arm(error, _place_of(design, arm)) from None
+        if arm.follows is not None and design.phase_one_like(arm) is None:
+            mend = "give its budget in epochs or steps, or add an arm with the same phase 1 and epochs of its own"
+            where = f"{design.source}, arms.{arm.name}.budget"
+            raise UserError("no run would tell what an epoch of the arm takes", where, mend)
     for first, second in pairs_of(trained, 2):
         if first.outcome == second.outcome:
             mend = "what they set has no effect on the results, or is the same: change or drop one, or mark it not_run"
             raise UserError("two arms are the same", f"{design.source}, {first.name} and {second.name}", mend)
 
 
-def _sample(arm: Arm, place: RunPlace) -> Sample:
+def _sample(arm: Arm, place: RunPlace, epochs: int | None) -> Sample:
     params: dict[str, Any] = {"arm": arm.name, "seed": place.seed}
     values = {**arm.values, "seed": place.seed}
+    if epochs is not None:
+        values |= budget_values(arm.config, epochs)
     if place.fold is not None:
         params["fold"] = values["data.split.fold"] = place.fold
+    if place.subset is not None:
+        params["subset"] = values["data.split.subset"] = place.subset
     return Sample(params, values, {})
 
 

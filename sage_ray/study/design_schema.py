@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from sage_ray.identity import later
 from sage_ray.study.file_schema import Part, StudyFile, nearest
 
 KINDS = ("arms", "one_factor", "leave_one_out", "factorial", "fractional")
@@ -20,13 +21,30 @@ FINAL_ARM = "final"
 DEFAULT_REFERENCE = "reference"
 
 
+class BudgetPart(Part):
+    """A budget of phase 1 that follows another arm's, whatever the base's budgets are set to."""
+
+    of: str
+    """The arm that is followed."""
+    unit: Literal["epochs", "steps", "gpu_seconds"] = Field(alias="in")
+    """epochs of both its phases; steps: batches that its segmenter learns from; gpu_seconds: of its run of the same
+    seed, fold and subset, once that has ended, what made its extra pairs included."""
+
+
 class ArmPart(Part):
     """One arm as written: assignments to the base, or to another preset with the base's `set` on top."""
 
     preset: str | None = None
+    """Another preset than the base's for this arm."""
     set: dict[str, Any] = {}
+    """Settings of this arm, as `a.b: value`."""
     not_run: str | None = None
     """Why the arm is declared but not trained here; it is listed with this reason."""
+
+    label: str | None = later(None)
+    """The arm's name in tables and figures."""
+    budget: BudgetPart | None = later(None)
+    """Epochs of phase 1 that follow another arm; the arm has phase 1 alone."""
 
     @field_validator("not_run")
     @classmethod
@@ -40,6 +58,7 @@ class LevelPart(Part):
     """One level of a factor as written."""
 
     set: dict[str, Any] = {}
+    """Settings of this level, as `a.b: value`."""
     not_run: str | None = None
     """Why no arm with this level is trained here."""
 
@@ -56,10 +75,14 @@ class DesignFile(StudyFile):
     reference: str | None = None
     """The arm that all are compared with. With factors it names the arm of all first levels."""
     arms: dict[str, ArmPart] = {}
+    """The arms of kind `arms`, by name."""
     factors: dict[str, dict[str, LevelPart]] = {}
     """Factor to its levels in order; the first is the reference level, that of the full method."""
     generators: dict[str, str] = {}
     """Generated factor to a product of others, such as {ema: "gates*cycle"}; a leading - turns it round."""
+    subsets: tuple[Annotated[int, Field(ge=0)], ...] = later(())
+    """With arms that have `data.split.labels`: every arm is run on each of these choices of labelled images, beside
+    every seed; [] takes the base's one."""
     test: bool = True
     """Score every finished run once on the locked test part, when all runs have ended."""
 
@@ -87,6 +110,8 @@ class DesignFile(StudyFile):
 
     @model_validator(mode="after")
     def _whole(self) -> DesignFile:
+        if len(set(self.subsets)) != len(self.subsets):
+            raise ValueError("subsets repeats a value")
         if self.kind == "arms":
             self._check_arms()
         else:
@@ -103,6 +128,10 @@ class DesignFile(StudyFile):
         if self.reference is None:
             raise ValueError("reference is missing; name the arm that all others are compared with")
         nearest(self.reference, tuple(self.arms), "reference")
+        shown = [arm.label or name for name, arm in self.arms.items()]
+        twice = next((name for name in shown if shown.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two arms are called {twice!r} in tables; give them labels that differ")
 
     def _check_factors(self) -> None:
         if self.arms:

@@ -31,9 +31,11 @@ class BasePart(Part):
     """The config that a study starts from: one preset or one file, then assignments."""
 
     preset: str | None = None
+    """Name of a shipped preset."""
     file: str | None = None
     """YAML file of an experiment, relative to the space's file."""
     set: dict[str, Any] = {}
+    """Settings that differ from it, as `a.b: value`."""
 
     @model_validator(mode="after")
     def _one_source(self) -> BasePart:
@@ -46,12 +48,13 @@ class ObjectivePart(Part):
     """What a trial is judged by."""
 
     metric: str = "val/dice"
-    """A validation score, or gpu_seconds: what training took as if nothing had been reused (on a CPU, seconds)."""
+    """A validation score, or gpu_seconds: what training took as if nothing had been reused, what made the extra pairs
+    included (on a CPU, seconds)."""
     reduce: Literal["plateau", "last", "best"] = "plateau"
-    """plateau: median of the last ceil(0.2 n) epochs of the last phase; last; best epoch of the last phase. Seconds are
-    summed whatever it says."""
+    """How the epochs of the last phase become one number. plateau: the median of its last ceil(0.2 n) epochs; last: its
+    last epoch; best: its best one. Seconds are summed whatever it says."""
     direction: Literal["maximize", "minimize"] | None = None
-    """None: minimize a loss and seconds, maximize a score."""
+    """Whether higher or lower is better. None: minimize a loss and seconds, maximize a score."""
 
     @field_validator("metric")
     @classmethod
@@ -75,7 +78,10 @@ class SamplerPart(Part):
     """How configurations are drawn: the name of a sampler, its seed, and how many draws come before it learns."""
 
     name: str = "tpe"
+    """tpe and gp learn from earlier trials; random and qmc do not; grid tries every combination; nsga2 is for two
+    objectives."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the draws: trial n is the same again for the same seed."""
     startup: Annotated[int, Field(ge=1)] | None = None
     """Random trials before the model is used (tpe, gp); None: 10."""
 
@@ -89,9 +95,12 @@ class SchedulerPart(Part):
     """Whether trials are stopped early: the name of a scheduler and its settings."""
 
     name: str = "fifo"
+    """fifo: every trial runs to its end; asha: trials that are behind at certain epochs are stopped."""
     grace_epochs: Annotated[int, Field(ge=1)] = 4
-    """No trial is stopped before this epoch; epochs count over both phases."""
+    """No trial is stopped before this epoch; epochs count over all stages, and none of rendering is judged."""
     reduction_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 3
+    """Of the trials that reach a point of decision about one in so many goes on, and the next point is so many times
+    later."""
 
     @field_validator("name")
     @classmethod
@@ -103,12 +112,14 @@ class ResourcesPart(Part):
     """What one worker of a trial gets, and how many workers a trial has."""
 
     cpu: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1
+    """CPUs of each worker."""
     gpu: Literal["auto", "share"] | Annotated[float, Field(ge=0, allow_inf_nan=False)] = widened(
         "auto", hashed_as={"auto": 0.0, "share": 0.0}
     )
     """auto: one GPU per worker where Ray has any, else the CPU; share: several trials on each GPU, as many as
     `concurrency` spreads over them, or with `concurrency: auto` as many as the CPUs allow, at most 4. 0 is the CPU."""
     workers: Annotated[int, Field(ge=1)] = 1
+    """Processes that train one run together."""
 
     @field_validator("gpu", mode="before")
     @classmethod
@@ -126,11 +137,17 @@ class DimensionPart(Part):
     """One dimension as written: exactly one of float, int, categorical, tie."""
 
     float_range: tuple[Finite, Finite] | None = Field(None, alias="float")
+    """Lowest and highest value of a number."""
     int_range: tuple[int, int] | None = Field(None, alias="int")
+    """Lowest and highest value of a whole number, both included."""
     categorical: tuple[Any, ...] | None = None
+    """The values to choose from."""
     tie: str | None = None
+    """A formula of other settings that gives the value, such as `1 - segmentation_loss.alpha`."""
     log: bool = False
+    """Draw on a logarithmic scale, for what spans powers of ten."""
     step: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Distance between the values that can be drawn."""
     when: dict[str, Any] = {}
     """Config path to the value or list of values at which this dimension exists; else the base's value holds."""
 
@@ -172,9 +189,13 @@ class StudyFile(Part):
     """The part that stands under a key, for the names in an error."""
 
     name: str
+    """Name of the study: letters, digits, `_ . -`, at most 100."""
     base: BasePart = BasePart()
+    """The config that all of the study starts from."""
     objective: ObjectivePart = ObjectivePart()
+    """What a trial is judged by."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
+    """Every configuration is trained once with each of these seeds."""
     folds: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """With a base that has `data.split.folds`: every configuration is run on each of these folds; () takes the base's
     fold."""
@@ -182,13 +203,14 @@ class StudyFile(Part):
     """Wall time of one start or `resume`; running trials are then left resumable."""
     max_gpu_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = later(None)
     """GPU-hours of the whole study, over all its starts; running trials are then left resumable. On a CPU the hours of
-    the workers count."""
+    the workers count. What is trained first for extra pairs counts where it is trained."""
     max_failures_in_a_row: Annotated[int, Field(ge=1)] | None = later(10)
     """After so many failed trials one after another the study stops, resumable; null: never."""
     concurrency: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     """Trials at a time, at most as many as fit the CPUs and GPUs that Ray has by then; auto: as many as fit. On a
     cluster that grows on demand give a number: Ray's autoscaler is asked for room for so many."""
     resources: ResourcesPart = ResourcesPart()
+    """What one worker of a trial gets."""
     storage: str = later(AUTO)
     """Where the trials are kept: sqlite or journal (a file in the study's folder; journal for NFS), or
     postgresql://USER@HOST/DATABASE, whose password is kept nowhere; auto: what `SAGE_OPTUNA_URL` says, else sqlite."""
@@ -234,10 +256,13 @@ class SpaceFile(StudyFile):
     }
 
     space: dict[str, DimensionPart]
+    """The settings that are searched, each by its dotted path."""
     points: tuple[dict[str, Any], ...] = ({},)
     """Evaluated first; {} is the untuned base, a partial point takes the rest from the base."""
     sampler: SamplerPart = SamplerPart()
+    """How configurations are drawn."""
     scheduler: SchedulerPart = SchedulerPart()
+    """Whether trials are stopped early."""
     trials: Annotated[int, Field(ge=1)] | None = None
     """All trials, points included; a grid may leave it out."""
     constraints: tuple[str, ...] = later(())
@@ -307,7 +332,11 @@ def _as_user_error(error: ValidationError, where: str, model: type[StudyFile]) -
         return UserError("missing key", label, "add it")
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "tuple_type":
-        message = "give a list in brackets, such as [0, 1]" if path in ("seeds", "folds") else "give a list in brackets"
+        message = (
+            "give a list in brackets, such as [0, 1]"
+            if path in ("seeds", "folds", "subsets")
+            else "give a list in brackets"
+        )
     if first["type"] != "value_error":
         message = f"{message} (got {first['input']!r})"
     return UserError("bad value", label, message)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ import yaml
 from sage_ray.config import ExperimentConfig, stable_hash
 from sage_ray.errors import UserError, did_you_mean
 from sage_ray.identity import identity_tree
+from sage_ray.section_base import PHASES
 from sage_ray.study.base_config import (
     Sets,
     base_config,
@@ -205,15 +206,27 @@ class Space(StudySpec):
         return sample
 
     def max_epochs(self, number: int | None = None) -> int:
-        """Largest number of epochs, both phases together, that a trial may have."""
-        total = 0
-        for path in ("pretrain.epochs", "adversarial.epochs"):
-            largest = self.base.get(path)
-            for dimension in self.dimensions:
-                if dimension.path == path:
-                    largest = max(largest, int(dimension.high), *(int(choice) for choice in dimension.choices))
-            total += largest
+        """Largest number of epochs, all stages together, that a trial may have."""
+        total = max(self._may_be("render.epochs")) if self.base.render.train_on_pairs else 0
+        for phase in PHASES:
+            steps = max(self._may_be(f"{phase}.steps")) // max(min(self._may_be(f"{phase}.epoch_steps")), 1)
+            total += max(*self._may_be(f"{phase}.epochs"), steps)
         return total
+
+    def _may_be(self, path: str) -> list[int]:
+        """The base's value of a setting that counts, and the ends of what its dimension may draw."""
+        ends = [int(self.base.get(path))]
+        for dimension in self.dimensions:
+            if dimension.path == path and dimension.kind == "categorical":
+                ends += map(int, dimension.choices)
+            elif dimension.path == path:
+                ends += [int(dimension.low), int(dimension.high)]
+        return ends
+
+    def ends(self) -> Iterator[ExperimentConfig]:
+        """The config at both ends of each range and at each choice, other dimensions at the base."""
+        for _, _, values in _ends(self):
+            yield self.config(values)
 
     def to_yaml(self, base_file: str) -> str:
         """The space as YAML with `base_file` as its base."""
@@ -347,20 +360,27 @@ def against_notes(file: StudyFile, source: str) -> list[str]:
 def _check_ends(space: Space) -> None:
     """Build the config at both ends of each range and at each choice. Raises UserError naming the dimension."""
     from sage_ray.training.build import check_names
+    from sage_ray.training.scoring import check_objective
 
+    for dimension, end, values in _ends(space):
+        where = f"{space.source}, space.{dimension.path}"
+        try:
+            config = space.config(values)
+            check_names(config)
+            check_objective(config, space.objective.metric)
+        except UserError as error:
+            key = error.where.removeprefix("override, ").removeprefix("override")
+            at = f" gives {key}" if key and key != dimension.path else ""
+            raise UserError(f"{dimension.path} = {end}{at}: bad value", where, error.mend) from None
+
+
+def _ends(space: Space) -> Iterator[tuple[Dimension, Any, Mapping[str, Any]]]:
+    """Both ends of each range and each choice, with the overrides there; other dimensions are at the base."""
     for dimension in space.dimensions:
-        if dimension.kind == "tie":
-            continue
-        for end in dimension.choices or (dimension.low, dimension.high):
-            chosen = {dimension.path: int(end) if dimension.kind == "int" else end}
-            values = _activated(space, dimension, chosen)
-            where = f"{space.source}, space.{dimension.path}"
-            try:
-                check_names(space.config(values))
-            except UserError as error:
-                key = error.where.removeprefix("override, ").removeprefix("override")
-                at = f" gives {key}" if key and key != dimension.path else ""
-                raise UserError(f"{dimension.path} = {end}{at}: bad value", where, error.mend) from None
+        if dimension.kind != "tie":
+            for end in dimension.choices or (dimension.low, dimension.high):
+                chosen = {dimension.path: int(end) if dimension.kind == "int" else end}
+                yield dimension, end, _activated(space, dimension, chosen)
 
 
 def _activated(space: Space, dimension: Dimension, chosen: dict[str, Any]) -> dict[str, Any]:

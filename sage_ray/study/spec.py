@@ -19,12 +19,21 @@ Spec = TypeVar("Spec", bound="StudySpec")
 
 @dataclass(frozen=True)
 class RunPlace:
-    """One run of a trial: its name, and where it stands in the study; `fold` is None where the study has one split."""
+    """One run of a trial: its name, and where it stands in the study.
+
+    `fold` is None where the study has one split, `subset` where it has one choice of labelled images.
+    """
 
     run_id: str
     seed: int
     fold: int | None = None
     arm: str | None = None
+    subset: int | None = None
+
+    @property
+    def repeat(self) -> tuple[int, int | None, int | None]:
+        """Seed, fold and subset: runs of two arms that have them in common are compared with one another."""
+        return self.seed, self.fold, self.subset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +154,7 @@ class StudySpec(ABC):
 
     @abstractmethod
     def max_epochs(self, number: int | None = None) -> int:
-        """Largest number of epochs, both phases together, of trial `number`, or of any (an upper bound)."""
+        """Largest number of epochs, all stages together, of trial `number`, or of any (an upper bound)."""
 
     @abstractmethod
     def to_yaml(self, base_file: str) -> str:
@@ -159,9 +168,18 @@ class StudySpec(ABC):
         """Arms that are declared but not trained, with the reason."""
         return {}
 
+    def labels(self) -> dict[str, str]:
+        """What tables and figures call an arm, by its name, where the design gives a label."""
+        return {}
+
     def details(self) -> list[str]:
         """Lines for `plan`, beside the numbers."""
         return []
+
+    @property
+    def runs_of_arm(self) -> int:
+        """Number of runs of one configuration: seeds times folds."""
+        return len(self.seeds_and_folds())
 
     def seeds_and_folds(self) -> list[tuple[int, int | None]]:
         """What every configuration is trained with; a fold of None is the base's one split."""
