@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from sage_ray.apply.loaded_model import load_for_use
 from sage_ray.apply.result_folder import make_folder
 from sage_ray.config import stable_hash
 from sage_ray.data.images import BadFile
+from sage_ray.data.lineage import Lineage, lineage_of_model, write_lineage
 from sage_ray.data.other_data import checked_rule
 from sage_ray.data.pair_masks import read_mask_with, rule_that_fits
+from sage_ray.data.pairs import look_through
 from sage_ray.errors import UserError
-from sage_ray.files import write_json
+from sage_ray.files import sha256_of, write_json
 from sage_ray.imaging import drawing
 from sage_ray.imaging.model import Model
 from sage_ray.record.home import Home
@@ -52,8 +55,9 @@ def generate(
 ) -> Generation:
     """Draw `count` images for each mask; the result is a data set that `data.path` takes.
 
-    Writes under `out`: images/NAME.png with masks/NAME.png (0 and 255), pairs.png, generation.json. A picture depends
-    on the seed, its mask and the mask's name, not on the other masks.
+    Writes under `out`: images/NAME.png with masks/NAME.png (0 and 255), pairs.png, generation.json, and lineage.json,
+    by which a run that takes them as `data.extra_pairs` sees whether they know its test images. A picture depends on
+    the seed, its mask and the mask's name, not on the other masks.
 
     Args:
         model: run id, folder or `models:/` URI.
@@ -86,6 +90,7 @@ def generate(
     _refuse_others(folder, {f"{name}.png" for name in names.values()})
     seeds = {place: int(stable_hash([seed, paths[place[0]].stem, place[1]]), 16) for place in names}
     _write_pairs(loaded, [(foregrounds[n], seeds[n, copy], name) for (n, copy), name in names.items()], folder)
+    write_lineage(folder, _lineage(ref, masks, paths))
     identity = ref.identity()
     told = {"masks": str(Path(masks).expanduser().absolute()), "number_of_masks": len(paths), "pairs": len(names)}
     told |= {"seed": seed, "count": count, "made": now()}
@@ -105,6 +110,20 @@ def _write_pairs(model: Model, pairs: Sequence[tuple[np.ndarray, int, str]], fol
             shown.append((foreground, image))
     sheet = drawing.generated_pairs([mask for mask, _ in shown], [image for _, image in shown])
     drawing.save(sheet, folder / "pairs.png")
+
+
+def _lineage(ref: ModelRef, masks: str | Path, paths: Sequence[Path]) -> Lineage:
+    """What pairs come from: the model's images, the mask files, and the images beside those in a data set."""
+    model = lineage_of_model(ref.folder)
+    images: dict[Path, Path] = {}
+    with contextlib.suppress(UserError):  # masks alone
+        images = {pair.mask.absolute(): pair.image for pair in look_through(masks).pairs}
+    beside = [images[path.absolute()] for path in paths if path.absolute() in images]
+    return replace(
+        model,
+        source_masks=tuple(sorted(sha256_of(path) for path in beside)),
+        source_mask_files=tuple(sorted({*model.source_mask_files, *map(sha256_of, paths)})),
+    )
 
 
 def _rule(ref: ModelRef, home: Home, paths: Sequence[Path]) -> str:

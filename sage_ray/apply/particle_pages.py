@@ -18,8 +18,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from sage_ray.apply.order_report import OrderReport
-from sage_ray.apply.size_distribution import SizeReport, SizeSample, counted, drawable
+from sage_ray.apply.size_distribution import SizeReport, SizeSample, drawable
 from sage_ray.files import replacing
+from sage_ray.statistics.clusters import counted
 from sage_ray.statistics.particle_sizes import Estimate, fitted_band, smoothed_density
 from sage_ray.statistics.spatial_order import FOLDS, RANDOM_PSI
 

@@ -41,6 +41,7 @@ from sage_ray.imaging.model import Model
 from sage_ray.imaging.particle_columns import described_columns
 from sage_ray.imaging.seed_votes import DOUBT, RULE, SeedVotes
 from sage_ray.imaging.splitting import NECK, SLACK_PIXELS, check_split
+from sage_ray.notebook_view import NotebookView
 from sage_ray.record.home import Home
 from sage_ray.record.model_reference import ModelRef
 from sage_ray.record.provenance import now
@@ -93,7 +94,7 @@ class NothingSegmented(UserError):
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Prediction(NotebookView):
     """What `predict` wrote."""
 
     model: dict[str, Any]
@@ -119,6 +120,27 @@ class Prediction:
     """Where seeds voted: all images, by falling doubt."""
     passed_over: str = ""
     """Files in and below the folder of images that were not looked at, by kind; "" if there are none."""
+
+    def frame(self) -> pd.DataFrame:
+        """One row per image, as images.csv has it: particles, coverage, scale, and where seeds voted its doubt."""
+        return pd.read_csv(self.out / FILES["images"])
+
+    def particles_frame(self) -> pd.DataFrame:
+        """One row per particle of all images, as particles.csv has it; particles.json says what the columns mean."""
+        return pd.read_csv(self.out / FILES["particles"])
+
+    def headline(self) -> str:
+        """How many particles were found in how many images, and where the results lie."""
+        return f"{self.particles} particles in {self.images} images, written to {self.out}"
+
+    def remarks(self) -> list[str]:
+        """The size distribution, what to keep in mind, and the images that could not be segmented."""
+        values, unit = self.sizes.get("values", {}), self.sizes.get("unit", "")
+        told = [f"{name.upper()} {values[name]['value']:.4g}" for name in ("d10", "d50", "d90") if name in values]
+        sizes = (
+            [f"Diameters of {self.sizes['particles']} whole particles in {unit}: {', '.join(told)}."] if told else []
+        )
+        return [*sizes, *self.notes, *(f"not segmented: {one.error}" for one in self.failed)]
 
 
 @dataclass
@@ -231,7 +253,9 @@ def _loaded(model: str | Path, home: Home, seeds: str | None) -> tuple[ModelRef,
         mend = f"write {ALL_SEEDS}, or leave it out for the registered seed"
         raise UserError("no such choice of seeds", f"--seeds {seeds}", mend)
     if seeds is None:
-        return *load_for_use(model, home), None
+        ref, loaded = load_for_use(model, home)
+        loaded.segmenting()  # before anything is read or written
+        return ref, loaded, None
     ref, votes = load_votes_for_use(model, home)
     return ref, votes.registered, votes
 

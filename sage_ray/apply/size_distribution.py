@@ -17,6 +17,7 @@ import pandas as pd
 
 from sage_ray.apply.fields_of_view import CommonUnit, FieldOfView, common_unit
 from sage_ray.files import write_json, write_text
+from sage_ray.statistics.clusters import counted
 from sage_ray.statistics.particle_sizes import (
     FEWEST_FOR_FIT,
     LEVEL,
@@ -109,11 +110,6 @@ class SizeReport:
                 "an image of a larger field would say more"
             )
         return lines
-
-
-def counted(number: int, noun: str) -> str:
-    """Such as "1 image" or "3 images"."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def drawable(sample: SizeSample) -> bool:

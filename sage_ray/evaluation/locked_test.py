@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from sage_ray.config import stable_hash
+from sage_ray.data.lineage import extra_pairs_of
 from sage_ray.errors import UserError
 from sage_ray.evaluation import ledger
 from sage_ray.evaluation.particle_scores import (
@@ -35,9 +36,11 @@ from sage_ray.files import replacing
 from sage_ray.followed import pull, push
 from sage_ray.locks import locked
 from sage_ray.metrics.definitions import PARTICLE_ROWS
+from sage_ray.notebook_view import NotebookView
 from sage_ray.record.home import Home
 from sage_ray.record.model_reference import ModelRef, resolve_model
 from sage_ray.record.run_folder import BASELINE, RunFolder
+from sage_ray.record.run_record import unknown_pairs
 from sage_ray.statistics import paired_interval
 from sage_ray.training.scoring import SCORING_PRECISION
 
@@ -55,7 +58,7 @@ class Gain:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(NotebookView):
     """Scores of a model, or of the Otsu baseline beside it, on images that it has not seen."""
 
     model: dict[str, Any]
@@ -85,6 +88,31 @@ class Evaluation:
     """Parquet file with the score of every image."""
     scoring: str
     """Precision that the images were scored in."""
+
+    def frame(self) -> pd.DataFrame:
+        """One row per score: score, mean, low, high, otsu (of Otsu's threshold on the same images), definition."""
+        rows = [
+            {
+                "score": name,
+                "mean": line.mean,
+                "low": line.low,
+                "high": line.high,
+                "otsu": self.baseline[name].mean if name in self.baseline else None,
+                "definition": line.definition,
+            }
+            for name, line in self.scores.items()
+        ]
+        return pd.DataFrame(rows)
+
+    def headline(self) -> str:
+        """How many images of which data were scored."""
+        return f"{self.images} images ({self.part} of {self.data})"
+
+    def remarks(self) -> list[str]:
+        """What the intervals are over, how often the test was read, and what to keep in mind."""
+        line = self.scores[PRIMARY]
+        over = line.over if line.level is None else f"{line.level:.0%} intervals over {line.over}"
+        return [over, *([] if self.readings is None else [self.readings.text]), *self.notes]
 
 
 Tell = Callable[[Evaluation], object]
@@ -304,10 +332,21 @@ def _evaluation(
         test_reads_of_home=len(reads),
         readings=counted,
         fresh=fresh,
-        notes=[*task.notes, *particle_notes(particles, task.truth), *(counted.notes if counted is not None else ())],
+        notes=[
+            *task.notes,
+            *_of_pairs(task.ref),
+            *particle_notes(particles, task.truth),
+            *(counted.notes if counted is not None else ()),
+        ],
         per_image=path,
         scoring=SCORING_PRECISION,
     )
+
+
+def _of_pairs(ref: ModelRef) -> list[str]:
+    """A note if the model was trained on extra pairs that nobody tells the lineage of."""
+    note = unknown_pairs(extra_pairs_of(ref.folder))
+    return [note] if note else []
 
 
 def _gain(mine: pd.DataFrame, other: pd.DataFrame, where: str) -> Gain:

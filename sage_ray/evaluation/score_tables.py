@@ -12,9 +12,21 @@ import pandas as pd
 from sage_ray.config import ExperimentConfig, stable_hash
 from sage_ray.errors import UserError
 from sage_ray.identity import identity_tree
-from sage_ray.metrics.definitions import COUNTS, IMAGE_SCORES, LOSS, POOLED, counted_for, loss_definition, name_of
+from sage_ray.metrics.definitions import (
+    COUNTS,
+    GENERATED_LOSS,
+    IMAGE_SCORES,
+    LOSS,
+    POOLED,
+    counted_for,
+    label,
+    loss_definition,
+    name_of,
+)
 from sage_ray.metrics.image_scores import summarise
 from sage_ray.statistics import by_group, mean_interval
+from sage_ray.statistics.verdict_sentences import score_in_words
+from sage_ray.system_rules import has_segmenter
 from sage_ray.training.scoring import score_definitions
 
 PRIMARY = "dice"
@@ -52,9 +64,18 @@ class ScoreLine:
     """That the images are crops of; `images` where each is its own."""
 
 
+def line_in_words(line: ScoreLine, score: str = PRIMARY) -> str:
+    """Such as "Dice 0.890, 95 % interval 0.839 to 0.941, 13 locked-test images, 2 seeds"."""
+    between = (line.low, line.high) if line.low is not None and line.high is not None else None
+    counts = {"images": line.images, "micrographs": line.micrographs, "seeds": line.seeds}
+    return score_in_words(label(score), line.mean, between, line.level, **counts)
+
+
 def meaning(metric: str, config: ExperimentConfig) -> str:
     """The definition of the score `metric` (`val/dice`) of a config; only equal texts may be compared."""
     name = name_of(metric)
+    if not has_segmenter(config.adversarial):
+        return GENERATED_LOSS
     if name == LOSS:
         return loss_definition(identity_tree(config.segmentation_loss))
     return score_definitions(config)[name]

@@ -85,7 +85,7 @@ def score_model(task: ScoringTask) -> list[dict[str, Any]]:
     model = task.ref.load().to(device)
     select = task.config.evaluation.select
     if not task.own_size:
-        return _score(task, segmentation(model.segmenter.eval()), device, select)
+        return _score(task, segmentation(model.segmenting().eval()), device, select)
     return _score_own_size(task, model_masks(model), device, select)
 
 

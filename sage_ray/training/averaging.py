@@ -17,9 +17,10 @@ import torch
 
 from sage_ray.models.dropout import keyed_dropout
 from sage_ray.models.norm import fresh_statistics, has_batch_statistics, hold_statistics
-from sage_ray.training.adversarial import generate, mixes
+from sage_ray.training.adversarial import mixes
 from sage_ray.training.batches import Batch
 from sage_ray.training.draws import KeyedDraws
+from sage_ray.training.gan_parts import generate
 from sage_ray.training.recipe import Recipe
 from sage_ray.training.state import TrainState
 from sage_ray.training.supervision import head_logits

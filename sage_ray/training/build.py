@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,15 @@ from sage_ray.models import DISCRIMINATORS, GENERATORS, SEGMENTERS
 from sage_ray.models.dropout import number_dropouts
 from sage_ray.models.init import initialise
 from sage_ray.models.norm import BatchNorm
+from sage_ray.models.resnet_generator import blocks_for
+from sage_ray.sections import GeneratorConfig, SegmenterConfig
+from sage_ray.system_rules import INITIAL_STD, networks_of
 from sage_ray.training.context import RunContext
 from sage_ray.training.draws import keyed_seed
+from sage_ray.training.encoder_weights import EncoderWeights, check_encoder, take_encoder
 from sage_ray.training.learning_rate import LearningRate
 from sage_ray.training.precision import resolve_precision
+from sage_ray.training.replay_pool import ReplayPool
 from sage_ray.training.state import TrainState, weights_of
 from sage_ray.training.terms import PERCEPTUAL_TERMS, term_weights
 
@@ -47,41 +53,66 @@ def check_names(config: ExperimentConfig) -> None:
             f"segmenter.deep_supervision=true, segmenter.name={config.segmenter.name}",
             f"set segmenter.deep_supervision to false, or segmenter.name to {able}",
         )
+    check_encoder(config)
 
 
 def network_kwargs(config: ExperimentConfig) -> dict[str, dict[str, Any]]:
-    """Constructor keywords of each network; they also travel inside a registered model."""
-    # Networks without several heads do not know the keyword: it is given only where it is on.
-    off = set() if config.segmenter.deep_supervision else {"deep_supervision"}
-    segmenter = config.segmenter.model_dump(exclude={"name"} | off)
-    generator = config.generator.model_dump(exclude={"name", "style_mixing", "mixing_points"})
-    discriminators = config.discriminators.model_dump(exclude={"name"})
-    return {"segmenter": segmenter, "generator": generator, "discriminators": discriminators}
+    """Constructor keywords of each network by the name of its section; they also travel inside a registered model."""
+    segmenter, generator = config.segmenter, config.generator
+    # A keyword that not every network of a table knows is given only to one that does.
+    off = {"name", "blocks", "encoder_weights"} | (set() if segmenter.deep_supervision else {"deep_supervision"})
+    given = {
+        "segmenter": segmenter.model_dump(exclude=off) | _blocks(segmenter, config),
+        "generator": generator.model_dump(exclude={"name", "style_mixing", "mixing_points", "blocks"})
+        | _blocks(generator, config),
+        "discriminators": config.discriminators.model_dump(exclude={"name", "mask_attention"}),
+    }
+    known = inspect.signature(GENERATORS[generator.name]).parameters if generator.name in GENERATORS else {}
+    given["generator"] = {name: value for name, value in given["generator"].items() if name in known}
+    return given
 
 
-def build_segmenter(config: ExperimentConfig, ctx: RunContext) -> nn.Module:
-    """The segmenter, initialised from the seed, or from `pretrain.checkpoint`, on the context's device."""
-    check_names(config)
-    segmenter = SEGMENTERS[config.segmenter.name](**network_kwargs(config)["segmenter"])
-    initialise(segmenter, keyed_seed(config.seed, "segmenter"))
-    if config.pretrain.checkpoint:
-        load_segmenter_file(segmenter, Path(config.pretrain.checkpoint))
-    return _prepare(segmenter, config, ctx)
+def network_parts(config: ExperimentConfig, phase: str) -> dict[str, tuple[type[nn.Module], dict[str, Any]]]:
+    """Class and constructor keywords of each network of a phase, by its name (`system_rules.NETWORKS`), in order.
 
-
-def build_gan(config: ExperimentConfig, ctx: RunContext) -> dict[str, nn.Module]:
-    """generator, disc_image and disc_mask, initialised from the seed, on the context's device."""
+    Raises:
+        UserError: an unknown network.
+    """
     check_names(config)
     kwargs = network_kwargs(config)
     discriminator = DISCRIMINATORS[config.discriminators.name]
-    networks = {
-        "generator": GENERATORS[config.generator.name](**kwargs["generator"]),
-        "disc_image": discriminator(**kwargs["discriminators"]),
-        "disc_mask": discriminator(**kwargs["discriminators"]),
+    attention = config.discriminators.attention and config.discriminators.mask_attention
+    parts: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+        "segmenter": (SEGMENTERS[config.segmenter.name], kwargs["segmenter"]),
+        "generator": (GENERATORS[config.generator.name], kwargs["generator"]),
+        "disc_image": (discriminator, kwargs["discriminators"]),
+        "disc_mask": (discriminator, kwargs["discriminators"] | {"attention": attention}),
     }
-    for name, network in networks.items():
-        initialise(network, keyed_seed(config.seed, name))
-    return {name: _prepare(network, config, ctx) for name, network in networks.items()}
+    return {name: parts[name] for name in networks_of(config.adversarial.system, phase)}
+
+
+def build_segmenter(config: ExperimentConfig, ctx: RunContext, encoder: EncoderWeights | None = None) -> nn.Module:
+    """The segmenter, initialised from the seed, its encoder from `encoder`, or all from `pretrain.checkpoint`.
+
+    It is on the context's device.
+    """
+    return build_networks(config, "pretrain", ctx, encoder)["segmenter"]
+
+
+def build_networks(
+    config: ExperimentConfig, phase: str, ctx: RunContext, encoder: EncoderWeights | None = None
+) -> dict[str, nn.Module]:
+    """The networks of a phase, initialised from the seed (see also `build_segmenter`), on the context's device."""
+    networks: dict[str, nn.Module] = {}
+    std = INITIAL_STD.get(config.adversarial.system) if phase == "adversarial" else None
+    for name, (network, keywords) in network_parts(config, phase).items():
+        built = initialise(network(**keywords), keyed_seed(config.seed, name), std=std)
+        if name == "segmenter" and encoder is not None:
+            take_encoder(built, encoder)
+        if name == "segmenter" and config.pretrain.checkpoint:
+            load_segmenter_file(built, Path(config.pretrain.checkpoint))
+        networks[name] = _prepare(built, config, ctx)
+    return networks
 
 
 def build_state(
@@ -91,20 +122,20 @@ def build_state(
     *,
     handed: Mapping[str, Tensor] | None = None,
     networks: dict[str, nn.Module] | None = None,
+    encoder: EncoderWeights | None = None,
 ) -> TrainState:
     """The state of a phase at its epoch 0: networks, Adam of each, learning-rate rule, moving average.
 
     Args:
         config: of the run.
-        phase: "pretrain", which has the segmenter alone, or "adversarial", which has all four networks.
+        phase: "pretrain", which has the segmenter alone, or "adversarial", which has the networks of the system.
         ctx: of the run.
         handed: weights of an earlier phase (`segmenter.NAME`) from which the segmenter starts.
         networks: take these instead of newly initialised ones.
+        encoder: published weights that a new segmenter's encoder starts from (`encoder_weights.load_encoder`).
     """
     if networks is None:
-        networks = {"segmenter": build_segmenter(config, ctx)}
-        if phase == "adversarial":
-            networks |= build_gan(config, ctx)
+        networks = build_networks(config, phase, ctx, encoder)
     if handed is not None:
         networks["segmenter"].load_state_dict(weights_of(handed, "segmenter"))
     settings = config.phase(phase)
@@ -112,25 +143,22 @@ def build_state(
     betas = config.adversarial.betas if phase == "adversarial" else (0.9, 0.999)
     optimizers = {name: build_optimizer(network, settings.lr, betas) for name, network in networks.items()}
     rate = LearningRate(settings.schedule, optimizers, settings.lr)
-    return TrainState(phase, networks, optimizers, rate, ema_decay=config.evaluation.ema_decay)
+    pool = config.adversarial.replay_pool if phase == "adversarial" else 0
+    pools = {name: ReplayPool(name, pool) for name in ("image", "mask") if pool}
+    return TrainState(phase, networks, optimizers, rate, ema_decay=config.evaluation.ema_decay, pools=pools)
 
 
-def build_product(config: ExperimentConfig, weights: Mapping[str, Tensor]) -> tuple[nn.Module, nn.Module | None]:
+def build_product(config: ExperimentConfig, weights: Mapping[str, Tensor]) -> tuple[nn.Module | None, nn.Module | None]:
     """Segmenter and generator of a run in eval mode on the CPU, with the weights of `TrainState.product_weights`.
 
     Args:
         config: of the run.
-        weights: `segmenter.NAME` and, if the run has a generator, `generator.NAME`.
+        weights: `segmenter.NAME` and `generator.NAME`, as far as the run has them; the others are None.
     """
     kwargs = network_kwargs(config)
-    segmenter = SEGMENTERS[config.segmenter.name](**kwargs["segmenter"])
-    segmenter.load_state_dict(weights_of(weights, "segmenter"))
-    learned = weights_of(weights, "generator")
-    if not learned:
-        return segmenter.eval(), None
-    generator = GENERATORS[config.generator.name](**kwargs["generator"])
-    generator.load_state_dict(learned)
-    return segmenter.eval(), generator.eval()
+    segmenter = _with_weights(SEGMENTERS[config.segmenter.name], kwargs["segmenter"], weights_of(weights, "segmenter"))
+    generator = _with_weights(GENERATORS[config.generator.name], kwargs["generator"], weights_of(weights, "generator"))
+    return segmenter, generator
 
 
 def build_perceptual(config: ExperimentConfig, ctx: RunContext, cache_dir: Path) -> VGG19Loss | None:
@@ -147,7 +175,7 @@ def build_perceptual(config: ExperimentConfig, ctx: RunContext, cache_dir: Path)
 def needs_perceptual(config: ExperimentConfig) -> bool:
     """Whether a run of the config computes a perceptual term, and so needs the VGG19 weights."""
     adversarial, weights = config.adversarial, term_weights(config.adversarial)
-    if adversarial.perceptual == "none" or not adversarial.epochs:
+    if adversarial.perceptual == "none" or not adversarial.num_epochs:
         return False
     return any(weights[term] for term in PERCEPTUAL_TERMS)
 
@@ -215,3 +243,18 @@ def _prepare(network: nn.Module, config: ExperimentConfig, ctx: RunContext) -> n
         number_dropouts(prepared)
         prepared.compile()
     return prepared
+
+
+def _with_weights(
+    network: type[nn.Module], keywords: Mapping[str, Any], weights: Mapping[str, Tensor]
+) -> nn.Module | None:
+    if not weights:
+        return None
+    built = network(**keywords)
+    built.load_state_dict(weights)
+    return built.eval()
+
+
+def _blocks(section: SegmenterConfig | GeneratorConfig, config: ExperimentConfig) -> dict[str, int]:
+    """The keyword `blocks` for a network that has residual blocks."""
+    return {"blocks": section.blocks or blocks_for(*config.data.image_size)} if section.name == "resnet" else {}

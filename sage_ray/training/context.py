@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sage_ray.errors import UserError
 from sage_ray.sections import RuntimeConfig
 from sage_ray.training.precision import resolve_precision
-from sage_ray.training.report import EpochReport
+from sage_ray.training.report import EpochReport, MakerProgress
 from sage_ray.training.report import Report as Report
 
 Arrays = Mapping[str, np.ndarray[Any, Any] | np.generic]
@@ -48,6 +48,10 @@ class RunContext(Protocol):
         """Hand on one epoch's report, already equal on all workers; every worker calls it equally often."""
         ...
 
+    def report_maker(self, progress: MakerProgress) -> None:
+        """Hand on how far that is which is trained first for extra pairs (rank 0's); no epoch of the run."""
+        ...
+
     def keep(self, name: str, arrays: Arrays) -> None:
         """Keep small arrays beside the record, as artifact `name` of the run (rank 0's; nowhere if nobody listens)."""
         ...
@@ -57,7 +61,10 @@ class RunContext(Protocol):
         ...
 
     def waiting(self) -> None:
-        """Say that this worker is alive, and waits for a stage that another run computes (rank 0's is heard)."""
+        """Say that this worker is alive, though it has no epoch to report (rank 0's is heard).
+
+        It waits for a stage that another run computes, or trains what makes its extra pairs.
+        """
         ...
 
     def say(self, line: str) -> None:
@@ -71,9 +78,10 @@ class LocalContext:
     Args:
         runtime: device, threads and memory layout.
         on_report: called with each epoch's report.
+        on_maker: called with each epoch of what is trained first for extra pairs (`MakerProgress.as_dict`).
         on_arrays: called with the name and the arrays of what is kept beside the record.
         should_stop: asked after each epoch.
-        on_waiting: called again and again while the run waits for a stage that another one computes.
+        on_waiting: called again and again while the run has no epoch to report, but is alive.
         stage_patience_s: how long it waits so before it ends with StageBusy; None: without end.
         say: told lines for the user.
     """
@@ -86,6 +94,7 @@ class LocalContext:
         runtime: RuntimeConfig,
         *,
         on_report: Callable[[Report], None] | None = None,
+        on_maker: Callable[[Report], None] | None = None,
         on_arrays: Callable[[str, Arrays], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
         on_waiting: Callable[[], None] | None = None,
@@ -95,7 +104,7 @@ class LocalContext:
         self.stage_patience_s = stage_patience_s
         self.device = choose_device(runtime.device)
         self._channels_last = runtime.channels_last
-        self._on_report, self._on_arrays = on_report, on_arrays
+        self._on_report, self._on_maker, self._on_arrays = on_report, on_maker, on_arrays
         self._should_stop, self._on_waiting, self._say = should_stop, on_waiting, say
         torch.set_num_threads(runtime.threads or available_cpus())
 
@@ -117,6 +126,11 @@ class LocalContext:
         """Hand the report on as plain data."""
         if self._on_report is not None:
             self._on_report(report.as_dict())
+
+    def report_maker(self, progress: MakerProgress) -> None:
+        """Hand it on as plain data."""
+        if self._on_maker is not None:
+            self._on_maker(progress.as_dict())
 
     def keep(self, name: str, arrays: Arrays) -> None:
         """Hand the arrays on."""

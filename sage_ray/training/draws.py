@@ -100,6 +100,18 @@ def keyed_seed(*parts: object) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
+def epoch_rows(num_images: int, wanted: int, seed: int, phase: str, epoch: int) -> Tensor:
+    """(wanted,) int64: rows that an epoch takes, in order, from one keyed pass over all images after another.
+
+    The first pass is `epoch_order`, so that an epoch of at most one pass takes what it says.
+    """
+    passes = [epoch_order(num_images, seed, phase, epoch)]
+    while len(passes) * num_images < wanted:
+        generator = torch.Generator().manual_seed(keyed_seed(seed, phase, epoch, "order", len(passes)))
+        passes.append(torch.randperm(num_images, generator=generator))
+    return torch.cat(passes)[:wanted]
+
+
 def epoch_order(num_images: int, seed: int, phase: str, epoch: int) -> Tensor:
     """(num_images,) int64 permutation: the global order of an epoch."""
     generator = torch.Generator().manual_seed(keyed_seed(seed, phase, epoch, "order"))

@@ -27,7 +27,6 @@ from sage_ray.losses.perceptual import VGG19Loss, cached_vgg19, load_vgg19, rand
 from sage_ray.models.value_range import to_network_range
 from sage_ray.sections import AdversarialConfig
 from sage_ray.training import build
-from sage_ray.training.adversarial import adversarial_step
 from sage_ray.training.batches import Batch
 from sage_ray.training.context import LocalContext
 from sage_ray.training.draws import KeyedDraws
@@ -35,7 +34,9 @@ from sage_ray.training.precision import use_precision
 from sage_ray.training.pretrain import pretrain_step
 from sage_ray.training.recipe import Recipe, build_recipe
 from sage_ray.training.state import TrainState
+from sage_ray.training.system_step import system_step
 from sage_ray.training.terms import (
+    ABSENT_TERMS,
     OBJECTIVE,
     PERCEPTUAL_TERMS,
     left_out_terms,
@@ -161,10 +162,10 @@ def measure_gradients(
     bare = config.with_values({"adversarial.perceptual": "none"})
     recipe = replace(build_recipe(bare, context, cache_dir), perceptual=perceptual)
     steps: list[StepGradients] = []
-    if config.pretrain.epochs:
+    if config.pretrain.num_epochs:
         say("phase 1")
         steps.append(_measure_pretrain(config, context, batch, recipe))
-    if config.adversarial.epochs:
+    if config.adversarial.num_epochs:
         state = _still_state(config, "adversarial", context)
         for frozen, synthetic in step_kinds(config.adversarial):
             say(_name(config.adversarial, frozen, synthetic))
@@ -177,8 +178,8 @@ def measure_gradients(
 
 def step_kinds(settings: AdversarialConfig) -> list[tuple[bool, bool]]:
     """(frozen, synthetic) of the kinds of step that a run's phase 2 has, the one that trains most first."""
-    frozen_epochs = range(min(settings.freeze_epochs, settings.epochs))
-    learning_epochs = range(len(frozen_epochs), settings.epochs)
+    frozen_epochs = range(min(settings.freeze_epochs, settings.num_epochs))
+    learning_epochs = range(len(frozen_epochs), settings.num_epochs)
     kinds: list[tuple[bool, bool]] = []
     for frozen, epochs in ((False, learning_epochs), (True, frozen_epochs)):
         shares = {settings.mix_probability(epoch) for epoch in epochs}
@@ -229,7 +230,7 @@ def _measure_adversarial(
     draws = KeyedDraws(config.seed, "adversarial", state.phase_epoch, 0, range(len(batch.image)), device)
 
     measured: Norms = {}
-    adversarial_step(state, batch, draws, replace(recipe, observe=_observer(measured)))
+    system_step(state, batch, draws, replace(recipe, observe=_observer(measured)))
     # A term that the step leaves out gives no network anything.
     weights = term_weights(settings, has_perceptual=recipe.perceptual is not None)
     terms = [term for term in objective_terms(settings, frozen=frozen, synthetic=synthetic) if weights[term]]
@@ -237,7 +238,7 @@ def _measure_adversarial(
     norms: Norms = measured | {term: dict.fromkeys(state.networks, 0.0) for term in left_out}
     assert not set(left_out) & set(measured), f"the trainer computes {sorted(measured)}"
     norms = {term: norms[term] for term in (*terms, *DISCRIMINATOR_LOSSES) if term in norms}
-    (step_ms,) = _least_ms([partial(adversarial_step, state, batch, draws, recipe)], device)
+    (step_ms,) = _least_ms([partial(system_step, state, batch, draws, recipe)], device)
     zeros = _zeros(norms, settings, frozen=frozen, synthetic=synthetic)
     return StepGradients(_name(settings, frozen, synthetic), frozen, synthetic, norms, zeros, step_ms, left_out)
 
@@ -271,11 +272,13 @@ def _sorted_out(steps: list[StepGradients]) -> tuple[list[UntrainedPair], list[U
 
 def _switched_off(config: ExperimentConfig) -> dict[str, str]:
     settings = config.adversarial
-    if not settings.epochs:
+    if not settings.num_epochs:
         return {}
     off: dict[str, str] = {}
     for term, weight in term_weights(settings).items():
-        if not weight:
+        if term in ABSENT_TERMS[settings.system]:
+            off[term] = f"adversarial.system={settings.system}"
+        elif not weight:
             alone = getattr(settings.weights, term) == 0
             off[term] = f"adversarial.weights.{term}=0" if alone else "adversarial.lambda_cycle=0"
         elif term in PERCEPTUAL_TERMS and settings.perceptual == "none":
@@ -287,7 +290,7 @@ def _switched_off(config: ExperimentConfig) -> dict[str, str]:
 
 
 def _name(settings: AdversarialConfig, frozen: bool, synthetic: bool) -> str:
-    until = min(settings.freeze_epochs, settings.epochs)
+    until = min(settings.freeze_epochs, settings.num_epochs)
     part = f"generator frozen (up to epoch {until})" if frozen else "generator learning"
     return f"phase 2, {part}, {'step with synthetic images' if synthetic else 'real images only'}"
 

@@ -1,4 +1,4 @@
-"""Learning-rate rules of a phase: constant, plateau and drops; none depends on the total number of epochs."""
+"""Learning-rate rules of a phase: constant, plateau, drops and poly; none depends on the run's number of epochs."""
 
 from __future__ import annotations
 
@@ -50,6 +50,14 @@ class Plateau:
         return score > self.best * (self.THRESHOLD + 1.0)
 
 
+def polynomial_rate(first: float, epochs: int, total: int, power: float) -> float:
+    """first (1 - epochs / total)^power: the rate after `epochs` of `total`, at least 0.
+
+    Source: Chen et al. 2017 (DeepLab), power .9; nnU-Net (Isensee et al. 2021) has it per epoch.
+    """
+    return float(first * max(1.0 - epochs / total, 0.0) ** power)
+
+
 class LearningRate:
     """The learning-rate rule of one phase, over all its optimizers; remembers the epochs at which it dropped.
 
@@ -58,6 +66,7 @@ class LearningRate:
 
     def __init__(self, schedule: ScheduleConfig, optimizers: dict[str, torch.optim.Adam], lr: float) -> None:
         self.schedule, self.optimizers, self.lr = schedule, optimizers, lr
+        self._first = lr
         self.drops: list[int] = []
         plateau = schedule.rule == "plateau"
         self._plateau = Plateau(schedule.mode, schedule.patience) if plateau else None
@@ -68,6 +77,9 @@ class LearningRate:
         Raises:
             UserError: rule `plateau` and the metric is not among the scores.
         """
+        if self.schedule.rule == "poly":
+            self.set(polynomial_rate(self._first, phase_epoch, self.schedule.total_epochs, self.schedule.power))
+            return
         if self._plateau is not None:
             if self.schedule.metric not in metrics:
                 scores = ", ".join(k for k in metrics if k.startswith("val/"))

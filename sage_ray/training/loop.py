@@ -1,9 +1,11 @@
 """run_training: a whole training on one page, from top to bottom.
 
-A run is a chain of stages: phase 1 (`pretrain.py`) and phase 2 (`adversarial.py`), or one of them. The run starts from
-the longest stored prefix of its chain, tells the stored reports again, and goes on (`resume.py`). An epoch is trained,
-scored, remembered if it is the best, kept on disk if it is time (`snapshots.py`), and reported. The context
-(`RunContext`) hides whether one worker trains or many, and who listens.
+A run is a chain of stages: phase 1 (`pretrain.py`) and phase 2 (`system_step.py`), or one of them; a stage of rendering
+(`render_stage.py`) may come first and make the pairs that phase 1 learns from. Extra pairs, and what makes them, are
+provided before all of it (`extra_pairs.py`). The run starts from the longest stored prefix of its chain, tells the
+stored reports again, and goes on (`resume.py`). An epoch is trained, scored, remembered if it is the best, kept on disk
+if it is time (`snapshots.py`), and reported. The context (`RunContext`) hides whether one worker trains or many, and
+who listens.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from sage_ray.config import ExperimentConfig
@@ -22,25 +25,30 @@ from sage_ray.data.prepare import PreparedData
 from sage_ray.errors import NonFiniteLoss, SnapshotFailed
 from sage_ray.stages.keys import stage_keys
 from sage_ray.stages.store import Snapshot, StageStore
-from sage_ray.training.adversarial import adversarial_step
 from sage_ray.training.attention_share import watch_attention
 from sage_ray.training.averaging import estimate_statistics
-from sage_ray.training.batches import Pictures, steps_per_epoch, training_batches
+from sage_ray.training.batches import Pictures, judged_pictures, steps_in_epoch, training_batches
 from sage_ray.training.build import build_product, build_state
 from sage_ray.training.context import RunContext, computed_on, numerics
+from sage_ray.training.encoder_weights import load_encoder, needs_encoder
+from sage_ray.training.extra_pairs import ExtraPairs, provide_pairs
+from sage_ray.training.generated_loss import validate_state
 from sage_ray.training.interrupts import Interrupts
 from sage_ray.training.means import EpochMeans
 from sage_ray.training.memory import memory_of
 from sage_ray.training.precision import resolve_precision, use_precision
 from sage_ray.training.pretrain import pretrain_step
 from sage_ray.training.recipe import Recipe, build_recipe
+from sage_ray.training.render_parts import check_renderer
+from sage_ray.training.render_stage import RenderedStage, render_stage
 from sage_ray.training.report import EpochReport, Report
 from sage_ray.training.resume import Phase, Reports, chain, first_to_run, leased, newest_snapshot, take_up
 from sage_ray.training.scoring import check_scores, per_image_rows, validate
 from sage_ray.training.snapshots import Snapshots
 from sage_ray.training.state import TrainState, weights_sha
+from sage_ray.training.system_step import system_step
 
-STEPS = {"pretrain": pretrain_step, "adversarial": adversarial_step}
+STEPS = {"pretrain": pretrain_step, "adversarial": system_step}
 
 
 @dataclass
@@ -48,12 +56,12 @@ class TrainResult:
     """What a finished training hands on.
 
     Attributes:
-        epoch: the last one, on the counter that runs on over both phases.
+        epoch: the last one, on the counter that runs on over all stages.
         phase: the last one.
         selected_epoch: whose weights were kept.
         metrics: the last epoch's report.
         history: one report per epoch.
-        segmenter: on the CPU in eval mode with the selected weights.
+        segmenter: on the CPU in eval mode with the selected weights; None in a system without one.
         generator: likewise; None without phase 2.
         weights_sha: sha256 over the selected weights.
         stage_keys: of the phases.
@@ -64,6 +72,7 @@ class TrainResult:
         lr_drops: epochs of each phase after which its learning rate dropped.
         reused_epochs: how many epochs came from the stage store.
         computed_on: where the epochs were computed, stored ones too.
+        extra_pairs: that phase 1 was trained on beside real ones; None if there were none.
     """
 
     epoch: int
@@ -71,7 +80,7 @@ class TrainResult:
     selected_epoch: int
     metrics: Report
     history: list[Report]
-    segmenter: nn.Module
+    segmenter: nn.Module | None
     generator: nn.Module | None
     weights_sha: str
     stage_keys: dict[str, str]
@@ -82,6 +91,7 @@ class TrainResult:
     lr_drops: dict[str, list[int]]
     reused_epochs: int
     computed_on: list[str]
+    extra_pairs: ExtraPairs | None = None
 
 
 @dataclass
@@ -93,12 +103,19 @@ class _Run:
     store: StageStore
     recipe: Recipe
     train: Pictures
+    judged: Pictures | None
     validation: Pictures
     shas: list[str]
     snapshots: Snapshots
     interrupts: Interrupts
     reports: Reports
+    cache_dir: Path
+    extra_pairs: ExtraPairs | None = None
     reused: int = 0
+    rendered: RenderedStage | None = None
+
+    def __post_init__(self) -> None:
+        self.extra = self.extra_pairs.pictures(self.ctx.device) if self.extra_pairs else None
 
 
 def run_training(
@@ -117,7 +134,7 @@ def run_training(
         data: pictures and split; the test part is not touched.
         ctx: place among workers, reductions, reports, wish to stop.
         store: where stage snapshots are found and kept.
-        cache_dir: where downloaded VGG19 weights are kept.
+        cache_dir: where downloaded weights are kept.
         named: epochs of each phase, beside its end, that other trials start from: they are kept on the way.
 
     Raises:
@@ -128,48 +145,82 @@ def run_training(
         RunStopped: the context asked to stop; the run resumes from its last snapshot.
     """
     check_scores(config)
+    check_renderer(config, ctx.device.type)
     precision = resolve_precision(config.runtime.precision, ctx.device)
     use_precision(precision, ctx.device, deterministic=config.runtime.deterministic)
     numbers = numerics(config.runtime, ctx.device, ctx.world_size)
     keys = stage_keys(config, data.fingerprint, data.split.split_id, numbers)
     phases = chain(config, keys)
-    run = _Run(
-        config=config,
-        ctx=ctx,
-        store=store,
-        snapshots=Snapshots(store, ctx, config.runtime.snapshot_seconds, named or {}),
-        interrupts=Interrupts(ctx.say),
-        recipe=build_recipe(config, ctx, cache_dir),
-        train=Pictures(data, data.split.train, ctx.device),
-        validation=Pictures(data, data.split.validation, ctx.device),
-        shas=[data.shas[i] for i in data.split.validation],
-        reports=Reports(ctx),
-    )
     for phase in phases:
-        steps_per_epoch(len(run.train), phase.settings.batch_size)
+        steps_in_epoch(phase.settings, config.render.pairs if "render" in keys else len(data.split.train))
+    if needs_encoder(config) and not any(store.latest(phase.key, phase.epochs) for phase in phases):
+        load_encoder(config, cache_dir)  # before anything is trained or made, which may take hours
+    run = _run_of(config, data, ctx, store, cache_dir, named or {})
     try:
+        if "render" in keys:
+            _learn_from_rendered(run, data, keys["render"])
         state: TrainState | None = None
         first, read = first_to_run(phases, store, ctx)
         for phase in phases[first:]:
             with leased(phase, store, ctx), memory_of(config, phase.name, ctx.device):
                 state, read = _run_phase(run, phase, state, read), None
         assert state is not None
-        groups = [data.groups[i] for i in data.split.validation] if data.groups else None
-        return _result(run, state, phases[-1], keys, numbers, groups)
+        return _result(run, state, phases[-1], keys, numbers, data)
     finally:
         run.snapshots.close()
+
+
+def _run_of(
+    config: ExperimentConfig,
+    data: PreparedData,
+    ctx: RunContext,
+    store: StageStore,
+    cache_dir: Path,
+    named: Mapping[str, Collection[int]],
+) -> _Run:
+    """What all epochs of a run share; weights that others have trained, and extra pairs, are had first."""
+    recipe = build_recipe(config, ctx, cache_dir)
+    pairs = provide_pairs(config, data, ctx, store, cache_dir, run_training)
+    return _Run(
+        config=config,
+        ctx=ctx,
+        store=store,
+        snapshots=Snapshots(store, ctx, config.runtime.snapshot_seconds, named),
+        interrupts=Interrupts(ctx.say),
+        recipe=recipe,
+        train=Pictures(data, data.split.train, ctx.device),
+        judged=judged_pictures(data, config, ctx.device),
+        validation=Pictures(data, data.split.validation, ctx.device),
+        shas=[data.shas[i] for i in data.split.validation],
+        reports=Reports(ctx),
+        cache_dir=cache_dir,
+        extra_pairs=pairs,
+    )
+
+
+def _learn_from_rendered(run: _Run, data: PreparedData, key: str) -> None:
+    """Let the run learn from the pairs of its stage of rendering, which is trained now if the store lacks it."""
+    run.rendered = render_stage(run.config, data, run.ctx, run.store, key, reports=run.reports)
+    pairs = run.rendered.pairs
+    run.train = Pictures(pairs, np.arange(len(pairs.images)), run.ctx.device)
+    run.reused = run.rendered.reused
 
 
 def _run_phase(run: _Run, phase: Phase, earlier: TrainState | None, read: Snapshot | None) -> TrainState:
     """Train a phase to its end, from its newest snapshot or from what the earlier phase hands over."""
     snapshot = newest_snapshot(phase, run.store, run.ctx, read)
     handed = earlier.product_weights(run.config.pretrain.handoff) if earlier and snapshot is None else None
-    state = build_state(run.config, phase.name, run.ctx, handed=handed)
+    anew = snapshot is None and handed is None
+    encoder = load_encoder(run.config, run.cache_dir) if anew else None
+    state = build_state(run.config, phase.name, run.ctx, handed=handed, encoder=encoder)
     if earlier is not None:
         state.follow(earlier)
+    elif run.rendered is not None and snapshot is None:
+        state.history, state.computed_on = run.rendered.history, list(run.rendered.computed_on)
     if snapshot is not None:
         take_up(state, snapshot, phase, run.store, run.ctx)
-        run.reused += snapshot.epoch + (phase.offset if earlier is None else 0)
+        before = len(run.rendered.history) if run.rendered else 0
+        run.reused += snapshot.epoch + (phase.offset - before if earlier is None else 0)
     run.reports.replay(state.history)
 
     here = computed_on(run.ctx.device)
@@ -201,12 +252,7 @@ def _run_epoch(run: _Run, state: TrainState, phase: Phase) -> EpochReport:
     epoch = phase.offset + state.phase_epoch
     if len(run.validation):
         settings = run.config.evaluation
-        found, _ = validate(state.evaluated, run.validation, settings, run.recipe, run.ctx)
-        scores |= {f"val/{name}": value for name, value in found.items()}
-        scores |= watch_attention(
-            state.evaluated, run.validation, run.shas, run.config, run.ctx,
-            epoch=epoch, ends_phase=state.phase_epoch == phase.epochs,
-        )  # fmt: skip
+        scores |= _validation(run, state, epoch, ends_phase=state.phase_epoch == phase.epochs)
         # Of a loss the lowest is best.
         score = scores[settings.metric]
         state.remember_best(-score if settings.metric == "val/loss" else score)
@@ -225,15 +271,28 @@ def _run_epoch(run: _Run, state: TrainState, phase: Phase) -> EpochReport:
     return report
 
 
+def _validation(run: _Run, state: TrainState, epoch: int, *, ends_phase: bool) -> dict[str, float]:
+    """Scores of the validation part as `val/NAME`: of the segmenter, or of what a system has in its place."""
+    config, ctx = run.config, run.ctx
+    found = validate_state(state, run.validation, config.evaluation, run.recipe, ctx)
+    scores = {f"val/{name}": value for name, value in found.items()}
+    if "segmenter" not in state.networks:
+        return scores
+    return scores | watch_attention(
+        state.evaluated, run.validation, run.shas, config, ctx, epoch=epoch, ends_phase=ends_phase
+    )
+
+
 def _train_epoch(run: _Run, state: TrainState, phase: Phase) -> dict[str, float]:
     """Take the steps of one epoch; returns the means of their scalars as `train/NAME`.
 
     The host reads the device once, at the end.
     """
     means = EpochMeans(run.ctx.device)
-    for batch, draws in training_batches(run.train, run.config, run.ctx, phase.name, state.phase_epoch):
+    pictures, epoch = (run.train, run.config, run.ctx, phase.name), state.phase_epoch
+    for batch, draws in training_batches(*pictures, epoch, extra=run.extra, judged=run.judged):
         means.add(STEPS[phase.name](state, batch, draws, run.recipe))
-    again = training_batches(run.train, run.config, run.ctx, phase.name, state.phase_epoch)
+    again = training_batches(*pictures, epoch, extra=run.extra)
     estimate_statistics(state, again, run.recipe)
     state.phase_epoch += 1
     found, bad_step = means.read(run.ctx)
@@ -251,7 +310,7 @@ def _result(
     last: Phase,
     keys: dict[str, str],
     numbers: dict[str, Any],
-    groups: list[str] | None,
+    data: PreparedData,
 ) -> TrainResult:
     """The selected weights with their validation scores, and the story of the run."""
     config, ctx = run.config, run.ctx
@@ -259,8 +318,9 @@ def _result(
     weights = {name: tensor.detach().cpu() for name, tensor in state.product_weights(choice).items()}
     segmenter, generator = build_product(config, weights)
     per_image: list[dict[str, Any]] = []
-    if len(run.validation):
+    if len(run.validation) and segmenter is not None:
         scored = ctx.prepare(copy.deepcopy(segmenter))
+        groups = [data.groups[i] for i in data.split.validation] if data.groups else None
         _, rows = validate(scored, run.validation, config.evaluation, run.recipe, ctx)
         per_image = per_image_rows(rows, run.shas, config, groups, part="val", checkpoint=config.evaluation.select)
     history = [report.as_dict() for report in state.history]
@@ -281,4 +341,5 @@ def _result(
         lr_drops={**state.earlier_drops, state.phase: state.learning_rate.drops},
         reused_epochs=run.reused,
         computed_on=state.computed_on,
+        extra_pairs=run.extra_pairs,
     )

@@ -10,6 +10,7 @@ import torch
 
 from sage_ray.config import ExperimentConfig
 from sage_ray.errors import OutOfMemory
+from sage_ray.system_rules import networks_of
 
 _HOST = re.compile(r"can't allocate memory|not enough memory|Cannot allocate memory|std::bad_alloc", re.IGNORECASE)
 _GPU = re.compile(r"CUDA error: out of memory|CU\w+_STATUS_ALLOC_FAILED")
@@ -19,7 +20,7 @@ _WANTED = re.compile(r"tried to allocate ([\d.]+ ?[KMGT]?i?B(?:ytes)?)", re.IGNO
 
 @contextmanager
 def memory_of(config: ExperimentConfig, phase: str, device: torch.device) -> Iterator[None]:
-    """In the body a phase is trained on a device.
+    """In the body a phase, or the stage "render", is trained on a device.
 
     Raises:
         OutOfMemory: in place of what torch or numpy raise when there is none left.
@@ -44,9 +45,15 @@ def _line(config: ExperimentConfig, phase: str, device: torch.device, message: s
     height, width = config.data.image_size
     found = _WANTED.search(message)
     wanted = f", {found[1]} more wanted" if found else ""
-    size = f"batches of {config.phase(phase).batch_size} images of {height} x {width}{wanted}"
-    less = [f"lower {phase}.batch_size, evaluation.batch_size, data.image_size or segmenter.width"]
-    if on_gpu and config.runtime.precision in ("fp32", "tf32"):
+    if phase == "render":
+        size = f"an image of {height} x {width}{wanted}"
+        tracer = "render.samples, " if config.render.engine == "mitsuba" else ""
+        less = [f"lower {tracer}render.scenes, data.image_size or discriminators.width"]
+    else:
+        size = f"batches of {config.phase(phase).batch_size} images of {height} x {width}{wanted}"
+        network = networks_of(config.adversarial.system, phase)[0]
+        less = [f"lower {phase}.batch_size, evaluation.batch_size, data.image_size or {network}.width"]
+    if phase != "render" and on_gpu and config.runtime.precision in ("fp32", "tf32"):
         less.append("set runtime.precision=bf16")
     less.append(
         "let fewer trials share a GPU (resources.gpu)" if on_gpu else "run fewer trials at a time (concurrency)"

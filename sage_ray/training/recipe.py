@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sage_ray.config import ExperimentConfig
@@ -25,6 +27,9 @@ class Recipe:
 
     `segmentation_loss` takes its ratios over the images of all workers, `local_segmentation_loss` over this worker's.
 
+    `gather` puts the batches (B,...) of all workers together in their global order, of which this worker's is the
+    `rank`-th part, without a gradient.
+
     `observe`, if given, sees the weighted loss terms of each update and the networks just before its backward pass; it
     may take gradients of single terms with `retain_graph=True`.
     """
@@ -36,6 +41,8 @@ class Recipe:
     generator: GeneratorConfig
     autocast: Callable[[], AbstractContextManager[Any]]
     average_gradients: Callable[[Iterable[nn.Parameter]], None]
+    gather: Callable[[Tensor], Tensor]
+    rank: int
     observe: Observer | None = None
 
 
@@ -49,5 +56,18 @@ def build_recipe(config: ExperimentConfig, ctx: RunContext, cache_dir: Path, obs
         generator=config.generator,
         autocast=autocast(config, ctx.device),
         average_gradients=ctx.average_gradients,
+        gather=functools.partial(gather_batches, ctx),
+        rank=ctx.rank,
         observe=observe,
     )
+
+
+@torch.no_grad()
+def gather_batches(ctx: RunContext, batch: Tensor) -> Tensor:
+    """(workers * B, ...) of every worker's `batch` (B, ...), all of one shape; the same on all workers."""
+    if ctx.world_size == 1:
+        return batch
+    # Every worker fills its own rows, the others are 0: the sum is the whole batch.
+    rows = batch.new_zeros((ctx.world_size, *batch.shape))
+    rows[ctx.rank] = batch
+    return ctx.all_reduce(rows).flatten(0, 1)

@@ -1,9 +1,9 @@
-"""EpochReport: what a run tells of one epoch, and the plain form in which it is stored and handed on."""
+"""What a run tells of one epoch, its own or one of what it trains first, and the plain form that is handed on."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 Report = dict[str, Any]
@@ -18,8 +18,8 @@ class EpochReport:
     """One epoch of a run.
 
     Attributes:
-        epoch: on the counter that runs on over both phases, from 1.
-        phase: "pretrain" or "adversarial".
+        epoch: on the counter that runs on over all stages, from 1.
+        phase: "render", "pretrain" or "adversarial".
         phase_epoch: epoch of the phase, from 1.
         lr: learning rate of the epoch's steps.
         scores: means of the steps' scalars as `train/NAME`, then validation scores as `val/NAME`.
@@ -53,3 +53,32 @@ class EpochReport:
         """The report that `as_dict` made `plain` of."""
         named = {name: plain[name] for name in (*_BEFORE, *_AFTER)}
         return cls(scores={name: value for name, value in plain.items() if name not in named}, **named)
+
+
+MAKING = "pairs"
+"""Phase of what is trained first while it makes the pairs."""
+
+
+@dataclass(frozen=True)
+class MakerProgress:
+    """How far a run is that trains first what makes its extra pairs: an epoch of it, or the pairs at its end.
+
+    Attributes:
+        maker: what is trained, such as "preset tiny_sage_gan".
+        phase: "render", "pretrain", "adversarial", or `MAKING`.
+        epoch: that has ended, on the counter that runs on over its stages.
+        epochs: that it will have.
+        seconds: that the epoch, or the making of the pairs, took; 0 as the making begins.
+        replayed: whether the epoch came from the stage store.
+    """
+
+    maker: str
+    phase: str
+    epoch: int
+    epochs: int
+    seconds: float
+    replayed: bool = False
+
+    def as_dict(self) -> Report:
+        """Plain data."""
+        return asdict(self)

@@ -6,7 +6,7 @@ looks into the store, and what it finds is what all workers go on from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -31,7 +31,7 @@ class Phase:
         settings: the section of the config of that name.
         epochs: wanted.
         key: of the stage in the store.
-        offset: the phase's first epoch is `offset + 1` on the counter that runs on over both phases.
+        offset: the phase's first epoch is `offset + 1` on the counter that runs on over all stages.
     """
 
     name: str
@@ -42,11 +42,16 @@ class Phase:
 
 
 def chain(config: ExperimentConfig, keys: Mapping[str, str]) -> list[Phase]:
-    """The stages that a config trains, in order; `keys` are those of `stage_keys`."""
+    """The phases that a config trains, in order; `keys` are those of `stage_keys`.
+
+    A stage of rendering comes before them and is counted, but is no phase (`render_stage`).
+    """
     phases: list[Phase] = []
+    offset = 0
     for name, key in keys.items():
-        settings = config.phase(name)
-        phases.append(Phase(name, settings, settings.epochs, key, sum(phase.epochs for phase in phases)))
+        if name != "render":
+            phases.append(Phase(name, config.phase(name), config.epochs_of(name), key, offset))
+        offset += config.epochs_of(name)
     return phases
 
 
@@ -62,17 +67,22 @@ def first_to_run(phases: list[Phase], store: StageStore, ctx: RunContext) -> tup
             if snapshot is not None:
                 found = index
                 break
-    return _from_rank_0(ctx, found), snapshot
+    return from_rank_0(ctx, found), snapshot
 
 
-def leased(phase: Phase, store: StageStore, ctx: RunContext) -> AbstractContextManager[None]:
-    """A context in which this run alone trains the stage; rank 0 holds the lease for all workers."""
+def leased(
+    phase: Phase, store: StageStore, ctx: RunContext, *, done: Callable[[], bool] | None = None
+) -> AbstractContextManager[None]:
+    """A context in which this run alone trains the stage; rank 0 holds the lease for all workers.
+
+    It is not waited for once `done()`, which by default is that the stage's last wanted epoch is stored.
+    """
     if ctx.rank:
         return nullcontext()
     return stage_lease(
         store,
         phase.key,
-        lambda: store.latest(phase.key, phase.epochs) == phase.epochs,
+        done or (lambda: store.latest(phase.key, phase.epochs) == phase.epochs),
         should_stop=ctx.should_stop if ctx.world_size == 1 else lambda: False,
         waiting=ctx.waiting,
         say=ctx.say,
@@ -88,7 +98,7 @@ def newest_snapshot(phase: Phase, store: StageStore, ctx: RunContext, read: Snap
     snapshot = read
     if ctx.rank == 0 and (read is None or store.latest(phase.key, phase.epochs) != read.epoch):
         snapshot = store.load_latest(phase.key, phase.epochs)
-    epoch = _from_rank_0(ctx, snapshot.epoch if snapshot else 0)
+    epoch = from_rank_0(ctx, snapshot.epoch if snapshot else 0)
     if ctx.rank and epoch:
         snapshot = store.load_latest(phase.key, epoch)
         assert snapshot is not None and snapshot.epoch == epoch, "workers see different stage stores"
@@ -134,7 +144,8 @@ class Reports:
             raise RunStopped(f"stopped at epoch {report.epoch}")
 
 
-def _from_rank_0(ctx: RunContext, value: int) -> int:
+def from_rank_0(ctx: RunContext, value: int) -> int:
+    """Rank 0's value, on every worker."""
     if ctx.world_size == 1:
         return value
     return int(ctx.all_reduce(torch.tensor(float(value if ctx.rank == 0 else 0), device=ctx.device)).item())

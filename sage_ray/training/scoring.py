@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from sage_ray.config import ExperimentConfig
 from sage_ray.errors import UserError
-from sage_ray.metrics.definitions import COUNTS, IMAGE_SCORES, VALIDATION_SCORES, definitions
+from sage_ray.metrics.definitions import COUNTS, IMAGE_SCORES, LOSS, VALIDATION_SCORES, definitions
 from sage_ray.metrics.image_scores import score_image, summarise
 from sage_ray.models.value_range import to_network_range
 from sage_ray.sections import PHASES, EvaluationConfig
+from sage_ray.system_rules import has_segmenter
 from sage_ray.training import build
 from sage_ray.training.batches import Pictures
 from sage_ray.training.context import RunContext
@@ -102,7 +103,7 @@ def validate(
         table = ctx.all_reduce(torch.from_numpy(table).to(ctx.device)).cpu().numpy()
     rows = rows_of(table)
     summary: dict[str, float] = dict(summarise(rows))
-    summary["loss"] = _mean_loss(losses, ctx)
+    summary["loss"] = mean_loss(losses, ctx)
     return summary, rows
 
 
@@ -117,6 +118,14 @@ def check_scores(config: ExperimentConfig) -> None:
     for path, metric in named.items():
         if metric not in VALIDATION_SCORES:
             raise UserError("no such score", f"{path}={metric}", "choose one of " + ", ".join(VALIDATION_SCORES))
+
+
+def check_objective(config: ExperimentConfig, metric: str) -> None:
+    """Raise UserError if a search would judge the config by a validation score that its system does not have."""
+    if not has_segmenter(config.adversarial) and metric.startswith("val/") and metric != f"val/{LOSS}":
+        system = config.adversarial.system
+        mend = f"system {system} has no segmenter and one validation score: name val/{LOSS}"
+        raise UserError("no such score", f"objective.metric={metric}", mend)
 
 
 @contextmanager
@@ -163,7 +172,8 @@ def score_definitions(config: ExperimentConfig) -> dict[str, str]:
     )
 
 
-def _mean_loss(losses: list[Tensor], ctx: RunContext) -> float:
+def mean_loss(losses: list[Tensor], ctx: RunContext) -> float:
+    """Mean of the losses of all workers' batches; NaN if there is none."""
     total = torch.stack(losses).sum() if losses else torch.zeros((), device=ctx.device)
     sums = torch.stack([total.double(), torch.tensor(float(len(losses)), device=total.device, dtype=torch.float64)])
     total_sum, count = ctx.all_reduce(sums).tolist()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sage_ray.models.norm import copy_network
 from sage_ray.training.learning_rate import LearningRate
+from sage_ray.training.replay_pool import ReplayPool
 from sage_ray.training.report import EpochReport
 
 
@@ -28,8 +29,8 @@ class Best:
 class TrainState:
     """Networks, optimizers, learning-rate rule, EMA, counters and best-so-far of one phase of a run.
 
-    `networks` holds `segmenter` and, in phase 2, `generator`, `disc_image`, `disc_mask`. `history` holds the reports of
-    all epochs of the run so far, phase 1 included.
+    `networks` holds `segmenter` in phase 1, and those of the system (`system_rules.NETWORKS`) in phase 2. `history`
+    holds the reports of all epochs of the run so far, phase 1 included.
     """
 
     phase: str
@@ -46,6 +47,8 @@ class TrainState:
     earlier_drops: dict[str, list[int]] = field(default_factory=dict)
     computed_on: list[str] = field(default_factory=list)
     """Where epochs of the run so far were computed, in order (`training.context.computed_on`)."""
+    pools: dict[str, ReplayPool] = field(default_factory=dict)
+    """Fakes of before by kind ("image", "mask"), where the system has such pools."""
 
     def __post_init__(self) -> None:
         if self.ema_decay and self.ema is None:
@@ -82,13 +85,16 @@ class TrainState:
             self.best = Best(self.phase_epoch, score, weights)
 
     def product_weights(self, choice: str) -> dict[str, Tensor]:
-        """Weights of segmenter and generator, `segmenter.NAME` and `generator.NAME`; choice `best` or `last`.
+        """Weights of segmenter and generator, `segmenter.NAME` and `generator.NAME`, as far as there are any.
 
+               Choice `best` or `last`.
         With a moving average, the segmenter is the averaged one.
         """
         if choice == "best" and self.best.weights:
             return self.best.weights
-        weights = {f"segmenter.{k}": v for k, v in self.evaluated.state_dict().items()}
+        weights: dict[str, Tensor] = {}
+        if "segmenter" in self.networks:
+            weights |= {f"segmenter.{k}": v for k, v in self.evaluated.state_dict().items()}
         if "generator" in self.networks:
             weights |= {f"generator.{k}": v for k, v in self.networks["generator"].state_dict().items()}
         return weights
@@ -103,6 +109,7 @@ class TrainState:
         for name, optimizer in self.optimizers.items():
             for index, moments in optimizer.state_dict()["state"].items():
                 found |= {f"optimizer.{name}.{index}.{k}": v for k, v in moments.items()}
+        found |= {f"pool.{name}": pool.held for name, pool in self.pools.items() if pool.held is not None}
         return found | {f"best.{k}": v for k, v in self.best.weights.items()}
 
     def scalars(self) -> dict[str, Any]:
@@ -122,7 +129,7 @@ class TrainState:
 
     def load(self, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
         """Go on from `tensors()` and `scalars()` of a state of the same phase and config."""
-        device = next(self.networks["segmenter"].parameters()).device
+        device = next(next(iter(self.networks.values())).parameters()).device
         groups = _by_prefix(tensors)
         for name, network in self.networks.items():
             network.load_state_dict(weights_of(groups["network"], name))
@@ -130,6 +137,9 @@ class TrainState:
             self.ema.load_state_dict(groups["ema"])
         for name, optimizer in self.optimizers.items():
             _load_moments(optimizer, weights_of(groups.get("optimizer", {}), name))
+        for name, pool in self.pools.items():
+            held = groups.get("pool", {}).get(name)
+            pool.held = None if held is None else held.to(device, copy=True)
         best = {k: v.to(device) for k, v in groups.get("best", {}).items()}
         score = scalars["best_score"]
         self.best = Best(scalars["best_epoch"], float("-inf") if score is None else score, best)

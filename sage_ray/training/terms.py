@@ -28,6 +28,15 @@ CYCLE_TERMS = ("rec_mask", "rec_image_l1", "rec_image_vgg")
 
 PERCEPTUAL_TERMS = ("rec_image_vgg", "id_image_vgg")
 
+ABSENT_TERMS: dict[str, tuple[str, ...]] = {
+    "sage_gan": (),
+    "f_ancgan": (),
+    "cyclegan": PERCEPTUAL_TERMS,
+    "gan": tuple(term for term in OBJECTIVE if term != "adv_image"),
+}
+"""The terms that a system's objective does not have, whatever their weights are. What a term is made of differs between
+systems (CycleGAN's rec_mask is no L_seg); which networks it trains does not."""
+
 CYCLE_IMAGE_TERMS = ("rec_image_l1", "rec_image_vgg")
 """The terms that see rec_image = G(S(x), z')."""
 
@@ -42,7 +51,7 @@ def term_weights(settings: AdversarialConfig, *, has_perceptual: bool = True) ->
         settings: weights and `lambda_cycle`.
         has_perceptual: whether there is a perceptual network; without one its terms are off.
     """
-    scale = {term: settings.lambda_cycle for term in CYCLE_TERMS}
+    scale = {term: settings.lambda_cycle for term in CYCLE_TERMS} | dict.fromkeys(ABSENT_TERMS[settings.system], 0.0)
     if not has_perceptual:
         scale |= dict.fromkeys(PERCEPTUAL_TERMS, 0.0)
     return {term: scale.get(term, 1.0) * getattr(settings.weights, term) for term in OBJECTIVE}
@@ -93,7 +102,8 @@ def why_untrained(term: str, network: str, settings: AdversarialConfig, *, froze
     """Why a term of a step gives a network of its formula nothing; None if it trains it."""
     if network == "generator" and frozen:
         return f"the generator is frozen up to epoch {settings.freeze_epochs} of phase 2"
-    if network == "segmenter" and term in MASK_PATH_TERMS and settings.mask_path == "argmax":
+    mask_path = "soft" if settings.system == "cyclegan" else settings.mask_path
+    if network == "segmenter" and term in MASK_PATH_TERMS and mask_path == "argmax":
         return "a hard arg-max cuts the mask path (adversarial.mask_path=argmax)"
     if network == "segmenter" and term in CYCLE_IMAGE_TERMS and frozen and not settings.cycle_image_while_frozen:
         return "it waits until the generator learns (adversarial.cycle_image_while_frozen=false)"
