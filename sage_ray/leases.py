@@ -320,11 +320,17 @@ def _sweep(store: ObjectStore) -> None:
 
 
 @atexit.register
-def _end_sessions() -> None:
-    sessions = [session for (pid, _), session in _OWN.items() if pid == os.getpid()]
+def end_sessions(wait_s: float = END_S) -> None:
+    """Take away this process's signs of life: what it holds is free at once. A process that goes on makes new ones.
+
+    Args:
+        wait_s: a store that does not answer is waited for no longer, all together.
+    """
+    # Without the lock, which a process that was forked from this one may have got in a locked state.
+    sessions = [_OWN.pop(key) for key in list(_OWN) if key[0] == os.getpid()]
     for session in sessions:
         session.end()
-    deadline = time.monotonic() + END_S
+    deadline = time.monotonic() + wait_s
     for session in sessions:
         session.wait(max(deadline - time.monotonic(), 0.0))
 

@@ -16,10 +16,16 @@ class Watch(Protocol):
         """Show one event."""
 
     def epoch(self, report: Mapping[str, Any], total: int, run: str = "") -> None:
-        """Show one epoch's report of a run of `total` epochs over both phases; `run` tells several runs apart."""
+        """Show one epoch's report of a run of `total` epochs over all its stages; `run` tells several runs apart."""
 
     def close(self, *, replaced: bool = False) -> None:
         """Leave the terminal as it was found, harmless twice; `replaced`: what is printed next tells the study anew."""
+
+
+def tell_maker(watch: Watch, progress: Mapping[str, Any], run: str = "") -> None:
+    """Show an epoch of what a run trains first for its extra pairs, as that of a run beside it."""
+    if progress["phase"] != "pairs":
+        watch.epoch(progress, int(progress["epochs"]), f"{run} {progress['maker']}".strip())
 
 
 class SilentWatch:

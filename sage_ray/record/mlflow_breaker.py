@@ -51,6 +51,11 @@ class Breaker:
             return None
         return found if found.store == self._store else None
 
+    def told(self) -> str | None:
+        """What the user is told of the store's silence; None if it answered last time."""
+        found = self.away()
+        return None if found is None else _told(found)
+
     def check(self) -> None:
         """Return if the store may be asked now.
 

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from sage_ray.locks import locked
 from sage_ray.record.home import Home
 from sage_ray.record.mlflow_places import follow_home
+from sage_ray.record.mlflow_views import MARK, view_tags
 from sage_ray.record.store_uris import is_http, redacted
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def experiment_id(client: MlflowClient, home: Home, *, restore: bool = False) ->
         # A server keeps artifacts where it likes; a database file would put them into the working directory.
         root = None if is_http(home.mlflow_uri) else home.artifact_uri
         with contextlib.suppress(MlflowException):
-            return str(client.create_experiment(name, artifact_location=root))
+            return str(client.create_experiment(name, artifact_location=root, tags=view_tags()))
         found = find_experiment(client)
     if found is None:
         raise MirrorUnavailable(f"experiment {name} cannot be created")
@@ -129,6 +130,9 @@ def experiment_id(client: MlflowClient, home: Home, *, restore: bool = False) ->
         if not restore:
             raise MirrorUnavailable(f"experiment {name} was deleted; `sage-ray sync` restores it")
         client.restore_experiment(found.experiment_id)
+    if MARK not in found.tags:  # of an earlier release
+        for key, value in view_tags().items():
+            client.set_experiment_tag(found.experiment_id, key, value)
     return str(found.experiment_id)
 
 

@@ -55,7 +55,8 @@ class Follower:
             # A database's driver has no time-out of its own.
             self._mirror.breaker.trip("it did not take the end of a run in time", asked)
         if not self.sent:
-            self._tell("it did not take the end of the run in time")
+            # The thread may have noted a silence just now and not told it yet.
+            self._tell(self._mirror.breaker.told() or "it did not take the end of the run in time")
         return self.sent
 
     def _work(self) -> None:

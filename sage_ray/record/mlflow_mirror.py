@@ -7,7 +7,6 @@ server is away: `sync` sends the rest later. Only `MlflowClient` is used, never 
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from sage_ray.errors import UserError
 from sage_ray.locks import locked
-from sage_ray.record import mlflow_rows
+from sage_ray.record import mlflow_calls, mlflow_rows
 from sage_ray.record.home import Home
 from sage_ray.record.mlflow_breaker import Breaker
 from sage_ray.record.mlflow_client import (
@@ -28,6 +27,8 @@ from sage_ray.record.mlflow_client import (
     is_gone,
     unavailable,
 )
+from sage_ray.record.mlflow_inputs import data_inputs
+from sage_ray.record.mlflow_params import asked_params, run_name, shown_params
 from sage_ray.record.mlflow_rows import Cursor, ParentFacts, hide_password
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunRecord, State
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
 CURSOR = "mlflow.json"
 """In the folder of a run, a study or a final training: what of it has been sent."""
 PARENT_TAG = "mlflow.parentRunId"
-# Limits of MLflow's log_batch.
-MAX_METRICS, MAX_PARAMS = 900, 100
+REPORTS = "report"
+"""Folder among the artifacts of a study's run that holds its reports."""
 RUNS_AT_ONCE = 200
 
 
@@ -127,13 +128,37 @@ class Mirror:
             for key, value in (tags or {}).items():
                 self.client.set_tag(run_id, key, value[: mlflow_rows.MAX_TAG_CHARS])
             self.client.set_tag(run_id, "sage.state", state)
-            self._set_status(run_id, mlflow_rows.STATUS[state], None)
+            mlflow_calls.set_status(self.client, run_id, mlflow_rows.STATUS[state], None)
             return run_id
 
     def log_parent_artifact(self, name: str, file: Path, folder: str | None = None) -> None:
         """Attach a file to a study's run. Raises MirrorUnavailable as `push`."""
         with self._refusals():
             self.client.log_artifact(self._find_parent(name), str(file), folder)
+
+    def send_report(self, name: str, file: Path, sent: str) -> str | None:
+        """Put a file under `report/` of the run of a study or final training, unless it is there.
+
+        Args:
+            name: of the study or final training.
+            file: to send.
+            sent: what the last call for this file returned; "" if there was none.
+
+        Returns:
+            What tells the next call that this file, as it is now, is there; None if MLflow has no such run yet.
+
+        Raises:
+            MirrorUnavailable: as `push`.
+        """
+        with self._refusals():
+            client = self.client
+            found = self._find(self._parent_key(name))
+            if found is None:
+                return None
+            mark = f"{self.store} {found.info.run_id} {mlflow_rows.stamp(file)}"
+            if mark != sent:
+                client.log_artifact(str(found.info.run_id), str(file), REPORTS)
+            return mark
 
     def stored_runs(self, run_ids: Sequence[str]) -> dict[str, Run]:
         """Those of some MLflow run ids that the store has, deleted ones too; many are asked for in one call.
@@ -157,7 +182,8 @@ class Mirror:
     def up_to_date(self, folder: RunFolder) -> bool:
         """Whether `push` would send nothing; asks no server."""
         record = folder.read()
-        return self.cursor(folder, record).matches(folder, record)
+        asked, name = asked_params(record, self.home.studies), run_name(record, self.home.studies)
+        return self.cursor(folder, record).matches(folder, record, asked, name)
 
     def cursor(self, folder: RunFolder, record: RunRecord) -> Cursor:
         """What is known to have been sent of a run."""
@@ -229,31 +255,48 @@ class Mirror:
         tags = {**facts.tags, "sage.kind": facts.kind, "sage.state": facts.state}
         tags = {name: value[: mlflow_rows.MAX_TAG_CHARS] for name, value in tags.items()}
         stamps = {file.name: mlflow_rows.stamp(file) for file in facts.files if file.is_file()}
-        status = mlflow_rows.STATUS[facts.state]
-        # Without its time: the same best trial is not told twice.
-        digest = mlflow_rows.digest([{name: value} for name, value, *_ in facts.best])
-        before = (cursor.tags, cursor.digest, cursor.artifacts, cursor.status)
-        if before == (tags, digest, stamps, status):
+        status, asked = mlflow_rows.STATUS[facts.state], list(facts.params)
+        # Without its time: the same numbers are not told twice.
+        digest = mlflow_rows.digest([{name: value} for name, value, *_ in facts.points])
+        before = (cursor.tags, cursor.digest, cursor.artifacts, cursor.status, cursor.asked, cursor.note)
+        if before == (tags, digest, stamps, status, asked, facts.note):
             return False
-        points = [] if digest == cursor.digest else facts.best
+        points = [] if digest == cursor.digest else mlflow_calls.with_withdrawn(self.client, run_id, facts.points)
         cleared = dict.fromkeys(cursor.tags.keys() - tags.keys(), "")
-        self._send_batches(run_id, points, {**cleared, **tags})
+        by_hand = facts.note != cursor.note and mlflow_calls.is_by_hand(self.client, run_id, cursor.note)
+        noted = {} if by_hand or facts.note == cursor.note else {mlflow_calls.NOTE: facts.note}
+        params = {} if cursor.asked == asked else mlflow_calls.unknown_params(self.client, run_id, facts.params)
+        mlflow_calls.send_batches(self.client, run_id, points, {**cleared, **tags, **noted}, params)
         cursor.tags, cursor.digest, cursor.params = tags, digest, True
+        cursor.asked, cursor.note = asked, facts.note
         for file in facts.files:
             if file.name in stamps and cursor.artifacts.get(file.name) != stamps[file.name]:
                 self.client.log_artifact(run_id, str(file))
                 cursor.artifacts[file.name] = stamps[file.name]
         cursor.artifacts = stamps
         if cursor.status != status:
-            self._set_status(run_id, status, None)
+            mlflow_calls.set_status(self.client, run_id, status, None)
             cursor.status = status
         return True
 
     def _send(self, folder: RunFolder, record: RunRecord, cursor: Cursor) -> None:
+        made = False
         if cursor.mlflow_run_id is None:
-            cursor.mlflow_run_id = self._find_or_create(record)
-        run_id = cursor.mlflow_run_id
-        params = {} if cursor.params else mlflow_rows.params(folder.config())
+            cursor.mlflow_run_id, made = self._find_or_create(record)
+        run_id, name = cursor.mlflow_run_id, run_name(record, self.home.studies)
+        cursor.name = name if made else cursor.name
+        asked = asked_params(record, self.home.studies)
+        if asked is not None and cursor.name not in ("", name):  # its arm has another label by now
+            mlflow_calls.rename(self.client, run_id, cursor.name, name)
+            cursor.name = name
+        asked = (cursor.asked or []) if asked is None else asked
+        with_params = cursor.asked != asked or not cursor.params
+        with_inputs = cursor.inputs != (record.data_fingerprint or "")
+        config = folder.config() if with_params or with_inputs else None
+        params: dict[str, str] = {}
+        if config is not None and with_params:
+            params = shown_params(config, record, self.home.studies)
+            params = params if made else mlflow_calls.unknown_params(self.client, run_id, params)
         lines = folder.metrics()
         if cursor.lines > len(lines) or mlflow_rows.digest(lines[: cursor.lines]) != cursor.digest:
             cursor.lines = 0  # lines were replaced; what is sent again with its old time is stored once
@@ -261,14 +304,18 @@ class Mirror:
         tags = mlflow_rows.tags(record)
         cleared = dict.fromkeys(cursor.tags.keys() - tags.keys(), "")
         points += mlflow_rows.objective_points(record, lines, self.home, cursor.lines)
-        points += mlflow_rows.result_points(record, lines)
-        self._send_batches(run_id, points, {**cleared, **tags, **mlflow_rows.nonfinite_tag(lines)}, params)
-        cursor.params = True
+        points += mlflow_rows.result_points(folder, record, lines)
+        tags_now = {**cleared, **tags, **mlflow_rows.nonfinite_tag(lines)}
+        mlflow_calls.send_batches(self.client, run_id, points, tags_now, params)
+        cursor.params, cursor.asked = True, asked
         cursor.lines, cursor.digest, cursor.tags = len(lines), mlflow_rows.digest(lines), tags
+        if config is not None and with_inputs:
+            mlflow_calls.send_inputs(self.client, run_id, data_inputs(config, record))
+            cursor.inputs = record.data_fingerprint or ""
         self._send_artifacts(folder, record, cursor, run_id)
         status = mlflow_rows.STATUS[record.state]
         if cursor.status != status:
-            self._set_status(run_id, status, mlflow_rows.milliseconds(record.updated))
+            mlflow_calls.set_status(self.client, run_id, status, mlflow_rows.milliseconds(record.updated))
             cursor.status = status
 
     def _send_artifacts(self, folder: RunFolder, record: RunRecord, cursor: Cursor, run_id: str) -> None:
@@ -282,21 +329,21 @@ class Mirror:
     def _key(self, record: RunRecord) -> str:
         return mlflow_rows.run_key(self.home.identity_in(self.uri), record)
 
-    def _find_or_create(self, record: RunRecord) -> str:
+    def _find_or_create(self, record: RunRecord) -> tuple[str, bool]:
+        """MLflow's id of a run, and whether the run was made just now."""
         key = self._key(record)
         client = self.client
         parent = record.parent or record.study
         # The key goes in with the creation, so a kill right after it leaves a run that the next attempt finds.
         found = self._find(key)
         if found is not None:
-            return str(found.info.run_id)
+            return str(found.info.run_id), False
         tags = {"sage.key": key, "sage.kind": "run", **mlflow_rows.tags(record)}
         if parent is not None:
             tags[PARENT_TAG] = self._find_parent(parent)
-        run = client.create_run(
-            self._experiment, start_time=mlflow_rows.milliseconds(record.created), tags=tags, run_name=record.run_id
-        )
-        return str(run.info.run_id)
+        began, name = mlflow_rows.milliseconds(record.created), run_name(record, self.home.studies)
+        run = client.create_run(self._experiment, start_time=began, tags=tags, run_name=name)
+        return str(run.info.run_id), True
 
     def _find(self, key: str) -> Run | None:
         """The run of a key; one in MLflow's trash is restored by a mirror that insists, and overlooked by any other."""
@@ -327,31 +374,6 @@ class Mirror:
                     found = client.create_run(self._experiment, tags=tags, run_name=name)
             self._parents[name] = str(found.info.run_id)
         return self._parents[name]
-
-    def _send_batches(
-        self,
-        run_id: str,
-        points: Sequence[mlflow_rows.Point],
-        tags: Mapping[str, str],
-        params: Mapping[str, str] | None = None,
-    ) -> None:
-        """Send everything in as few calls as MLflow's limits allow."""
-        from mlflow.entities import Metric, Param, RunTag
-
-        metrics = [Metric(*point) for point in points]
-        entries = [Param(name, value) for name, value in (params or {}).items()]
-        batch = [RunTag(name, value) for name, value in tags.items()]
-        calls = max(1, math.ceil(len(metrics) / MAX_METRICS), math.ceil(len(entries) / MAX_PARAMS))
-        for k in range(calls):
-            own = metrics[k * MAX_METRICS : (k + 1) * MAX_METRICS]
-            self.client.log_batch(run_id, own, entries[k * MAX_PARAMS : (k + 1) * MAX_PARAMS], batch)
-            batch = []
-
-    def _set_status(self, run_id: str, status: str, end_ms: int | None) -> None:
-        if status == "RUNNING":
-            self.client.update_run(run_id, status=status)
-        else:
-            self.client.set_terminated(run_id, status, end_ms)
 
     @contextlib.contextmanager
     def _refusals(self) -> Iterator[None]:

@@ -12,21 +12,16 @@ from pathlib import Path
 from time import strptime
 from typing import Any, Literal
 
-import yaml
-
-from sage_ray.config import ExperimentConfig, flatten
 from sage_ray.files import read_json, write_json
-from sage_ray.metrics.definitions import is_lower_better
 from sage_ray.metrics.reduction import reduce_scores
 from sage_ray.record.home import Home
+from sage_ray.record.mlflow_params import objective_of, text_of
+from sage_ray.record.mlflow_scores import locked_scores
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunRecord, State
 from sage_ray.record.store_uris import store_mark
 
-STUDY_FILES = ("design.yaml", "space.yaml")
-OBJECTIVE: dict[str, Any] = {"metric": "val/dice", "reduce": "plateau", "direction": None}
-"""What holds where a study's file does not name an objective, or a part of it."""
-MAX_PARAM_CHARS, MAX_TAG_CHARS = 6000, 5000
+MAX_TAG_CHARS = 5000
 
 STATUS: dict[State, str] = {
     "RUNNING": "RUNNING",
@@ -36,6 +31,7 @@ STATUS: dict[State, str] = {
     "PRUNED": "KILLED",
     "INTERRUPTED": "KILLED",
 }
+_LATER = ("asked", "inputs", "note", "name")
 _FILES = ("config.yaml", "record.json", "metrics.jsonl", "per_image.parquet", "error.txt")
 # Weights go to the registry once, for the model that is chosen, and not to every trial's artifacts.
 _LEFT_OUT = "artifacts/model/"
@@ -60,6 +56,14 @@ class Cursor:
     tags: dict[str, str] = field(default_factory=dict)
     artifacts: dict[str, str] = field(default_factory=dict)
     status: str = ""
+    asked: list[str] | None = None
+    """Names of the settings that were to be params when they were sent; None: by an earlier release, which sent all."""
+    inputs: str = ""
+    """Fingerprint of the data set that was sent."""
+    note: str = ""
+    """The description that was sent."""
+    name: str = ""
+    """What the run was called when it was made in MLflow, or is called since; "": by an earlier release, unknown."""
 
     @classmethod
     def load(cls, path: Path, uri: str, key: str) -> Cursor:
@@ -67,7 +71,10 @@ class Cursor:
         try:
             value = read_json(path)
             if value["key"] == key and uri in (value["uri"], store_mark(value["uri"])):
-                return cls(**{name: value[name] for name in cls.__dataclass_fields__} | {"uri": uri})
+                # What a cursor of an earlier release does not have was not sent.
+                later = {name: value[name] for name in _LATER if name in value}
+                known = {name: value[name] for name in cls.__dataclass_fields__ if name not in _LATER}
+                return cls(**known | later | {"uri": uri})
         except (OSError, ValueError, KeyError, TypeError):
             pass
         return cls(uri, key)
@@ -77,12 +84,15 @@ class Cursor:
         if self.mlflow_run_id is not None:
             write_json(path, self.__dict__, durable=False)
 
-    def matches(self, folder: RunFolder, record: RunRecord) -> bool:
-        """Whether all that the folder says has been sent."""
+    def matches(self, folder: RunFolder, record: RunRecord, asked: list[str] | None, name: str) -> bool:
+        """Whether all that the folder says has been sent; `asked` and `name` as `mlflow_params` says them."""
         lines = folder.metrics()
         return (
             self.mlflow_run_id is not None
             and self.params
+            and self.asked is not None
+            and (asked is None or (self.asked == asked and self.name in ("", name)))
+            and self.inputs == (record.data_fingerprint or "")
             and (self.lines, self.digest) == (len(lines), digest(lines))
             and self.tags == tags(record)
             and self.status == STATUS[record.state]
@@ -100,9 +110,12 @@ class ParentFacts:
     """Of the study or final training; the cursor lies in it."""
     state: State
     tags: Mapping[str, str]
-    best: tuple[Point, ...] = ()
-    """Each objective of the best trial so far."""
+    points: tuple[Point, ...] = ()
+    """Its numbers: each objective of the best trial so far, counts of trials, scores on the locked test."""
     files: tuple[Path, ...] = ()
+    params: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
+    """Its description, in markdown; what a person has written in its place is left alone."""
 
 
 def hide_password(path: Path) -> None:
@@ -129,11 +142,6 @@ def _key(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def params(config: ExperimentConfig) -> dict[str, str]:
-    """Flattened identity of a config. `runtime` is left out: it may change between attempts, a param must not."""
-    return {name: _text(value)[:MAX_PARAM_CHARS] for name, value in flatten(config.identity()).items()}
-
-
 def tags(record: RunRecord) -> dict[str, str]:
     """Tags of a run; fields that are None are left out."""
     values = {
@@ -149,17 +157,14 @@ def tags(record: RunRecord) -> dict[str, str]:
         "sage.config_hash": record.config_hash,
         "sage.data_fingerprint": record.data_fingerprint,
         "sage.split_id": record.split_id,
-        "sage.numerics": record.numerics or None,
         "sage.computed_on": record.computed_on or None,
-        "sage.stage_keys": record.stage_keys or None,
         "sage.weights_sha": record.weights_sha,
-        "sage.selected_epoch": record.selected_epoch,
         "sage.test_reads": record.test_reads,
         "sage.dirty": record.dirty,
         "mlflow.source.git.commit": record.commit,
         "mlflow.source.name": "sage_ray",
     }
-    return {name: _text(value)[:MAX_TAG_CHARS] for name, value in values.items() if value is not None}
+    return {name: text_of(value)[:MAX_TAG_CHARS] for name, value in values.items() if value is not None}
 
 
 def epoch_points(line: Mapping[str, Any]) -> list[Point]:
@@ -168,19 +173,23 @@ def epoch_points(line: Mapping[str, Any]) -> list[Point]:
     return [(k, v, stamp, step) for k, v in _numbers(line).items() if k not in ("time_ms", "epoch")]
 
 
-def result_points(record: RunRecord, lines: Sequence[Mapping[str, Any]]) -> list[Point]:
-    """Scores of the selected epoch as `selected/...` and the run's totals, once it has ended."""
+def result_points(folder: RunFolder, record: RunRecord, lines: Sequence[Mapping[str, Any]]) -> list[Point]:
+    """`selected/val/...` of the selected epoch, `test/...` of a locked test that was read, and totals, at its end."""
     if record.state == "RUNNING" or not lines:
         return []
-    result = {f"selected/{name}": value for name, value in _numbers(record.selected_metrics).items()}
+    selected = _numbers(record.selected_metrics)
+    result = {f"selected/{name}": value for name, value in selected.items() if name.startswith("val/")}
     result |= {"total/seconds": record.seconds, "total/gpu_seconds": record.gpu_seconds}
+    result |= locked_scores(folder, record)
     step = record.selected_epoch or record.epoch
     return [(name, value, int(lines[-1]["time_ms"]), step) for name, value in result.items()]
 
 
 def objective_points(record: RunRecord, lines: Sequence[Mapping[str, Any]], home: Home, begin: int) -> list[Point]:
     """The running objective of a study's run at each epoch from line `begin` on; none for a run of its own."""
-    asked = _objective(home.studies / record.study) if record.study and record.parent in (None, record.study) else None
+    asked = (
+        objective_of(home.studies / record.study) if record.study and record.parent in (None, record.study) else None
+    )
     if asked is None:
         return []
     points = []
@@ -189,21 +198,6 @@ def objective_points(record: RunRecord, lines: Sequence[Mapping[str, Any]], home
         if math.isfinite(value):
             points.append(("objective", value, int(lines[end - 1]["time_ms"]), int(lines[end - 1]["epoch"])))
     return points
-
-
-def _objective(study: Path) -> dict[str, Any] | None:
-    """Metric, reduction and direction of a study's first objective, from its own file; None if that cannot be read."""
-    for name in STUDY_FILES:
-        try:
-            tree = yaml.safe_load((study / name).read_text(encoding="utf-8"))
-            listed = tree.get("objective") or {}
-            written = {**OBJECTIVE, **(listed[0] if isinstance(listed, list) else listed)}
-        except (OSError, ValueError, AttributeError, TypeError, IndexError, yaml.YAMLError):
-            continue
-        metric, direction = str(written["metric"]), written["direction"]
-        maximize = not is_lower_better(metric) if direction is None else direction == "maximize"
-        return {"metric": metric, "reduce": str(written["reduce"]), "maximize": maximize}
-    return None
 
 
 def nonfinite_tag(lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -247,10 +241,6 @@ def digest(lines: Sequence[Mapping[str, Any]]) -> str:
 def milliseconds(stamp: str) -> int:
     """Unix time in ms of a record's time text."""
     return timegm(strptime(stamp, "%Y-%m-%dT%H:%M:%SZ")) * 1000
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from sage_ray.errors import UserError, did_you_mean
 from sage_ray.files import read_json
 from sage_ray.followed import pull
 from sage_ray.imaging.pickle_guard import refuse_pickle
+from sage_ray.pair_source import PairSource
 from sage_ray.record.home import Home
 from sage_ray.record.model_versions import Version, download, get_version, parse_uri
 
@@ -18,9 +19,13 @@ if TYPE_CHECKING:
     from sage_ray.imaging.model import Model
 
 SEGMENTER_FILE = "segmenter.safetensors"
+WEIGHTS = (SEGMENTER_FILE, "generator.safetensors")
+"""Files of which a model has at least one: a system may have no segmenter."""
 PROVENANCE_FILE = "provenance.json"
 MODEL_IN_RUN = Path("artifacts/model")
 MODEL_IN_PACKAGE = Path("artifacts/model")
+_MARKS = ("record.json", "MLmodel", "package/MLmodel", SEGMENTER_FILE, "generator.safetensors")
+"""What tells a model's folder from one of pairs."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +118,40 @@ def segmenter_file(named: str, home: Home) -> Path:
         if path.is_file():
             refuse_pickle(path)
             return path.absolute()
-        return (resolve_model(named, home).folder / SEGMENTER_FILE).absolute()
+        folder = resolve_model(named, home).folder
+        if not (folder / SEGMENTER_FILE).is_file():
+            raise UserError("model without segmenter", named, "name one of another system: it only generates images")
+        return (folder / SEGMENTER_FILE).absolute()
     except UserError as error:
         raise UserError(error.what, f"pretrain.checkpoint={error.where}", error.mend) from None
+
+
+def _has_weights(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in WEIGHTS)
+
+
+def located_pairs(config: ExperimentConfig, home: Home) -> ExperimentConfig:
+    """The config with a MODEL of `data.extra_pairs` as the folder of its weights; any other source as it is.
+
+    Raises:
+        UserError: there is no such model, nor a folder of pairs.
+    """
+    text = config.data.extra_pairs
+    source = PairSource.parse(text) if text else None
+    if source is None or source.kind != "place":
+        return config
+    name, path = source.name, Path(source.name).expanduser()
+    if path.is_dir() and not any((path / mark).exists() for mark in _MARKS):
+        return config
+    if "/" in name and not name.startswith("models:") and not path.exists():
+        mend = "give a folder with images/ and masks/, a run id, models:/NAME@ALIAS, or another source of pairs"
+        raise UserError("no such folder of extra pairs", f"data.extra_pairs={text}", mend)
+    try:
+        folder = resolve_model(name, home).folder.absolute()
+    except UserError as error:
+        raise UserError(error.what, f"data.extra_pairs={error.where}", error.mend) from None
+    found = str(PairSource("model", str(folder), source.pairs))
+    return config.with_sections(data=config.data.model_copy(update={"extra_pairs": found}))
 
 
 def _from_registry(name: str, home: Home) -> ModelRef:
@@ -126,7 +162,7 @@ def _from_registry(name: str, home: Home) -> ModelRef:
 
 def _from_package(name: str, package: Path, version: Version | None) -> ModelRef:
     folder = package / MODEL_IN_PACKAGE
-    if not (folder / SEGMENTER_FILE).is_file():
+    if not _has_weights(folder):
         raise UserError("not a sage_ray model", name, "name a version that `sage-ray final` registered")
     path = package / "artifacts" / PROVENANCE_FILE
     provenance = read_json(path) if path.is_file() else None
@@ -136,7 +172,7 @@ def _from_package(name: str, package: Path, version: Version | None) -> ModelRef
 
 def _from_run(run_id: str, home: Home) -> ModelRef:
     folder = home.runs / run_id / MODEL_IN_RUN
-    if not (folder / SEGMENTER_FILE).is_file():
+    if not _has_weights(folder):
         raise UserError("run has no model", run_id, f"it has not finished; `sage-ray resume {run_id}` continues it")
     return ModelRef(run_id, folder, "run", run_id)
 
@@ -154,7 +190,7 @@ def _from_folder(name: str, path: Path) -> ModelRef:
         if (package / "MLmodel").is_file():
             return _from_package(name, package, None)
     folder = path / MODEL_IN_RUN if (path / "record.json").is_file() else path
-    if (folder / SEGMENTER_FILE).is_file():
+    if _has_weights(folder):
         record = folder.parent.parent / "record.json"
         run_id = str(read_json(record)["run_id"]) if record.is_file() else None
         return ModelRef(name, folder, "folder", run_id)

@@ -29,6 +29,7 @@ from sage_ray.record.home import Home
 from sage_ray.record.overview import JOURNAL_FILE, STORAGE_FILE
 from sage_ray.record.patient_storage import Patience, PatientStorage
 from sage_ray.record.server_refusal import check_driver, connection_keywords, refuse_tables_of_others, refused
+from sage_ray.record.sqlite_reading import reading
 from sage_ray.record.store_uris import sqlite_uri
 
 URL_VARIABLE = "SAGE_OPTUNA_URL"
@@ -147,11 +148,7 @@ class OptunaStore:
         return False
 
     def _sqlite_is_sound(self, thorough: bool) -> bool:
-        uri = f"{self.file.absolute().as_uri()}?mode=ro"
-        with (
-            contextlib.suppress(sqlite3.Error),
-            contextlib.closing(sqlite3.connect(uri, uri=True, timeout=60)) as database,
-        ):
+        with contextlib.suppress(sqlite3.Error), reading(self.file, 60) as database:
             names = [str(name) for (name,) in database.execute("SELECT study_name FROM studies").fetchall()]
             database.execute("SELECT COUNT(*) FROM trials").fetchone()
             whole = not thorough or database.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"

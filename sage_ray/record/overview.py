@@ -6,7 +6,6 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from sage_ray.files import read_json
 from sage_ray.locks import is_locked
 from sage_ray.record.home import Home
+from sage_ray.record.sqlite_reading import reading
 
 ENDED = ("COMPLETE", "PRUNED", "FAIL")
 STORAGE_FILE, JOURNAL_FILE = "optuna.db", "optuna.journal"
@@ -115,7 +115,7 @@ def _trials_by_state(database: Path) -> Counter[str]:
     """Trials of a study's storage by state. Reads Optuna's own table: tests hold it against Optuna's own answer."""
     if not database.is_file():
         return Counter()
-    with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
+    with reading(database, 10) as connection:
         return Counter(dict(connection.execute(_COUNT, {"failed": FAILED_ATTR}).fetchall()))
 
 

@@ -11,9 +11,10 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +30,7 @@ from sage_ray.files import read_json, replacing, write_json, write_text
 from sage_ray.followed import exists, pull, push
 from sage_ray.locks import is_locked, lease_of, locked
 from sage_ray.metrics.definitions import definitions_from, whole_definition
+from sage_ray.pair_source import EPOCHS_FOLDER
 from sage_ray.record.metric_lines import dump_lines, finite, parse_lines, scores_of
 from sage_ray.record.run_log import LOG_FILE, RunLog
 from sage_ray.record.run_record import FORMAT_VERSION, RunLabels, RunRecord, State
@@ -83,6 +85,14 @@ class RunFolder:
     def model(self) -> Path:
         """artifacts/model: the selected weights, see `imaging.model`."""
         return self.artifacts / "model"
+
+    def epochs_for_pairs(self) -> int:
+        """Number of epochs that all attempts at the run together have trained for its extra pairs."""
+        trained: set[int] = set()
+        for path in self.artifacts.glob(f"{EPOCHS_FOLDER}/*.npz"):
+            with suppress(OSError, ValueError, KeyError, BadZipFile), np.load(path, allow_pickle=False) as stored:
+                trained |= set(map(int, stored["epoch"]))
+        return len(trained)
 
     @property
     def per_image_path(self) -> Path:
@@ -223,6 +233,11 @@ class RunFolder:
     def count_epochs(self) -> int:
         """How many epochs the run has reported; one that is trained again counts once."""
         return self._metrics_bytes().count(b"\n")
+
+    def count_replayed(self) -> int:
+        """How many of these epochs came from the stage store; also of a run that was stopped before its end."""
+        # Counted in the text: a study may have a thousand runs of hundreds of epochs, which take seconds to parse.
+        return self._metrics_bytes().count(b'"replayed": true')
 
     def _metrics_bytes(self) -> bytes:
         path = self.path / "metrics.jsonl"

@@ -16,19 +16,27 @@ import torch
 from torch import nn
 
 from sage_ray.config import ExperimentConfig
+from sage_ray.data.lineage import EXTRA_PAIRS_FILE
 from sage_ray.data.manifest import write_manifest
 from sage_ray.data.prepare import PreparedData
 from sage_ray.errors import RunFailed, RunStopped, StageBusy, UserError
 from sage_ray.files import replacing, write_json
 from sage_ray.followed import exists
+from sage_ray.pair_source import PairSource
 from sage_ray.record import provenance
 from sage_ray.record.run_folder import LOOK_S, RunFolder
 from sage_ray.record.run_record import RunRecord, State
 from sage_ray.runtime.products import write_products
-from sage_ray.stages.keys import stage_keys
+from sage_ray.stages.keys import extra_pairs_key, stage_keys
+from sage_ray.stages.pair_stages import pair_stages
 from sage_ray.training.context import Arrays, Report, RunContext, computed_on, numerics
+from sage_ray.training.extra_pairs import ExtraPairs
 from sage_ray.training.loop import TrainResult
+from sage_ray.training.report import MAKING
 from sage_ray.training.scoring import SCORING_PRECISION
+
+SAY_S = 60.0
+"""Least seconds between two lines of a log about what is trained first."""
 
 
 class Attempt:
@@ -38,6 +46,7 @@ class Attempt:
         folder: the run.
         gpus: GPUs that the attempt holds, for `gpu_seconds`.
         on_report: called with each report after it is on disk.
+        on_maker: likewise with each epoch of what is trained first for extra pairs.
         pause_path: a file that, while it is there, asks the run to end and makes its early end a pause.
     """
 
@@ -47,12 +56,15 @@ class Attempt:
         *,
         gpus: float,
         on_report: Callable[[Report], None] | None = None,
+        on_maker: Callable[[Report], None] | None = None,
         pause_path: Path | None = None,
     ) -> None:
-        self.folder, self._gpus, self._on_report, self._pause_path = folder, gpus, on_report, pause_path
+        self.folder, self._gpus, self._pause_path = folder, gpus, pause_path
+        self._on_report, self._on_maker = on_report, on_maker
         self._record = folder.read()
         self._before = (self._record.seconds, self._record.gpu_seconds)
         self._started = time.monotonic()
+        self._said = -math.inf
 
     def begin(self, data: PreparedData, config: ExperimentConfig, context: RunContext) -> RunRecord:
         """Start an attempt: state RUNNING, provenance, stage keys, manifest; earlier scores stay until replaced."""
@@ -64,6 +76,9 @@ class Attempt:
         process = f"process {os.getpid()} of {socket.gethostname()}"
         self.folder.log.line(f"attempt {self._record.attempt + 1} on {computed_on(context.device)}, {process}")
         numbers = numerics(config.runtime, context.device, context.world_size)
+        pairs = _pairs_begun(
+            self._record, config, extra_pairs_key(config, data.fingerprint, data.split.split_id, numbers)
+        )
         return self._change(
             state="RUNNING",
             error=None,
@@ -72,8 +87,11 @@ class Attempt:
             dirty=dirty,
             data_fingerprint=data.fingerprint,
             split_id=data.split.split_id,
+            parts=data.split.counts(),
             # From the start, so that `sage-ray gc` knows what a run needs that was cut off.
             stage_keys=stage_keys(config, data.fingerprint, data.split.split_id, numbers),
+            pair_stages=pair_stages(config, data.fingerprint, data.split.split_id, numbers).keys(),
+            extra_pairs=pairs,
             numerics=numbers,
             computed_on=list(places),
         )
@@ -81,8 +99,10 @@ class Attempt:
     def report(self, report: Report) -> None:
         """Keep one epoch; the file first, then the record, then whoever else listens."""
         self.folder.append_metrics(report)
+        pairs = self._record.extra_pairs
         self._change(
             durable=False,
+            extra_pairs=None if pairs is None else {name: told for name, told in pairs.items() if name != "now"},
             epoch=int(report["epoch"]),
             metrics=_numbers(report),
             synthetic_steps=int(report.get("synthetic_steps", 0)),
@@ -90,6 +110,19 @@ class Attempt:
         )
         if self._on_report is not None:
             self._on_report(report)
+
+    def maker(self, progress: Report) -> None:
+        """Note how far that is which is trained first for extra pairs, and the seconds that this run spends on it."""
+        pairs = dict(self._record.extra_pairs or {})
+        spent = 0.0 if progress["replayed"] else float(progress["seconds"])
+        pairs["spent_seconds"] = round(float(pairs.get("spent_seconds", 0.0)) + spent, 3)
+        pairs["now"] = {name: progress[name] for name in ("maker", "phase", "epoch", "epochs")}
+        self._change(durable=False, extra_pairs=pairs)
+        if progress["phase"] != MAKING and time.monotonic() - self._said >= SAY_S:
+            self._said = time.monotonic()
+            self.folder.log.line(f"extra pairs: {progress['maker']}: epoch {progress['epoch']} of {progress['epochs']}")
+        if self._on_maker is not None:
+            self._on_maker(progress)
 
     def keep(self, name: str, arrays: Arrays) -> None:
         """Write arrays as artifacts/NAME.npz; an epoch that is trained again replaces its own."""
@@ -121,6 +154,7 @@ class Attempt:
             lr_drops=result.lr_drops,
             reused_epochs=result.reused_epochs,
             scoring=SCORING_PRECISION,
+            extra_pairs=_told(self._record, self.folder, result.extra_pairs),
         )
 
     def end(self, error: BaseException) -> RunRecord:
@@ -166,6 +200,31 @@ def state_of(error: BaseException) -> tuple[State, str | None]:
     if isinstance(error, UserError):
         return "FAIL", line
     return "FAIL", f"{type(error).__name__}: {line}"
+
+
+def _pairs_begun(record: RunRecord, config: ExperimentConfig, key: str | None) -> dict[str, Any] | None:
+    """What the record says of a run's extra pairs until they are all known.
+
+    Raises:
+        UserError: a folder of pairs has changed since the run began.
+    """
+    if key is None:
+        return None
+    source = PairSource.parse(config.data.extra_pairs)
+    begun = (record.extra_pairs or {}).get("key", key)
+    if begun != key and source.kind == "place":
+        what = f"extra pairs have changed since the run began (now {key}, was {begun})"
+        raise UserError(what, f"data.extra_pairs={source}", "restore them, or choose another run id")
+    return {"source": str(source), "key": key, "spent_seconds": record.pair_seconds_spent}
+
+
+def _told(record: RunRecord, folder: RunFolder, extra: ExtraPairs | None) -> dict[str, Any] | None:
+    """What the record says of a run's extra pairs; what they were made from, image by image, lies beside its model."""
+    if extra is None:
+        return None
+    told = {"format_version": 1, **extra.facts, "made_from": extra.lineage.plain(), "images": list(extra.images)}
+    write_json(folder.artifacts / EXTRA_PAIRS_FILE, told)
+    return {**extra.facts, "spent_seconds": record.pair_seconds_spent}
 
 
 def _parameters(**networks: nn.Module | None) -> dict[str, int]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from sage_ray.config import ExperimentConfig
+from sage_ray.data.labelling import labelling_line
 from sage_ray.data.prepare import PreparedData, headline, prepare
 from sage_ray.errors import RunFailed, RunStopped, UserError
 from sage_ray.followed import push
@@ -22,9 +24,10 @@ from sage_ray.object_store import check_writable, open_object_store
 from sage_ray.record.home import Home
 from sage_ray.record.mlflow_follower import Follower, wait_for_left
 from sage_ray.record.mlflow_mirror import Mirror
-from sage_ray.record.model_reference import segmenter_file
+from sage_ray.record.model_reference import located_pairs, segmenter_file
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunLabels, RunRecord
+from sage_ray.runtime.at_hand import check_run, computes_here
 from sage_ray.runtime.attempt import Attempt
 from sage_ray.runtime.devices import (
     Machines,
@@ -37,7 +40,7 @@ from sage_ray.runtime.devices import (
     take_up_runtime,
     this_machine,
 )
-from sage_ray.runtime.disk_space import check_space, run_need
+from sage_ray.runtime.disk_space import check_space, need_of
 from sage_ray.runtime.home_signs import CheckedNodes
 from sage_ray.runtime.named_epochs import named_epochs
 from sage_ray.runtime.ray_cluster import connect
@@ -61,6 +64,7 @@ def run(
     *,
     labels: RunLabels | None = None,
     on_report: Callable[[Report], None] | None = None,
+    on_maker: Callable[[Report], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     on_waiting: Callable[[], None] | None = None,
     pause_path: Path | None = None,
@@ -78,11 +82,12 @@ def run(
         run_id, labels: of the folder (a finished run of this name and config is returned), and where it belongs.
         on_report: called with each epoch's report once it is on disk, also with replayed ones. What it raises ends the
             run: SystemExit (Tune's wish) and RunStopped as PRUNED, anything else as FAIL.
+        on_maker: likewise with each `MakerProgress` of what is trained first for its extra pairs.
         should_stop: asked after each epoch; true ends the run as PRUNED. So does a file `stop` in the run's folder.
-        on_waiting: called often while the run waits, for its workers or for a stage that another run computes.
+        on_waiting: called often while the run is alive and has no epoch to report.
         pause_path: while that file is there the run ends after its epoch, as INTERRUPTED like any early end then.
         stage_patience_s: how long another run's stage is waited for; then the run ends as INTERRUPTED, by StageBusy.
-        mirror: send the run to MLflow, from a thread; "behind": without waiting for the end of it, as more runs follow.
+        mirror: send the run to MLflow from a thread; "behind": do not wait for the end of it, as more runs follow.
         launcher: inline (this process, one worker), ray (TorchTrainer), or auto: ray for more than one worker.
         say: told lines for the user.
         checked, beside: the nodes (None: looked at where workers go to a cluster); how many such runs train meanwhile.
@@ -96,10 +101,9 @@ def run(
     """
     said: list[str] = []
     say = _both(say or _silent, said.append)  # for the log, which does not exist yet
-    home.check_writable()
     under_ray = _under_ray(config, launcher)
     config, machines = _settled(config, home, run_id, under_ray)
-    resolved = with_checkpoint(config, home)
+    resolved = located_pairs(with_checkpoint(config, home), home)
     data = _prepared(resolved, home, say)
     folder = RunFolder.create(home.runs, run_id, config, labels or RunLabels())
     with folder.lock("driver", DRIVER_TIMEOUT_S, say):
@@ -110,16 +114,18 @@ def run(
         _begin(folder)
         _say_device(config, machines, say, under_ray=under_ray, runs=1 + beside)
         with _logged(folder, said, say) as tell, _mirrored(home, folder, mirror, tell):
-            hooks = RunHooks(on_report, should_stop, on_waiting, pause_path, stage_patience_s)
-            if under_ray:
-                return _run_under_ray(resolved, home, folder, hooks, tell, checked)
-            return _run_inline(resolved, home, folder, data, hooks, tell)
+            hooks = RunHooks(on_report, should_stop, on_waiting, pause_path, stage_patience_s, on_maker)
+            work = partial(_run_under_ray, checked=checked) if under_ray else partial(_run_inline, data=data)
+            return work(resolved, home, folder, hooks, tell)
 
 
 def _prepared(config: ExperimentConfig, home: Home, say: Callable[[str], None]) -> PreparedData:
     """The run's data, after the line that says what they are."""
     data = prepare(config.data, home.cache, say=say)
     say(headline(data, config.data))
+    labelling = labelling_line(data.split, config)
+    if labelling is not None:
+        say(labelling)
     return data
 
 
@@ -157,6 +163,7 @@ def train(
     *,
     name: str | None = None,
     on_report: Callable[[Report], None] | None = None,
+    on_maker: Callable[[Report], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     mirror: bool = True,
     launcher: Launcher = "auto",
@@ -169,16 +176,15 @@ def train(
         home: a Home or its folder; None: `SAGE_HOME` or ./sage_runs.
         run_id: another name for the run.
         name: start of the made run id, such as the preset's name.
-        on_report, should_stop, mirror, launcher, say: as `run`.
+        on_report, on_maker, should_stop, mirror, launcher, say: as `run`.
 
     Raises:
         UserError: bad input.
     """
     place = home if isinstance(home, Home) else Home(home)
     chosen = run_id or default_run_id(config, name)
-    return run(
-        config, place, chosen, on_report=on_report, should_stop=should_stop, mirror=mirror, launcher=launcher, say=say
-    )
+    told: dict[str, Any] = {"on_report": on_report, "on_maker": on_maker, "say": say}
+    return run(config, place, chosen, should_stop=should_stop, mirror=mirror, launcher=launcher, **told)
 
 
 def default_run_id(config: ExperimentConfig, name: str | None = None) -> str:
@@ -214,6 +220,7 @@ def _settled(
 
     A run that exists keeps what it began with. Refuses what cannot run, before anything is made.
     """
+    home.check_writable()
     check_scores(config)
     looked: list[Machines] = []
 
@@ -233,7 +240,10 @@ def _settled(
         check_writable(open_object_store(config.runtime.stage_store))
     if not under_ray:  # the driver of a cluster may itself have no GPU; Ray's are checked once it is connected
         _check_here(config.runtime, runtime, run_id if begun is not None else None)
-    return config.with_sections(runtime=runtime), looked[0] if looked else None
+    config = config.with_sections(runtime=runtime)
+    if begun is None or not RunFolder(home.runs / run_id).read().epoch:  # one that has trained had all it needs
+        check_run(config, home, here=not under_ray or computes_here())
+    return config, looked[0] if looked else None
 
 
 def _begun(config: ExperimentConfig, home: Home, run_id: str) -> RuntimeConfig | None:
@@ -303,13 +313,15 @@ def _run_inline(
     config: ExperimentConfig,
     home: Home,
     folder: RunFolder,
-    data: PreparedData,
     hooks: RunHooks,
     say: Callable[[str], None],
+    *,
+    data: PreparedData,
 ) -> RunRecord:
     with folder.lock("writer", DRIVER_TIMEOUT_S):
         runtime = config.runtime
-        attempt = Attempt(folder, gpus=gpus_held(runtime), on_report=hooks.on_report, pause_path=hooks.pause_path)
+        heard: dict[str, Any] = {"on_report": hooks.on_report, "on_maker": hooks.on_maker}
+        attempt = Attempt(folder, gpus=gpus_held(runtime), pause_path=hooks.pause_path, **heard)
 
         def wished() -> bool:
             return attempt.asked_to_end() or (hooks.should_stop is not None and hooks.should_stop())
@@ -317,6 +329,7 @@ def _run_inline(
         context = LocalContext(
             runtime,
             on_report=attempt.report,
+            on_maker=attempt.maker,
             on_arrays=attempt.keep,
             should_stop=wished,
             on_waiting=hooks.on_waiting,
@@ -327,7 +340,7 @@ def _run_inline(
         try:
             record = attempt.begin(data, config, context)
             named = named_epochs(config, home)
-            check_space(run_need(config, home, record.stored_in(store), named), home, store, say)
+            check_space(need_of(record, config, data, home, store, named), home, store, say)
             result = run_training(config, data, context, store, cache_dir=home.cache, named=named)
             return attempt.complete(result, config, data, context.device)
         except (UserError, KeyboardInterrupt, SystemExit) as error:
@@ -343,6 +356,7 @@ def _run_under_ray(
     folder: RunFolder,
     hooks: RunHooks,
     say: Callable[[str], None],
+    *,
     checked: CheckedNodes | None,
 ) -> RunRecord:
     from sage_ray.runtime.ray_train import run_under_ray

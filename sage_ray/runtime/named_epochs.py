@@ -37,7 +37,7 @@ def named_epochs(config: ExperimentConfig, home: Home) -> dict[str, list[int]]:
     for path in home.studies.glob(f"*/{FILE}"):
         budgets = read_budgets(path)
         for phase, family in own.items():
-            found[phase] |= budgets.get(family, set())
+            found.setdefault(phase, set()).update(budgets.get(family, set()))
     return {phase: sorted(epochs) for phase, epochs in found.items()}
 
 

@@ -52,10 +52,11 @@ def write_products(
 
 def _spec(folder: RunFolder, config: ExperimentConfig, data: PreparedData, result: TrainResult) -> dict[str, object]:
     kwargs = network_kwargs(config)
+    segmenter = (config.segmenter.name, kwargs["segmenter"]) if result.segmenter is not None else None
     generator = (config.generator.name, kwargs["generator"]) if result.generator is not None else None
     sizes = np.array([(fact.rows - config.data.crop_bottom, fact.columns) for fact in data.facts])
     return model_spec(
-        (config.segmenter.name, kwargs["segmenter"]),
+        segmenter,
         generator,
         image_size=config.data.image_size,
         crop_bottom=config.data.crop_bottom,
@@ -86,20 +87,35 @@ def _draw(folder: Path, model: Model, data: PreparedData, result: TrainResult, d
     ]
     drawing.learning_curves(result.history, folder / "curves.png", selected_epoch=result.selected_epoch)
     with _on(device, result.segmenter, result.generator):
-        predicted = model.probabilities(images) > 0.5
-        title = f"epoch {result.selected_epoch}, {name} images"
-        sheet = drawing.prediction_sheet(list(images), list(predicted), list(masks), captions, title=title)
-        drawing.save(sheet, folder / "predictions.png")
-        levels = _attention(result.segmenter, images, device)
-        if levels:
-            drawn = [drawing.attention_overlay(images[i], level[i, 0]) for level in levels for i in range(len(images))]
-            texts = [f"{stem}  gate {k + 1}" for k in range(len(levels)) for stem in stems]
-            sheet = drawing.contact_sheet(drawn, texts, columns=len(images), cell=200, title="attention, deepest first")
-            drawing.save(sheet, folder / "attention.png")
+        if result.segmenter is not None:
+            _draw_masks(folder, model, images, masks, stems, captions, f"epoch {result.selected_epoch}, {name} images")
         if model.generator is not None:
             fakes = [model.generate(mask, PICTURE_SEED + i) for i, mask in enumerate(masks)]
             sheet = drawing.generated_pairs(list(masks), fakes, list(images))
             drawing.save(sheet, folder / "generated.png")
+
+
+def _draw_masks(
+    folder: Path,
+    model: Model,
+    images: np.ndarray,
+    masks: np.ndarray,
+    stems: list[str],
+    captions: list[str],
+    title: str,
+) -> None:
+    """predictions.png and, if the segmenter has gates, attention.png of images and masks (N,H,W)."""
+    from sage_ray.imaging import drawing
+
+    predicted = model.probabilities(images) > 0.5
+    sheet = drawing.prediction_sheet(list(images), list(predicted), list(masks), captions, title=title)
+    drawing.save(sheet, folder / "predictions.png")
+    levels = _attention(model.segmenting(), images, model.device)
+    if levels:
+        drawn = [drawing.attention_overlay(images[i], level[i, 0]) for level in levels for i in range(len(images))]
+        texts = [f"{stem}  gate {k + 1}" for k in range(len(levels)) for stem in stems]
+        sheet = drawing.contact_sheet(drawn, texts, columns=len(images), cell=200, title="attention, deepest first")
+        drawing.save(sheet, folder / "attention.png")
 
 
 @torch.no_grad()

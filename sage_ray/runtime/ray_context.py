@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sage_ray.sections import RuntimeConfig
 from sage_ray.training.context import Arrays, Report, choose_device, place
-from sage_ray.training.report import EpochReport
+from sage_ray.training.report import EpochReport, MakerProgress
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ class RayContext:
             self.device = choose_device(runtime.device)
         self._channels_last = runtime.channels_last
         self._on_report: Callable[[Report], None] | None = None
+        self._on_maker: Callable[[Report], None] | None = None
         self._on_arrays: Callable[[str, Arrays], None] | None = None
         self._should_stop: Callable[[], bool] | None = None
         self._on_waiting: Callable[[], None] | None = None
@@ -51,14 +52,15 @@ class RayContext:
         self,
         *,
         on_report: Callable[[Report], None],
+        on_maker: Callable[[Report], None] | None = None,
         on_arrays: Callable[[str, Arrays], None] | None = None,
         should_stop: Callable[[], bool],
         on_waiting: Callable[[], None] | None = None,
         stage_patience_s: float | None = None,
     ) -> None:
-        """On rank 0: who hears each epoch's report before Ray, keeps arrays, is asked to stop, and hears of waiting."""
+        """On rank 0: who hears reports (of epochs, before Ray), keeps arrays, is asked to stop, hears of waiting."""
         self.stage_patience_s = stage_patience_s
-        self._on_report, self._on_arrays = on_report, on_arrays
+        self._on_report, self._on_maker, self._on_arrays = on_report, on_maker, on_arrays
         self._should_stop, self._on_waiting = should_stop, on_waiting
 
     def prepare(self, module: nn.Module) -> nn.Module:
@@ -104,6 +106,11 @@ class RayContext:
         if self.rank == 0 and self._on_report is not None:
             self._on_report(metrics)
         ray.train.report(_plain(metrics))
+
+    def report_maker(self, progress: MakerProgress) -> None:
+        """Write the local record (rank 0); Ray is told of the run's own epochs alone."""
+        if self.rank == 0 and self._on_maker is not None:
+            self._on_maker(progress.as_dict())
 
     def keep(self, name: str, arrays: Arrays) -> None:
         """Keep arrays beside the record (rank 0's)."""

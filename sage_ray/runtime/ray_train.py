@@ -27,9 +27,10 @@ from sage_ray.record.run_log import RunLog
 from sage_ray.record.run_record import RunRecord
 from sage_ray.runtime.attempt import Attempt
 from sage_ray.runtime.devices import gpus_held
-from sage_ray.runtime.disk_space import check_space, run_need
+from sage_ray.runtime.disk_space import check_space, need_of
 from sage_ray.runtime.gpu_models import preference
 from sage_ray.runtime.home_signs import CheckedNodes, sign_missing
+from sage_ray.runtime.maker_news import maker_news
 from sage_ray.runtime.named_epochs import named_epochs
 from sage_ray.runtime.node_check import NodeCheck
 from sage_ray.runtime.node_watch import NodeWatch, selector_without
@@ -80,7 +81,7 @@ def run_under_ray(
     say: Callable[[str], None] = lambda line: None,
     checked: CheckedNodes | None = None,
 ) -> RunRecord:
-    """Train under TorchTrainer and return the record that rank 0 wrote.
+    """Train under Ray Train and return the record that rank 0 wrote.
 
     A killed worker restarts all of them, as often as they get further in between, and `runtime.max_retries` times if
     they do not; they go on from the stage store. Reports are read from the run folder, so that this process sees what
@@ -132,20 +133,20 @@ def _fit_and_watch(
     )
     signs = WorkerSigns(home, folder.run_id)
     signs.free()
-    reports, waits = _new_reports(folder), _waits(signs, launch)
+    reports, waits, news = _new_reports(folder), _waits(signs, launch), maker_news(folder, config)
     reached, starts_left = folder.count_epochs(), config.runtime.max_retries
     while True:
         fit = Fit(_trainer(config, home, job, gpus, _places(folder, config, gpus, checked, say)))
         try:
             with folded(say):
                 while fit.running(POLL_S):
-                    _hand_on(reports, hooks.on_report)
+                    _hand_on(reports, news, hooks)
                     if hooks.on_waiting is not None and next(waits):
                         hooks.on_waiting()
                     if hooks.should_stop is not None and hooks.should_stop():
                         folder.request_stop()
             folder.refresh(now=True)
-            _hand_on(reports, hooks.on_report)
+            _hand_on(reports, news, hooks)
             if hooks.should_stop is not None:
                 hooks.should_stop()  # one that raises may itself be why the workers have gone
         except KeyboardInterrupt:
@@ -203,13 +204,15 @@ def checked_nodes(config: ExperimentConfig, home: Home, say: Callable[[str], Non
 
 def _trainer(config: ExperimentConfig, home: Home, job: WorkerJob, gpus: float, selector: dict[str, str]) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
+
+    from sage_ray.runtime.held_places import GivingTrainer
 
     runtime = config.runtime
     resources = {"CPU": runtime.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
     # NCCL refuses two workers on one GPU.
     backend = "nccl" if gpus >= 1 else "gloo"
-    return TorchTrainer(
+    return GivingTrainer(
         train_worker,
         train_loop_config={"job": job},
         torch_config=TorchConfig(backend=backend, timeout_s=COLLECTIVE_TIMEOUT_S),
@@ -297,9 +300,10 @@ def _train(
     named = named_epochs(config, home)
     if attempt is not None:
         record = attempt.begin(data, config, context)
-        check_space(run_need(config, home, record.stored_in(store), named), home, store, context.say)
+        check_space(need_of(record, config, data, home, store, named), home, store, context.say)
         context.listen(
             on_report=attempt.report,
+            on_maker=attempt.maker,
             on_arrays=attempt.keep,
             should_stop=attempt.asked_to_end,
             on_waiting=WorkerSigns(home, folder.run_id).wait,
@@ -381,7 +385,9 @@ def _waits(signs: WorkerSigns, launch: str) -> Iterator[bool]:
         last = now
 
 
-def _hand_on(reports: Iterator[list[Report]], on_report: Callable[[Report], None] | None) -> None:
+def _hand_on(reports: Iterator[list[Report]], news: Iterator[Report | None], hooks: RunHooks) -> None:
+    if hooks.on_maker is not None and (told := next(news)) is not None:
+        hooks.on_maker(told)
     for report in next(reports):
-        if on_report is not None:
-            on_report(report)
+        if hooks.on_report is not None:
+            hooks.on_report(report)

@@ -18,3 +18,4 @@ class RunHooks:
     on_waiting: Callable[[], None] | None = None
     pause_path: Path | None = None
     stage_patience_s: float | None = None
+    on_maker: Callable[[Report], None] | None = None

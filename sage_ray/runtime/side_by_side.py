@@ -40,6 +40,7 @@ def run_side_by_side(
     home: Home,
     *,
     on_report: Callable[[Job, Report], None],
+    on_maker: Callable[[Job, Report], None] | None = None,
     say: Callable[[str], None],
 ) -> list[RunRecord]:
     """Train all jobs under Ray Train and return their records, in the order of the jobs.
@@ -51,6 +52,7 @@ def run_side_by_side(
         jobs: at least one.
         home: where they are kept.
         on_report: told each epoch of each job, in threads of their own.
+        on_maker: likewise each epoch of what a job trains first for its extra pairs.
         say: told lines for the user, likewise.
 
     Raises:
@@ -77,6 +79,7 @@ def run_side_by_side(
                 job.run_id,
                 labels=job.labels,
                 on_report=partial(on_report, job),
+                on_maker=None if on_maker is None else partial(on_maker, job),
                 should_stop=interrupted,
                 launcher="ray",
                 say=say,

@@ -16,7 +16,7 @@ from sage_ray.followed import pull, push
 from sage_ray.record.home import Home
 
 LOOK_S = 1.0
-"""Signs in a bucket are looked for no more often."""
+"""Signs are left, and in a bucket looked for, no more often."""
 
 
 def train_storage(home: Home) -> Path:
@@ -35,6 +35,7 @@ class WorkerSigns:
     def __init__(self, home: Home, run_id: str) -> None:
         self._folder = train_storage(home) / run_id
         self._placed, self._waiting = self._folder / "placed.json", self._folder / "waiting"
+        self._signed = -LOOK_S
 
     def place(self, launch: str) -> None:
         """Note, in a worker, that `launch` has its workers, and which resources Ray holds for them."""
@@ -48,7 +49,10 @@ class WorkerSigns:
         return self._read().get("launch") == launch
 
     def wait(self) -> None:
-        """Leave a sign, in a worker, that it is alive and waits for a stage that another run computes."""
+        """Leave a sign, in a worker, that it is alive and has no epoch to report; at most one every `LOOK_S`."""
+        if time.monotonic() - self._signed < LOOK_S:
+            return
+        self._signed = time.monotonic()
         self._waiting.write_text(str(time.time()))
         push(self._waiting)
 

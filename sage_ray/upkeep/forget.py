@@ -29,6 +29,8 @@ from sage_ray.registry.register import registered_runs
 from sage_ray.search.study_folder import StudyFolder
 from sage_ray.stages.inventory import StageFolder, inventory
 from sage_ray.stages.lease import lease_if_free
+from sage_ray.stages.pair_keys import RENDER
+from sage_ray.stages.render_keys import rendered_pairs_key
 from sage_ray.stages.store import StageStore
 from sage_ray.upkeep.belongings import TRASH, Belongings, belongings_of, unknown
 from sage_ray.upkeep.server_trials import ServerTrials, server_trials_of
@@ -141,7 +143,7 @@ def _refuse_needed(own: Belongings, needs: Needs, home: Home) -> None:
         place = (home.runs / named if "/" not in named else Path(named).expanduser()).resolve()
         for run in own.runs:
             if place.is_relative_to(run.path.resolve()):
-                mend = f"let {who} finish, or forget it first: it starts from those weights (pretrain.checkpoint)"
+                mend = f"let {who} finish, or forget it first: it starts from those weights"
                 raise UserError("run is needed", run.run_id, mend)
 
 
@@ -153,8 +155,10 @@ def _own_stages(own: Belongings, home: Home, needs: Needs, report: ForgetReport)
         config = own.configs.get(run_id)
         store = config.runtime.stage_store if config is not None else None
         if store is None or store_place(store) == here:
-            keys |= set(record.stage_keys.values())
-        elif record.stage_keys:
+            keys |= {*record.stage_keys.values(), *record.pair_stages.values()}
+            if config is not None and RENDER in record.stage_keys:
+                keys.add(rendered_pairs_key(config, record.stage_keys[RENDER]))
+        elif record.stage_keys or record.pair_stages:
             report.kept.append(f"stages in {store}: other homes may use them")
     report.kept = list(dict.fromkeys(report.kept))
     if keys and needs.unclear:

@@ -9,6 +9,7 @@ from sage_ray.errors import UserError
 from sage_ray.record.home import Home
 from sage_ray.record.mlflow_client import MirrorAway, MirrorUnavailable
 from sage_ray.record.mlflow_mirror import CURSOR, Mirror
+from sage_ray.record.mlflow_reports import send_reports
 from sage_ray.record.mlflow_rows import Cursor, ParentFacts, hide_password
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.registry.final_plan import read_plan
@@ -74,6 +75,10 @@ def _send_all(mirror: Mirror, report: SyncReport) -> None:
         if facts.state == "RUNNING" and stored is not None and stored.info.lifecycle_stage == "active":
             continue  # its driver tells MLflow how it goes on
         if _tried(facts.name, report, lambda facts=facts: mirror.send_parent(facts, there)):  # type: ignore[misc]
+            report.parents.append(facts.name)
+    for facts in parents:
+        sent = _tried(facts.name, report, lambda facts=facts: send_reports(mirror, facts.name))  # type: ignore[misc]
+        if sent and facts.name not in report.parents:
             report.parents.append(facts.name)
     named = {facts.name for facts in parents}
     for run in runs:

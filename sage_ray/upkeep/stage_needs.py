@@ -13,6 +13,7 @@ from sage_ray.config import ExperimentConfig
 from sage_ray.errors import NonFiniteLoss, UserError
 from sage_ray.object_store import store_place
 from sage_ray.record.home import Home
+from sage_ray.record.model_reference import located_pairs
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunRecord
 from sage_ray.search.planned_runs import StudyData
@@ -20,6 +21,10 @@ from sage_ray.search.study_budgets import MAX_KNOWN
 from sage_ray.search.study_folder import StudyFolder
 from sage_ray.search.study_status import status
 from sage_ray.stages.keys import stage_keys
+from sage_ray.stages.made_pairs import WHOLE
+from sage_ray.stages.pair_keys import source_of
+from sage_ray.stages.pair_stages import ends_of
+from sage_ray.stages.render_keys import rendered_pairs_key
 from sage_ray.stages.store import StageStore
 from sage_ray.training.context import available_cpus, numerics
 
@@ -46,7 +51,8 @@ class Needs:
         unclear: work whose stages cannot be told, with the reason: no stage may then be taken for needed by nobody.
         elsewhere: other stage stores that work of this home names.
         unfinished: ids of the runs that may go on.
-        checkpoints: what unfinished work starts phase 2 from (`pretrain.checkpoint`), each with a name of that work.
+        checkpoints: what unfinished work starts phase 2 from (`pretrain.checkpoint`) or makes pairs by
+            (`data.extra_pairs`), each with a name of that work.
     """
 
     stages: dict[str, StageNeed] = field(default_factory=dict)
@@ -94,14 +100,15 @@ def needs_of(home: Home, store: StageStore, *, but: Collection[str] = (), keys: 
             continue
         try:
             record = folder.read()
-            if keys is not None and record.stage_keys and not set(record.stage_keys.values()) & set(keys):
+            named = {*record.stage_keys.values(), *record.pair_stages.values()}
+            if keys is not None and record.stage_keys and not named & set(keys):
                 continue
             config = folder.config()
         except UserError as error:
             needs.unclear.append(f"run {run_id}: {error}")
             continue
         if _here(config, home, store, needs):
-            _add_run(needs, store, folder, record, config, open_studies)
+            _add_run(needs, store, folder, record, config, open_studies, home)
     return needs
 
 
@@ -113,10 +120,14 @@ def _add_study(needs: Needs, home: Home, store: StageStore, name: str) -> None:
     data = StudyData(home)
     values = [{}, *(sample.values for sample in spec.fixed[:MAX_KNOWN])]
     for config in (spec.config(v, seed, fold) for v in values for seed, fold in spec.seeds_and_folds()):
-        if config.pretrain.checkpoint is not None:
-            needs.checkpoints.setdefault(config.pretrain.checkpoint, f"study {name}")
+        for model in _models_of(config):
+            needs.checkpoints.setdefault(model, f"study {name}")
         for phase, key in data.keys(config).items():
-            needs.add(key, config.phase(phase).epochs, f"study {name}", finished=False)
+            needs.add(key, config.epochs_of(phase), f"study {name}", finished=False)
+            if phase == "render":
+                needs.add(rendered_pairs_key(config, key), WHOLE, f"study {name}", finished=False)
+        for key, end in ends_of(config, data.pair_stages(config).keys()).values():
+            needs.add(key, end, f"study {name}", finished=False)
 
 
 def _add_run(
@@ -126,16 +137,17 @@ def _add_run(
     record: RunRecord,
     config: ExperimentConfig,
     open_studies: set[str],
+    home: Home,
 ) -> None:
     unfinished = folder.alive() or _may_go_on(record)
     if unfinished:
         needs.unfinished.add(record.run_id)
-        if config.pretrain.checkpoint is not None:
-            needs.checkpoints.setdefault(config.pretrain.checkpoint, f"run {record.run_id}")
+        for model in _models_of(config):
+            needs.checkpoints.setdefault(model, f"run {record.run_id}")
     keys = record.stage_keys
     try:
-        now = _keys_now(record, config)
-    except (OSError, UserError):  # its checkpoint or data are gone
+        now = _keys_now(record, located_pairs(config, home))
+    except (OSError, UserError):  # its checkpoint, pairs or data are gone
         now = {}
     if not keys and record.epoch:
         # A record of the first release, which noted the keys at the end of a run.
@@ -147,8 +159,22 @@ def _add_run(
         if not going_on and not record.finished:  # pruned or diverged
             needs.stages.setdefault(key, StageNeed())
             continue
-        need = needs.add(key, config.phase(phase).epochs, f"run {record.run_id}", finished=not going_on)
+        need = needs.add(key, config.epochs_of(phase), f"run {record.run_id}", finished=not going_on)
+        if phase == "render":
+            needs.add(rendered_pairs_key(config, key), WHOLE, f"run {record.run_id}", finished=not going_on)
         need.outdated |= now.get(phase, key) != key
+    for key, end in ends_of(config, record.pair_stages).values():
+        if going_on or record.finished:
+            needs.add(key, end, f"run {record.run_id}", finished=not going_on)
+        else:
+            needs.stages.setdefault(key, StageNeed())
+
+
+def _models_of(config: ExperimentConfig) -> list[str]:
+    """The models that a run of the config begins with."""
+    source = source_of(config)
+    models = [config.pretrain.checkpoint, source.name if source and source.kind in ("place", "model") else None]
+    return [model for model in models if model is not None]
 
 
 def _may_go_on(record: RunRecord) -> bool:
