@@ -14,8 +14,10 @@ from matplotlib.ticker import MaxNLocator
 
 from sage_ray.analysis.arm_differences import ArmComparison, Row, compare_arms
 from sage_ray.analysis.arm_means import ArmMean, arm_means
-from sage_ray.analysis.arms import ArmRuns, Scores, arm_runs, choose_part, image_scores
-from sage_ray.analysis.figures import new_figure, save_figure, tidy_axes
+from sage_ray.analysis.arms import ArmRuns, Scores, arm_runs, image_scores
+from sage_ray.analysis.figure_style import new_figure, save_script_figure, tidy_axes
+from sage_ray.analysis.labelled_subsets import subsets_of
+from sage_ray.analysis.scored_part import choose_part
 from sage_ray.analysis.study_facts import StudyFacts
 from sage_ray.analysis.tables import NONE, Provenance, TextTable, interval, number, p_value, percent
 from sage_ray.analysis.tidy import Tidy
@@ -73,13 +75,31 @@ class Judged:
     options: argparse.Namespace
 
 
-def judge_study(tidy: Tidy, facts: StudyFacts, options: argparse.Namespace, scores: Sequence[str]) -> Judged:
+def judge_study(
+    tidy: Tidy,
+    facts: StudyFacts,
+    options: argparse.Namespace,
+    scores: Sequence[str],
+    *,
+    reference: str | None = None,
+    away: Mapping[str, str] | None = None,
+) -> Judged:
     """Compare the arms of a study on every score.
+
+    Args:
+        tidy: the table.
+        facts: of the study.
+        options: of the command line.
+        scores: that arms are compared on.
+        reference: instead of that of the options and the design.
+        away: arms that are left out, and why; None: those without a segmenter, unless generated images are compared.
 
     Raises:
         UserError: what `arm_runs`, `choose_part` and `image_scores` refuse.
     """
-    runs = arm_runs(tidy, facts, options.reference, options.without)
+    if away is None and options.part == "generated":
+        away = {}
+    runs = arm_runs(tidy, facts, reference or options.reference, options.without, away)
     part, note = choose_part(tidy, runs, options.part)
     results = {score: compare_on_score(runs, image_scores(tidy, runs, part, score), options) for score in scores}
     return Judged(runs, part, note, results, options)
@@ -103,6 +123,7 @@ def compare_on_score(runs: ArmRuns, scores: Scores, options: argparse.Namespace)
         level=options.level,
         images=images,
         claim=options.claim,
+        names=runs.facts.labels,
     )
     if alone and options.images == "new":
         what = "one image" if unit == "image" else "crops of one micrograph"
@@ -129,15 +150,15 @@ def difference_table(
         *between,
         "seeds",
         f"{judged.part} [{percent(judged.options.level)}]",
-        f"minus {runs.reference}",
+        f"minus {runs.facts.called(runs.reference)}",
         "relative %",
         "p (Holm)",
     ]
     rows = []
     for arm in listed_arms(runs):
-        given = [texts.get(arm, NONE) for texts in between.values()]
+        given, name = [texts.get(arm, NONE) for texts in between.values()], runs.facts.called(arm)
         if arm not in runs.arms:
-            rows.append([arm, *given, NONE, "not run" if arm in runs.not_run else "no run", *[NONE] * 4])
+            rows.append([name, *given, NONE, "not run" if arm in runs.not_run else "no run", *[NONE] * 4])
             continue
         mean, row = result.mean(arm), result.row(arm)
         cells = [str(mean.num_seeds), interval(mean.mean, mean.low, mean.high)]
@@ -146,7 +167,7 @@ def difference_table(
         else:
             difference = interval(row.difference, row.low, row.high, signed=True)
             cells += [difference, number(row.effect_relative, signed=True, digits=1), p_value(row.p_holm), row.verdict]
-        rows.append([arm if row is not None else f"{arm} (reference)", *given, *cells])
+        rows.append([name if row is not None else f"{name} (reference)", *given, *cells])
     return TextTable(
         title=f"{title}: {label(score)}",
         columns=[*head, "verdict"],
@@ -163,20 +184,26 @@ def listed_arms(runs: ArmRuns) -> list[str]:
 
 def notes(judged: Judged, result: Result) -> list[str]:
     """What must be known to read a table of differences."""
-    runs, comparison = judged.runs, result.comparison
+    runs, comparison, called = judged.runs, result.comparison, judged.runs.facts.called
     lines = [f"Score: {result.scores.definition}.", judged.part_note]
     if comparison is None:
-        return [*lines, f"Only {runs.reference} has finished runs: there is nothing to compare it with."]
-    lines += [f"Reference: {runs.reference}. {comparison.rule}", f"Intervals speak of {comparison.speaks_of}."]
+        return [*lines, f"Only {called(runs.reference)} has finished runs: there is nothing to compare it with."]
+    lines += [f"Reference: {called(runs.reference)}. {comparison.rule}", f"Intervals speak of {comparison.speaks_of}."]
     lines += [f"{note[:1].upper()}{note[1:]}." for note in comparison.notes]
+    if subsets_of(runs.runs):
+        lines.append(
+            f"What is called a seed here is one of {subsets_of(runs.runs)} of labelled images, a mean over its runs. "
+            "Arms with all labels are the same on each of them: analysis/label_scarcity.py has their seeds apart."
+        )
     if math.isfinite(comparison.detectable):
         images = f" and {comparison.images}" if comparison.images else ""
+        repeats = subsets_of(runs.runs) or f"{len(runs.units)} seeds"
         lines.append(
-            f"Smallest true difference that {len(runs.units)} seeds{images} find with probability "
+            f"Smallest true difference that {repeats}{images} find with probability "
             f"{100 * comparison.power:g} %: {comparison.detectable:.3f}."
         )
-    lines += [f"{row.arm}: {row.verdict}; {row.why}." for row in comparison.rows]
-    lines += [f"{arm} was not run: {why}." for arm, why in runs.not_run.items()]
+    lines += [f"{called(row.arm)}: {row.verdict}; {row.why}." for row in comparison.rows]
+    lines += [f"{called(arm)} was not run: {why}." for arm, why in runs.not_run.items()]
     return [*lines, *runs.facts.notes]
 
 
@@ -193,6 +220,9 @@ def numbers(judged: Judged) -> pd.DataFrame:
             means = means.merge(table, on="arm", how="left")
         frames.append(means.assign(definition=result.scores.definition))
     whole = pd.concat(frames, ignore_index=True)
+    facts = judged.runs.facts
+    if facts.labels:
+        whole.insert(list(whole.columns).index("arm") + 1, "label", whole["arm"].map(facts.called))
     return whole[["score", "part", *whole.columns.difference(["score", "part"], sort=False)]]
 
 
@@ -210,17 +240,17 @@ def forest(judged: Judged, path: Path, source: Provenance, title: str) -> Path:
             if row is not None:
                 _draw_difference(axes, row, places[arm])
         axes.set_title(label(score), fontsize=10)
-        axes.set_xlabel(f"difference to {runs.reference}", fontsize=9)
+        axes.set_xlabel(f"difference to {runs.facts.called(runs.reference)}", fontsize=9)
         axes.set_ylim(-0.7, len(arms) - 0.3)
         axes.margins(x=0.12)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
         tidy_axes(axes)
-    panels[0].set_yticks(list(places.values()), list(places))
+    panels[0].set_yticks(list(places.values()), list(map(runs.facts.called, places)))
     figure.suptitle(title, fontsize=11)
     _key(figure)
     intervals = f"{percent(judged.options.level)} intervals, not widened for the number of arms"
     note = f"{intervals}; verdicts are Holm-corrected. {judged.part_note}"
-    return save_figure(figure, path, source, [note], runs.partial)
+    return save_script_figure(figure, path, source, [note], runs.partial)
 
 
 def _draw_difference(axes: Any, row: Row, place: float) -> None:

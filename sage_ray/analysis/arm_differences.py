@@ -15,25 +15,25 @@ The "seed" of a frame is whatever is repeated: put fold and seed together only i
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from types import MappingProxyType
 from typing import Literal, get_args
 
-import numpy as np
 import pandas as pd
 
 from sage_ray.analysis.score_array import ScoreArray, check_choice, check_share, score_array
 from sage_ray.errors import UserError
-from sage_ray.statistics.claims import CLAIMS, WORDS, Claim, depth, holm_adjusted, judge, rule_of
+from sage_ray.statistics.claims import CLAIMS, WORDS, Claim, rule_of
 from sage_ray.statistics.crossed import (
     IMAGES,
     Components,
-    Contrasts,
     Images,
     components,
-    contrasts,
     in_pool,
     seed_spread,
 )
+from sage_ray.statistics.judged_arms import JudgedArms, judged_arms
 from sage_ray.statistics.power import design, minimum_detectable
 
 Correction = Literal["holm", "none"]
@@ -119,16 +119,18 @@ class _Question:
     claim: Claim
     power: float
     pool: bool | None
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def called(self, arm: str) -> str:
+        """What sentences call an arm."""
+        return self.names.get(arm, arm)
 
 
 @dataclass(frozen=True)
 class _Answer:
-    """What was found of all arms but the reference, arrays in their order."""
+    """What was found of all arms but the reference."""
 
-    contrasts: Contrasts
-    p_values: np.ndarray
-    p_holm: np.ndarray
-    words: np.ndarray
+    judged: JudgedArms
     shared: list[int]
     """Arms, of all, that share one seed variance."""
 
@@ -145,6 +147,7 @@ def compare_arms(
     claim: Claim = "better",
     power: float = 0.8,
     pool: bool | None = None,
+    names: Mapping[str, str] = MappingProxyType({}),
 ) -> ArmComparison:
     """Every arm against the reference, paired by image and seed, or by seed for scores that exist once per run.
 
@@ -162,6 +165,7 @@ def compare_arms(
         claim: about each arm, see `sage_ray.statistics.claims`; "worse" asks whether the reference is better.
         power: chance for `detectable`.
         pool: seed variance pooled over the arms that agree (None), over all (True), or over none (False).
+        names: of arms in sentences, where they have others there.
 
     Raises:
         UserError: unknown reference or option, one arm, one image or micrograph where new ones are spoken of, or a
@@ -169,7 +173,7 @@ def compare_arms(
     """
     by_image = "image" in scores.columns
     images_meant: Images = images if by_image else "these"
-    question = _Question(higher_is_better, margin, level, images_meant, correction, claim, power, pool)
+    question = _Question(higher_is_better, margin, level, images_meant, correction, claim, power, pool, names)
     _check(question)
     table = score_array(scores, by_image)
     if images_meant == "new" and table.together.num_groups < 2:
@@ -182,14 +186,20 @@ def _compare(table: ScoreArray, reference: str, question: _Question) -> ArmCompa
     base = table.index_of(reference)
     if len(table.arms) < 2:
         raise UserError("one arm only", reference, "a comparison needs at least one more")
-    found = contrasts(table.values, base, images=question.images, pool=question.pool, together=table.together)
-    gain = found.difference if question.higher_is_better else -found.difference
-    inside = depth(gain, question.claim, question.margin)
-    single = found.p_values(inside)
-    adjusted = holm_adjusted(single) if question.correction == "holm" else single
-    words = judge(inside, found.error, adjusted, 1 - question.level)
+    found = judged_arms(
+        table.values,
+        base,
+        claim=question.claim,
+        margin=question.margin,
+        level=question.level,
+        higher_is_better=question.higher_is_better,
+        images=question.images,
+        together=table.together,
+        pool=question.pool,
+        holm=question.correction == "holm",
+    )
     shared, notes = _pool_notes(table, base, question)
-    answer = _Answer(found, single, adjusted, words, shared)
+    answer = _Answer(found, shared)
     others = [arm for k, arm in enumerate(table.arms) if k != base]
     rows = tuple(_row(table, base, question, answer, k, arm) for k, arm in enumerate(others))
     corrected = len(rows) if question.correction == "holm" else 1
@@ -218,7 +228,7 @@ def _compare(table: ScoreArray, reference: str, question: _Question) -> ArmCompa
 
 
 def _row(table: ScoreArray, base: int, question: _Question, answer: _Answer, k: int, arm: str) -> Row:
-    found = answer.contrasts
+    judged, found = answer.judged, answer.judged.contrasts
     mean, reference_mean = float(table.values[table.index_of(arm)].mean()), float(table.values[base].mean())
     difference, half = float(found.difference[k]), float(found.half_width(question.level)[k])
     return Row(
@@ -231,8 +241,8 @@ def _row(table: ScoreArray, base: int, question: _Question, answer: _Answer, k: 
         high=difference + half,
         level=question.level,
         df=float(found.df[k]),
-        p_value=float(answer.p_values[k]),
-        p_holm=float(answer.p_holm[k]),
+        p_value=float(judged.p_values[k]),
+        p_holm=float(judged.p_holm[k]),
         effect_seed_sd=_ratio(difference, float(found.seed_sd[k])),
         effect_image_sd=_ratio(difference, float(found.image_sd[k])),
         effect_relative=100 * _ratio(difference, abs(reference_mean)),
@@ -241,17 +251,18 @@ def _row(table: ScoreArray, base: int, question: _Question, answer: _Answer, k: 
         num_seeds=len(table.seeds),
         pooled=bool(found.pooled[k]) and len(table.arms) > 2,
         speaks_of=table.speaks_of(question.images),
-        verdict=WORDS[int(answer.words[k])],
+        verdict=WORDS[int(judged.words[k])],
         why=_why(question, answer, k) + _alone(table, base, question, answer, arm),
     )
 
 
 def _why(question: _Question, answer: _Answer, k: int) -> str:
-    single, adjusted, comparisons = float(answer.p_values[k]), float(answer.p_holm[k]), len(answer.words)
+    judged = answer.judged
+    single, adjusted, comparisons = float(judged.p_values[k]), float(judged.p_holm[k]), len(judged.words)
     if math.isnan(single):
         return ONE_SEED
     holm = f" (Holm over {comparisons})" if question.correction == "holm" and comparisons > 1 else ""
-    word = WORDS[int(answer.words[k])]
+    word = WORDS[int(judged.words[k])]
     if word != "undecided":
         says = "agrees with" if word == "supported" else "contradicts"
         return f"the whole interval {says} the claim, p {adjusted:.2g}{holm}"
@@ -262,7 +273,7 @@ def _why(question: _Question, answer: _Answer, k: int) -> str:
 
 def _alone(table: ScoreArray, base: int, question: _Question, answer: _Answer, arm: str) -> str:
     """What is to be added where the seed variance is not that of the pool."""
-    odd = [name for name in (arm, table.arms[base]) if table.index_of(name) not in answer.shared]
+    odd = [question.called(name) for name in (arm, table.arms[base]) if table.index_of(name) not in answer.shared]
     if not odd or len(table.seeds) < 2:
         return ""
     because = f", as {' and '.join(odd)} varies more over seeds than the others" if question.pool is None else ""
@@ -280,7 +291,7 @@ def _pool_notes(table: ScoreArray, base: int, question: _Question) -> tuple[list
         return shared, ()
     ratios = seed_spread(table.values, inside)
     times = ["the others do not vary" if math.isinf(ratio) else f"{ratio:.1f} times" for ratio in ratios]
-    odd = [f"{table.arms[arm]} ({times[arm]})" for arm in everyone if arm not in shared]
+    odd = [f"{question.called(table.arms[arm])} ({times[arm]})" for arm in everyone if arm not in shared]
     which = "no comparison pools" if base not in shared else "their comparisons do not pool"
     return shared, (f"out of line in the spread over seeds: {', '.join(odd)}; {which} the seed variance of the arms",)
 

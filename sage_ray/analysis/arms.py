@@ -9,6 +9,8 @@ from typing import Any
 import pandas as pd
 
 from sage_ray.analysis.curves import curve_facts, one_definition, pooled_f1
+from sage_ray.analysis.labelled_subsets import SUBSET, by_subset, several_subsets
+from sage_ray.analysis.left_out import arms_without_masks, left_out
 from sage_ray.analysis.study_facts import StudyFacts, study_runs
 from sage_ray.analysis.tidy import Tidy
 from sage_ray.errors import UserError
@@ -31,7 +33,8 @@ class ArmRuns:
 
     Attributes:
         facts: of the study.
-        runs: finished ones of the common seeds: rows of `Tidy.runs` with `unit` (seed, and fold if there are several).
+        runs: finished ones of the common seeds: rows of `study_runs` with `unit` (seed, and fold and subset if there
+            are several).
         arms: that have them, in the order of the design.
         units: that every arm has.
         reference: the arm that the others are compared with.
@@ -76,7 +79,13 @@ class Scores:
         return "image" in self.frame
 
 
-def arm_runs(tidy: Tidy, facts: StudyFacts, reference: str | None = None, without: Collection[str] = ()) -> ArmRuns:
+def arm_runs(
+    tidy: Tidy,
+    facts: StudyFacts,
+    reference: str | None = None,
+    without: Collection[str] = (),
+    away: Mapping[str, str] | None = None,
+) -> ArmRuns:
     """The comparable runs of an ablation.
 
     Args:
@@ -84,6 +93,7 @@ def arm_runs(tidy: Tidy, facts: StudyFacts, reference: str | None = None, withou
         facts: of the study.
         reference: instead of the design's.
         without: arms that are left out, so that the others may have more seeds in common.
+        away: arms that are left out too, and why; None: those without a segmenter whose masks could be scored.
 
     Raises:
         UserError: an arm to be left out that does not exist, no finished run, an unknown reference or one without runs,
@@ -95,8 +105,10 @@ def arm_runs(tidy: Tidy, facts: StudyFacts, reference: str | None = None, withou
         if arm not in {*facts.arms, *runs["arm"]}:
             known = ", ".join(dict.fromkeys([*facts.arms, *runs["arm"]]))
             raise UserError("no such arm", f"--without {arm}", f"study {facts.name} has {known}")
-    runs = runs[~runs["arm"].isin(list(without))]
-    facts = replace(facts, arms=tuple(arm for arm in facts.arms if arm not in without))
+    away = arms_without_masks(tidy, facts, runs, without) if away is None else away
+    gone = {*without, *away}
+    runs = runs[~runs["arm"].isin(list(gone))]
+    facts = replace(facts, arms=tuple(arm for arm in facts.arms if arm not in gone))
     finished = runs[runs["state"] == FINISHED]
     if finished.empty:
         states = ", ".join(f"{count} {state}" for state, count in runs["state"].value_counts().items()) or "no run"
@@ -117,8 +129,7 @@ def arm_runs(tidy: Tidy, facts: StudyFacts, reference: str | None = None, withou
     partial = missing_runs(facts, runs)
     if partial:
         partial.append(f"all arms are compared over what they have in common: {', '.join(sorted(common))}")
-    if without:
-        partial.append(f"left out on request: {', '.join(without)}")
+    partial += left_out(facts, without, away)
     return ArmRuns(
         facts=facts,
         runs=kept.reset_index(drop=True),
@@ -140,34 +151,16 @@ def check_runs(finished: pd.DataFrame, study: str) -> None:
     if len(prints) > 1:
         raise UserError("mixed data sets", f"study {study}: {', '.join(prints)}", "tabulate runs on the same images")
     for fold, rows in finished.assign(fold=finished["fold"].map(str)).groupby("fold"):
-        splits = sorted({str(value) for value in rows["split_id"]})
-        if len(splits) > 1:
+        if rows["scored_split"].map(str).nunique() > 1:
+            splits = sorted({str(value) for value in rows["split_id"]})
             where = f"study {study}" + ("" if fold == "None" else f", fold {fold}")
             raise UserError("mixed splits", f"{where}: {', '.join(splits)}", "tabulate runs of one split")
 
 
-def choose_part(tidy: Tidy, runs: ArmRuns, wanted: str | None) -> tuple[str, str]:
-    """The part of the data that arms are compared on, and a sentence on it.
-
-    It is the locked test part if every run has been scored on it, else validation.
-
-    Raises:
-        UserError: the test part is asked for and a run was not scored on it.
-    """
-    rows = tidy.rows(kind="image", studies=[runs.facts.name], part="test", columns=["run_id", "checkpoint"])
-    scored = set(rows.loc[rows["checkpoint"] != BASELINE, "run_id"])
-    unread = sorted(set(runs.runs["run_id"]) - scored)
-    if not unread and wanted != "val":
-        return "test", "Locked test images, which no training and no choice has seen."
-    if wanted == "test":
-        mend = f"`sage-ray ablate` with `test: true` reads it ({len(unread)} runs of {runs.facts.name} were not scored)"
-        raise UserError("run was not scored on the locked test part", unread[0], mend)
-    why = "" if wanted == "val" else f" The locked test part was not read by {len(unread)} of {len(runs.runs)} runs."
-    return "val", f"Validation images, which also chose each run's epoch: scores flatter.{why}"
-
-
-def image_scores(tidy: Tidy, runs: ArmRuns, part: str, score: str) -> Scores:
+def image_scores(tidy: Tidy, runs: ArmRuns, part: str, score: str, *, each_run: bool = False) -> Scores:
     """A score of each image under each run's kept weights; one per run of pooled pixel F1, or where folds differ.
+
+    With several subsets of labelled images their seeds are averaged (`labelled_subsets.by_subset`), unless `each_run`.
 
     Raises:
         UserError: the score is not stored, has several definitions, or runs were scored on different images.
@@ -196,7 +189,7 @@ def image_scores(tidy: Tidy, runs: ArmRuns, part: str, score: str) -> Scores:
         return Scores(score, meaning, _ordered(runs, means), lower)
     rows = _with_groups(rows)
     kept = [name for name in ("arm", "seed", "image", "group", "value") if name in rows]
-    return Scores(score, meaning, _ordered(runs, rows[kept]), lower)
+    return Scores(score, meaning, _ordered(runs, rows[kept], each_run=each_run), lower)
 
 
 def curve_scores(tidy: Tidy, runs: ArmRuns, score: str) -> dict[str, Scores]:
@@ -278,7 +271,7 @@ def varied_paths(settings: pd.DataFrame) -> list[str]:
         path
         for path in map(str, settings.columns)
         if path != "seed"
-        and not path.startswith(("runtime.", "data.split.fold"))
+        and not path.startswith(("runtime.", "data.split.fold", SUBSET))
         and settings[path].map(repr).nunique() > 1
     ]
 
@@ -293,10 +286,12 @@ def scored_apart(tidy: Tidy, facts: StudyFacts) -> str | None:
 
 
 def _units(runs: pd.DataFrame) -> list[str]:
-    several = runs["fold"].nunique() > 1
+    several, choices = runs["fold"].nunique() > 1, several_subsets(runs)
     return [
-        f"seed {int(seed)}" + (f", fold {int(fold)}" if several and not pd.isna(fold) else "")
-        for seed, fold in zip(runs["seed"], runs["fold"], strict=True)
+        f"seed {int(seed)}"
+        + (f", fold {int(fold)}" if several and not pd.isna(fold) else "")
+        + (f", subset {subset}" if choices else "")
+        for seed, fold, subset in zip(runs["seed"], runs["fold"], runs["subset"], strict=True)
     ]
 
 
@@ -323,7 +318,8 @@ def missing_runs(facts: StudyFacts, runs: pd.DataFrame) -> list[str]:
     have: dict[str, set[str]] = {str(arm): set(rows["unit"]) for arm, rows in finished.groupby("arm")}
     expected = set(runs["unit"])
     if facts.seeds and len(facts.folds) < 2:
-        expected |= {f"seed {seed}" for seed in facts.seeds}
+        tails = [f", subset {subset}" for subset in facts.subsets] if len(facts.subsets) > 1 else [""]
+        expected |= {f"seed {seed}{tail}" for seed in facts.seeds for tail in tails}
     sentences = []
     for arm in dict.fromkeys([*facts.arms, *have]) if facts.kind == "ablation" else ():
         lacking = sorted(expected - have.get(arm, set()))
@@ -332,7 +328,7 @@ def missing_runs(facts: StudyFacts, runs: pd.DataFrame) -> list[str]:
         rows = runs[runs["arm"] == arm].set_index("unit")
         told = [f"{unit} {_state(rows, unit)}" for unit in lacking]
         left = "" if arm in have else " (arm is left out)"
-        sentences.append(f"{arm}{left}: {'; '.join(told)}")
+        sentences.append(f"{facts.called(arm)}{left}: {'; '.join(told)}")
     return sentences
 
 
@@ -378,8 +374,9 @@ def _with_groups(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(group=groups, image=image)
 
 
-def _ordered(runs: ArmRuns, frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows with the reference first and the other arms in the order of the design."""
+def _ordered(runs: ArmRuns, frame: pd.DataFrame, *, each_run: bool = False) -> pd.DataFrame:
+    """The rows with the reference first, the other arms in the order of the design, and what repeats an arm as seed."""
+    frame = frame if each_run else by_subset(frame, runs.runs)
     order = {arm: place for place, arm in enumerate([runs.reference, *runs.arms])}
     order[runs.reference] = -1
     return frame.sort_values(by="arm", key=lambda arms: arms.map(order), kind="stable", ignore_index=True)

@@ -1,4 +1,6 @@
-"""The paper's Table 1 beside ours: seven systems, best epoch, plateau and locked test, parameters, cost and verdicts.
+"""The paper's Table 1 beside ours: best epoch, plateau and locked test, parameters, cost and verdicts.
+
+The seven systems of the paper come first, then all other arms.
 
 For ablation studies with at least two of the seven systems as arms.
 
@@ -18,7 +20,7 @@ from sage_ray.analysis.ablation import HEADLINE, Judged, add_options, judge_stud
 from sage_ray.analysis.arm_means import ArmMean, arm_means
 from sage_ray.analysis.arms import Scores, curve_scores
 from sage_ray.analysis.command import chosen_scores, script_parser, study_script
-from sage_ray.analysis.figures import new_figure, save_figure, style, tidy_axes
+from sage_ray.analysis.figure_style import new_figure, save_script_figure, style, tidy_axes
 from sage_ray.analysis.run_cost import run_costs
 from sage_ray.analysis.study_facts import StudyFacts
 from sage_ray.analysis.tables import (
@@ -45,6 +47,12 @@ PUBLISHED: dict[str, tuple[str, dict[str, float]]] = {
     "sage_gan": ("SAGE-GAN", {"dice": 0.932, "f1_object_50": 0.956}),
 }
 """Validation Dice and F1 of arXiv 2604.03637, Table 1, by our arm's name; its F1 is the public code's, of objects."""
+BUDGETS = {
+    "epochs": "epochs (of both phases)",
+    "steps": "steps (batches that the segmenter learns from, generated ones too)",
+    "gpu_seconds": "GPU-seconds (on a CPU, seconds)",
+}
+"""What an arm can have as much of as another one, in words."""
 NOTES = (
     "Paper: arXiv 2604.03637, Table 1, validation scores of the best epoch. What it calls F1 is, in its public code, "
     "the F1 of objects at IoU > .5 (here f1_object_50), and not the pixel F1, which would equal Dice.",
@@ -67,9 +75,19 @@ def listed_systems(judged: Judged) -> list[str]:
     return list(dict.fromkeys([*PUBLISHED, *listed_arms(judged.runs)]))
 
 
-def system_name(arm: str) -> str:
-    """The system's name in the paper, or the arm's."""
-    return PUBLISHED[arm][0] if arm in PUBLISHED else arm
+def system_name(arm: str, facts: StudyFacts) -> str:
+    """The system's name in the paper, or the arm's label, or its name."""
+    return PUBLISHED[arm][0] if arm in PUBLISHED else facts.called(arm)
+
+
+def fairness(facts: StudyFacts) -> list[str]:
+    """Which arms have the budget of another one, and that the others have the epochs of their own phases."""
+    lines = []
+    for arm, budget in facts.budgets.items():
+        of = system_name(str(budget.get("of")), facts)
+        lines.append(f"{system_name(arm, facts)} has the {BUDGETS.get(str(budget.get('in')), 'budget')} of {of}.")
+    others = "All other systems" if lines else "Systems"
+    return [*lines, f"{others} have the epochs of their own phases, which differ: compare them with this in mind."]
 
 
 def system_table(judged: Judged, score: str, curves: dict[str, dict[str, ArmMean]]) -> TextTable:
@@ -79,23 +97,23 @@ def system_table(judged: Judged, score: str, curves: dict[str, dict[str, ArmMean
     level = percent(judged.options.level)
     columns = [
         "system", "paper", "seeds", f"best epoch [{level}]", f"plateau [{level}]", f"{part} [{level}]",
-        f"{part} minus {system_name(runs.reference)}", "p (Holm)", "verdict",
+        f"{part} minus {system_name(runs.reference, runs.facts)}", "p (Holm)", "verdict",
     ]  # fmt: skip
     rows = []
     for arm in listed_systems(judged):
         paper = number(PUBLISHED[arm][1].get(score)) if arm in PUBLISHED else NONE
         if arm not in runs.arms:
             why = "not run" if arm in runs.not_run else "no run" if arm in runs.facts.arms else "not in this study"
-            rows.append([system_name(arm), paper, NONE, why, *[NONE] * 5])
+            rows.append([system_name(arm, runs.facts), paper, NONE, why, *[NONE] * 5])
             continue
         mean, row = result.mean(arm), result.row(arm)
         means = (curves["best"][arm], curves["plateau"][arm], mean)
         cells = [str(mean.num_seeds), *(interval(m.mean, m.low, m.high) for m in means)]
         if row is None:
-            rows.append([f"{system_name(arm)} (reference)", paper, *cells, NONE, NONE, NONE])
+            rows.append([f"{system_name(arm, runs.facts)} (reference)", paper, *cells, NONE, NONE, NONE])
             continue
         difference = interval(row.difference, row.low, row.high, signed=True)
-        rows.append([system_name(arm), paper, *cells, difference, p_value(row.p_holm), row.verdict])
+        rows.append([system_name(arm, runs.facts), paper, *cells, difference, p_value(row.p_holm), row.verdict])
     return TextTable(
         title=f"Systems of {runs.facts.name}: {label(score)}",
         columns=columns,
@@ -108,7 +126,7 @@ def system_table(judged: Judged, score: str, curves: dict[str, dict[str, ArmMean
 def system_cost_table(tidy: Tidy, judged: Judged) -> tuple[TextTable, pd.DataFrame]:
     """Parameters, seconds and seeds of each system, as texts and as numbers."""
     runs = judged.runs
-    spent = run_costs(tidy, runs).groupby("arm")[["parameters", "seconds", "gpu_seconds"]].mean()
+    spent = run_costs(tidy, runs).groupby("arm")[["parameters", "epochs", "seconds", "gpu_seconds"]].mean()
     seeds = runs.runs.groupby("arm")["unit"].nunique()
     on_gpu = bool((spent["gpu_seconds"] > 0).any())
     measured = "gpu_seconds" if on_gpu else "seconds"
@@ -117,13 +135,19 @@ def system_cost_table(tidy: Tidy, judged: Judged) -> tuple[TextTable, pd.DataFra
         if arm in runs.arms:
             known = spent.loc[[arm]].iloc[0]
             parameters = f"{known['parameters']:,.0f}" if known["parameters"] > 0 else NONE
-            rows.append([system_name(arm), parameters, f"{known[measured]:,.0f}", str(seeds[arm])])
+            spent_here = [f"{known['epochs']:,.4g}", f"{known[measured]:,.0f}"]
+            rows.append([system_name(arm, runs.facts), parameters, *spent_here, str(seeds[arm])])
     where = "GPU seconds" if on_gpu else "CPU seconds (no GPU was used)"
     table = TextTable(
         title=f"Systems of {runs.facts.name}: cost",
-        columns=["system", "parameters of the segmenter", f"{where} a run", "seeds"],
+        columns=["system", "parameters of the segmenter", "epochs a run", f"{where} a run", "seeds"],
         rows=rows,
-        notes=["Seconds of all epochs of a run, evaluation included; a stage shared with another run counts in full."],
+        notes=[
+            "Epochs of both phases. Seconds of all epochs of a run, evaluation included, and of what was trained to "
+            "make its extra pairs; a stage shared with another run counts in full. What trained a MODEL, or made a "
+            "folder of pairs, is not known and not counted.",
+            *fairness(runs.facts),
+        ],
         partial=runs.partial,
     )
     return table, spent.assign(seeds=seeds).reset_index()
@@ -173,12 +197,12 @@ def figure(judged: Judged, curves: dict[str, dict[str, dict[str, ArmMean]]], pat
                     axes.plot(mean.mean, y + 0.24 - 0.16 * k, **_mark(k))
         axes.set_title(label(score), fontsize=10)
         tidy_axes(axes)
-    panels[0].set_yticks(range(len(arms)), [system_name(arm) for arm in reversed(arms)])
+    panels[0].set_yticks(range(len(arms)), [system_name(arm, judged.runs.facts) for arm in reversed(arms)])
     for k, name in enumerate(series):
         panels[0].plot([], [], label=name, **_mark(k))
     drawing.legend(loc="outside upper center", ncols=4, fontsize=8, frameon=False)
     note = f"{percent(judged.options.level)} intervals. {judged.part_note}"
-    return save_figure(drawing, path, source, [note], judged.runs.partial)
+    return save_script_figure(drawing, path, source, [note], judged.runs.partial)
 
 
 def _mark(place: int) -> dict[str, object]:

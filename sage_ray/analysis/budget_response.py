@@ -12,60 +12,73 @@ from typing import Any
 import pandas as pd
 
 from sage_ray.analysis.command import score_script
-from sage_ray.analysis.figures import new_figure, save_figure, style, tidy_axes
+from sage_ray.analysis.figure_style import new_figure, save_script_figure, style, tidy_axes
 from sage_ray.analysis.response import counts, points, respond, varied
-from sage_ray.analysis.run_cost import epoch_seconds
+from sage_ray.analysis.run_cost import cost_seconds
 from sage_ray.analysis.study_facts import StudyFacts, study_runs
 from sage_ray.analysis.tables import NONE, TextTable, interval, provenance_of, write_tables
 from sage_ray.analysis.tidy import Tidy
 from sage_ray.metrics.definitions import label
 from sage_ray.record.run_record import FINISHED
 
-FIRST, SECOND = "pretrain.epochs", "adversarial.epochs"
+EPOCHS, STEPS = ("pretrain.epochs", "adversarial.epochs"), ("pretrain.steps", "adversarial.steps")
 LEAST = 3
 MAX_LINES = 6
 
 
 def applies(tidy: Tidy, facts: StudyFacts) -> str | None:
-    """None if the study varies the epochs of a phase, else why not."""
-    values = tidy.settings([facts.name], [FIRST, SECOND])
+    """None if the study varies the budget of a phase, else why not."""
+    values = tidy.settings([facts.name], [*EPOCHS, *STEPS])
     most = max((values[path].nunique() for path in values), default=0)
-    return None if most >= LEAST else f"fewer than {LEAST} values of {FIRST} and of {SECOND}"
+    return None if most >= LEAST else f"fewer than {LEAST} values of {EPOCHS[0]} and of {EPOCHS[1]} (or of their steps)"
+
+
+def budget_paths(tidy: Tidy, facts: StudyFacts) -> tuple[str, str]:
+    """The setting of each phase by which the study varies its budget: epochs, or steps where those have more values."""
+    values = tidy.settings([facts.name], [*EPOCHS, *STEPS])
+
+    def count(path: str) -> int:
+        return int(values[path].nunique()) if path in values else 0
+
+    first, second = (max(pair, key=count) for pair in zip(EPOCHS, STEPS, strict=True))
+    return first, second
 
 
 def grid_table(
-    facts: StudyFacts, found: pd.DataFrame, score: str, notes: Sequence[str]
+    facts: StudyFacts, found: pd.DataFrame, score: str, notes: Sequence[str], paths: tuple[str, str]
 ) -> tuple[TextTable, pd.DataFrame]:
     """Plateau of every pair of budgets, phase 1 down, phase 2 across, as texts and as numbers."""
+    first_path, second_path = paths
     used = found[(found["state"] == FINISHED) & found["value"].notna()]
-    across = sorted(used[SECOND].dropna().unique())
+    across = sorted(used[second_path].dropna().unique())
     rows, numbers = [], []
     meaning = ""
-    for first, group in used.groupby(FIRST):
-        curve = respond(group, SECOND)
+    for first, group in used.groupby(first_path):
+        curve = respond(group, second_path)
         meaning = curve.meaning
         by_place = {row.x: row for row in curve.table.itertuples()}
         cells = [by_place.get(place) for place in across] if not curve.smooth else []
         rows.append([f"{first:g}", *(interval(c.value, c.low, c.high) if c else NONE for c in cells)])
-        numbers.append(curve.table.rename(columns={"x": SECOND}).assign(**{FIRST: first, "score": score}))
+        numbers.append(curve.table.rename(columns={"x": second_path}).assign(**{first_path: first, "score": score}))
     table = TextTable(
-        title=f"{label(score)} by epochs of phase 1 (down) and phase 2 (across) in {facts.name}",
-        columns=[FIRST, *(f"{SECOND} {place:g}" for place in across)],
+        title=f"{label(score)} by budget of phase 1 (down) and phase 2 (across) in {facts.name}",
+        columns=[first_path, *(f"{second_path} {place:g}" for place in across)],
         rows=rows,
         notes=[f"Plateau of the validation score, last phase. {meaning}", counts(found), *notes],
     )
     return table, pd.concat(numbers, ignore_index=True)
 
 
-def seconds_table(facts: StudyFacts, found: pd.DataFrame) -> TextTable:
+def seconds_table(facts: StudyFacts, found: pd.DataFrame, paths: tuple[str, str]) -> TextTable:
     """Seconds that runs of each pair of budgets take by themselves."""
     used = found[found["state"] == FINISHED]
-    wide = used.pivot_table(index=FIRST, columns=SECOND, values="seconds", aggfunc="mean")
-    rows = [[f"{first:g}", *(NONE if pd.isna(cell) else f"{cell:,.0f}" for cell in row)] for first, row in
+    first, second = paths
+    wide = used.pivot_table(index=first, columns=second, values="seconds", aggfunc="mean")
+    rows = [[f"{budget:g}", *(NONE if pd.isna(cell) else f"{cell:,.0f}" for cell in row)] for budget, row in
             zip(wide.index, wide.to_numpy(), strict=True)]  # fmt: skip
     return TextTable(
         title="Seconds a run, without reuse of stages",
-        columns=[FIRST, *(f"{SECOND} {place:g}" for place in wide.columns)],
+        columns=[first, *(f"{second} {place:g}" for place in wide.columns)],
         rows=rows,
     )
 
@@ -88,27 +101,28 @@ def draw(found: pd.DataFrame, score: str, axes: Any, path: str, other: str) -> N
 
 def make(tidy: Tidy, facts: StudyFacts, out: Path, scores: Sequence[str]) -> Sequence[Path]:
     """Write epoch_budget.{md,tex,csv,png} of a study."""
-    others = varied(tidy, facts, [FIRST, SECOND])
+    budgets = budget_paths(tidy, facts)
+    others = varied(tidy, facts, budgets)
     notes = [f"The study varies these too, so differences are not of the epochs alone: {', '.join(others)}."]
     notes = notes if others else []
-    spent = epoch_seconds(tidy, facts)
+    spent = cost_seconds(tidy, facts)
     tables, frames = [], []
     figure = new_figure(9.6, 0.9 + 3.4 * len(scores))
     grid = figure.subplots(len(scores), 2, squeeze=False, sharey="row")
     for row, score in zip(grid, scores, strict=True):
-        found = points(tidy, facts, [FIRST, SECOND], score)
+        found = points(tidy, facts, budgets, score)
         found["seconds"] = spent.reindex(found["run_id"]).to_numpy(float)
-        table, numbers = grid_table(facts, found, score, notes)
+        table, numbers = grid_table(facts, found, score, notes, budgets)
         tables.append(table)
         frames.append(numbers)
-        draw(found, score, row[0], FIRST, SECOND)
-        draw(found, score, row[1], SECOND, FIRST)
-    tables.append(seconds_table(facts, found))
+        draw(found, score, row[0], *budgets)
+        draw(found, score, row[1], *budgets[::-1])
+    tables.append(seconds_table(facts, found, budgets))
     source = provenance_of(facts.name, study_runs(tidy, facts.name))
     paths = write_tables(out, "epoch_budget", tables, pd.concat(frames, ignore_index=True), source)
     return [
         *paths,
-        save_figure(figure, out / "epoch_budget.png", source, [tables[0].notes[0], tables[0].notes[1], *notes]),
+        save_script_figure(figure, out / "epoch_budget.png", source, [tables[0].notes[0], tables[0].notes[1], *notes]),
     ]
 
 

@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from sage_ray.analysis.figure_style import twins
 from sage_ray.analysis.study_facts import StudyFacts, study_facts, study_runs
 from sage_ray.analysis.tidy import Tidy, collect
 from sage_ray.errors import UserError
 from sage_ray.followed import in_words, push
-from sage_ray.metrics.definitions import LABELS
+from sage_ray.metrics.definitions import GENERATED_LABELS, LABELS
 from sage_ray.record.run_record import FINISHED
 
 
@@ -41,10 +42,14 @@ def script_parser(
         parser.add_argument("--study", action="append", default=[], help="name of a study; may be repeated")
         parser.add_argument("--out", type=Path, help="folder for the files [default: HOME/tables/STUDY]")
     if part:
-        parser.add_argument("--part", choices=("test", "val"), help="images compared [default: test if it was read]")
+        parser.add_argument(
+            "--part", choices=("test", "val", "generated"), help="images compared [default: test if read]"
+        )
         parser.add_argument("--level", type=_level, default=0.95, help="of the intervals [default: 0.95]")
     if scores:
-        parser.add_argument("--score", action="append", default=[], choices=sorted(LABELS), help="may be repeated")
+        parser.add_argument(
+            "--score", action="append", default=[], choices=sorted({*LABELS, *GENERATED_LABELS}), help="may be repeated"
+        )
         parser.set_defaults(scores=tuple(scores))
     return parser
 
@@ -123,8 +128,9 @@ def each_study(
         try:
             out.mkdir(parents=True, exist_ok=True)
             for path in make(tidy, facts, out):
-                push(path)
-                tell(in_words(path))
+                for file in twins(path):
+                    push(file)
+                    tell(in_words(file))
         except UserError as error:
             if options.study:
                 raise

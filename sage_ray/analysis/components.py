@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from sage_ray.analysis import baselines, loss_arms, scorings
+from sage_ray.analysis import baselines, loss_arms, scarcity, scorings
 from sage_ray.analysis.ablation import HEADLINE, add_options, difference_table, forest, judge_study, numbers
 from sage_ray.analysis.command import chosen_scores, each_study, run_command, script_parser
 from sage_ray.analysis.effects import effect_table, has_effects
@@ -29,7 +29,8 @@ def applies(facts: StudyFacts) -> str | None:
 def is_anothers(tidy: Tidy, facts: StudyFacts) -> bool:
     """Whether another script, made for such studies, tabulates the study."""
     reasons = (
-        baselines.applies(facts), loss_arms.applies(tidy, facts), scorings.applies(tidy, facts)
+        baselines.applies(facts), loss_arms.applies(tidy, facts), scorings.applies(tidy, facts),
+        scarcity.applies(tidy, facts),
     )  # fmt: skip
     return None in reasons
 

@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from sage_ray.analysis.arms import finished_curves, missing_runs, scored_apart
 from sage_ray.analysis.command import score_script
 from sage_ray.analysis.curves import is_better, plateau
-from sage_ray.analysis.figures import new_figure, save_figure, style, tidy_axes
+from sage_ray.analysis.figure_style import new_figure, save_script_figure, style, tidy_axes
 from sage_ray.analysis.study_facts import StudyFacts, study_runs
 from sage_ray.analysis.tables import NONE, Provenance, TextTable, number, percent, provenance_of, write_tables
 from sage_ray.analysis.tidy import Tidy
@@ -88,8 +88,8 @@ def curve_table(facts: StudyFacts, rows: pd.DataFrame, score: str) -> TextTable:
         ]
         counts = [str(len(curve[curve["phase"] == phase])) if phase in phases else NONE for phase in by_phase]
         table.append(
-            [str(name), str(own["run_id"].nunique()), *counts, *(number(value) for value in by_phase.values()),
-             str(near[0]) if near else NONE]
+            [facts.called(str(name)), str(own["run_id"].nunique()), *counts,
+             *(number(value) for value in by_phase.values()), str(near[0]) if near else NONE]
         )  # fmt: skip
     columns = ["arm", "runs", "epochs phase 1", "epochs phase 2", "plateau phase 1", "plateau phase 2"]
     meaning = rows["definition"].dropna()
@@ -99,8 +99,8 @@ def curve_table(facts: StudyFacts, rows: pd.DataFrame, score: str) -> TextTable:
         rows=table,
         notes=[
             f"Score: {meaning.iloc[0] if len(meaning) else 'not recorded'}, on validation images.",
-            "Plateau: median of the last 20 % of a phase's epochs, median over runs. Near: the first epoch (over both "
-            f"phases) at which the median over runs reaches {percent(NEAR)} of the last phase's plateau.",
+            "Plateau: median of the last 20 % of a phase's epochs, median over runs. Near: the first epoch (over all "
+            f"stages) at which the median over runs reaches {percent(NEAR)} of the last phase's plateau.",
         ],
     )
 
@@ -124,7 +124,12 @@ def draw(
         if behind in names and names[place] != behind:
             other = middle[middle["series"] == behind]
             axes.plot(
-                other["epoch"], other["median"], color="0.6", linewidth=1, linestyle="--", label=f"median of {behind}"
+                other["epoch"],
+                other["median"],
+                color="0.6",
+                linewidth=1,
+                linestyle="--",
+                label=f"median of {facts.called(str(behind))}",
             )
         axes.fill_between(
             curve["epoch"], curve["low"], curve["high"], color="0.75", linewidth=0, label="range of seeds"
@@ -136,7 +141,7 @@ def draw(
                 axes.axvline(start - 0.5, color="black", linewidth=0.9, linestyle=":")
                 axes.text(start, 0.02, f" {phase}", fontsize=7, transform=axes.get_xaxis_transform())
         count = int(curve["runs"].max())
-        axes.set_title(f"{names[place]} ({count} run{'s' if count > 1 else ''})", fontsize=9)
+        axes.set_title(f"{facts.called(str(names[place]))} ({count} run{'s' if count > 1 else ''})", fontsize=9)
         tidy_axes(axes)
     grid[0][0].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     for axes in grid[:, 0]:
@@ -148,7 +153,7 @@ def draw(
     keys = {text: handle for axes in grid.flat for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(keys.values(), keys.keys(), loc="outside upper right", ncols=3, fontsize=8, frameon=False)
     note = "Validation images; behind each arm, dashed, the one that it is compared with."
-    return save_figure(figure, path, source, [note], partial)
+    return save_script_figure(figure, path, source, [note], partial)
 
 
 def make(tidy: Tidy, facts: StudyFacts, out: Path, scores: Sequence[str]) -> Sequence[Path]:

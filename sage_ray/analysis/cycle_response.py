@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from sage_ray.analysis.command import score_script
-from sage_ray.analysis.figures import new_figure, save_figure, tidy_axes
+from sage_ray.analysis.figure_style import new_figure, save_script_figure, tidy_axes
 from sage_ray.analysis.response import Curve, counts, draw_response, points, respond, varied
 from sage_ray.analysis.study_facts import StudyFacts, study_runs
 from sage_ray.analysis.tables import TextTable, interval, number, provenance_of, write_tables
@@ -72,7 +72,7 @@ def make(tidy: Tidy, facts: StudyFacts, out: Path, scores: Sequence[str]) -> Seq
     paths = write_tables(out, "lambda_cycle", tables, pd.concat(frames, ignore_index=True), source)
     return [
         *paths,
-        save_figure(figure, out / "lambda_cycle.png", source, [tables[0].notes[0], tables[0].notes[1], *notes]),
+        save_script_figure(figure, out / "lambda_cycle.png", source, [tables[0].notes[0], tables[0].notes[1], *notes]),
     ]
 
 

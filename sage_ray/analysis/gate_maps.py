@@ -17,11 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.ticker import MaxNLocator
 
 from sage_ray.analysis.arms import missing_runs
 from sage_ray.analysis.command import script_parser, study_script
-from sage_ray.analysis.figures import new_figure, save_figure, style, tidy_axes
+from sage_ray.analysis.figure_style import new_figure, save_script_figure, style, tidy_axes
 from sage_ray.analysis.study_facts import StudyFacts, study_runs
 from sage_ray.analysis.tables import NONE, Provenance, TextTable, number, provenance_of, write_tables
 from sage_ray.analysis.tidy import Tidy
@@ -97,7 +99,14 @@ def share_table(facts: StudyFacts, found: pd.DataFrame) -> TextTable:
         epochs = sorted(own["epoch"].unique())
         by_epoch = own.groupby("epoch")["share"].mean()
         cells = [f"{number(by_epoch[epoch])} ({int(epoch)})" for epoch in three_of(epochs)]
-        rows.append([str(arm), str(own["run_id"].nunique()), *(cells + [NONE] * 3)[:3], number(own["area"].mean())])
+        rows.append(
+            [
+                facts.called(str(arm)),
+                str(own["run_id"].nunique()),
+                *(cells + [NONE] * 3)[:3],
+                number(own["area"].mean()),
+            ]
+        )
     return TextTable(
         title=f"Share of attention at boundaries in {facts.name}",
         columns=["arm", "runs", *(f"{when} (epoch)" for when in WHEN), "even attention"],
@@ -123,7 +132,7 @@ def draw_maps(files: Mapping[int, Path], gate: int | None, title: str, path: Pat
         raise UserError("no such gate", f"--gate {gate}", f"gates are numbered 1 (deepest) to {len(gates)}")
     images, truths = loaded[epochs[0]]["image"][:NUM_IMAGES], loaded[epochs[0]]["truth"][:NUM_IMAGES]
     rows, columns = len(images), 1 + len(epochs)
-    figure = new_figure(0.6 + 1.9 * columns, 1.3 + 1.9 * rows * images.shape[1] / images.shape[2])
+    figure = new_figure(1.2 + 1.9 * columns, 1.3 + 1.9 * rows * images.shape[1] / images.shape[2])
     grid = figure.subplots(rows, columns, squeeze=False)
     for row in range(rows):
         grid[row][0].imshow(images[row], cmap="gray", vmin=0, vmax=255)
@@ -136,12 +145,15 @@ def draw_maps(files: Mapping[int, Path], gate: int | None, title: str, path: Pat
     for column, epoch in enumerate(epochs, start=1):
         when = WHEN[column - 1] if len(epochs) == 3 else ""
         grid[0][column].set_title(f"{when} epoch {epoch}".strip(), fontsize=9)
+    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), "plasma"), ax=grid[:, 1:], fraction=0.03, pad=0.02)
+    bar.set_label("attention coefficient", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
     figure.suptitle(f"{title}, gate {name.removeprefix('gate_')} of {len(gates)} (deepest first)", fontsize=10)
     scale = "Attention coefficients from 0 (dark violet) to 1 (yellow); lighter is more in grey print too."
-    return save_figure(figure, path, source, [scale])
+    return save_script_figure(figure, path, source, [scale])
 
 
-def draw_shares(found: pd.DataFrame, path: Path, source: Provenance, partial: Sequence[str]) -> Path:
+def draw_shares(facts: StudyFacts, found: pd.DataFrame, path: Path, source: Provenance, partial: Sequence[str]) -> Path:
     """Share of attention at boundaries by epoch, mean over runs with their range, one line per arm."""
     figure = new_figure(6.6, 4.0)
     axes = figure.subplots()
@@ -153,14 +165,14 @@ def draw_shares(found: pd.DataFrame, path: Path, source: Provenance, partial: Se
             axes.fill_between(
                 by_epoch.index, by_epoch["min"], by_epoch["max"], color=look["color"], alpha=0.15, linewidth=0
             )
-        axes.plot(by_epoch.index, by_epoch["mean"], label=str(arm), linewidth=1.4, markersize=4.5, **look)
+        axes.plot(by_epoch.index, by_epoch["mean"], label=facts.called(str(arm)), linewidth=1.4, markersize=4.5, **look)
     axes.axhline(found["area"].mean(), color="0.4", linewidth=1, linestyle=":", label="even attention")
     axes.set(xlabel="epoch", ylabel="share of attention at boundaries")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     tidy_axes(axes)
     note = "Mean over finished runs, gates and validation images" + ("; shaded: range of runs." if few else ".")
-    return save_figure(figure, path, source, [note], partial)
+    return save_script_figure(figure, path, source, [note], partial)
 
 
 def make(tidy: Tidy, facts: StudyFacts, out: Path, options: argparse.Namespace) -> Sequence[Path]:
@@ -173,10 +185,10 @@ def make(tidy: Tidy, facts: StudyFacts, out: Path, options: argparse.Namespace) 
     partial = missing_runs(facts, runs)
     table = replace(share_table(facts, found), partial=partial)
     paths = write_tables(out, "attention_maps", [table], found, source)
-    paths.append(draw_shares(found, out / "attention_maps_share.png", source, partial))
+    paths.append(draw_shares(facts, found, out / "attention_maps_share.png", source, partial))
     for name, run_id in _drawn(facts, runs, recorded, options.arm).items():
         picture = out / f"attention_maps_{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.png"
-        paths.append(draw_maps(maps[run_id], options.gate, f"{name}, run {run_id}", picture, source))
+        paths.append(draw_maps(maps[run_id], options.gate, f"{facts.called(name)}, run {run_id}", picture, source))
     return paths
 
 

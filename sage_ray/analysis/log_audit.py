@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from sage_ray.analysis.curves import best_score, plateau, window
-from sage_ray.analysis.figures import new_figure, save_figure, style, tidy_axes
+from sage_ray.analysis.figure_style import new_figure, save_script_figure, style, tidy_axes
 from sage_ray.analysis.tables import Provenance, TextTable, number
 from sage_ray.errors import UserError
 
@@ -173,7 +173,7 @@ def draw_log(log: Log, audited: Sequence[AuditedPhase], path: Path, source: Prov
         axes.legend(fontsize=8, loc="lower right", frameon=True, framealpha=0.9)
         tidy_axes(axes)
     figure.suptitle(f"What a best epoch flatters in {log.name}", fontsize=11)
-    return save_figure(figure, path, source)
+    return save_script_figure(figure, path, source)
 
 
 def _audit(log: Log, phase: str, rows: pd.DataFrame, score: str) -> AuditedPhase:

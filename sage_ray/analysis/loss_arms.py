@@ -67,7 +67,7 @@ def dice_only(tidy: Tidy, facts: StudyFacts) -> str | None:
 def claim_table(tidy: Tidy, judged: Judged, dice_arm: str, options: argparse.Namespace) -> TextTable:
     """Gain of the reference over the Dice loss alone in %, as published and as measured here."""
     rows = []
-    reference = judged.runs.reference
+    called = judged.runs.facts.called
     for score, claimed in CLAIMED.items():
         if score not in judged.results:
             continue
@@ -76,7 +76,7 @@ def claim_table(tidy: Tidy, judged: Judged, dice_arm: str, options: argparse.Nam
         measured = [_gain(by_measure[name], dice_arm) for name in ("best", "plateau")]
         rows.append([label(score), f"+{claimed:.2f} %", *measured, _gain(judged.results[score], dice_arm)])
     return TextTable(
-        title=f"Gain of {reference} over {dice_arm}, in % of the latter",
+        title=f"Gain of {called(judged.runs.reference)} over {called(dice_arm)}, in % of the latter",
         columns=["score", "paper", "best epoch", "plateau", judged.part],
         rows=rows,
         notes=[

@@ -13,7 +13,7 @@ from statsmodels.nonparametric.smoothers_lowess import lowess
 
 from sage_ray.analysis.arms import check_runs, checked_curves, last_phase, varied_paths
 from sage_ray.analysis.curves import plateau
-from sage_ray.analysis.figures import style
+from sage_ray.analysis.figure_style import style
 from sage_ray.analysis.study_facts import StudyFacts, study_runs
 from sage_ray.analysis.tables import percent
 from sage_ray.analysis.tidy import Tidy

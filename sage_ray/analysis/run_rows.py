@@ -43,7 +43,7 @@ SCHEMA = pa.schema(
 FACTS = (
     "parent", "attempt", "error", "config_hash", "data_fingerprint", "split_id", "commit", "dirty", "epoch",
     "selected_epoch", "seconds", "gpu_seconds", "synthetic_steps", "generator_updates", "reused_epochs", "weights_sha",
-    "test_reads", "created", "numerics", "stage_keys",
+    "test_reads", "created", "numerics", "stage_keys", "parts", "extra_pairs",
 )  # fmt: skip
 MISSING = "missing"
 """Fact: a file of a finished run that is not there or cannot be read."""

@@ -23,12 +23,12 @@ from sage_ray.analysis.arms import (
     Scores,
     arm_runs,
     arm_settings,
-    choose_part,
     curve_scores,
     image_scores,
 )
 from sage_ray.analysis.command import chosen_scores, script_parser, study_script
-from sage_ray.analysis.figures import new_figure, save_figure, style, tidy_axes
+from sage_ray.analysis.figure_style import new_figure, save_script_figure, style, tidy_axes
+from sage_ray.analysis.scored_part import choose_part
 from sage_ray.analysis.study_facts import StudyFacts
 from sage_ray.analysis.tables import NONE, Provenance, TextTable, interval, percent, provenance_of, write_tables
 from sage_ray.analysis.tidy import Tidy
@@ -71,16 +71,16 @@ def make(tidy: Tidy, facts: StudyFacts, out: Path, options: argparse.Namespace) 
     told = {arm: ", ".join(f"{path} {value}" for path, value in settings[arm].items()) for arm in runs.arms}
     table = TextTable(
         title=f"Ways of scoring in {facts.name}, each arm by its own",
-        columns=[f"score [{percent(options.level)}]", *listed_arms(runs)],
+        columns=[f"score [{percent(options.level)}]", *map(facts.called, listed_arms(runs))],
         rows=rows,
         notes=[
             "Columns have definitions of their own and must not be subtracted from each other.",
             *(
-                f"{arm}: {told[arm]}. {label(scores[0])}: {found[arm, scores[0]]['kept'].definition}."
+                f"{facts.called(arm)}: {told[arm]}. {label(scores[0])}: {found[arm, scores[0]]['kept'].definition}."
                 for arm in runs.arms
             ),
             "Best epoch and plateau: validation images, last phase. " + note,
-            *(f"{arm} was not run: {why}." for arm, why in runs.not_run.items()),
+            *(f"{facts.called(arm)} was not run: {why}." for arm, why in runs.not_run.items()),
         ],
         partial=runs.partial,
     )
@@ -119,16 +119,17 @@ def draw(
     step = 0.7 / max(len(runs.arms), 2)
     for k, arm in enumerate(runs.arms):
         look = {key: value for key, value in style(k).items() if key != "linestyle"}
+        name_of = runs.facts.called(arm)
         for place, (score, name) in enumerate(names):
             mean, y = means[arm, score, name], len(names) - 1 - place + 0.25 - k * step
             axes.plot([mean.low, mean.high], [y, y], color=look["color"], linewidth=1.2)
-            axes.plot(mean.mean, y, linestyle="", markersize=5.5, label=arm if place == 0 else None, **look)
+            axes.plot(mean.mean, y, linestyle="", markersize=5.5, label=name_of if place == 0 else None, **look)
     axes.set_yticks(range(len(names)), [f"{label(score)}, {MEASURES[name]}" for score, name in reversed(names)])
     axes.set_xlabel("score, each arm by its own definition", fontsize=9)
     axes.set_title(f"Ways of scoring in {runs.facts.name}", fontsize=10)
     figure.legend(loc="outside upper right", ncols=4, fontsize=8, frameon=False)
     tidy_axes(axes)
-    return save_figure(figure, path, source, [note], runs.partial)
+    return save_script_figure(figure, path, source, [note], runs.partial)
 
 
 def main() -> int:

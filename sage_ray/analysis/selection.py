@@ -22,7 +22,7 @@ import pandas as pd
 from sage_ray.analysis.arms import finished_curves, missing_runs, scored_apart, validation_curves
 from sage_ray.analysis.command import chosen_scores, each_study, run_command, script_parser, tell
 from sage_ray.analysis.curves import curve_facts, pooled_f1
-from sage_ray.analysis.figures import new_figure, save_figure, style, tidy_axes
+from sage_ray.analysis.figure_style import new_figure, save_script_figure, style, tidy_axes, twins
 from sage_ray.analysis.log_audit import AuditedPhase, audit_log, draw_log, log_table, read_log
 from sage_ray.analysis.study_facts import StudyFacts, study_runs
 from sage_ray.analysis.tables import NONE, Provenance, TextTable, interval, number, provenance_of, write_tables
@@ -102,7 +102,9 @@ def audit_table(facts: StudyFacts, table: pd.DataFrame, score: str, definition: 
         found = ended_first.drop_duplicates("stage").sort_index()
         rows.append([f"{phase}: all runs", *_cells(found)])
         if facts.kind == "ablation" and found["arm"].nunique() > 1:
-            rows += [[f"{phase}: {arm}", *_cells(one)] for arm, one in found.groupby("arm", sort=False)]
+            rows += [
+                [f"{phase}: {facts.called(str(arm))}", *_cells(one)] for arm, one in found.groupby("arm", sort=False)
+            ]
     return TextTable(
         title=f"What a best epoch flatters in {facts.name}: {label(score)}",
         columns=["phase and runs", "runs", "best epoch", "plateau", "flattery [95 %]", "locked test"],
@@ -145,8 +147,9 @@ def draw(
             rows = last[last["arm"] == name] if facts.kind == "ablation" else last
             look = {key: value for key, value in style(place).items() if key != "linestyle"}
             axes.plot(
-                rows["plateau"], rows["best"], linestyle="", markersize=5, markerfacecolor="none", label=name, **look
-            )
+                rows["plateau"], rows["best"], linestyle="", markersize=5, markerfacecolor="none",
+                label=facts.called(name), **look,
+            )  # fmt: skip
         ends = [float(np.nanmin(last[["best", "plateau"]])), float(np.nanmax(last[["best", "plateau"]]))]
         axes.plot(ends, ends, color="0.4", linewidth=1, linestyle="--")
         foot = [ends[0] + 0.12 * (ends[1] - ends[0])] * 2
@@ -156,7 +159,7 @@ def draw(
         tidy_axes(axes)
     if facts.kind == "ablation":
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=7, frameon=False)
-    return save_figure(figure, path, source, partial=partial)
+    return save_script_figure(figure, path, source, partial=partial)
 
 
 def make(tidy: Tidy, facts: StudyFacts, out: Path, scores: Sequence[str]) -> Sequence[Path]:
@@ -191,7 +194,8 @@ def make_of_log(options: argparse.Namespace) -> int:
         tell(note)
     paths = write_tables(out, "selection_audit", [table], _numbers(audited), source)
     for path in [*paths, draw_log(log, audited, out / "selection_audit.png", source)]:
-        tell(path)
+        for file in twins(path):
+            tell(file)
     return 0
 
 

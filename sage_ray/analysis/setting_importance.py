@@ -21,7 +21,7 @@ from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvalu
 from optuna.trial import FrozenTrial, TrialState
 
 from sage_ray.analysis.command import each_study, run_command, script_parser
-from sage_ray.analysis.figures import new_figure, save_figure, tidy_axes
+from sage_ray.analysis.figure_style import new_figure, save_script_figure, tidy_axes
 from sage_ray.analysis.study_facts import StudyFacts, study_runs
 from sage_ray.analysis.tables import Provenance, TextTable, interval, percent, provenance_of, write_tables
 from sage_ray.analysis.tidy import Tidy
@@ -247,7 +247,9 @@ def draw(found: Importance, path: Path, title: str, source: Provenance) -> Path:
     axes.set_title(title, fontsize=10)
     tidy_axes(axes)
     states = f"{found.complete} complete, {found.pruned} pruned, {found.failed} failed trials."
-    return save_figure(figure, path, source, [f"{found.note} {states} Lines: {percent(LEVEL)} intervals over trials."])
+    return save_script_figure(
+        figure, path, source, [f"{found.note} {states} Lines: {percent(LEVEL)} intervals over trials."]
+    )
 
 
 def make(tidy: Tidy, facts: StudyFacts, out: Path, options: argparse.Namespace) -> Sequence[Path]:

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from sage_ray.analysis.labelled_subsets import READ, with_subsets
 from sage_ray.analysis.tidy import Tidy
 from sage_ray.errors import UserError
 from sage_ray.files import read_json
@@ -29,9 +30,11 @@ class StudyFacts:
         not_run: arms that are declared but not trained, with the reason.
         design: kind of the design (arms, one_factor, ...); "" if it is not known.
         levels: of each arm, factor to level; {} for a listed arm.
-        seeds, folds: that every arm should have; () if the file is gone.
+        seeds, folds, subsets: that every arm should have; () if the file is gone, or has none.
         metric, maximize: what a trial is judged by.
         notes: sentences on the structure of a fractional design.
+        labels: names of arms for tables, where the design gives any.
+        budgets: of the arms whose epochs follow another arm's: which one's (`of`), and in what (`in`).
     """
 
     name: str
@@ -43,9 +46,16 @@ class StudyFacts:
     levels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     seeds: tuple[int, ...] = ()
     folds: tuple[int, ...] = ()
+    subsets: tuple[int, ...] = ()
     metric: str = "val/dice"
     maximize: bool = True
     notes: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    budgets: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def called(self, arm: str) -> str:
+        """What tables and figures call an arm: its label, or its name."""
+        return self.labels.get(arm, arm)
 
     def place_of(self, arm: str) -> int:
         """Place of an arm in the design's order; one that it does not list comes after all that it does."""
@@ -69,6 +79,7 @@ def study_facts(tidy: Tidy, name: str) -> StudyFacts:
         "name": name,
         "seeds": tuple(int(seed) for seed in file.get("seeds") or ()),
         "folds": tuple(int(fold) for fold in file.get("folds") or ()),
+        "subsets": tuple(int(subset) for subset in file.get("subsets") or ()),
         "metric": metric,
         "maximize": direction == "maximize",
     }
@@ -86,14 +97,20 @@ def study_facts(tidy: Tidy, name: str) -> StudyFacts:
         design=str(meta.get("design") or design.get("kind") or ""),
         levels={arm: dict(given.get("levels") or {}) for arm, given in declared.items()},
         notes=tuple(str(line) for line in meta.get("fraction") or ()),
+        labels={arm: str(given["label"]) for arm, given in declared.items() if given.get("label")},
+        budgets={arm: dict(given["budget"]) for arm, given in declared.items() if given.get("budget")},
         **common,
     )
 
 
 def study_runs(tidy: Tidy, name: str) -> pd.DataFrame:
-    """Rows of `Tidy.runs` of a study, without its final trainings, which have splits and seeds of their own."""
+    """Rows of `Tidy.runs` of a study, with its subsets (`labelled_subsets.with_subsets`).
+
+    Final trainings are left out: they have splits and seeds of their own.
+    """
     runs = tidy.runs([name])
-    return runs[runs["arm"] != FINAL_ARM].reset_index(drop=True)
+    runs = runs[runs["arm"] != FINAL_ARM].reset_index(drop=True)
+    return with_subsets(runs, tidy.settings([name], READ))
 
 
 def _recorded_arms(tidy: Tidy, name: str) -> list[str]:

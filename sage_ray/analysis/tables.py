@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import shlex
@@ -15,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from sage_ray.files import write_text
+from sage_ray.record.run_record import unknown_pairs
 from sage_ray.record.store_uris import redacted
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,6 +39,8 @@ class Provenance:
     uncommitted: bool = False
     """Whether a run was trained with uncommitted changes."""
     numerics: tuple[str, ...] = ()
+    unknown_pairs: tuple[str, ...] = ()
+    """What is said of extra pairs that runs were trained on and nobody tells the lineage of."""
     runs: int = 0
     """0: it was made from a file named `study` and no run of ours."""
 
@@ -48,9 +52,10 @@ class Provenance:
         dirty = " (with uncommitted changes)" if self.uncommitted else ""
         facts = [
             f"Study {self.study}: {self.runs} runs, seeds {_joined(self.seeds)}",
-            f"Data {_joined(self.fingerprints)}, split {_joined(self.splits)}",
+            f"Data {_joined(self.fingerprints)}, split {_joined(_few(self.splits))}",
             f"Trained at commit {_joined(self.commits)}{dirty}"
             + (f" on {_joined(self.numerics)}" if self.numerics else ""),
+            *(f"{line[:1].upper()}{line[1:]}" for line in self.unknown_pairs),
             made,
         ]
         return facts
@@ -92,8 +97,14 @@ def provenance_of(study: str, runs: pd.DataFrame) -> Provenance:
         commits=tuple(text[:10] for text in _distinct(runs, "commit")),
         uncommitted=bool(dirty),
         numerics=_numerics(runs),
+        unknown_pairs=_unknown_pairs(runs),
         runs=len(runs),
     )
+
+
+def _unknown_pairs(runs: pd.DataFrame) -> tuple[str, ...]:
+    texts = _distinct(runs, "extra_pairs") if "extra_pairs" in runs else ()
+    return tuple(sorted({line for text in texts if (line := unknown_pairs(json.loads(text)))}))
 
 
 def write_tables(
@@ -124,7 +135,7 @@ def markdown_of(tables: Sequence[TextTable], source: Provenance) -> str:
     for place, table in enumerate(tables):
         lines += [f"{'#' if place == 0 else '##'} {table.heading}", ""]
         cells = [list(table.columns), ["---", *["---:"] * (len(table.columns) - 1)], *map(list, table.rows)]
-        lines += [f"| {' | '.join(_cell(cell) for cell in row)} |" for row in cells]
+        lines += [f"| {' | '.join(markdown_cell(cell) for cell in row)} |" for row in cells]
         lines += ["", *(f"- PARTIAL: {text}" for text in table.partial), *(f"- {note}" for note in table.notes), ""]
     return "\n".join([*lines, "---", "", *(f"{line}.  " for line in source.lines())]).rstrip() + "\n"
 
@@ -197,7 +208,8 @@ def _row(cells: Sequence[str]) -> str:
     return " & ".join(re.sub(r"^\[", "{[}", escape(cell)) for cell in cells) + r" \\"
 
 
-def _cell(text: str) -> str:
+def markdown_cell(text: str) -> str:
+    """A text as it can stand in a cell of a markdown table: on one line, bars escaped."""
     return " ".join(text.replace("|", "\\|").split())
 
 
@@ -208,6 +220,11 @@ def _distinct(runs: pd.DataFrame, name: str) -> tuple[str, ...]:
 def _numerics(runs: pd.DataFrame) -> tuple[str, ...]:
     found = _distinct(runs, "numerics")
     return tuple(re.sub(r'[{}"]', "", text) for text in found if text != "{}")
+
+
+def _few(texts: Sequence[str]) -> list[str]:
+    """All of a few texts; of many the first ones, and how many more there are (labelled subsets have a split each)."""
+    return list(texts) if len(texts) <= 4 else [*texts[:3], f"and {len(texts) - 3} more"]
 
 
 def _joined(values: Iterable[str]) -> str:

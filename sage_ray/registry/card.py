@@ -8,6 +8,14 @@ from typing import Any
 
 from sage_ray.config import ExperimentConfig
 from sage_ray.evaluation.score_tables import PRIMARY, ScoreLine
+from sage_ray.section_base import SystemName
+
+SYSTEMS: dict[SystemName, str] = {
+    "sage_gan": "SAGE-GAN",
+    "f_ancgan": "F-ANcGAN",
+    "cyclegan": "CycleGAN",
+    "gan": "GAN",
+}
 
 
 @dataclass(frozen=True)
@@ -45,13 +53,12 @@ def score_text(line: ScoreLine) -> str:
 def model_card(facts: CardFacts, scores: Mapping[str, ScoreLine]) -> str:
     """The card in Markdown."""
     config = facts.config
-    parts = "segmenter (image to mask)" + (" and generator (mask to image)" if facts.has_generator else "")
     origin = f"study `{facts.study}`, trial {facts.trial}" if facts.study else "a given config"
     size = " x ".join(str(side) for side in config.data.image_size)
     lines = [
         f"# {facts.model_name}",
         "",
-        f"SAGE-GAN for particle micrographs: {parts}. Trained by sage_ray as `{facts.final_id}` from {origin}.",
+        f"{_system(facts)}. Trained by sage_ray as `{facts.final_id}` from {origin}.",
         "",
         "## Use",
         "```python",
@@ -76,10 +83,10 @@ def model_card(facts: CardFacts, scores: Mapping[str, ScoreLine]) -> str:
         *_inside(facts),
         "",
         "## Data",
-        f"- {facts.images['train']} images trained on (train and validation parts)",
+        _trained_on(config, facts.images["train"]),
         f"- {facts.images['test']} locked test images",
         f"- data fingerprint `{facts.fingerprint}`, test set `{facts.test_set}`",
-        f"- source `{config.data.path}`",
+        f"- source `{config.data.path}`{_extra_pairs(config)}",
         "",
         "## Scores on the locked test set",
         _seeds_text(facts.seeds),
@@ -102,6 +109,32 @@ def model_card(facts: CardFacts, scores: Mapping[str, ScoreLine]) -> str:
         "- code: MIT licence; the weights inherit the terms of the training images",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _system(facts: CardFacts) -> str:
+    """What was trained: the system of phase 2, or of phase 1 alone its network, and which parts the package has."""
+    config = facts.config
+    name = SYSTEMS[config.adversarial.system] if config.adversarial.num_epochs else config.segmenter.name
+    parts = "segmenter (image to mask)" + (" and generator (mask to image)" if facts.has_generator else "")
+    return f"{name} for particle micrographs: {parts}"
+
+
+def _trained_on(config: ExperimentConfig, images: int) -> str:
+    if not config.render.train_on_pairs:
+        return f"- {images} images trained on (train and validation parts)"
+    fitted = config.render.sizes == "fitted" and config.render.sizes_table is None
+    masks = "the sizes of particles alone were taken" if fitted else "nothing was taken"
+    return (
+        f"- {config.render.pairs} rendered pairs trained on (engine {config.render.engine}), whose materials were "
+        f"learnt from {images} images (train and validation parts); of their masks {masks}"
+    )
+
+
+def _extra_pairs(config: ExperimentConfig) -> str:
+    if not config.data.extra_pairs:
+        return ""
+    share = f"{config.pretrain.synthetic_share:.0%} of each batch of phase 1"
+    return f"; extra pairs `{config.data.extra_pairs}`, {share}: `artifacts/provenance.json` says what they come from"
 
 
 def _seeds_text(seeds: tuple[int, ...]) -> str:

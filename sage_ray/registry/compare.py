@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from sage_ray.errors import UserError
 from sage_ray.evaluation.ledger import reads_of_test_set
-from sage_ray.evaluation.score_tables import PRIMARY, ScoreLine, seed_table, summary, why_no_interval
-from sage_ray.evaluation.shared_reads import Readings, readings_of
+from sage_ray.evaluation.score_tables import PRIMARY, seed_table, summary, why_no_interval
+from sage_ray.evaluation.shared_reads import readings_of
 from sage_ray.files import write_text
 from sage_ray.metrics.definitions import IMAGE_SCORES
 from sage_ray.record.home import Home
@@ -25,7 +24,7 @@ from sage_ray.record.model_versions import (
     get_version,
     list_versions,
 )
-from sage_ray.registry.card import score_text
+from sage_ray.registry.comparison import Comparison, Difference, VersionScores, comparison_markdown
 from sage_ray.registry.package import SCORES_FILE
 from sage_ray.runtime.devices import crossing
 from sage_ray.statistics import Interval, Verdict, coarser, paired_interval, verdicts
@@ -33,70 +32,6 @@ from sage_ray.statistics.claims import UNDECIDED, WORDS
 
 CHAMPION = "champion"
 FIRST = "first version"
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Paired difference to the reference, over the images and the seeds that both have."""
-
-    mean: float
-    low: float | None
-    high: float | None
-    level: float | None
-    over: str
-    p_value: float | None
-    """None, as the interval, where there is one image or micrograph."""
-
-
-@dataclass(frozen=True)
-class VersionScores:
-    """One version and what it scored on the locked test."""
-
-    version: int
-    uri: str
-    aliases: tuple[str, ...]
-    run_id: str | None
-    source: str | None
-    study: str | None
-    trial: int | None
-    choice: str | None
-    seeds: tuple[int, ...]
-    registered_seed: int | None
-    weights_sha: str | None
-    scores: dict[str, ScoreLine]
-    is_reference: bool = False
-    reference: int | None = None
-    """Version that it is compared with; None for the reference itself."""
-    differences: dict[str, Difference] | None = None
-    verdict: str | None = None
-    """Verdict on the claim "better Dice than the reference": supported, refuted or undecided."""
-    p_value: float | None = None
-    """Holm-adjusted over the versions compared."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Versions of one model on one test set."""
-
-    model_name: str
-    test_set: str
-    fingerprint: str | None
-    split_id: str | None
-    images: int
-    reference: int
-    reference_is: str
-    """Why this version is the reference."""
-    rule: str
-    versions: list[VersionScores]
-    test_reads: int
-    """Reads of this test set in this home, by all models."""
-    readings: Readings
-    """Reads of this test set over all homes of the stores that the home shares."""
-    report: Path | None
-    """Markdown table."""
-    notes: list[str] = field(default_factory=list)
-    """What to keep in mind: versions that were trained on different models of GPU or versions of torch, or that do not
-    know the same micrographs."""
 
 
 @dataclass(frozen=True)
@@ -282,13 +217,6 @@ def _differences(entry: _Loaded, base: _Loaded) -> tuple[dict[str, Difference], 
     return found, primary
 
 
-def difference_text(gain: Difference) -> str:
-    """Such as "+.012 [-.003, +.027]", or the mean alone where there is no interval."""
-    if gain.low is None or gain.high is None:
-        return f"{gain.mean:+.4f}"
-    return f"{gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"
-
-
 def _version_scores(entry: _Loaded) -> VersionScores:
     tags = entry.version.tags
     trial, seed = tags.get("sage.trial"), tags.get("sage.registered_seed")
@@ -305,6 +233,7 @@ def _version_scores(entry: _Loaded) -> VersionScores:
         registered_seed=int(seed) if seed is not None else None,
         weights_sha=tags.get("sage.weights_sha"),
         scores=summary(entry.frame, entry.version.uri),
+        by_seed={str(own): summary(rows, entry.version.uri) for own, rows in entry.frame.groupby("seed", sort=True)},
     )
 
 
@@ -331,37 +260,3 @@ def compare_with_reference(home: Home, version: Version) -> tuple[list[VersionSc
         return comparison.versions, f"not comparable with version {reference.version} ({error.what})"
     mine = next(row for row in comparison.versions if row.version == version.version)
     return comparison.versions, str(mine.verdict)
-
-
-def comparison_markdown(comparison: Comparison) -> str:
-    """The comparison as a Markdown table with its definitions below."""
-    lines = [
-        f"# {comparison.model_name}: versions on the locked test set",
-        "",
-        f"{comparison.images} test image{'' if comparison.images == 1 else 's'} (test set `{comparison.test_set}`, "
-        f"data fingerprint `{comparison.fingerprint}`). {comparison.readings.sentence} "
-        f"Reference: version {comparison.reference} ({comparison.reference_is}).",
-        "",
-        "| version | alias | from | seeds | dice | f1_object_50 | f1_pixel | dice minus reference | verdict |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in comparison.versions:
-        origin = row.source or ""
-        if row.study:
-            origin = f"{row.study}, {row.choice}" + (f" (trial {row.trial})" if row.trial is not None else "")
-        difference = "reference"
-        if row.differences:
-            difference = difference_text(row.differences[PRIMARY])
-        shown = (score_text(row.scores[name]) for name in (PRIMARY, "f1_object_50", "f1_pixel"))
-        cells = (
-            row.version, ", ".join(row.aliases), origin, ", ".join(map(str, row.seeds)), *shown, difference,
-            row.verdict or "",
-        )  # fmt: skip
-        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
-    primary = comparison.versions[0].scores[PRIMARY]
-    basis = f"Intervals: {primary.level:.0%}, over {primary.over}." if primary.level else f"{primary.over}."
-    lines += ["", f"{basis} Verdict on Dice. {comparison.rule}", ""]
-    lines += [line for note in comparison.notes for line in (f"Note: {note}.", "")]
-    lines += ["Definitions:"]
-    lines += [f"- {name}: {line.definition}" for name, line in comparison.versions[0].scores.items()]
-    return "\n".join(lines) + "\n"

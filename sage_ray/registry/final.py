@@ -12,25 +12,33 @@ import pandas as pd
 from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import headline, prepare
 from sage_ray.errors import RunFailed, UserError
-from sage_ray.evaluation.locked_test import score_locked_test
+from sage_ray.evaluation.locked_test import score_locked_test, stored_test_rows
+from sage_ray.evaluation.locked_test_table import basis, locked_test_frame
 from sage_ray.evaluation.particle_scores import particle_lines, sizes_of_runs
-from sage_ray.evaluation.score_tables import ScoreLine, summary
+from sage_ray.evaluation.score_tables import PRIMARY, ScoreLine, summary
 from sage_ray.evaluation.shared_reads import Readings, readings_of
 from sage_ray.locks import locked
+from sage_ray.notebook_view import NotebookView
 from sage_ray.record.home import Home
 from sage_ray.record.model_versions import MODEL_NAME, Version
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunLabels
-from sage_ray.registry.compare import VersionScores, compare_with_reference
+from sage_ray.registry.compare import compare_with_reference
+from sage_ray.registry.comparison import VersionScores
 from sage_ray.registry.final_plan import FinalPlan, declare, make_plan, read_plan
 from sage_ray.registry.register import register
+from sage_ray.runtime.at_hand import check_pairs, check_run, computes_here
 from sage_ray.runtime.near_gpus import near_gpus
 from sage_ray.runtime.side_by_side import Job, run_side_by_side
 from sage_ray.study.design_schema import FINAL_ARM
 from sage_ray.training.context import Report
+from sage_ray.watch import tell_maker
 
 if TYPE_CHECKING:
     from sage_ray.watch import Watch
+
+NamedScores = dict[str, ScoreLine]
+"""Scores by name."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ class FinalRun:
 
 
 @dataclass(frozen=True)
-class FinalResult:
+class FinalResult(NotebookView):
     """A finished final training and the version that it registered."""
 
     final_id: str
@@ -72,6 +80,22 @@ class FinalResult:
     """Reads of the locked test over all homes of the stores that the home shares."""
     verdict: str
     """Verdict of the comparison: supported, refuted, undecided, or `first version` without anything to compare."""
+
+    def frame(self) -> pd.DataFrame:
+        """The locked-test table: one row per seed, and one of all seeds with the interval over images and seeds.
+
+        Columns: seed, images, and for Dice, object F1 and pooled pixel F1 the mean and, where there are any, the bounds
+        NAME_low and NAME_high of its interval; of one seed these are over images alone.
+        """
+        return locked_test_frame({str(run.seed): run.scores for run in self.runs}, self.scores)
+
+    def headline(self) -> str:
+        """Which version was registered, of what, and the verdict."""
+        return f"{self.final_id}: registered {self.uri} (seed {self.registered_seed}); {self.verdict}"
+
+    def remarks(self) -> list[str]:
+        """What the intervals are over, how the configuration was chosen, and how often the test was read."""
+        return [basis(self.scores[PRIMARY]), f"Rule: {self.rule}", self.readings.sentence, *self.readings.notes]
 
 
 def final(
@@ -100,6 +124,7 @@ def final(
     """
     home.check_writable()
     plan = make_plan(source, home, trial=trial, seeds=tuple(int(seed) for seed in seeds), model_name=model_name)
+    _check_at_hand(plan, home)
     plan = declare(plan, home)
     if declared is not None:
         declared(plan.final_id)
@@ -115,6 +140,29 @@ def resume_final(final_id: str, home: Home, watch: Watch | None = None) -> Final
 def is_final(name: str, home: Home) -> bool:
     """Whether a final training of that id was declared in the home."""
     return name in home.final_ids()
+
+
+def locked_scores(plan: FinalPlan, home: Home) -> tuple[dict[str, NamedScores], NamedScores] | None:
+    """Scores of each seed by its name, and of all seeds, as they are stored; None unless every seed was scored.
+
+    `evaluation.locked_test_table` makes tables of them. Nothing is scored, so that no reading is counted.
+    """
+    runs = [RunFolder(home.runs / run_id) for run_id in plan.run_ids]
+    frames = [stored_test_rows(run) for run in runs if run.path.is_dir()]
+    if len(frames) < len(runs) or any(frame.empty for frame in frames):
+        return None
+    named = zip(plan.seeds, frames, strict=True)
+    whole = pd.concat(frames, ignore_index=True)
+    return {str(seed): summary(rows, plan.final_id) for seed, rows in named}, summary(whole, plan.final_id)
+
+
+def _check_at_hand(plan: FinalPlan, home: Home) -> None:
+    """Raise UserError if a seed that has not been trained needs what cannot be had; the first tells for all."""
+    if all((home.runs / run_id / "record.json").is_file() for run_id in plan.run_ids):
+        return
+    config = plan.run_config(plan.seeds[0])
+    check_run(config, home, here=computes_here())
+    check_pairs(config, home)
 
 
 def _carry_out(plan: FinalPlan, home: Home, watch: Watch | None) -> FinalResult:
@@ -137,14 +185,21 @@ def _train(plan: FinalPlan, home: Home, watch: Watch | None, say: Callable[[str]
     """Train all seeds; raises RunFailed for the first that did not finish."""
     labels = RunLabels(study=plan.study, trial=plan.trial, arm=FINAL_ARM, parent=plan.final_id)
     jobs = [Job(plan.run_id(seed), plan.run_config(seed), labels) for seed in plan.seeds]
-    total = jobs[0].config.pretrain.epochs + jobs[0].config.adversarial.epochs
+    total = jobs[0].config.num_epochs
     say(f"{plan.final_id}: {_seeds_text(plan.seeds)}, {total} epochs on train + validation")
+
+    def name(job: Job) -> str:
+        return f"s{job.config.seed}" if len(jobs) > 1 else ""
 
     def on_report(job: Job, report: Report) -> None:
         if watch is not None:
-            watch.epoch(report, total, f"s{job.config.seed}" if len(jobs) > 1 else "")
+            watch.epoch(report, total, name(job))
 
-    for record in run_side_by_side(jobs, home, on_report=on_report, say=say):
+    def on_maker(job: Job, progress: Report) -> None:
+        if watch is not None:
+            tell_maker(watch, progress, name(job))
+
+    for record in run_side_by_side(jobs, home, on_report=on_report, on_maker=on_maker, say=say):
         if not record.finished:
             raise RunFailed(
                 f"run {record.run_id} ended as {record.state} ({record.error or 'no error noted'}); "

@@ -17,6 +17,8 @@ from sage_ray.record.provenance import now, who
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.search.best import best, read_trials
 from sage_ray.sections import PHASES
+from sage_ray.stages.pair_keys import origin_config
+from sage_ray.system_rules import has_segmenter
 
 FORMAT_VERSION = 1
 
@@ -119,6 +121,9 @@ def make_plan(
     else:
         best(source, home)  # raises, naming the nearest study
         raise UserError("no such study or run", source, "`sage-ray list` shows them")
+    if not has_segmenter(config.adversarial):
+        what = f"system {config.adversarial.system} has no segmenter that a final training could score"
+        raise UserError(what, label, "use its run by `sage-ray generate`, or choose another adversarial.system")
     final = final_config(config, drops, label).with_values({"seed": seeds[0]})
     identity = {**final.identity(), "seed": None}
     key = stable_hash({"config": identity, "seeds": seeds, "model": model_name})[:8]
@@ -173,7 +178,8 @@ def _base_of(
     # A trial of the base has the drops that its validation drove; by identity, since a point {} is the base.
     for number, runs in read_trials(name, home).runs.items():
         config = runs[0].config()
-        same_run = config.with_values({"seed": base.seed, "data.split.fold": base.data.split.fold})
+        split = {f"data.split.{name}": getattr(base.data.split, name) for name in ("fold", "subset")}
+        same_run = config.with_values({"seed": base.seed, **split})
         if same_run.config_hash() == base.config_hash():
             return config, runs[0].read().lr_drops, facts | {"trial": number, "rule": rule}
     return base, None, facts | {"rule": rule}
@@ -185,7 +191,7 @@ def final_config(config: ExperimentConfig, lr_drops: dict[str, list[int]] | None
     Last (or averaged) weights are kept and handed on; a plateau rule becomes the recorded drops.
 
     Raises:
-        UserError: no locked test part, or a plateau rule without recorded drops.
+        UserError: no locked test part, a plateau rule without recorded drops, or extra pairs by a preset that has one.
     """
     if config.data.split.test == 0:
         raise UserError("no locked test part", f"{where}, data.split.test=0", "final scores need one: set it above 0")
@@ -193,6 +199,11 @@ def final_config(config: ExperimentConfig, lr_drops: dict[str, list[int]] | None
         "data.split.validation": 0.0,
         "data.split.folds": 0,
         "data.split.fold": 0,
+        # However few labels a study gave: the model that is used learns from all outside the locked test. A part (A, B
+        # or C) stays: its generator is judged on images of the others.
+        "data.split.labels": 0,
+        "data.split.subset": 0,
+        "data.split.unlabelled": "drop",
         "evaluation.select": "ema" if config.evaluation.ema_decay > 0 else "last",
         "pretrain.handoff": "last",
     }
@@ -204,7 +215,7 @@ def final_config(config: ExperimentConfig, lr_drops: dict[str, list[int]] | None
         section = config.phase(phase)
         if section.schedule.rule != "plateau":
             continue
-        if lr_drops is None and section.epochs:
+        if lr_drops is None and section.num_epochs:
             raise UserError(
                 "learning-rate drops are unknown",
                 f"{where}, {phase}.schedule.rule=plateau",
@@ -212,4 +223,6 @@ def final_config(config: ExperimentConfig, lr_drops: dict[str, list[int]] | None
             )
         values[f"{phase}.schedule.rule"] = "drops"
         values[f"{phase}.schedule.drops"] = list((lr_drops or {}).get(phase, ()))
-    return config.with_values(values)
+    final = config.with_values(values)
+    origin_config(final)  # what makes its extra pairs has no validation part either
+    return final

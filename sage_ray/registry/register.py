@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from sage_ray.config import ExperimentConfig
+from sage_ray.data.lineage import extra_pairs_of
 from sage_ray.data.prepare import prepare
 from sage_ray.errors import RunFailed, UserError
 from sage_ray.evaluation.score_tables import PRIMARY, ScoreLine, name_test_set, summary
@@ -20,6 +21,7 @@ from sage_ray.locks import is_locked
 from sage_ray.record.home import Home
 from sage_ray.record.mlflow_client import MirrorUnavailable
 from sage_ray.record.mlflow_mirror import Mirror
+from sage_ray.record.mlflow_params import study_params
 from sage_ray.record.mlflow_rows import ParentFacts
 from sage_ray.record.model_reference import MODEL_IN_PACKAGE, SEGMENTER_FILE
 from sage_ray.record.model_versions import (
@@ -36,6 +38,7 @@ from sage_ray.record.model_versions import (
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import State
 from sage_ray.registry.card import CardFacts, description, model_card, provenance_of_model
+from sage_ray.registry.final_note import final_note, final_points
 from sage_ray.registry.final_plan import FinalPlan, plan_path
 from sage_ray.registry.package import save_package
 
@@ -71,7 +74,10 @@ def final_parent(plan: FinalPlan, home: Home) -> ParentFacts:
         "sage.seeds": ",".join(str(seed) for seed in plan.seeds),
         "sage.model": plan.model_name,
     }
-    return ParentFacts(plan.final_id, "final", folder, state, tags, files=(plan_path(home, plan.final_id),))
+    shown = study_params(plan.run_config(plan.seeds[0]))
+    note = final_note(plan, home, state, shown)
+    files = (plan_path(home, plan.final_id),)
+    return ParentFacts(plan.final_id, "final", folder, state, tags, final_points(plan, home), files, shown, note)
 
 
 def registered_runs(home: Home) -> dict[str, str]:
@@ -218,7 +224,9 @@ def _facts(plan: FinalPlan, home: Home, models: Mapping[int, Path]) -> tuple[Car
         packed=tuple(models),
         segmenter_bytes=(models[plan.seeds[0]] / SEGMENTER_FILE).stat().st_size,
     )
-    return facts, provenance_of_model(facts, seen, tested, data.split.split_id)
+    extra = extra_pairs_of(models[plan.seeds[0]])
+    provenance = provenance_of_model(facts, seen, tested, data.split.split_id)
+    return facts, provenance | ({"extra_pairs": extra} if extra else {})
 
 
 def _places(plan: FinalPlan, home: Home) -> list[str]:

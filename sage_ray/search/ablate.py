@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
@@ -16,8 +16,8 @@ from sage_ray.evaluation import ledger
 from sage_ray.evaluation.locked_test import score_locked_test, stored_test_rows
 from sage_ray.evaluation.score_tables import PRIMARY, meaning
 from sage_ray.evaluation.shared_reads import Readings, readings_by
-from sage_ray.losses.perceptual import load_vgg19
 from sage_ray.metrics.definitions import IMAGE_SCORES
+from sage_ray.notebook_view import NotebookView
 from sage_ray.record.home import Home
 from sage_ray.record.mlflow_client import MirrorUnavailable
 from sage_ray.record.mlflow_mirror import Mirror
@@ -25,13 +25,20 @@ from sage_ray.record.run_folder import RunFolder
 from sage_ray.runtime.devices import crossing
 from sage_ray.runtime.near_gpus import Near, near_gpus
 from sage_ray.search.driver import Wishes, resume, sweep
+from sage_ray.search.parent_run import tell_parent
 from sage_ray.search.study_folder import StudyFolder, new_study_name
 from sage_ray.search.study_status import RunStatus, StudyStatus, TrialStatus, status
 from sage_ray.study.design import Arm, Design
 from sage_ray.study.spec import RunPlace
+from sage_ray.system_rules import has_segmenter
 from sage_ray.termination import terminated_as_interrupted
-from sage_ray.training.build import needs_perceptual
 from sage_ray.watch import SilentWatch, Watch
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TOLD_READINGS = 20
+"""Lines, about, that a study's readings of the locked test are told in."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,8 @@ class ArmRun:
     test: float | None
     test_reads: int
     error: str | None
+    subset: int | None = None
+    """Which choice of labelled images it was trained on, where the study has several."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +78,17 @@ class ArmSummary:
     """Runs that have been scored on the locked test."""
     definitions: dict[str, str]
     """What the objective's score and the test score are; only arms with equal definitions may be compared."""
+    label: str | None = None
+    """Its name in tables and figures, if the design gives one."""
+
+    @property
+    def called(self) -> str:
+        """What a person reads for its name: its label, or its name."""
+        return self.label or self.arm
 
 
 @dataclass(frozen=True)
-class AblationResult:
+class AblationResult(NotebookView):
     """An ablation as it stands."""
 
     status: StudyStatus
@@ -93,6 +109,34 @@ class AblationResult:
     """What to keep in mind: arms that were computed on different models of GPU or versions of torch, and homes whose
     readings are not counted."""
 
+    def frame(self) -> pd.DataFrame:
+        """One row per arm: arm, label, reference (is it?), done, failed, mean objective, mean test score, not_run."""
+        import pandas as pd
+
+        rows = [
+            {
+                "arm": arm.arm,
+                "label": arm.called,
+                "reference": arm.is_reference,
+                "done": arm.done,
+                "failed": arm.failed,
+                self.status.metric: arm.value,
+                f"test/{self.test_score}": arm.test,
+                "not_run": arm.not_run or "",
+            }
+            for arm in self.arms
+        ]
+        return pd.DataFrame(rows)
+
+    def headline(self) -> str:
+        """Name, state and counts of the ablation."""
+        return self.status.headline()
+
+    def remarks(self) -> list[str]:
+        """How often the locked tests were read, and what to keep in mind."""
+        means = "Means over the finished runs of each arm; two such means do not make a difference: see the report."
+        return [means, *(found.text for found in self.readings), *self.notes]
+
 
 def ablate(design: Design, home: Home, name: str | None = None, watch: Watch | None = None) -> AblationResult:
     """Train every arm of `design` with every seed and fold, then score each finished run once on the locked test.
@@ -111,9 +155,6 @@ def ablate(design: Design, home: Home, name: str | None = None, watch: Watch | N
         KeyboardInterrupt: Ctrl-C or SIGTERM; the study can be resumed.
     """
     study = new_study_name(name or design.name)
-    home.check_writable()
-    if not StudyFolder(home, study).exists:
-        _check_perceptual(design, home)
     return _conclude(sweep(design, home, study, watch), home, watch)
 
 
@@ -134,21 +175,6 @@ def read_ablation(name: str, home: Home) -> AblationResult:
     return _result(status(name, home), home)
 
 
-def _check_perceptual(design: Design, home: Home) -> None:
-    """Raise UserError before any training if an arm needs VGG19 weights that cannot be had; fetch them if they can."""
-    seen: set[str | None] = set()
-    for arm in design.arms:
-        path = arm.config.adversarial.perceptual_weights
-        if arm.not_run is not None or path in seen or not needs_perceptual(arm.config):
-            continue
-        seen.add(path)
-        try:
-            load_vgg19(path, home.cache)
-        except UserError as error:
-            mend = f"{error.mend}; or say why the arm is not run: --set 'arms.{arm.name}.not_run=REASON'"
-            raise UserError(error.what, f"arm {arm.name}, {error.where}", mend) from None
-
-
 def _conclude(found: StudyStatus, home: Home, watch: Watch | None) -> AblationResult:
     design = _design(found.study, home)
     tested = found.state == "finished" and design.file.test
@@ -160,10 +186,13 @@ def _conclude(found: StudyStatus, home: Home, watch: Watch | None) -> AblationRe
 
 def _read_tests(found: StudyStatus, home: Home, watch: Watch | None) -> None:
     """Score the finished runs that have not been; a run that cannot be scored does not keep the others from it."""
-    finished = [run for trial in found.trials for run in trial.runs if run.state == "COMPLETE"]
+    complete = [run for trial in found.trials for run in trial.runs if run.state == "COMPLETE"]
+    # A run without a segmenter makes no masks that could be scored.
+    finished = [run for run in complete if has_segmenter(RunFolder(home.runs / run.run_id).config().adversarial)]
     # A kill between the record and the ledger is mended by reading back what is stored; it is no second read.
     waiting = [run for run in finished if not run.test_reads or not _counted(run, home)]
     problems: list[UserError] = []
+    every = max(1, len(waiting) // TOLD_READINGS)
     watch = watch or SilentWatch()
     with terminated_as_interrupted(), _near(waiting, home, watch) as near:
         for number, run in enumerate(waiting, start=1):
@@ -171,8 +200,10 @@ def _read_tests(found: StudyStatus, home: Home, watch: Watch | None) -> None:
                 near.call(score_locked_test, run.run_id, home, purpose=f"ablation {found.study}")
             except UserError as error:
                 problems.append(error)
-            watch.line(f"locked test read by {run.run_id} ({number} of {len(waiting)} runs)")
-        _mirror(waiting, home)
+                continue
+            if number % every == 0 or number == len(waiting):
+                watch.line(f"locked test read by {run.run_id} ({number} of {len(waiting)} runs)")
+        _mirror(found.study, waiting, home)
     if problems:
         raise problems[0]
 
@@ -187,12 +218,15 @@ def _counted(run: RunStatus, home: Home) -> bool:
     return bool(ledger.reads_of_run(home.path, run.run_id, created)[0])
 
 
-def _mirror(runs: Sequence[RunStatus], home: Home) -> None:
+def _mirror(study: str, runs: Sequence[RunStatus], home: Home) -> None:
+    """Tell MLflow of the scores, run by run, and of the study what they say."""
     mirror = Mirror(home)
     # The driver has said that MLflow is away, if it is; `sync` sends what is missing.
     with contextlib.suppress(MirrorUnavailable):
         for run in runs:
             mirror.push(RunFolder(home.runs / run.run_id))
+        if runs:
+            tell_parent(mirror, StudyFolder(home, study), status(study, home))
 
 
 def _design(name: str, home: Home) -> Design:
@@ -250,6 +284,7 @@ def _run(trial: TrialStatus, place: RunPlace, home: Home, score: str) -> ArmRun:
         test=_test_mean(RunFolder(home.runs / place.run_id), score) if reads else None,
         test_reads=reads,
         error=trial.error,
+        subset=place.subset,
     )
 
 
@@ -261,13 +296,14 @@ def _summary(arm: Arm, design: Design, runs: Sequence[ArmRun], score: str) -> Ar
         is_reference=arm.name == design.reference.name,
         levels=dict(arm.levels),
         not_run=arm.not_run,
-        wanted=0 if arm.not_run else len(design.seeds_and_folds()),
+        wanted=0 if arm.not_run else design.runs_of_arm,
         done=sum(run.state == "COMPLETE" for run in mine),
         failed=sum(run.state == "FAIL" for run in mine),
         value=_mean([run.value for run in mine if run.value is not None]),
         test=_mean(tests),
         tested=len(tests),
         definitions={name: meaning(name, arm.config) for name in (design.objective.metric, f"test/{score}")},
+        label=arm.label,
     )
 
 

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sage_ray.config import ExperimentConfig
 from sage_ray.errors import UserError
 from sage_ray.evaluation.score_tables import meaning
+from sage_ray.notebook_view import NotebookView
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
+from sage_ray.search.network_flops import network_flops, networks_key
 from sage_ray.search.objectives import on_front
+from sage_ray.search.stopped_trials import StoppedTrial, stopped_higher
 from sage_ray.statistics import by_group
 from sage_ray.study.file_schema import ObjectivePart
 from sage_ray.study.objective import reduce_reports
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from sage_ray.search.study_status import StudyStatus, TrialStatus
     from sage_ray.study.spec import StudySpec
 
-RUN_PARAMS = ("seed", "fold")
+RUN_PARAMS = ("seed", "fold", "subset")
 """What tells the runs of one arm apart."""
 
 
@@ -37,9 +42,10 @@ class Candidate:
     """The study's objective, mean over seeds."""
     seed_values: dict[int, float]
     epochs: int
-    """Number of epochs of both phases, the first measure of cost."""
-    network_flops: int
-    """Operations of one forward pass of each trained network, the second measure of cost."""
+    """Number of epochs of all stages of a run, the first measure of cost."""
+    network_flops: int | None
+    """Operations of one forward pass of each trained network, the second measure of cost; None where all trials have
+    the same networks, so that nothing has to be counted."""
     per_image: dict[str, float] = field(default_factory=dict)
     """Validation score of each image (by sha) at the selected epoch, mean over seeds; empty if the metric has none."""
     groups: dict[str, str] = field(default_factory=dict)
@@ -70,12 +76,13 @@ class Standing:
     within: bool
     """Whether `behind` is at most `standard_error`."""
     epochs: int
-    network_flops: int
+    network_flops: int | None
+    """None where all trials have the same networks."""
     params: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class BestChoice:
+class BestChoice(NotebookView):
     """The chosen trial of a study and how it was chosen."""
 
     study: str
@@ -96,6 +103,40 @@ class BestChoice:
     weights_sha: str | None
     front: list[FrontTrial] = field(default_factory=list)
     """With two objectives the trials among which the choice is, best in the first objective first; else empty."""
+    stopped_higher: list[StoppedTrial] = field(default_factory=list)
+    """Trials that stood better than the chosen one's value when they were stopped early, the best first."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """Of an ablation, what tables and figures call an arm, by its name, where the design gives a label."""
+
+    def frame(self) -> pd.DataFrame:
+        """One row per complete trial, the chosen one first, then by falling score.
+
+        Columns: trial, chosen, value, behind (the top value), standard_error, within (whether behind is within it),
+        epochs, and one per parameter.
+        """
+        import pandas as pd
+
+        from sage_ray.search.study_status import with_labels
+
+        rows = [{"trial": self.trial, "chosen": True, "value": self.value, **_behind(self), **self.params}]
+        for row in self.runner_ups:
+            near = {"behind": row.behind, "standard_error": row.standard_error, "within": row.within}
+            rows.append({"trial": row.trial, "chosen": False, "value": row.value, **near, **row.params})
+        return with_labels(pd.DataFrame(rows), self.labels)
+
+    def headline(self) -> str:
+        """Which trial of which study was chosen."""
+        return f"Best of {self.study}: trial {self.trial}, {self.value:.4f}"
+
+    def remarks(self) -> list[str]:
+        """How the choice was made."""
+        return [f"Rule: {self.rule}"]
+
+
+def _behind(choice: BestChoice) -> dict[str, Any]:
+    """Where the chosen trial stands behind the top one."""
+    top = next((row.value for row in choice.runner_ups if row.trial == choice.top_trial), choice.value)
+    return {"behind": abs(top - choice.value), "standard_error": choice.standard_error, "within": True}
 
 
 def best(name: str, home: Home) -> BestChoice:
@@ -128,6 +169,8 @@ def best(name: str, home: Home) -> BestChoice:
         lr_drops=runs[0].read().lr_drops,
         weights_sha=runs[0].read().weights_sha,
         front=study.front,
+        stopped_higher=stopped_higher(study.stopped, chosen.value, maximize=study.maximize),
+        labels=study.labels,
     )
 
 
@@ -164,7 +207,7 @@ def choose(
 
 def cost(candidate: Candidate) -> tuple[float, int, int, int]:
     """Sort key: cheaper first, a second objective before all."""
-    return candidate.second or 0.0, candidate.epochs, candidate.network_flops, candidate.trial
+    return candidate.second or 0.0, candidate.epochs, candidate.network_flops or 0, candidate.trial
 
 
 def _cheapest(candidate: Candidate) -> str:
@@ -230,6 +273,10 @@ class StudyTrials:
     """What the metric of each trial is; a search has one meaning, the arms of an ablation may differ in it."""
     missing: list[str] = field(default_factory=list)
     """Runs of complete trials of which the home has no record."""
+    stopped: list[StoppedTrial] = field(default_factory=list)
+    """Trials of a search that the scheduler stopped early, if they had a value."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """Labels of arms, by name."""
 
 
 def read_trials(name: str, home: Home) -> StudyTrials:
@@ -245,6 +292,7 @@ def read_trials(name: str, home: Home) -> StudyTrials:
     objective = spec.objective
     state = status(name, home)
     candidates, runs, meanings, missing = [], {}, {}, list[str]()
+    configs: dict[int, ExperimentConfig] = {}
     for group in _groups(state, spec):
         number = group[0].number
         mine = [RunFolder.open(home.runs, run.run_id) for trial in group for run in trial.runs]
@@ -261,16 +309,24 @@ def read_trials(name: str, home: Home) -> StudyTrials:
                 params={name: value for name, value in group[0].params.items() if name not in RUN_PARAMS},
                 value=float(np.mean(values)),
                 seed_values=seed_values(mine, objective),
-                epochs=config.pretrain.epochs + config.adversarial.epochs,
-                network_flops=network_flops(config),
+                epochs=config.num_epochs,
+                network_flops=None,
                 per_image=image_values(mine, objective.metric),
                 groups=image_groups(mine),
                 second=_second(group[0], spec),
             )
         )
         meanings[number] = meaning(objective.metric, config)
+        configs[number] = config
+    # Counting takes seconds: the networks of most searches are the same in all trials.
+    if len({networks_key(config) for config in configs.values()}) > 1:
+        candidates = [replace(each, network_flops=network_flops(configs[each.trial])) for each in candidates]
     front = pareto_front(state.trials, spec.objectives) if len(spec.objectives) > 1 else []
-    return StudyTrials(objective.metric, objective.maximize, candidates, runs, front, meanings, missing)
+    pruned = [trial for trial in state.trials if trial.state == "PRUNED" and trial.value is not None]
+    stopped = [StoppedTrial(t.number, t.value, t.epoch, t.params) for t in pruned if t.value is not None]
+    return StudyTrials(
+        objective.metric, objective.maximize, candidates, runs, front, meanings, missing, stopped, spec.labels()
+    )
 
 
 def _lacking(trial: TrialStatus, spec: StudySpec) -> list[str]:
@@ -303,7 +359,7 @@ def _groups(state: StudyStatus, spec: StudySpec) -> list[list[TrialStatus]]:
     arms: dict[str, list[TrialStatus]] = {}
     for trial in state.trials:
         arms.setdefault(trial.params["arm"], []).append(trial)
-    return [trials for trials in arms.values() if len(trials) == len(spec.seeds_and_folds())]
+    return [trials for trials in arms.values() if len(trials) == spec.runs_of_arm]
 
 
 def _refuse_mixed(name: str, study: StudyTrials) -> None:
@@ -331,30 +387,8 @@ def image_groups(runs: Sequence[RunFolder]) -> dict[str, str]:
     return {row["image_sha"]: row["group"] for row in rows}
 
 
-def network_flops(config: ExperimentConfig) -> int:
-    """FLOPs of one forward pass, one image, of every network that the config trains; counted on shapes alone."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from sage_ray.models import DISCRIMINATORS, GENERATORS, SEGMENTERS
-    from sage_ray.training.build import network_kwargs
-
-    kwargs = network_kwargs(config)
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        image = torch.zeros(1, 1, *config.data.image_size)
-        SEGMENTERS[config.segmenter.name](**kwargs["segmenter"]).eval()(image)
-        if config.adversarial.epochs:
-            generator = GENERATORS[config.generator.name](**kwargs["generator"]).eval()
-            levels = cast(int, generator.levels)
-            generator(image, torch.zeros(1, levels, config.generator.style_dim), image)
-            discriminator = DISCRIMINATORS[config.discriminators.name](**kwargs["discriminators"]).eval()
-            for _ in ("disc_image", "disc_mask"):
-                discriminator(image)
-    return int(counter.get_total_flops())
-
-
 def seed_values(runs: Sequence[RunFolder], objective: ObjectivePart) -> dict[int, float]:
-    """Objective of each seed, mean over its folds; seeds without a finite value are left out."""
+    """Objective of each seed, mean over its folds and subsets; seeds without a finite value are left out."""
     values: dict[int, list[float]] = {}
     for run in runs:
         value = reduce_reports(run.metrics(), objective)

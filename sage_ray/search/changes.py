@@ -13,11 +13,12 @@ from typing import Any
 
 import yaml
 
-from sage_ray.config import flatten, parse_set, read_yaml
+from sage_ray.config import flatten, parse_sets, read_yaml
 from sage_ray.errors import UserError, did_you_mean
 from sage_ray.identity import identity_tree
 from sage_ray.search.storage import TrialRow
 from sage_ray.search.study_folder import StudyFolder
+from sage_ray.study.arm import extras_of
 from sage_ray.study.base_config import hashed_device, set_own
 from sage_ray.study.design import Design, build_design
 from sage_ray.study.design_schema import DesignFile
@@ -28,7 +29,7 @@ from sage_ray.study.spec import StudySpec
 FREE = ("max_hours", "max_gpu_hours", "max_failures_in_a_row", "concurrency", "storage")
 """Keys that say nothing of the trials themselves."""
 OF_SEARCH = ("trials", "seeds", "folds", "space", "points", "constraints", "sampler", "scheduler", *FREE)
-OF_ABLATION = ("arms", "factors", "seeds", "folds", "test", *FREE)
+OF_ABLATION = ("arms", "factors", "seeds", "folds", "subsets", "test", *FREE)
 OF_RUNTIME = ("silence_minutes", "max_retries", "snapshot_seconds", "pictures")
 """Settings of `runtime` that change neither what is computed nor where."""
 _PARTS = ("float", "int", "categorical", "tie", "log", "step", "when")
@@ -93,13 +94,15 @@ def _check_losses(old: StudySpec, new: StudySpec, rows: list[TrialRow], folder: 
     if old.kind == "sweep" and new.trials < len(rows):
         mend = f"give {len(rows)} or more; `sage-ray forget` removes a whole study"
         raise UserError(f"{new.trials} trials, but {len(rows)} have begun", folder.name, mend)
-    for key, before, after in (("seeds", old.file.seeds, new.file.seeds), ("folds", old.file.folds, new.file.folds)):
+    repeats = [(key, getattr(old.file, key, ()), getattr(new.file, key, ())) for key in ("seeds", "folds", "subsets")]
+    for key, before, after in repeats:
         gone = [value for value in before if value not in after]
         if gone and rows:
             raise UserError(f"{key} {gone} would be left out", folder.name, f"{key} may be added; keep {list(before)}")
-    if rows and bool(old.file.folds) != bool(new.file.folds):
-        mend = "its runs are named without a fold: begin another study, which takes over their stages"
-        raise UserError("folds cannot be added to a study without", folder.name, mend)
+    for key, before, after in repeats[1:]:
+        if rows and bool(before) != bool(after):
+            mend = f"its runs are named without a {key[:-1]}: begin another study, which takes over their stages"
+            raise UserError(f"{key} cannot be added to a study without", folder.name, mend)
     if isinstance(old, Design) and isinstance(new, Design):
         _check_arms(old, new, folder)
 
@@ -113,7 +116,7 @@ def _check_arms(old: Design, new: Design, folder: StudyFolder) -> None:
         changed = after.get(arm.name)
         if changed is None or changed.not_run is not None:
             raise UserError(f"arm {arm.name} would be left out", folder.name, "it has runs; keep it")
-        if changed.config.identity() != arm.config.identity():
+        if (changed.config.identity(), changed.follows) != (arm.config.identity(), arm.follows):
             raise UserError(f"arm {arm.name} would be another", folder.name, "it has runs; add an arm of a new name")
 
 
@@ -123,7 +126,7 @@ def changed_spec(folder: StudyFolder, sets: Iterable[str] | Mapping[str, Any]) -
     Raises:
         UserError: no key of the file, or a refused value.
     """
-    pairs = dict(sets.items() if isinstance(sets, Mapping) else (parse_set(text) for text in sets))
+    pairs = parse_sets(sets)
     old = folder.spec()
     free = may_change(old.kind)
     runtime = {key: pairs.pop(key) for key in [f"runtime.{name}" for name in OF_RUNTIME] if key in pairs}
@@ -172,7 +175,7 @@ def _flat(spec: StudySpec) -> dict[str, Any]:
         }
         flat["trials"] = spec.trials
     if isinstance(spec, Design):
-        flat |= {f"arms.{arm.name}": {"set": arm.values, "not_run": arm.not_run} for arm in spec.arms}
+        flat |= {f"arms.{arm.name}": {"set": arm.values, "not_run": arm.not_run, **extras_of(arm)} for arm in spec.arms}
     return flat
 
 

@@ -14,7 +14,7 @@ from sage_ray.followed import exists, push
 from sage_ray.leases import Lease
 from sage_ray.object_store import check_writable, open_object_store
 from sage_ray.record.home import Home
-from sage_ray.runtime.disk_space import check_space, run_need
+from sage_ray.runtime.disk_space import Need, check_space, run_need
 from sage_ray.search.changes import Change, changed_spec, check_changes
 from sage_ray.search.earlier import begun_from
 from sage_ray.search.forecast import note_forecast
@@ -26,12 +26,14 @@ from sage_ray.search.ray_session import seen_machines
 from sage_ray.search.reconcile import lately_ended, settle, take_up
 from sage_ray.search.sampling import simulate
 from sage_ray.search.storage import StudyStorage
+from sage_ray.search.study_at_hand import check_study
 from sage_ray.search.study_budgets import StudyBudgets
 from sage_ray.search.study_folder import StudyFolder, new_study_name
 from sage_ray.search.study_status import StudyStatus, status_of, study_rows
 from sage_ray.search.tune_run import TuneRun
 from sage_ray.sections import RuntimeConfig
 from sage_ray.stages.store import StageStore
+from sage_ray.study.design import Design
 from sage_ray.study.space import Space
 from sage_ray.study.spec import StudySpec
 from sage_ray.termination import terminated_as_interrupted
@@ -89,6 +91,8 @@ def sweep(
     refuse_taken_name(folder, spec)
     folder.store(spec.file.store).check()
     fingerprint = _look_at_data(spec, home, watch)
+    if not folder.exists:
+        check_study(spec, home)
     spec = _with_earlier(folder, spec, earlier, fingerprint)
     changes = check_wish(folder, spec)
     begun = folder.spec().base.runtime if folder.exists else None
@@ -162,6 +166,7 @@ def _start(folder: StudyFolder, spec: StudySpec, fingerprint: str, start: _Start
         folder.path.mkdir(parents=True, exist_ok=True)
         with folder.driver_lock(watch.line) as lease, terminated_as_interrupted():
             write_study(folder, spec, fingerprint, start.changes)
+            spec = folder.settled(spec)
             note_forecast(spec, folder, placement)
             storage = open_storage(folder, spec, fingerprint, watch, start.again)
             with contextlib.closing(storage):
@@ -179,6 +184,14 @@ def _look_at_data(spec: StudySpec, home: Home, watch: Watch) -> str:
     data = prepare(spec.base.data, home.cache, say=watch.line)
     watch.line(headline(data, spec.base.data))
     return data.fingerprint
+
+
+def _need(spec: StudySpec, home: Home, *, fresh: bool) -> Need:
+    """What a run of the study's base adds at least; of an ablation that begins, what its largest run does."""
+    images = len(prepare(spec.base.data, home.cache).split.train)
+    arms = [arm.config for arm in spec.arms if arm.not_run is None] if fresh and isinstance(spec, Design) else []
+    needs = [run_need(config, home, training_images=images) for config in arms or [spec.base]]
+    return max(needs, key=lambda need: need.stages + need.writing + need.results)
 
 
 def _forget_stop(folder: StudyFolder) -> None:
@@ -200,9 +213,9 @@ def _drive(
     budgets = StudyBudgets(folder, spec)
     if ended < spec.trials:
         store = StageStore(spec.base.runtime.stage_store or folder.home.stage_store)
-        check_space(run_need(spec.base, folder.home), folder.home, store, watch.line)
+        check_space(_need(spec, folder.home, fresh=not ended and not orphans), folder.home, store, watch.line)
         budgets.open([row.values for row in storage.rows() if row.values is not None])
-    halt = Halt(folder.stop_path, spec.file.max_hours, watch.line, lease)
+    halt = Halt(folder.stop_path, spec.file.max_hours, watch.line, lease, spec.base.runtime.snapshot_seconds)
     storage.when_away(lambda reason: halt.want(FAULT, reason), halt.check)
     before = status_of(folder, spec, storage.rows())
     watch.update(before)
@@ -218,6 +231,7 @@ def _drive(
     finally:
         if lease.lost():
             raise RunFailed(f"study {folder.name} is left to another driver, as this one gave no sign of life")
+        spec = folder.settled(spec)
         ended_runs = settle(storage, folder, spec, patience_s=LEAVE_S)
         for row in storage.rows():
             if row.state == "RUNNING":

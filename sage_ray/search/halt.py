@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.tune.experiment import Trial
 
 from sage_ray.followed import exists, push
 from sage_ray.leases import BEATS, Lease, lease_s
@@ -23,6 +24,8 @@ OUT_OF_GPU_HOURS, LOST = "out of GPU-hours", "lost"
 
 LOOK_S = 2.0
 """A stop file in a bucket is looked for no more often."""
+MARGIN_S = 30.0
+"""What a trial gets beyond the time between two snapshots, to end its epoch, score it and write it."""
 
 
 class Halt:
@@ -34,11 +37,22 @@ class Halt:
         say: told one line when the sweep begins to end.
         lease: of the study. A driver that was stopped for so long that another one could take the study ends at once,
             and leaves everything to that one.
+        snapshot_seconds: longest time of its trials between two snapshots. Epochs that take longer are all on disk, so
+            trials get this time, and `MARGIN_S`, to end by themselves: no finished epoch is lost.
     """
 
-    def __init__(self, stop_path: Path, max_hours: float | None, say: Callable[[str], None], lease: Lease) -> None:
+    def __init__(
+        self,
+        stop_path: Path,
+        max_hours: float | None,
+        say: Callable[[str], None],
+        lease: Lease,
+        snapshot_seconds: float = 0.0,
+    ) -> None:
         self._stop_path, self._say = stop_path, say
         self._lease, self._looked = lease, time.monotonic()
+        self._patience_s, self._halted_at = snapshot_seconds + MARGIN_S, 0.0
+        self._running: int | None = None
         self._deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
         self._wanted: tuple[str, str] | None = None
         self.reason: str | None = None
@@ -62,10 +76,22 @@ class Halt:
         if self._wanted is None:
             return False
         self.reason, self.detail = self._wanted
+        self._halted_at = time.monotonic()
         self._stop_path.write_text(f"{self.reason}: {self.detail}\n")
         push(self._stop_path)
-        self._say(f"{self.reason}: {self.detail}; running trials end at their epoch")
+        self._say(f"{self.reason}: {self.detail}; running trials end at their epoch, or after {self._patience_s:.0f} s")
         return True
+
+    def look(self, trials: Sequence[Trial]) -> None:
+        """Count those of Tune's trials that still run, once the sweep is ending."""
+        if self.reason is not None:
+            self._running = sum(trial.status == Trial.RUNNING for trial in trials)
+
+    def over(self) -> bool:
+        """Whether nothing is waited for any more: no trial runs, or they have had the time to end by themselves."""
+        if not self.check():
+            return False
+        return self.reason == LOST or self._running == 0 or time.monotonic() - self._halted_at >= self._patience_s
 
     def _is_lost(self) -> bool:
         now = time.monotonic()
@@ -78,7 +104,11 @@ class Halt:
 
 
 class HaltStopper(DriverSide, tune.Stopper):
-    """Ends the whole Tune experiment when the halt is on; single trials are the scheduler's affair."""
+    """Ends the whole Tune experiment when the halt is over; single trials are the scheduler's affair.
+
+    Tune ends a trial in the middle of its epoch: it drops the process, which takes the finished epochs that are not on
+    disk yet with it. So the trials are told by the study's stop file first, and end by themselves.
+    """
 
     def __init__(self, halt: Halt) -> None:
         self._halt = halt
@@ -89,7 +119,7 @@ class HaltStopper(DriverSide, tune.Stopper):
 
     def stop_all(self) -> bool:
         """Whether Tune shall end all trials."""
-        return self._halt.check()
+        return self._halt.over()
 
 
 @contextmanager

@@ -15,15 +15,19 @@ from sage_ray.study.objective import reduce_reports
 
 
 def run_objectives(
-    reports: Sequence[Mapping[str, Any]], config: ExperimentConfig, objectives: Sequence[ObjectivePart]
+    reports: Sequence[Mapping[str, Any]],
+    config: ExperimentConfig,
+    objectives: Sequence[ObjectivePart],
+    pair_seconds: float = 0.0,
 ) -> list[float]:
     """Each objective of a run, from its reports in epoch order; NaN where a score is not finite.
 
-    gpu_seconds are those of all its epochs, also of those that came from the stage store: what the configuration would
-    cost by itself.
+    gpu_seconds are those of all its epochs, also of those that came from the stage store, and those of its extra pairs
+    (`RunRecord.pair_seconds`), whoever made them: what the configuration would cost by itself.
     """
+    seconds = device_seconds(reports, config, pair_seconds)
     return [
-        device_seconds(reports, config) if objective.metric == DEVICE_SECONDS else reduce_reports(reports, objective)
+        seconds if objective.metric == DEVICE_SECONDS else reduce_reports(reports, objective)
         for objective in objectives
     ]
 
@@ -38,9 +42,9 @@ def on_front(values: Sequence[Sequence[float]], objectives: Sequence[ObjectivePa
     return [not np.any(np.all(losses <= loss, axis=1) & np.any(losses < loss, axis=1)) for loss in losses]
 
 
-def device_seconds(reports: Sequence[Mapping[str, Any]], config: ExperimentConfig) -> float:
-    """Seconds of all epochs of a run, times the GPUs that it held, or on a CPU times its workers."""
-    return sum(float(report["seconds"]) for report in reports) * devices_of(config)
+def device_seconds(reports: Sequence[Mapping[str, Any]], config: ExperimentConfig, pair_seconds: float = 0.0) -> float:
+    """Seconds of all epochs of a run and of its extra pairs, times the GPUs that it held, or on a CPU its workers."""
+    return (sum(float(report["seconds"]) for report in reports) + pair_seconds) * devices_of(config)
 
 
 def devices_of(config: ExperimentConfig) -> float:

@@ -19,6 +19,7 @@ from sage_ray.search.earlier import earlier_trials
 from sage_ray.search.rebuild import is_of, is_sound, rebuild, relabel, stamp
 from sage_ray.search.storage import StudyStorage, TrialRow, is_divergence, read_rows
 from sage_ray.search.study_folder import StudyFolder, stored_place
+from sage_ray.search.study_note import metric_names, study_note
 from sage_ray.search.study_status import study_rows
 from sage_ray.study.spec import StudySpec
 from sage_ray.watch import Watch
@@ -146,6 +147,7 @@ def open_storage(
     earlier = earlier_trials(spec, folder.home, fingerprint, watch.line)
     storage = StudyStorage(folder.path, folder.name, spec, earlier, store=store, patience=patience)
     stamp(folder, spec.hash)
+    storage.describe(metric_names(spec), study_note(spec))
     return storage
 
 

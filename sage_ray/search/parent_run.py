@@ -2,57 +2,90 @@
 
 from __future__ import annotations
 
-import json
+import functools
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from sage_ray.config import ExperimentConfig, resolve
 from sage_ray.errors import UserError
 from sage_ray.record.mlflow_client import MirrorUnavailable
 from sage_ray.record.mlflow_follower import wait_for
 from sage_ray.record.mlflow_mirror import Mirror
+from sage_ray.record.mlflow_params import study_facts, study_params, study_tree, text_of
 from sage_ray.record.mlflow_rows import ParentFacts, Point
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import State
+from sage_ray.search.arm_verdicts import arm_verdicts
+from sage_ray.search.parent_note import study_description
+from sage_ray.search.parent_scores import PRIMARY, ArmStanding, arm_standings, best_arm, best_trial, counts, tests_of
 from sage_ray.search.study_folder import StudyFolder
-from sage_ray.search.study_status import StudyStatus, TrialStatus
+from sage_ray.search.study_status import StudyStatus
 from sage_ray.watch import Watch
 
 WAIT_S = 30.0
 LOOK_S = 5.0
 """Least time between two looks for a better trial."""
-COUNTS = ("target", "done", "pruned", "failed", "metric", "direction")
+COUNT_S = 60.0
+"""Least time between two looks for new counts of trials alone."""
 STATES: dict[str, State] = {"running": "RUNNING", "finished": "COMPLETE", "interrupted": "INTERRUPTED"}
+_WORDS = {state: word for word, state in STATES.items()}
 
 
 def study_parent(folder: StudyFolder, status: StudyStatus, state: State) -> ParentFacts:
-    """What MLflow's run of a study shall say: counts, the best trial with its parameters, and the study's files."""
-    tags = {"sage.study": folder.name, "sage.home": folder.home.address}
-    tags |= {f"sage.{name}": str(getattr(status, name)) for name in COUNTS}
-    best = best_trial(status)
-    points: tuple[Point, ...] = ()
+    """What MLflow's run of a study shall say: numbers, the best trial or arm, a description, and the study's files."""
+    home = folder.home
+    facts, tree = study_facts(folder.path), study_tree(folder.path)
+    arms, best = arm_standings(status, facts, home), best_trial(status)
+    shown = study_params(_base(folder)) if folder.base_path.is_file() else {}
+    tags = {"sage.study": folder.name, "sage.home": home.address}
+    tags |= {"sage.metric": status.metric, "sage.direction": status.direction}
+    values = counts(status)
+    tests: dict[str, float] = {}
     if best is not None and best.value is not None:
-        ended, now_ms = status.done + status.pruned + status.failed, int(time.time() * 1000)
-        values = {"objective": best.value, **(best.objectives if len(best.objectives) > 1 else {})}
-        points = tuple((f"best/{name}", value, now_ms, ended) for name, value in values.items())
+        objectives = best.objectives if len(best.objectives) > 1 else {}
+        values |= {f"best/{name}": value for name, value in {"objective": best.value, **objectives}.items()}
+        tests = tests_of([run.run_id for run in best.runs], home)
         tags["sage.best_trial"] = str(best.number)
-        tags |= {f"sage.best/{path}": _text(value) for path, value in best.params.items()}
+        tags |= {f"sage.best/{path}": text_of(value) for path, value in best.params.items()}
+    top = best_arm(status, arms)
+    if top is not None and top.value is not None:
+        values["best/objective"] = top.value
+        tests = dict(top.tests)
+        tags["sage.best_arm"] = top.name
+        values |= _of_reference(arms, str(facts.get("reference")))
+    verdicts = arm_verdicts(status, facts, home) if arms and state != "RUNNING" else []
+    ended, now_ms = status.done + status.pruned + status.failed, int(time.time() * 1000)
+    points: tuple[Point, ...] = tuple((name, value, now_ms, ended) for name, value in {**values, **tests}.items())
+    note = study_description(replace(status, state=_WORDS[state]), tree, shown, arms, verdicts, tests)
     files = () if state == "RUNNING" else (folder.spec_path, folder.base_path, folder.path / "study.json")
-    return ParentFacts(folder.name, "study", folder.path, state, tags, points, files)
+    return ParentFacts(folder.name, "study", folder.path, state, tags, points, files, shown, note)
 
 
-def best_trial(status: StudyStatus) -> TrialStatus | None:
-    """The complete trial with the best (first) objective; None for an ablation, which compares and seeks no best."""
-    done = [trial for trial in status.trials if trial.state == "COMPLETE" and trial.value is not None]
-    if status.kind != "sweep" or not done:
-        return None
-    sign = -1.0 if status.direction == "minimize" else 1.0
-    return max(done, key=lambda trial: sign * (trial.value or 0.0))
+def tell_parent(mirror: Mirror, folder: StudyFolder, status: StudyStatus) -> None:
+    """Bring MLflow's run of a study that is not driven up to its status. Raises MirrorUnavailable as `Mirror.push`."""
+    mirror.send_parent(study_parent(folder, status, STATES[status.state]))
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def _of_reference(arms: Sequence[ArmStanding], reference: str) -> dict[str, float]:
+    """Scores of the arm that the others are compared with."""
+    arm = next((arm for arm in arms if arm.name == reference), None)
+    if arm is None or arm.value is None:
+        return {}
+    tested = {f"reference/{PRIMARY}": arm.tests[PRIMARY]} if PRIMARY in arm.tests else {}
+    return {"reference/objective": arm.value, **tested}
+
+
+def _base(folder: StudyFolder) -> ExperimentConfig:
+    return _read_base(folder.base_path, folder.base_path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=8)
+def _read_base(path: Path, _changed: int) -> ExperimentConfig:
+    return resolve(file=path).config
 
 
 class ParentRun:
@@ -63,7 +96,8 @@ class ParentRun:
         self._mirror = Mirror(folder.home)
         self._thread: threading.Thread | None = None
         self._best: int | None = None
-        self._looked = 0.0
+        self._looked = self._counted = 0.0
+        self._ended = 0
         self._said = False
 
     def say(self, state: State, status: StudyStatus, runs: Sequence[RunFolder] = ()) -> None:
@@ -79,15 +113,17 @@ class ParentRun:
         return _BestWatch(self._watch, self)
 
     def note(self, status: StudyStatus) -> None:
-        """Tell MLflow of the best trial so far, in the background, if it is a new one."""
+        """Tell MLflow, in the background, of a new best trial at once, and of trials that have ended after a while."""
         if time.monotonic() - self._looked < LOOK_S or (self._thread is not None and self._thread.is_alive()):
             return
         self._looked = time.monotonic()
-        best = best_trial(status)
-        if best is not None and best.number != self._best:
+        best, ended = best_trial(status), status.done + status.pruned + status.failed
+        late = ended > self._ended and time.monotonic() - self._counted > COUNT_S
+        if late or (best is not None and best.number != self._best):
             self._start("RUNNING", status, ())
 
     def _start(self, state: State, status: StudyStatus, runs: Sequence[RunFolder]) -> None:
+        self._counted, self._ended = time.monotonic(), status.done + status.pruned + status.failed
         self._thread = threading.Thread(target=self._send, args=(state, status, runs), daemon=True)
         self._thread.start()
 

@@ -23,16 +23,18 @@ from sage_ray.losses.perceptual import VGG19Loss, random_vgg19
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.runtime.launch import run, with_checkpoint
-from sage_ray.search.epoch_cost import PHASE_OF, Images, Measured, kinds_of, likeness
+from sage_ray.search.epoch_cost import PHASE_OF, RENDER, Images, Measured, kinds_of, likeness, likeness_of
 from sage_ray.sections import PHASES
-from sage_ray.training.batches import Pictures, steps_per_epoch, training_batches
+from sage_ray.stages.store import StageStore
+from sage_ray.training.batches import Pictures, judged_rows, steps_in_epoch, training_batches
 from sage_ray.training.build import build_state, needs_perceptual
 from sage_ray.training.context import LocalContext, RunContext, computed_on
+from sage_ray.training.generated_loss import validate_state
 from sage_ray.training.loop import STEPS
 from sage_ray.training.memory import memory_of
 from sage_ray.training.precision import resolve_precision, use_precision
 from sage_ray.training.recipe import Recipe, build_recipe
-from sage_ray.training.scoring import validate
+from sage_ray.training.render_stage import render_steps
 from sage_ray.training.state import TrainState
 
 PILOT_S = 3.0
@@ -46,16 +48,71 @@ SHORT_RUN_S = 20.0
 """Longest time that a run of a few epochs may take, from which the seconds of a run beside its epochs are read."""
 
 
-def pilot(config: ExperimentConfig, home: Home, place: Mapping[str, Any], say: Callable[[str], None]) -> list[Measured]:
+def pilot(
+    config: ExperimentConfig,
+    home: Home,
+    place: Mapping[str, Any],
+    say: Callable[[str], None],
+    *,
+    name: str = "a pilot",
+    rest: bool = True,
+) -> list[Measured]:
     """Measured seconds of each kind of epoch of a config whose runtime is resolved, on this machine.
 
     A perceptual term is computed with drawn weights: they take the time of the published ones, which need not be here.
+    Of rendering see `pilot_of_rendering`.
+
+    Args:
+        config: what is measured.
+        home: its cache has the data.
+        place: where it is compared with others.
+        say: told what is measured.
+        name: of the measurement.
+        rest: whether a short run tells what a run takes beside its epochs.
 
     Raises:
         UserError: the config asks for a GPU that is not here, or for several workers, or for data that cannot be read;
             or the trials compute on another GPU than this machine has.
         OutOfMemory: one trial alone does not fit.
     """
+    config, data, ctx = _begun(config, home, place)
+    images = Images(len(data.split.train), len(data.split.validation))
+    recipe = pilot_recipe(config, ctx, home.cache)
+    found: list[Measured] = []
+    for kind in kinds_of(config):
+        say(f"pilot: a few steps of {kind}" + ("" if name == "a pilot" else f" ({name})"))
+        with memory_of(config, PHASE_OF[kind], ctx.device):
+            timed = _epoch_seconds(kind, config, data, ctx, recipe)
+        source = name if timed.share == 1 else f"{name} on 1/{1 / timed.share:.0f} of the area of each image"
+        found.append(Measured(kind, timed.seconds, 0, source, likeness(config, PHASE_OF[kind], images, place)))
+    beside = _rest(config, home, found) if rest else None
+    return [replace(measured, rest_s=beside) for measured in found]
+
+
+def pilot_of_rendering(
+    config: ExperimentConfig, home: Home, place: Mapping[str, Any], say: Callable[[str], None], name: str
+) -> Measured:
+    """Measured seconds of an epoch of a config's stage of rendering; Args and Raises as `pilot`.
+
+    Raises:
+        UserError: beside what `pilot` raises, the engine cannot be used here.
+    """
+    config, data, ctx = _begun(config, home, place)
+    say(f"pilot: a few steps of {RENDER} ({name})")
+    steps = render_steps(config, data, ctx, StageStore(home.stage_store))
+    taken: list[float] = []
+    while not taken or not _enough(taken, compiled=False):
+        taken.append(_timed(functools.partial(next, steps), ctx))
+    counted = taken[1:] or taken
+    images = Images(len(data.split.train), len(data.split.validation))
+    seconds = len(judged_rows(data, config)) * sum(counted) / len(counted)
+    return Measured(RENDER, seconds, 0, name, likeness_of(config, RENDER, images, place))
+
+
+def _begun(
+    config: ExperimentConfig, home: Home, place: Mapping[str, Any]
+) -> tuple[ExperimentConfig, PreparedData, LocalContext]:
+    """What a pilot measures, its data and its device."""
     if config.runtime.workers > 1:
         mend = "measure with a recorded run: train one of a few epochs, then plan"
         raise UserError("a pilot is one worker", f"resources.workers={config.runtime.workers}", mend)
@@ -72,17 +129,7 @@ def pilot(config: ExperimentConfig, home: Home, place: Mapping[str, Any], say: C
     use_precision(
         resolve_precision(config.runtime.precision, ctx.device), ctx.device, deterministic=config.runtime.deterministic
     )
-    images = Images(len(data.split.train), len(data.split.validation))
-    recipe = pilot_recipe(config, ctx, home.cache)
-    found: list[Measured] = []
-    for kind in kinds_of(config):
-        say(f"pilot: a few steps of {kind}")
-        with memory_of(config, PHASE_OF[kind], ctx.device):
-            timed = _epoch_seconds(kind, config, data, ctx, recipe)
-        source = "a pilot" if timed.share == 1 else f"a pilot on 1/{1 / timed.share:.0f} of the area of each image"
-        found.append(Measured(kind, timed.seconds, 0, source, likeness(config, PHASE_OF[kind], images, place)))
-    rest = _rest(config, home, found)
-    return [replace(measured, rest_s=rest) for measured in found]
+    return config, data, ctx
 
 
 def pilot_recipe(config: ExperimentConfig, ctx: RunContext, cache_dir: Path) -> Recipe:
@@ -100,7 +147,7 @@ def middle_epoch(kind: str, config: ExperimentConfig) -> int:
 
     There the share of steps with generated images is that of most of them.
     """
-    epochs, freeze = config.phase(PHASE_OF[kind]).epochs, config.adversarial.freeze_epochs
+    epochs, freeze = config.phase(PHASE_OF[kind]).num_epochs, config.adversarial.freeze_epochs
     return {"pretrain": 0, "frozen": min(freeze, epochs) // 2, "adversarial": (freeze + epochs) // 2}[kind]
 
 
@@ -135,7 +182,8 @@ def _epoch_seconds(kind: str, config: ExperimentConfig, data: PreparedData, ctx:
         break
     share = _area(size) / _area(config.data.image_size)
     counted = taken[1:] or taken
-    per_epoch = steps_per_epoch(len(data.split.train), config.phase(phase).batch_size)
+    pairs = config.render.pairs if config.render.train_on_pairs else len(data.split.train)
+    per_epoch = steps_in_epoch(config.phase(phase), pairs)
     seconds = per_epoch * sum(counted) / len(counted) + _scoring_seconds(config, part, state, recipe, ctx)
     return _Timed(seconds / share, share)
 
@@ -180,7 +228,7 @@ def _scoring_seconds(
     if not len(part):
         return 0.0
     some = Pictures(data, part[: settings.batch_size], ctx.device)
-    score = functools.partial(validate, state.evaluated, some, settings, recipe, ctx)
+    score = functools.partial(validate_state, state, some, settings, recipe, ctx)
     seconds = _timed(score, ctx)
     if seconds < PILOT_S:
         seconds = _timed(score, ctx)
@@ -188,16 +236,27 @@ def _scoring_seconds(
 
 
 def _rest(config: ExperimentConfig, home: Home, found: list[Measured]) -> float | None:
-    """Seconds of a run beside its epochs: begun, its weights and pictures written; None where a run takes too long."""
-    few = {name: config.phase(name).model_copy(update={"epochs": min(config.phase(name).epochs, 1)}) for name in PHASES}
+    """Seconds of a run beside its epochs: begun, its weights and pictures written; None where a run takes too long.
+
+    It makes no pairs: what trains them is counted as what it is.
+    """
+    few: dict[str, Any] = {
+        name: config.phase(name).model_copy(update={"epochs": min(config.phase(name).num_epochs, 1), "steps": 0})
+        for name in PHASES
+    }
     if sum(measured.seconds for measured in found) > SHORT_RUN_S:
         return None
     few["adversarial"] = few["adversarial"].model_copy(update={"perceptual": "none"})
+    # What makes pairs would be trained first, for all its epochs; real ones take as long in a step.
+    few["pretrain"] = few["pretrain"].model_copy(update={"synthetic_share": 0.0})
+    few["data"] = config.data.model_copy(update={"extra_pairs": ""})
+    few["render"] = config.render.model_copy(update={"train_on_pairs": False})
     runtime = config.runtime.model_copy(update={"stage_store": None})
     with tempfile.TemporaryDirectory(prefix="sage-pilot-") as folder:
         away = Home(folder)
         away.cache.symlink_to(home.cache)
-        record = run(config.with_sections(runtime=runtime, **few), away, "pilot", mirror=False, launcher="inline")
+        short = config.with_sections(runtime=runtime, **few)
+        record = run(short, away, "pilot", mirror=False, launcher="inline")
         reports = RunFolder(away.runs / record.run_id).metrics()
     return max(record.seconds - sum(float(report["seconds"]) for report in reports), 0.0)
 

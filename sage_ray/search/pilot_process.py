@@ -27,11 +27,11 @@ from sage_ray.startup import start_quickly
 from sage_ray.training.batches import Pictures, training_batches
 from sage_ray.training.build import build_state
 from sage_ray.training.context import LocalContext
+from sage_ray.training.generated_loss import validate_state
 from sage_ray.training.loop import STEPS
 from sage_ray.training.memory import is_out_of_memory
 from sage_ray.training.precision import resolve_precision, use_precision
 from sage_ray.training.recipe import Recipe
-from sage_ray.training.scoring import validate
 from sage_ray.training.state import TrainState
 
 WARM_UP_STEPS = 3
@@ -143,7 +143,7 @@ def _score(config: ExperimentConfig, data: PreparedData, state: TrainState, reci
     """Score a batch of validation images, which may take more memory than a step."""
     some = data.split.validation[: config.evaluation.batch_size]
     if len(some):
-        validate(state.evaluated, Pictures(data, some, ctx.device), config.evaluation, recipe, ctx)
+        validate_state(state, Pictures(data, some, ctx.device), config.evaluation, recipe, ctx)
 
 
 def _synchronise(device: torch.device) -> None:

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import headline, prepare
+from sage_ray.notebook_view import NotebookView
 from sage_ray.record.home import Home
-from sage_ray.runtime.disk_space import DATABASE_BYTES, GB, free_bytes, kept_bytes, result_bytes
+from sage_ray.runtime.disk_space import (
+    DATABASE_BYTES,
+    GB,
+    free_bytes,
+    kept_bytes,
+    pair_bytes,
+    rendered_bytes,
+    result_bytes,
+)
 from sage_ray.search.budget import Trim, trimmed
 from sage_ray.search.earlier import begun_from, earlier_trials
 from sage_ray.search.epoch_cost import Measured
@@ -27,18 +37,23 @@ from sage_ray.search.planned_sharing import GpuSharing, StudyPilot
 from sage_ray.search.recorded_epochs import recorded_epochs
 from sage_ray.search.sampling import LEARNING, simulate
 from sage_ray.search.stage_tree import StageNode, stage_tree
+from sage_ray.stages.made_pairs import WHOLE
+from sage_ray.stages.render_keys import rendered_pairs_key
 from sage_ray.stages.store import StageStore
 from sage_ray.study.dimension import Sample
 from sage_ray.study.space import Space
 from sage_ray.study.spec import Kind, StudySpec
 from sage_ray.training.footprint import footprints
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 FIRST = 5
 """Trials whose configurations are shown."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(NotebookView):
     """Cost of a study if every trial runs to its end.
 
     Attributes:
@@ -70,6 +85,7 @@ class Plan:
         price: of all of it; None without a price per hour, or where the time is not known.
         price_per: the hour that the price is for.
         time_basis: what the hours rest on, in words.
+        not_in_hours: what the hours leave out, as nothing like it was measured.
         pilot: what a pilot on a GPU found of several trials per GPU; None without a pilot, and on a CPU.
         upper_bound: whether trials may be stopped early, so that less is computed.
         tree: the distinct stages, each with what goes on from it.
@@ -105,11 +121,43 @@ class Plan:
     price: float | None = None
     price_per: str = ""
     time_basis: list[str] = field(default_factory=list)
+    not_in_hours: list[str] = field(default_factory=list)
     pilot: GpuSharing | None = None
     upper_bound: bool = False
     tree: list[StageNode] = field(default_factory=list)
     first: list[dict[str, Any]] = field(default_factory=list)
     trim: Trim | None = None
+
+    def frame(self) -> pd.DataFrame:
+        """What the study takes, one row per number: what, amount."""
+        import pandas as pd
+
+        amounts = {
+            "trials": self.trials,
+            "runs": self.runs,
+            "distinct stages": self.stages,
+            "epochs without reuse": self.epochs_without_reuse,
+            "epochs with reuse": self.epochs_with_reuse,
+            "epochs stored already": self.epochs_stored,
+            "wall hours": self.wall_hours,
+            "GPU-hours" if self.device == "cuda" else "worker-hours": (
+                self.gpu_hours if self.device == "cuda" else self.worker_hours
+            ),
+            "price": self.price,
+            "disk, GB": self.disk_gb,
+        }
+        rows = [(what, amount) for what, amount in amounts.items() if amount is not None]
+        return pd.DataFrame(rows, columns=["what", "amount"])
+
+    def headline(self) -> str:
+        """Name of the study, and how much is shared."""
+        saved = 1 - self.epochs_with_reuse / max(self.epochs_without_reuse, 1)
+        return f"{self.study}: {self.trials} trials, {saved:.0%} of the epochs saved by shared stages"
+
+    def remarks(self) -> list[str]:
+        """The data, where the trials run, and what the numbers rest on."""
+        hours = [] if self.worker_hours is not None else ["Hours are not known here: pilot=True measures a few steps."]
+        return [self.data, *self.details, *self.placement, *hours, *self.time_basis, self.note]
 
 
 def plan(
@@ -131,8 +179,8 @@ def plan(
         spec: the study.
         home: its recorded runs say what an epoch takes; its stage store, what is trained already.
         price: of a GPU for an hour; on a CPU, of a worker with its CPUs.
-        pilot: take some steps of each phase of the study's base to measure what an epoch takes, and on a GPU how many
-            trials to train on one.
+        pilot: take some steps of each phase of the study's base, and of what its runs train that is unlike it, to
+            measure what an epoch takes, and on a GPU how many trials to train on one.
         budget_hours: hours of GPUs (on a CPU, of workers) that the study is to be trimmed to.
         earlier: studies of the home that it begins with, as `sweep` takes them.
         say: told what a pilot does.
@@ -151,7 +199,7 @@ def plan(
     runs = [each.run for each in planned]
     store = StageStore(spec.base.runtime.stage_store or home.stage_store)
     epochs = count_epochs(runs, store)
-    taken = StudyPilot(spec, placement, machines, home, say) if pilot else None
+    taken = StudyPilot(spec, placement, machines, planned, home, say) if pilot else None
     measured = recorded_epochs(home, trial_place(spec.base, placement)) if taken is None else taken.measured
     clock = Clock(spec, placement, measured, store)
     timed = clock.timed(planned)
@@ -166,6 +214,7 @@ def plan(
         **_disk(planned, epochs.stages, identity, store, home),
         **_hours(spec, clock.hours(timed) if timed else None, price),
         time_basis=time_basis(clock.used, clock.notes, 1 if taken is None else taken.beside) if timed else [],
+        not_in_hours=clock.missing if timed else [],
         pilot=None if taken is None else taken.sharing(planned, store),
         tree=stage_tree(runs),
         first=_first(spec, samples),
@@ -189,7 +238,8 @@ def time_basis(used: Sequence[Measured], notes: Sequence[str], beside: int = 1) 
     pilots = list(dict.fromkeys(m.source for m in used if not m.epochs))
     if pilots:
         trials = "one trial alone" if beside == 1 else f"{beside} trials side by side on one GPU"
-        lines.append(f"{' and '.join(pilots)}: a few steps of each phase of the base, {trials}")
+        further = "" if all(" of " not in name.split(" on ")[0] for name in pilots) else ", and of what is unlike it"
+        lines.append(f"{' and '.join(pilots)}: a few steps of each phase of the base{further}, {trials}")
     return [*lines, *notes]
 
 
@@ -237,17 +287,24 @@ def _disk(
     """What a study will hold on disk, in 10^9 bytes: snapshots, results, decoded data; and how much is free."""
     ends: dict[str, set[int]] = {}
     snapshots = results = 0
-    first: dict[str, PlannedRun] = {}
+    first: dict[str, ExperimentConfig] = {}
     phases: dict[str, str] = {}
+    made: dict[str, int] = {}
     for each in planned:
         results += result_bytes(each.config, home)
+        if each.pairs is not None:
+            made.setdefault(each.pairs, pair_bytes(each.config, each.images.train))
         for stage in each.run.stages:
+            if stage.phase == "render":
+                of = each.config_of(stage)
+                made.setdefault(rendered_pairs_key(of, stage.key), rendered_bytes(of))
             ends.setdefault(stage.key, set()).add(stage.epochs)
-            first.setdefault(stage.key, each)
+            first.setdefault(stage.key, each.config_of(stage))
             phases[stage.key] = stage.phase
     for key, epochs in longest.items():
         if store.latest(key, epochs) < epochs:
-            snapshots += kept_bytes(footprints(first[key].config)[phases[key]], epochs, ends[key])
+            snapshots += kept_bytes(footprints(first[key])[phases[key]], epochs, ends[key])
+    snapshots += sum(size for key, size in made.items() if store.latest(key, WHOLE) < WHOLE)
     parts = {"snapshots": snapshots, "results": results + DATABASE_BYTES, "cache": identity.cache_bytes}
     return {
         "disk_gb": round(sum(parts.values()) / GB, 6),

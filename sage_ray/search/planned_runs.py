@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,19 +15,23 @@ from sage_ray.config import ExperimentConfig, stable_hash
 from sage_ray.data.prepare import prepare
 from sage_ray.errors import UserError
 from sage_ray.record.home import Home
+from sage_ray.record.model_reference import located_pairs
 from sage_ray.runtime.devices import gpus_held
-from sage_ray.search.epoch_cost import EpochSeconds, Images, Measured, kinds_of, likeness, seconds_of
+from sage_ray.search.epoch_cost import EpochSeconds, Images, Measured, kinds_to_time, likeness_of, seconds_of
 from sage_ray.search.placement import Placement
 from sage_ray.search.recorded_epochs import comparable_place
 from sage_ray.search.sampling import drawn_blindly
 from sage_ray.search.schedule import RunOfPlan, StageOfRun, schedule
-from sage_ray.sections import PHASES, DataConfig
+from sage_ray.sections import DataConfig
 from sage_ray.stages.keys import stage_keys
+from sage_ray.stages.pair_stages import PairStages, ends_of, pair_stages
 from sage_ray.stages.store import StageStore
 from sage_ray.study.dimension import Sample
 from sage_ray.study.spec import StudySpec
 from sage_ray.training.context import choose_device, numerics
 
+FILES_IN_KEYS = ("pretrain.checkpoint", "render.sizes_table", "segmenter.encoder_weights")
+"""Settings that name a file whose content is part of a stage's key."""
 START_S = 10.0
 """Seconds from a driver's start to the first step of its trials: Ray, and what its workers import."""
 
@@ -44,33 +50,56 @@ def trial_place(config: ExperimentConfig, placement: Placement) -> dict[str, Any
     return comparable_place(trial_numerics(config), placement.gpu, gpus_held(config.runtime))
 
 
+@contextmanager
+def _files_named(config: ExperimentConfig) -> Iterator[None]:
+    """Turn the fault of a file that a key is made of into one line that names the setting behind it."""
+    try:
+        yield
+    except OSError as error:
+        lost = str(error.filename or "")
+        named = {path: str(config.get(path)) for path in FILES_IN_KEYS if config.get(path)}
+        where = next((f"{path}={text}" for path, text in named.items() if Path(text) == Path(lost)), lost)
+        if where == lost and config.data.extra_pairs:
+            where = f"data.extra_pairs={config.data.extra_pairs}" + (f", {lost}" if lost else "")
+        raise UserError("cannot be read", where, f"give a file that is there ({error.strerror or error})") from None
+
+
 class StudyData:
     """Stage keys of configs; the data of each distinct data section are prepared once."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
         self._seen: dict[str, tuple[str, str, Images]] = {}
+        self._entries: set[str] = set()
         self.cache_bytes = 0
         """Bytes of the decoded images and masks of all data sections so far."""
 
     def keys(self, config: ExperimentConfig) -> dict[str, str]:
         """Stage keys of a config on its data, by phase."""
         fingerprint, split_id, _ = self._data(config.data)
-        try:
-            return stage_keys(config, fingerprint, split_id, trial_numerics(config))
-        except OSError as error:
-            where = f"pretrain.checkpoint={config.pretrain.checkpoint}"
-            raise UserError("cannot be read", where, f"give a safetensors file ({error.strerror})") from None
+        with _files_named(config):
+            located = located_pairs(config, self._home)
+            return stage_keys(located, fingerprint, split_id, trial_numerics(config))
+
+    def pair_stages(self, config: ExperimentConfig) -> PairStages:
+        """The stages that come before those of a config, for its extra pairs."""
+        fingerprint, split_id, _ = self._data(config.data)
+        with _files_named(config):
+            return pair_stages(located_pairs(config, self._home), fingerprint, split_id, trial_numerics(config))
 
     def images(self, config: ExperimentConfig) -> Images:
         """How many images a config trains on and scores."""
         return self._data(config.data)[2]
 
     def _data(self, data: DataConfig) -> tuple[str, str, Images]:
-        name = stable_hash(data.model_dump(mode="json", exclude={"augment"}))
+        name = stable_hash(data.model_dump(mode="json", exclude={"augment", "extra_pairs"}))
         if name not in self._seen:
             prepared = prepare(data, self._home.cache)
-            self.cache_bytes += prepared.images.nbytes + prepared.masks.nbytes
+            # Every split of the same pictures has them from one entry of the cache.
+            entry = stable_hash(data.model_dump(mode="json", exclude={"augment", "split"}))
+            if entry not in self._entries:
+                self._entries.add(entry)
+                self.cache_bytes += prepared.images.nbytes + prepared.masks.nbytes
             images = Images(len(prepared.split.train), len(prepared.split.validation))
             self._seen[name] = (prepared.fingerprint, prepared.split.split_id, images)
         return self._seen[name]
@@ -78,11 +107,20 @@ class StudyData:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run with its config and its stages."""
+    """A run with its config and its stages.
+
+    `origin` is the config of those that are trained for its extra pairs, `pairs` the key of the pairs if they are made.
+    """
 
     config: ExperimentConfig
     images: Images
     run: RunOfPlan
+    origin: ExperimentConfig | None = None
+    pairs: str | None = None
+
+    def config_of(self, stage: StageOfRun) -> ExperimentConfig:
+        """The config that one of its stages is trained by."""
+        return self.origin if stage.first and self.origin is not None else self.config
 
 
 def planned_runs(spec: StudySpec, samples: Sequence[Sample], data: StudyData) -> Iterator[PlannedRun]:
@@ -94,10 +132,12 @@ def planned_runs(spec: StudySpec, samples: Sequence[Sample], data: StudyData) ->
     for number, sample in enumerate(samples):
         for place in spec.run_grid(number):
             config = spec.config(sample.values, place.seed, place.fold)
-            stages = tuple(
-                StageOfRun(key, phase, config.phase(phase).epochs) for phase, key in data.keys(config).items()
-            )
-            yield PlannedRun(config, data.images(config), RunOfPlan(number, place.seed, stages))
+            before = data.pair_stages(config)
+            ends = ends_of(config, before.trained)
+            made = [StageOfRun(key, phase, end, first=True) for phase, (key, end) in ends.items()]
+            own = [StageOfRun(key, phase, config.epochs_of(phase)) for phase, key in data.keys(config).items()]
+            run = RunOfPlan(number, place.seed, (*made, *own), arm=place.arm)
+            yield PlannedRun(config, data.images(config), run, before.origin, before.pairs)
 
 
 @dataclass(frozen=True)
@@ -184,10 +224,15 @@ class Clock:
         """Where a measurement is not alike in everything."""
         return list(dict.fromkeys(note for cost in self._known.values() if cost for note in cost.notes))
 
+    @property
+    def missing(self) -> list[str]:
+        """What is not in the hours, as nothing like it was measured."""
+        return list(dict.fromkeys(text for cost in self._known.values() if cost for text in cost.missing))
+
     def timed(self, planned: Sequence[PlannedRun]) -> list[RunOfPlan] | None:
         """The runs with their seconds; None if nothing near enough was measured for one of them."""
-        found = [replace(each.run, cost=self._cost(each)) for each in planned]
-        return None if any(run.cost is None for run in found) else found
+        found = [self._with_costs(each) for each in planned]
+        return None if None in found else [run for run in found if run is not None]
 
     def hours(self, runs: Sequence[RunOfPlan]) -> Hours:
         """Hours of runs that `timed` gave, or of some of them."""
@@ -200,12 +245,21 @@ class Clock:
         held = found.held_s / 3600
         return Hours(wall, held * self._workers, held * self._gpus, found.waiting_s * self._workers / 3600)
 
-    def _cost(self, planned: PlannedRun) -> EpochSeconds | None:
-        config = planned.config
-        seen = [likeness(config, phase, planned.images, {}).aspects for phase in PHASES if config.phase(phase).epochs]
-        name = repr((seen, kinds_of(config), config.adversarial.freeze_epochs))
+    def cost(self, planned: PlannedRun, *, for_pairs: bool = False) -> EpochSeconds | None:
+        """Seconds of a run's epochs, or of those that are trained for its extra pairs; None if not known."""
+        config = planned.origin if for_pairs and planned.origin is not None else planned.config
+        kinds = kinds_to_time(config, for_pairs=for_pairs)
+        seen = [likeness_of(config, kind, planned.images, {}).aspects for kind in kinds]
+        name = repr((seen, kinds, config.adversarial.freeze_epochs))
         if name not in self._known:
-            self._known[name] = seconds_of(
-                config, planned.images, self._place, self._measured, count_flops=self._count_flops
-            )
+            given = (config, planned.images, self._place, self._measured)
+            self._known[name] = seconds_of(*given, count_flops=self._count_flops, for_pairs=for_pairs)
         return self._known[name]
+
+    def _with_costs(self, planned: PlannedRun) -> RunOfPlan | None:
+        own = self.cost(planned)
+        first = own if planned.origin is None else self.cost(planned, for_pairs=True)
+        if own is None or first is None:
+            return None
+        stages = tuple(replace(stage, cost=first) if stage.first else stage for stage in planned.run.stages)
+        return replace(planned.run, cost=own, stages=stages)

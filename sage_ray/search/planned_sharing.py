@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from sage_ray.config import ExperimentConfig
+from sage_ray.errors import UserError
 from sage_ray.record.home import Home
 from sage_ray.runtime.devices import Machines, gpus_of_worker
 from sage_ray.runtime.disk_space import GB
-from sage_ray.search.epoch_cost import Measured
-from sage_ray.search.pilot import pilot
+from sage_ray.search.epoch_cost import RENDER, Measured, kinds_to_time, likeness_of, seconds_of
+from sage_ray.search.pilot import pilot, pilot_of_rendering
 from sage_ray.search.placement import Placement, placed
 from sage_ray.search.planned_runs import Clock, Hours, PlannedRun, trial_place
 from sage_ray.search.shared_device import START_LIMIT_S, WINDOW_S, SideBySide, measure_side_by_side
@@ -25,6 +27,9 @@ from sage_ray.search.trials_per_gpu import (
 )
 from sage_ray.stages.store import StageStore
 from sage_ray.study.spec import StudySpec
+
+FURTHER = 8
+"""Configs that a pilot measures at most beside the base."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +84,19 @@ class StudyPilot:
         spec: placed.
         placement: of it.
         machines: it is placed on.
+        planned: its runs; what they train that is unlike the base, such as a GAN for extra pairs, is measured too.
         home: has the data.
         say: told what the pilot does.
     """
 
     def __init__(
-        self, spec: StudySpec, placement: Placement, machines: Machines, home: Home, say: Callable[[str], None]
+        self,
+        spec: StudySpec,
+        placement: Placement,
+        machines: Machines,
+        planned: Sequence[PlannedRun],
+        home: Home,
+        say: Callable[[str], None],
     ) -> None:
         self._spec, self._placement, self._machines = spec, placement, machines
         self.own = _own_number(spec, placement)
@@ -92,6 +104,7 @@ class StudyPilot:
         self._first: SideBySide | None = None
         started = time.monotonic()
         self._alone = pilot(spec.base, home, trial_place(spec.base, placement), say)
+        self._others = list(self._unlike_the_base(planned, home, say))
         if on_gpu(placement):
             self._measure(home, say, time.monotonic() - started)
 
@@ -152,10 +165,35 @@ class StudyPilot:
         """Seconds of epochs of trials that are `count` on each GPU, for a placed study; as alone, if not measured."""
         row, place = self._row(count), trial_place(spec.base, placement)
         times = row.slowdown if row is not None else {}
+        most = max(times.values(), default=1.0)  # for what the base has no epochs of
         return [
-            replace(m, seconds=m.seconds * times.get(m.kind, 1.0), likeness=replace(m.likeness, place=place))
-            for m in self._alone
+            replace(m, seconds=m.seconds * times.get(m.kind, most), likeness=replace(m.likeness, place=place))
+            for m in (*self._alone, *self._others)
         ]
+
+    def _unlike_the_base(
+        self, planned: Sequence[PlannedRun], home: Home, say: Callable[[str], None]
+    ) -> Iterator[Measured]:
+        """Seconds of what the runs train of which the base tells nothing, alone; at most `FURTHER` configs of it."""
+        place, known = trial_place(self._spec.base, self._placement), list(self._alone)
+        measured = 0
+        for each, config, for_pairs, name in _trained(planned):
+            cost = seconds_of(config, each.images, place, known, for_pairs=for_pairs)
+            if measured == FURTHER or (cost is not None and not cost.missing):
+                continue
+            fresh: list[Measured] = []
+            if cost is None:
+                fresh += pilot(config, home, place, say, name=name, rest=False)
+            if RENDER in kinds_to_time(config, for_pairs=for_pairs):
+                try:
+                    fresh.append(pilot_of_rendering(config, home, place, say, name))
+                except UserError as error:  # the plan says that it is not in the hours
+                    say(f"pilot: {name}: {error}")
+            measured += 1
+            # What a run takes beside its epochs is taken to be what the base does.
+            fresh = [replace(m, rest_s=self._alone[0].rest_s) for m in fresh]
+            known += fresh
+            yield from fresh
 
     def _placed_with(self, count: int) -> tuple[StudySpec, Placement]:
         """The study with so many trials per GPU, and where they go."""
@@ -200,6 +238,23 @@ class StudyPilot:
             why = f"at most {TRIED_AT_MOST} are" if own > TRIED_AT_MOST else "see above"
             return [f"{trials} ({given}) were not measured ({why}): hours are those of trials that slow none down"]
         return []
+
+
+def _trained(planned: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, ExperimentConfig, bool, str]]:
+    """(run, config, whether it makes the extra pairs of the run, name) of all that runs train, each kind of it once."""
+    seen: set[str] = set()
+    for each in planned:
+        run = each.run
+        whose = f"run {run.trial}" if run.arm is None else f"arm {run.arm}"
+        for config, for_pairs in ((each.origin, True), (each.config, False)):
+            if config is None:
+                continue
+            kinds = kinds_to_time(config, for_pairs=for_pairs)
+            alike = repr([likeness_of(config, kind, each.images, {}).aspects for kind in kinds])
+            if alike not in seen:
+                seen.add(alike)
+                name = f"a pilot of what makes the pairs of {whose}" if for_pairs else f"a pilot of {whose}"
+                yield each, config, for_pairs, name
 
 
 def on_gpu(placement: Placement) -> bool:

@@ -26,7 +26,8 @@ class PlannedAndTaken:
     """A study as it was planned, and as it was.
 
     Attributes:
-        planned_epochs: that were to be trained: each distinct stage once, without what was stored already.
+        planned_epochs: that were to be trained: each distinct stage once, without what was stored already. Here and
+            below epochs of all stages count: of rendering, of both phases, and of what makes a run's extra pairs.
         epochs: that its runs trained.
         planned_hours: from the start of the driver to its end; None: it was not known.
         hours: likewise; pauses between two starts do not count.
@@ -90,17 +91,21 @@ def trained_before(folder: StudyFolder, spec: StudySpec) -> dict[str, Any]:
 
 
 def _taken(folder: StudyFolder, spec: StudySpec) -> tuple[list[RunRecord], int, int]:
-    """(records of its runs, epochs that they trained, epochs that they have)."""
+    """(records of its runs, epochs that they trained, epochs that they have), those for extra pairs among both."""
     records: list[RunRecord] = []
     trained = needed = 0
     for number in range(spec.trials):
         for run in folder.run_folders(spec, number):
             record = run.read()
             records.append(record)
-            # Counted in the text: a study may have a thousand runs of hundreds of epochs, which take seconds to parse.
-            text = (run.path / "metrics.jsonl").read_bytes() if record.epoch else b""
-            needed += text.count(b"\n")
-            trained += text.count(b"\n") - text.count(b'"replayed": true')
+            epochs = run.count_epochs() if record.epoch else 0
+            needed += epochs
+            trained += epochs - (run.count_replayed() if epochs else 0)
+            if record.extra_pairs is not None:
+                known, here = record.extra_pairs, run.epochs_for_pairs()
+                trained += here
+                # Of a run that has its pairs, what they took, whoever trained it: what this attempt did not is stored.
+                needed += max(sum(int(known.get(name, 0)) for name in ("trained_epochs", "stored_epochs")), here)
     return records, trained, needed
 
 

@@ -226,7 +226,7 @@ def _take_up_failed(runs: Sequence[RunFolder]) -> None:
 
 def _objectives(spec: StudySpec, runs: Sequence[RunFolder]) -> list[float]:
     """The objectives of a complete trial, each a mean over its runs."""
-    each = [run_objectives(run.metrics(), run.config(), spec.objectives) for run in runs]
+    each = [run_objectives(run.metrics(), run.config(), spec.objectives, run.read().pair_seconds) for run in runs]
     return [statistics.fmean(values) for values in zip(*each, strict=True)]
 
 

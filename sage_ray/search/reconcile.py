@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -51,7 +52,7 @@ def tell_finished(storage: StudyStorage, spec: StudySpec, number: int, runs: lis
     reports = runs[0].metrics()
     for end, report in enumerate(reports, start=1):
         storage.report(number, int(report["epoch"]), reduce_reports(reports[:end], objective))
-    each = [run_objectives(run.metrics(), run.config(), spec.objectives) for run in runs]
+    each = [run_objectives(run.metrics(), run.config(), spec.objectives, run.read().pair_seconds) for run in runs]
     storage.tell_complete(number, [statistics.fmean(values) for values in zip(*each, strict=True)])
 
 
@@ -70,19 +71,40 @@ def settle(storage: StudyStorage, folder: StudyFolder, spec: StudySpec, *, patie
     """
     deadline = time.monotonic() + patience_s
     changed = []
+    for run, row in _unsettled(storage, folder, spec):
+        if not _left(run, deadline):
+            continue
+        run.refresh(now=True)
+        if run.read().state not in _settled(row):  # its process may have told how it ended while it was leaving
+            run.set_state(_STATE_OF_RUN[row.state], error=row.error)
+            changed.append(run)
+    return changed
+
+
+def await_left(storage: StudyStorage, folder: StudyFolder, spec: StudySpec, patience_s: float) -> None:
+    """Wait, for at most `patience_s`, until the processes of trials that have ended early have written how.
+
+    To be called while Ray still runs: it ends with the processes that it has.
+    """
+    deadline = time.monotonic() + patience_s
+    for run, _ in _unsettled(storage, folder, spec):
+        if not _left(run, deadline):
+            return
+
+
+def _unsettled(storage: StudyStorage, folder: StudyFolder, spec: StudySpec) -> Iterator[tuple[RunFolder, TrialRow]]:
+    """Runs whose state is not one that their trial, which is not complete, may leave them in."""
     pull(folder.home.runs)
     for row in storage.rows():
         if row.state == "COMPLETE":
             continue
-        settled = ("COMPLETE", "FAIL", _STATE_OF_RUN[row.state])
         for run in folder.run_folders(spec, row.number):
-            if run.read().state in settled or not _left(run, deadline):
-                continue
-            run.refresh(now=True)
-            if run.read().state not in settled:  # its process may have told how it ended while it was leaving
-                run.set_state(_STATE_OF_RUN[row.state], error=row.error)
-                changed.append(run)
-    return changed
+            if run.read().state not in _settled(row):
+                yield run, row
+
+
+def _settled(row: TrialRow) -> tuple[State, ...]:
+    return ("COMPLETE", "FAIL", _STATE_OF_RUN[row.state])
 
 
 def lately_ended(folder: StudyFolder, status: StudyStatus) -> list[RunFolder]:

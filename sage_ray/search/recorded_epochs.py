@@ -16,7 +16,7 @@ from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunRecord
 from sage_ray.runtime.devices import gpus_held
-from sage_ray.search.epoch_cost import PHASE_OF, Images, Measured, kind_of, likeness, steady_mean
+from sage_ray.search.epoch_cost import Images, Measured, kind_of, likeness_of, steady_mean
 
 LOOKED_AT = 64
 """Runs of a home that are read at most, the newest ones: what a home computes with changes, and reading takes time."""
@@ -77,7 +77,7 @@ def _of_run(folder: RunFolder, record: RunRecord, place: Mapping[str, Any]) -> l
     return [
         Measured(kind, steady_mean(seconds), len(seconds), folder.run_id, seen, rest)
         for kind, seconds in _trained(config, reports).items()
-        for seen in [likeness(config, PHASE_OF[kind], images, place)]
+        for seen in [likeness_of(config, kind, images, place)]
     ]
 
 
@@ -103,4 +103,5 @@ def _trained(config: ExperimentConfig, reports: list[dict[str, Any]]) -> dict[st
 def _rest(record: RunRecord, reports: list[dict[str, Any]]) -> float | None:
     if not record.finished or record.attempt != 1 or any(report["replayed"] for report in reports):
         return None
-    return max(record.seconds - sum(float(report["seconds"]) for report in reports), 0.0)
+    epochs = sum(float(report["seconds"]) for report in reports)
+    return max(record.seconds - epochs - record.pair_seconds_spent, 0.0)

@@ -16,21 +16,27 @@ from sage_ray.search.epoch_cost import EpochSeconds
 
 @dataclass(frozen=True)
 class StageOfRun:
-    """A stage that a run needs up to a number of epochs."""
+    """A stage that a run needs up to a number of epochs.
+
+    `first`: it is trained for the run's extra pairs, by another config, at the `cost` of that one.
+    """
 
     key: str
     phase: str
     epochs: int
+    first: bool = False
+    cost: EpochSeconds | None = None
 
 
 @dataclass(frozen=True)
 class RunOfPlan:
-    """A run with its stages in order; `cost` is None where no time is known."""
+    """A run with its stages in order; `cost` is None where no time is known, `arm` where a study has none."""
 
     trial: int
     seed: int
     stages: tuple[StageOfRun, ...]
     cost: EpochSeconds | None = None
+    arm: str | None = None
 
 
 @dataclass(frozen=True)
@@ -180,6 +186,6 @@ def _advance(
         return stage.free_at, False, True
     start = stage.newest(wanted.epochs)
     stage.trained.append((start, wanted.epochs))
-    stage.since, stage.cost = now, run.cost
-    stage.free_at = now + run.cost.between(wanted.phase, start, wanted.epochs)
+    stage.since, stage.cost = now, wanted.cost or run.cost
+    stage.free_at = now + stage.cost.between(wanted.phase, start, wanted.epochs)
     return stage.free_at, True, False

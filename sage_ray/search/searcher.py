@@ -16,6 +16,7 @@ from ray.tune.search import Searcher
 from sage_ray.errors import UserError
 from sage_ray.record.patient_storage import StorageAway
 from sage_ray.runtime.driver_side import DriverSide
+from sage_ray.search.arm_seconds import Ready
 from sage_ray.search.storage import Drawn, Progress, StudyStorage
 from sage_ray.search.trial_queue import TrialQueue
 from sage_ray.study.spec import StudySpec
@@ -43,6 +44,7 @@ class OptunaSearcher(DriverSide, Searcher):
             Tune's own limiter is fixed when the sweep starts.
         misplaced: told number and last result of a trial that has ended; true if it goes on, on another node or when
             the study does.
+        ready: what the next new trial is drawn by; None if it has to wait for the end of another one. Default: `spec`.
         given_up: told number of a trial that crashed once too often for Tune; false if it goes on nevertheless.
     """
 
@@ -60,12 +62,14 @@ class OptunaSearcher(DriverSide, Searcher):
         blind: Callable[[int], bool] = lambda number: False,
         misplaced: Callable[[int, Mapping[str, Any]], bool] = lambda number, result: False,
         given_up: Callable[[int], bool] = lambda number: True,
+        ready: Callable[[], Ready | None] | None = None,
     ) -> None:
         super().__init__(metric="objective", mode="max" if spec.file.objective.maximize else "min")
         self._storage, self._spec, self._queue = storage, spec, queue
         self._payload, self._progress, self._failed = payload, progress, failed
         self._halted, self._limit, self._blind = halted, limit, blind
         self._misplaced, self._given_up = misplaced, given_up
+        self._ready = ready or (lambda: Ready(spec))
         self._numbers: dict[str, int] = {}
         self._live: set[str] = set()
         self._count: int | None = None
@@ -85,8 +89,12 @@ class OptunaSearcher(DriverSide, Searcher):
             fresh = number is None
             if fresh and not self._may_draw(limit):
                 return None
+            ready = self._ready() if fresh else Ready(self._spec)
+            if ready is None:
+                # Tune looks after those that live, and asks again; with none left the study goes on another time.
+                return None if self._live or self._queue else Searcher.FINISHED  # type: ignore[return-value]
             try:
-                drawn = self._storage.draw(number, self._spec, self._progress)
+                drawn = self._storage.draw(number, ready.spec, self._progress)
             except UserError as error:
                 logger.warning("%s", error)
                 self._count = None
@@ -95,6 +103,9 @@ class OptunaSearcher(DriverSide, Searcher):
                 break
             self._count = self._begun() + fresh
             number = drawn.number
+            if ready.refusal is not None:
+                self._storage.tell_failed(number, ready.refusal)
+                continue
             if drawn.stalls >= MAX_STALLS:
                 self._storage.tell_failed(number, f"began to train {drawn.stalls} times without getting any further")
                 continue

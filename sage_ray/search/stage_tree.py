@@ -16,13 +16,14 @@ class StageNode:
     """A distinct stage.
 
     Attributes:
-        phase: "pretrain" or "adversarial".
+        phase: "render", "pretrain" or "adversarial".
         key: of the stage in the store.
-        start: epoch of phase 1 that it goes on from; 0: from the first weights, or a given segmenter.
+        start: epoch of the stage above that it goes on from; 0: from the first weights, or a given segmenter.
         ends: epochs at which some run leaves it, ascending; the last one is how far it is trained.
         runs: runs that need it.
         seeds: of these.
         below: stages that go on from it, by the epoch that they start from.
+        on_pairs: its own weights are new: it learns from pairs that the stage above made at epoch `start`.
     """
 
     phase: str
@@ -32,6 +33,7 @@ class StageNode:
     runs: int = 0
     seeds: list[int] = field(default_factory=list)
     below: list[StageNode] = field(default_factory=list)
+    on_pairs: bool = False
 
 
 def stage_tree(runs: Sequence[RunOfPlan]) -> list[StageNode]:
@@ -40,16 +42,17 @@ def stage_tree(runs: Sequence[RunOfPlan]) -> list[StageNode]:
     roots: list[StageNode] = []
     for run in runs:
         above: StageNode | None = None
-        start = 0
+        start, makes_pairs = 0, False
         for stage in run.stages:
             node = nodes.get(stage.key)
             if node is None:
-                node = nodes[stage.key] = StageNode(stage.phase, stage.key, start)
+                on_pairs = makes_pairs and not stage.first
+                node = nodes[stage.key] = StageNode(stage.phase, stage.key, start, on_pairs=on_pairs)
                 (roots if above is None else above.below).append(node)
             node.runs += 1
             node.ends = sorted({*node.ends, stage.epochs})
             node.seeds = sorted({*node.seeds, run.seed})
-            above, start = node, stage.epochs
+            above, start, makes_pairs = node, stage.epochs, stage.first or stage.phase == "render"
     for node in nodes.values():
         node.below.sort(key=lambda child: child.start)
     return roots
@@ -68,7 +71,7 @@ class Branch:
     def shape(self) -> tuple[object, ...]:
         """What two branches have in common that are shown as one."""
         below = tuple((child.count, child.shape) for child in self.below)
-        return (self.node.phase, self.node.start, tuple(self.node.ends), self.node.runs, below)
+        return (self.node.phase, self.node.start, self.node.on_pairs, tuple(self.node.ends), self.node.runs, below)
 
     @property
     def lines(self) -> int:
@@ -114,10 +117,11 @@ def branch_text(branch: Branch, parent: Branch | None = None) -> str:
     kept = f" (kept at {ends})" if ends else ""
     many = f"{branch.count} x " if branch.count > 1 else ""
     start = f", from epoch {node.start}" if node.start else ""
+    start = f", on pairs made at epoch {node.start}" if node.on_pairs else start
     runs = f"{node.runs} run{'s' if node.runs > 1 else ''}{' each' if branch.count > 1 else ''}"
     seeds = ""
     if parent is None:
         seeds = f", seed{'s' if len(branch.seeds) > 1 else ''} {', '.join(map(str, branch.seeds[:8]))}"
         seeds += ", ..." if len(branch.seeds) > 8 else ""
-    phase = "phase 1" if node.phase == "pretrain" else "phase 2"
+    phase = {"render": "rendering", "pretrain": "phase 1"}.get(node.phase, "phase 2")
     return f"{many}{phase}{start}, {node.ends[-1]} epochs{kept}: {runs}{seeds}"

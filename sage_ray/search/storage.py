@@ -23,12 +23,15 @@ from sage_ray.record.overview import FAILED_ATTR
 from sage_ray.record.patient_storage import Patience, StorageAway
 from sage_ray.record.sole_writer import SoleWriterStorage
 from sage_ray.search.sampling import POINT, KeyedSampler, directions_of, draw_sample, queue
+from sage_ray.search.study_note import NOTE_VERSION, OURS, note_attributes
 from sage_ray.search.trial_counts import TrialCounts
 from sage_ray.study.dimension import Sample
 from sage_ray.study.spec import StudySpec
 
 DIVERGED = "diverged"
 """Constraint of Optuna's that a diverged trial violates: a sampler then keeps away, and no score is invented for it."""
+METRIC_NAMES = "study:metric_names"
+"""Optuna's own attribute behind `Study.set_metric_names` (Optuna 5.0), which warns that it is experimental."""
 _DIVERGENCE = re.compile(rf"(^|: ){NonFiniteLoss.state}\b")
 
 logger = logging.getLogger(__name__)
@@ -159,6 +162,20 @@ class StudyStorage:
             self._storage.write_reports(at_once=True)
         close(self._backend)
 
+    def describe(self, names: Sequence[str], note: str) -> None:
+        """Say in the storage what the objectives are called and what the study is, for who looks at it with Optuna.
+
+        What it says already is not written again, and a note that somebody has edited is left alone.
+        """
+        attrs = self._storage.get_study_system_attrs(self._study_id)
+        wanted = {METRIC_NAMES: list(names)}
+        if attrs.get(f"dashboard:{NOTE_VERSION}", OURS) == OURS:
+            wanted |= note_attributes(note)
+        with self._unless_away():
+            for key, value in wanted.items():
+                if attrs.get(key) != value:
+                    self._storage.set_study_system_attr(self._study_id, key, value)
+
     def rows(self) -> list[TrialRow]:
         """All trials that were started, by number. Those that ended are looked at once: they change no more."""
         trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
@@ -171,6 +188,11 @@ class StudyStorage:
             if trial.state.is_finished():
                 self._changing.discard(number)
         return [row for row in self._rows if row is not None]
+
+    def next_number(self) -> int:
+        """The number that the next new trial will have: that of the first one queued, if there is any."""
+        trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
+        return next((trial.number for trial in trials if trial.state == TrialState.WAITING), len(trials))
 
     def row(self, number: int) -> TrialRow:
         """One trial, by number."""

@@ -13,12 +13,14 @@ from sage_ray.files import write_json
 from sage_ray.followed import push
 from sage_ray.runtime.named_epochs import FILE, Budgets, families, written
 from sage_ray.search.study_folder import StudyFolder
+from sage_ray.sections import PHASES
 from sage_ray.study.dimension import Dimension
 from sage_ray.study.spec import StudySpec
 
 MAX_VALUES = 8
 """Most epochs that a range of budgets names. Of a wider range so many evenly spaced ones are named; a trial with
 another budget starts from the nearest one below."""
+BUDGETS = (".epochs", ".steps")
 MAX_KNOWN = 512
 """Most configurations known beforehand that a study names at its start; others are named when their trials begin."""
 
@@ -62,14 +64,17 @@ class StudyBudgets:
         own = families(config)
         for phase, family in own.items():
             epochs = self._budgets.setdefault(family, set())
-            epochs.add(config.phase(phase).epochs)
+            epochs.add(config.epochs_of(phase))
             drawn = self._drawn_epochs(f"{phase}.epochs", values)
+            if phase in PHASES:
+                per_epoch = config.phase(phase).epoch_steps
+                drawn |= {steps // per_epoch for steps in self._drawn_epochs(f"{phase}.steps", values)} - {0}
             if not drawn <= epochs and not self._alone(config, values, phase, family):
                 epochs |= drawn
         return sum(map(len, self._budgets.values())) > before
 
     def _drawn_epochs(self, path: str, values: Mapping[str, Any]) -> set[int]:
-        """Epochs, above 0, that other trials may have where this one has its own."""
+        """Epochs (or steps), above 0, that other trials may have where this one has its own."""
         dimension = next((d for d in self._spec.dimensions if d.path == path), None)
         return set() if dimension is None else {epochs for epochs in self._values(dimension, values) if epochs > 0}
 
@@ -78,7 +83,7 @@ class StudyBudgets:
             return spaced(dimension)
         by_path = {d.path: d for d in self._spec.dimensions}
         axes = [
-            sorted(spaced(by_path[path])) if path in by_path and path.endswith(".epochs") else [self._now(path, values)]
+            sorted(spaced(by_path[path])) if path in by_path and path.endswith(BUDGETS) else [self._now(path, values)]
             for path in dimension.expression.paths
         ]
         found = set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from sage_ray.study.spec import StudySpec
 
 FORMAT_VERSION = 1
 STOP_FILE = "stop"
+BUDGETS_FILE = "arm_budgets.json"
 
 
 class StudyFolder:
@@ -121,7 +123,26 @@ class StudyFolder:
 
     def spec(self) -> StudySpec:
         """What the study runs, from its own files, which were checked when it began."""
-        return load_spec(self.spec_path, stored=True)
+        return self.settled(load_spec(self.spec_path, stored=True))
+
+    def settled(self, spec: StudySpec) -> StudySpec:
+        """The study with the budgets that its runs were given while it ran (`search.arm_seconds`)."""
+        known = {run_id: int(budget["epochs"]) for run_id, budget in self.budgets_given().items()}
+        return replace(spec, settled=known) if known and isinstance(spec, Design) else spec
+
+    def budgets_given(self) -> dict[str, dict[str, Any]]:
+        """By run: epochs, the arm that they follow, its seconds, and seconds of an epoch of the run's own arm."""
+        path = self.path / BUDGETS_FILE
+        try:
+            return dict(read_json(path)) if path.is_file() else {}
+        except (OSError, ValueError, TypeError):
+            mend = "remove it: what its runs began with then follows from what their references recorded"
+            raise UserError("damaged file of budgets", path, mend) from None
+
+    def note_budget(self, run_id: str, **budget: Any) -> None:
+        """Write down, once and for all starts, the budget that a run is given."""
+        write_json(self.path / BUDGETS_FILE, {**self.budgets_given(), run_id: budget})
+        push(self.path)
 
     def run_folders(self, spec: StudySpec, number: int) -> list[RunFolder]:
         """Folders of the trial's runs that have been started."""

@@ -7,27 +7,36 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sage_ray.config import ExperimentConfig
 from sage_ray.errors import StageBusy, UserError
 from sage_ray.followed import push
+from sage_ray.notebook_view import NotebookView
 from sage_ray.record.home import Home
+from sage_ray.record.run_record import pairs_being_made
 from sage_ray.search.objectives import on_front
 from sage_ray.search.rebuild import recover
 from sage_ray.search.storage import TrialRow, read_rows, rows_of
 from sage_ray.search.study_folder import StudyFolder
 from sage_ray.study.spec import Kind, StudySpec
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """One run (seed and fold, in an ablation of an arm) of a trial."""
+    """One run (seed and fold, in an ablation of an arm) of a trial.
+
+    `first` says what it does before its own first epoch, if it makes its extra pairs: "trains preset tiny_sage_gan
+    first, epoch 3 of 24".
+    """
 
     run_id: str
     seed: int
@@ -37,6 +46,9 @@ class RunStatus:
     weights_sha: str | None
     arm: str | None = None
     test_reads: int = 0
+    first: str | None = None
+    subset: int | None = None
+    """Which choice of labelled images it is trained on, where the study has several."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +79,15 @@ class TrialStatus:
     objectives: dict[str, float] = field(default_factory=dict)
     silent_s: float | None = None
 
+    @property
+    def first(self) -> str | None:
+        """What a running trial does before an epoch of its own: that of the run which does so."""
+        said = [run.first for run in self.runs if run.first is not None]
+        return said[0] if said and self.state == "RUNNING" else None
+
 
 @dataclass(frozen=True)
-class StudyStatus:
+class StudyStatus(NotebookView):
     """A study as a whole. `state`: running (a driver lives), finished, or interrupted (resumable).
 
     `kind`: sweep, or ablation; `not_run`: its arms that are declared but not trained, with the reason;
@@ -98,6 +116,55 @@ class StudyStatus:
     front: tuple[int, ...] = ()
     pending: int = 0
     awaits: str | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    """Of an ablation, what tables and figures call an arm, by its name, where the design gives a label."""
+
+    def frame(self) -> pd.DataFrame:
+        """One row per trial that was begun, by number.
+
+        Columns: number, state, value (of the objective; of a trial that has not ended, so far), where a study has two
+        objectives each of them by its metric, one per parameter by its dotted path, epochs (the last one of its first
+        run), seconds (wall time, None before its end), error, weights_sha. A parameter that a trial does not have is
+        missing there. Where arms have labels, `label` stands behind `arm`.
+        """
+        return _trial_frame(self)
+
+    def headline(self) -> str:
+        """Name, state and counts of the study."""
+        counts = f"{self.done} of {self.target} trials complete, {self.pruned} pruned, {self.failed} failed"
+        judged = "; ".join(f"{metric}, {direction}" for metric, direction in self.objectives.items())
+        return f"{self.study} {self.state}: {counts}. Judged by {judged}"
+
+
+def _trial_frame(found: StudyStatus) -> pd.DataFrame:
+    import pandas as pd
+
+    scores = list(dict.fromkeys(name for trial in found.trials for name in trial.objectives))
+    scores = scores if len(scores) > 1 else []
+    names = list(dict.fromkeys(name for trial in found.trials for name in trial.params))
+    rows = [
+        {
+            "number": trial.number,
+            "state": trial.state,
+            "value": trial.value,
+            **{name: trial.objectives.get(name) for name in scores},
+            **{name: trial.params.get(name) for name in names},
+            "epochs": trial.epoch,
+            "seconds": trial.seconds,
+            "error": trial.error,
+            "weights_sha": trial.weights_sha,
+        }
+        for trial in found.trials
+    ]
+    columns = ["number", "state", "value", *scores, *names, "epochs", "seconds", "error", "weights_sha"]
+    return with_labels(pd.DataFrame(rows, columns=columns), found.labels)
+
+
+def with_labels(table: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
+    """A table with a column `label` behind its column `arm`, where any arm has one; the others keep their names."""
+    if labels and "arm" in table:
+        table.insert(list(table.columns).index("arm") + 1, "label", [labels.get(arm, arm) for arm in table["arm"]])
+    return table
 
 
 def status(name: str, home: Home) -> StudyStatus:
@@ -172,6 +239,7 @@ def status_of(
         front=_front(spec, trials),
         pending=count["PENDING"],
         awaits=awaits,
+        labels=spec.labels(),
     )
 
 
@@ -234,6 +302,8 @@ def _trial(folder: StudyFolder, spec: StudySpec, row: TrialRow) -> TrialStatus:
                     weights_sha=record.get("weights_sha"),
                     arm=place.arm,
                     test_reads=record.get("test_reads", 0),
+                    first=pairs_being_made(record.get("state", "?"), record.get("extra_pairs")),
+                    subset=place.subset,
                 )
             )
     last = max(row.reports, default=0)

@@ -12,7 +12,7 @@ from sage_ray.errors import UserError
 from sage_ray.files import replacing
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
-from sage_ray.search.study_status import StudyStatus, status
+from sage_ray.search.study_status import StudyStatus, status, with_labels
 
 ENDINGS = (".csv", ".parquet")
 RUN_FIELDS = (
@@ -22,43 +22,23 @@ RUN_FIELDS = (
 """Fields of a run's record that become columns; its scores at the selected epoch follow."""
 
 
-def trial_table(found: StudyStatus) -> pd.DataFrame:
-    """One row per trial that was begun, by number.
-
-    Columns: number, state, value (of the objective; of a trial that has not ended, so far), where a study has two
-    objectives each of them by its metric, one per parameter by its dotted path, epochs (the last one of its first run),
-    seconds (wall time, None before its end), error, weights_sha. A parameter that a trial does not have is missing
-    there.
-    """
-    scores = list(dict.fromkeys(name for trial in found.trials for name in trial.objectives))
-    scores = scores if len(scores) > 1 else []
-    names = list(dict.fromkeys(name for trial in found.trials for name in trial.params))
-    rows = [
-        {
-            "number": trial.number,
-            "state": trial.state,
-            "value": trial.value,
-            **{name: trial.objectives.get(name) for name in scores},
-            **{name: trial.params.get(name) for name in names},
-            "epochs": trial.epoch,
-            "seconds": trial.seconds,
-            "error": trial.error,
-            "weights_sha": trial.weights_sha,
-        }
-        for trial in found.trials
-    ]
-    columns = ["number", "state", "value", *scores, *names, "epochs", "seconds", "error", "weights_sha"]
-    return pd.DataFrame(rows, columns=columns)
-
-
 def run_table(found: StudyStatus, home: Home) -> pd.DataFrame:
-    """One row per run that was begun: what its record says, and its scores at the selected epoch (else the last)."""
+    """One row per run that was begun: what its record says, and its scores at the selected epoch (else the last).
+
+    A study with several choices of labelled images has a column `subset` beside `fold`, one whose arms have labels a
+    column `label` beside `arm`.
+    """
     rows = []
-    for run_id in (run.run_id for trial in found.trials for run in trial.runs):
-        record = RunFolder.open(home.runs, run_id).read()
+    subsets: list[int | None] = []
+    for run in (run for trial in found.trials for run in trial.runs):
+        record = RunFolder.open(home.runs, run.run_id).read()
         rows.append({name: getattr(record, name) for name in RUN_FIELDS} | (record.selected_metrics or record.metrics))
+        subsets.append(run.subset)
     scores = list(dict.fromkeys(name for row in rows for name in row if name not in RUN_FIELDS))
-    return pd.DataFrame(rows, columns=[*RUN_FIELDS, *scores])
+    table = pd.DataFrame(rows, columns=[*RUN_FIELDS, *scores])
+    if any(subset is not None for subset in subsets):
+        table.insert(RUN_FIELDS.index("fold") + 1, "subset", subsets)
+    return with_labels(table, found.labels)
 
 
 def export(name: str, out: str | Path, home: Home, *, runs: bool = False) -> Path:
@@ -77,7 +57,7 @@ def export(name: str, out: str | Path, home: Home, *, runs: bool = False) -> Pat
     if path.suffix not in ENDINGS:
         raise UserError("no such format", out, f"let the file's name end in {' or '.join(ENDINGS)}")
     found = status(name, home)
-    table = run_table(found, home) if runs else trial_table(found)
+    table = run_table(found, home) if runs else found.frame()
     for column in table:
         table[column] = [_cell(value) for value in table[column]]
     try:

@@ -6,7 +6,11 @@ import gc
 import math
 import statistics
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -17,6 +21,7 @@ from ray import tune
 from sage_ray.config import ExperimentConfig
 from sage_ray.data.prepare import prepare
 from sage_ray.errors import NodeUnfit, NoSpace, SnapshotFailed, StageBusy, StoreRefused, UserError
+from sage_ray.followed import exists
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunLabels, RunRecord
@@ -31,10 +36,12 @@ from sage_ray.study.file_schema import ObjectivePart
 from sage_ray.study.objective import reduce_reports
 
 STILL_HERE_S = 20.0
-"""Longest time between two signs of life of a run that waits for a shared stage or for its workers; a fourth of
-`runtime.silence_minutes` where that is shorter."""
+"""Longest time between two signs of life of a run that has no epoch to report: it waits for a shared stage or for its
+workers, or trains what makes its extra pairs. A fourth of `runtime.silence_minutes` where that is shorter."""
 STAGE_PATIENCE_S = 5.0
 """How long a trial waits in its place for a stage that another one computes, before it leaves the place to others."""
+LEAVE_S = 20.0
+LOOK_S = 0.2
 COLLECT_S = 0.02
 """What has survived a collection of garbage that took longer is not looked through again."""
 
@@ -86,11 +93,12 @@ class _Reporter:
         self._task, self._first, self._finished = task, index == 0, finished
         config = task.runs[index].config
         self._devices = devices_of(config)
-        self._last_epoch = config.pretrain.epochs + config.adversarial.epochs
+        self._last_epoch = config.num_epochs
         self._reports: list[dict[str, Any]] = []
         silence = config.runtime.silence_minutes
         self._sign_s = STILL_HERE_S if silence is None else min(STILL_HERE_S, 60 * silence / 4)
         self._last_sent = time.monotonic()
+        self._spent_first = 0.0
         self.stopped_by_tune = False
 
     def __call__(self, report: dict[str, Any]) -> None:
@@ -101,17 +109,24 @@ class _Reporter:
         result["spent"] = 0.0 if report["replayed"] else float(report["seconds"]) * self._devices
         if self._first:
             result["step"] = report["epoch"]
-            if report["epoch"] < self._last_epoch:
+            if report["epoch"] < self._last_epoch and report["phase"] != "render":
                 result["epoch"] = report["epoch"]
         self._send(result)
 
+    def maker(self, progress: dict[str, Any]) -> None:
+        """Count what the run spends on what it trains first; Tune hears it with the next sign of life or report."""
+        self._spent_first += 0.0 if progress["replayed"] else float(progress["seconds"]) * self._devices
+        self.waits()
+
     def waits(self) -> None:
-        """Tell Tune, now and then, that a run which has no epoch to report waits and does not hang."""
+        """Tell Tune, now and then, that a run which has no epoch to report is alive and does not hang."""
         if time.monotonic() - self._last_sent >= self._sign_s:
             self._send({"objective": math.nan, "waits": 1})
 
     def _send(self, result: dict[str, Any]) -> None:
         self._last_sent = time.monotonic()
+        if self._spent_first:
+            result["spent_first"], self._spent_first = self._spent_first, 0.0
         try:
             tune.report(result)
         except SystemExit:
@@ -127,7 +142,32 @@ def run_trial(config: dict[str, Any], surroundings: Surroundings | None = None) 
     machine is at fault: `node_fault`, and `node_shared` where the driver should see the same; or it needs a stage that
     another trial computes: `stage_busy`). When Tune stops the trial, the thread ends with the report it stood in.
     """
-    task: TrialTask = config["task"]
+    with _stays_until_written():
+        _work(config["task"], surroundings)
+
+
+@contextmanager
+def _stays_until_written() -> Iterator[None]:
+    """The process does not end before the body has, nor later than `LEAVE_S` from when Tune drops it.
+
+    Tune runs a trial in a daemon thread, which would be cut off in the middle of what it writes as it is stopped.
+    """
+    written = threading.Event()
+
+    def stay() -> None:
+        while threading.main_thread().is_alive():
+            if written.wait(LOOK_S):
+                return
+        written.wait(LEAVE_S)
+
+    threading.Thread(target=stay, name="stays", daemon=False).start()
+    try:
+        yield
+    finally:
+        written.set()
+
+
+def _work(task: TrialTask, surroundings: Surroundings | None) -> None:
     if surroundings is not None:
         surroundings.take_on()
     lacks = _lacks_home(task)
@@ -145,8 +185,11 @@ def run_trial(config: dict[str, Any], surroundings: Surroundings | None = None) 
 
 
 def _one_run(task: TrialTask, index: int, finished: list[float]) -> list[float] | None:
-    """The objectives of one run; None if the trial ended with it, which is then reported."""
+    """The objectives of one run; None if the trial ended with it or before it, which is then reported."""
     run = task.runs[index]
+    if exists(_stop_path(task), every_s=0.0):
+        _end(trial_halted=1)
+        return None
     reporter = _Reporter(task, index, finished)
     try:
         record = _launch(task, run, reporter)
@@ -174,7 +217,8 @@ def _one_run(task: TrialTask, index: int, finished: list[float]) -> list[float] 
         _end(trial_failed=f"{run.run_id}: {record.error or record.state}")
     if record.state != "COMPLETE":
         return None
-    return run_objectives(RunFolder(Home(task.home).runs / run.run_id).metrics(), run.config, task.objectives)
+    reports = RunFolder(Home(task.home).runs / run.run_id).metrics()
+    return run_objectives(reports, run.config, task.objectives, record.pair_seconds)
 
 
 def _launch(task: TrialTask, run: TrialRun, reporter: _Reporter) -> RunRecord:
@@ -187,13 +231,18 @@ def _launch(task: TrialTask, run: TrialRun, reporter: _Reporter) -> RunRecord:
         run.run_id,
         labels=RunLabels(study=task.study, trial=task.number, arm=run.arm, fold=run.fold, parent=task.study),
         on_report=reporter,
+        on_maker=reporter.maker,
         on_waiting=reporter.waits,
-        pause_path=home.studies / task.study / STOP_FILE,
+        pause_path=_stop_path(task),
         stage_patience_s=STAGE_PATIENCE_S,
         mirror="behind",
         launcher="ray" if run.config.runtime.workers > 1 else "inline",
         checked=task.checked,
     )
+
+
+def _stop_path(task: TrialTask) -> Path:
+    return Home(task.home).studies / task.study / STOP_FILE
 
 
 def _end_refused(task: TrialTask, run: TrialRun, error: UserError) -> None:

@@ -67,6 +67,7 @@ class TrialListener(DriverSide, tune.Callback):
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Look after trials that are silent, and those that wait for a node; keep what was reported."""
         self._storage.write_reports()
+        self._halt.look(trials)
         self._silence.look(trials)
         self._nodes.waiting.look(trials)
 
@@ -87,6 +88,8 @@ class TrialListener(DriverSide, tune.Callback):
         self._silence.heard(trial, result)
         if result.get("study_fault"):
             self._halt.want(FAULT, str(result["study_fault"]))
+        if result.get("spent_first"):
+            self._spend(float(result["spent_first"]))
         if "spent" in result:
             self._faults.epoch(int(trial.config["number"]))
             self._nodes.faults.trained(int(trial.config["number"]), str(result.get("node") or ""))
@@ -128,12 +131,16 @@ class TrialListener(DriverSide, tune.Callback):
 
 
 def spent_seconds(folder: StudyFolder, spec: StudySpec, rows: Sequence[TrialRow]) -> float:
-    """Seconds that the runs of a study have trained for so far, times their GPUs, or on a CPU their workers."""
+    """Seconds that the runs of a study have trained for so far, times their GPUs, or on a CPU their workers.
+
+    What they trained first for their extra pairs counts too; what they took from the stage store does not.
+    """
     total = 0.0
     for row in rows:
         for run in folder.run_folders(spec, row.number):
             lines = [line for line in run.metrics() if not line.get("replayed")]
-            total += sum(float(line["seconds"]) for line in lines) * devices_of(run.config())
+            seconds = sum(float(line["seconds"]) for line in lines) + run.read().pair_seconds_spent
+            total += seconds * devices_of(run.config())
     return total
 
 

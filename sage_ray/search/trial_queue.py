@@ -11,6 +11,9 @@ from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunRecord
 from sage_ray.search.study_folder import StudyFolder
 from sage_ray.stages.lease import held
+from sage_ray.stages.pair_keys import RENDER
+from sage_ray.stages.pairs_in_work import being_made, being_rendered
+from sage_ray.stages.render_keys import rendered_pairs_key
 from sage_ray.stages.store import StageStore
 from sage_ray.study.spec import StudySpec
 from sage_ray.training.resume import chain
@@ -92,7 +95,13 @@ class StagesOfTrials:
     def _run_can(self, run: RunFolder, record: RunRecord) -> bool:
         if record.finished:
             return True
-        for phase in chain(run.config(), record.stage_keys):
+        config, keys = run.config(), record.stage_keys
+        if being_made(config, record.pair_stages, self._store):
+            return False
+        rendering = keys.get(RENDER)
+        if rendering and being_rendered(self._store, rendering, rendered_pairs_key(config, rendering)):
+            return False
+        for phase in chain(config, keys):
             if self._store.latest(phase.key, phase.epochs) != phase.epochs:
                 return not held(self._store, phase.key)
         return True

@@ -14,13 +14,14 @@ from ray.tune.experiment import Trial
 from sage_ray.runtime.home_signs import CheckedNodes
 from sage_ray.runtime.ray_lines import folded
 from sage_ray.runtime.room import ask_for
+from sage_ray.search.arm_seconds import ArmSeconds
 from sage_ray.search.crashes import Crashes
 from sage_ray.search.faults import Faults
-from sage_ray.search.halt import FAULT, Halt, HaltStopper, signals
+from sage_ray.search.halt import FAULT, LOST, Halt, HaltStopper, signals
 from sage_ray.search.nodes import TrialNodes
 from sage_ray.search.placement import worker_resources
 from sage_ray.search.ray_session import environment, ray_session
-from sage_ray.search.reconcile import make_scheduler
+from sage_ray.search.reconcile import await_left, make_scheduler
 from sage_ray.search.sampling import drawn_blindly
 from sage_ray.search.searcher import OptunaSearcher
 from sage_ray.search.storage import Drawn, Progress, StudyStorage
@@ -31,6 +32,9 @@ from sage_ray.search.trial_listener import TrialListener
 from sage_ray.search.trial_queue import StagesOfTrials, TrialQueue
 from sage_ray.study.spec import StudySpec
 from sage_ray.watch import Watch
+
+LEAVE_S = 20.0
+"""Time that trials which have ended get, before Ray does, to write the last of it."""
 
 
 class TuneRun:
@@ -84,6 +88,7 @@ class TuneRun:
                 blind=partial(drawn_blindly, self._spec),
                 misplaced=nodes.misplaced,
                 given_up=crashes.given_up,
+                ready=ArmSeconds(self._folder, self._spec, self._storage, self._watch.line).ready,
             )
             heard_by = (self._faults, crashes, self._halt, self._watch, nodes)
             tune.run(
@@ -105,6 +110,8 @@ class TuneRun:
                 trial_dirname_creator=_trial_name,
                 verbose=0,
             )
+            if self._halt.reason != LOST:
+                await_left(self._storage, self._folder, self._spec, LEAVE_S)
             for number in self._faults.close(stopped=self._halt.reason is not None):
                 nodes.leave_open(number, "ended by what ended every trial; it goes on with its study")
 
