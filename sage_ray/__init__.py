@@ -16,6 +16,7 @@ _PUBLIC = {
     "resolve": "sage_ray.config",
     "Home": "sage_ray.record.home",
     "UserError": "sage_ray.errors",
+    "Interrupted": "sage_ray.errors",
     "load_space": "sage_ray.study.space",
     "load_design": "sage_ray.study.design",
     "train": "sage_ray.api",
@@ -26,8 +27,9 @@ _PUBLIC = {
     "list_studies": "sage_ray.api",
     "Study": "sage_ray.api",
 }
-# These take a home, or a file, as its object alone; `api.opened` lets both be given by name.
+# These take a home, or a file, as its object alone; `by_hand.opened` lets both be given by name.
 _OPENED = {
+    "check": "sage_ray.data.check",
     "plan": "sage_ray.search.plan",
     "stop": "sage_ray.search.study_status",
     "export": "sage_ray.search.study_tables",
@@ -36,7 +38,9 @@ _OPENED = {
     "compare": "sage_ray.registry.compare",
     "promote": "sage_ray.registry.promote",
     "evaluate": "sage_ray.evaluation.locked_test",
+    "fidelity": "sage_ray.evaluation.fidelity",
     "predict": "sage_ray.apply.predict",
+    "report": "sage_ray.reports.study_reports",
     "generate": "sage_ray.apply.generate",
     "sync": "sage_ray.upkeep.mlflow_sync",
     "forget": "sage_ray.upkeep.forget",
@@ -50,9 +54,9 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(_PUBLIC[name]), name)
     if name in _OPENED:
         # By name: an import statement would count among those of a registered model, which carries what it imports.
-        api = import_module("sage_ray.api")
-        api.quiet_imports()
-        return api.opened(getattr(import_module(_OPENED[name]), name))
+        by_hand = import_module("sage_ray.by_hand")
+        by_hand.quiet_imports()
+        return by_hand.opened(getattr(import_module(_OPENED[name]), name))
     raise AttributeError(f"module 'sage_ray' has no attribute {name!r}")
 
 

@@ -2,27 +2,25 @@
 
 A home is a `Home`, a folder, or None: `SAGE_HOME`, else ./sage_runs. A search space, a design or a config is an
 object, a YAML file, or the name of a shipped one. Where Python is used by hand, in a notebook or at a prompt, progress
-is printed; give `watch=SilentWatch()` (`sage_ray.watch`) for none of it. Scripts stay silent.
+is shown; give `watch=SilentWatch()` (`sage_ray.watch`) for none of it. Scripts stay silent. Interrupting the kernel
+ends a study in an orderly way, and says how to go on with it. What the functions return has `frame()`, the same as a
+table (pandas), and shows that table in a notebook.
 """
 
 from __future__ import annotations
 
-import inspect
-import logging
-import sys
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import wraps
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sage_ray.by_hand import HomeLike, Sets, going_on, loaded, open_home, quiet_imports, shown
 from sage_ray.errors import UserError
-from sage_ray.record.home import Home
-from sage_ray.watch import SilentWatch, Watch
+from sage_ray.watch import Watch, tell_maker
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from sage_ray.config import ExperimentConfig
     from sage_ray.record.overview import ListedStudy
@@ -34,21 +32,6 @@ if TYPE_CHECKING:
     from sage_ray.study.design import Design
     from sage_ray.study.space import Space
 
-HomeLike = Home | str | Path | None
-Sets = Iterable[str] | Mapping[str, Any]
-
-
-def open_home(home: HomeLike = None) -> Home:
-    """The home itself, that of a folder, or for None that of `SAGE_HOME`, else ./sage_runs."""
-    if isinstance(home, Home):
-        return home
-    opened = Home(home).look()
-    if opened.in_bucket:
-        from sage_ray.evaluation.shared_reads import bring_in
-
-        bring_in(opened)
-    return opened
-
 
 def train(
     config: ExperimentConfig | str | Path,
@@ -59,7 +42,7 @@ def train(
     watch: Watch | None = None,
     **more: Any,
 ) -> RunRecord:
-    """Train one config through both phases; the same config again goes on with, or returns, the same run.
+    """Train one config through all its stages; the same config again goes on with, or returns, the same run.
 
     Args:
         config: the run: a config, a YAML file, or the name of a preset.
@@ -73,24 +56,22 @@ def train(
         UserError: bad input; nothing was trained.
     """
     from sage_ray.config import ExperimentConfig as Config
-    from sage_ray.config import resolve
+    from sage_ray.config import parse_sets, resolve
     from sage_ray.runtime.launch import default_run_id
     from sage_ray.runtime.launch import train as work
 
     if isinstance(config, Config):
-        resolved, name = config.with_values(resolve_sets(sets)), None
+        resolved, name = config.with_values(parse_sets(sets)), None
     elif Path(config).suffix in (".yaml", ".yml"):
         resolved, name = resolve(file=config, sets=sets).config, None
     else:
         resolved, name = resolve(preset=str(config), sets=sets).config, str(config)
-    total = resolved.pretrain.epochs + resolved.adversarial.epochs
-    with _shown(watch) as seen:
-        chosen = run_id or default_run_id(resolved, name)
-        told = {"on_report": lambda report: seen.epoch(report, total), "say": seen.line}
-        try:
-            return work(resolved, open_home(home), chosen, **{**told, **more})
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"stopped cleanly; go on with: sage_ray.resume({chosen!r})") from None
+    total = resolved.num_epochs
+    chosen = run_id or default_run_id(resolved, name)
+    with shown(watch) as seen, going_on(lambda: chosen, home):
+        told: dict[str, Any] = {"on_report": lambda report: seen.epoch(report, total), "say": seen.line}
+        told["on_maker"] = partial(tell_maker, seen)
+        return work(resolved, open_home(home), chosen, **{**told, **more})
 
 
 def sweep(
@@ -113,12 +94,13 @@ def sweep(
         more: as `sage_ray.search.driver.sweep`.
 
     Raises:
-        UserError: bad input; nothing was trained. KeyboardInterrupt: interrupted; the study can be resumed.
+        UserError: bad input; nothing was trained. Interrupted: a KeyboardInterrupt that says how to go on.
     """
-    with _shown(watch) as seen:
+    asked = loaded("space", space, sets)
+    with shown(watch) as seen, going_on(lambda: name or asked.name, home):
         from sage_ray.search.driver import sweep as work
 
-        found = work(_loaded("space", space, sets), open_home(home), name, seen, **more)
+        found = work(asked, open_home(home), name, seen, **more)
     _tidy(found.study, home)
     return found
 
@@ -140,12 +122,13 @@ def ablate(
         more: as `sage_ray.search.ablate.ablate`.
 
     Raises:
-        UserError: bad input; nothing was trained. KeyboardInterrupt: interrupted; the study can be resumed.
+        UserError: bad input; nothing was trained. Interrupted: a KeyboardInterrupt that says how to go on.
     """
-    with _shown(watch) as seen:
+    asked = loaded("design", design, sets)
+    with shown(watch) as seen, going_on(lambda: name or asked.name, home):
         from sage_ray.search.ablate import ablate as work
 
-        found = work(_loaded("design", design, sets), open_home(home), name, seen, **more)
+        found = work(asked, open_home(home), name, seen, **more)
     _tidy(found.status.study, home)
     return found
 
@@ -178,7 +161,7 @@ def resume(
     place = open_home(home)
     if name in place.study_names():
         work: Callable[..., Any] = resume_ablation if is_ablation(name, place) else resume_search
-        with _shown(watch) as seen:
+        with shown(watch) as seen, going_on(lambda: name, home):
             found: StudyStatus | AblationResult = work(name, place, watch=seen, **more)
         _tidy(name, place)
         return found
@@ -189,7 +172,7 @@ def resume(
         mend = f"leave {', '.join(more)} out: only a study changes"
         raise UserError("no study, but a run or a final training", name, mend)
     if final:
-        with _shown(watch) as seen:
+        with shown(watch) as seen, going_on(lambda: name, home):
             return resume_final(name, place, watch=seen)
     folder = RunFolder.open(place.runs, name)
     record = folder.read()
@@ -252,9 +235,10 @@ class Study:
 
     def frame(self) -> pd.DataFrame:
         """One row per trial: number, state, value, parameters, epochs, seconds, error, weights_sha."""
-        from sage_ray.search.study_tables import trial_table
+        return self.status().frame()
 
-        return trial_table(self.status())
+    def _repr_html_(self) -> str:
+        return self.status()._repr_html_()
 
     def runs(self) -> pd.DataFrame:
         """One row per run (trial, seed and fold): its record, and its scores at the selected epoch."""
@@ -262,94 +246,28 @@ class Study:
 
         return run_table(self.status(), self.home)
 
+    def figure(self, name: str, columns: int = 1) -> Figure:
+        """A figure of the study as matplotlib has it, as wide as one or two columns of a page (88 or 180 mm).
+
+        `sage_ray.figures.catalog.write_figures(study.home, study.name, folder)` writes all figures that a study has as
+        PDF, SVG and PNG.
+
+        Args:
+            name: finals, forest, parallel, slices, importance, history, curves, examples, generated, particles or cost.
+            columns: 1 or 2.
+
+        Raises:
+            UserError: no such figure, or the study has nothing to draw in it; it names those that there are.
+        """
+        from sage_ray.figures.catalog import study_figure
+
+        return study_figure(self.home, self.name, name, columns).figure
+
     def best(self) -> BestChoice:
         """The best trial by the stated rule. Raises UserError while none is complete."""
         from sage_ray.search.best import best
 
         return best(self.name, self.home)
-
-
-FILES = ("spec", "space", "design")
-"""Names of parameters that take a search space or a design."""
-
-
-def opened(work: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of the package whose parameter `home` may be a folder or left out, and files be given by name.
-
-    `watch` is what progress is shown by where Python is used by hand. A function that takes a space or a design also
-    takes `sets`, overrides of its file.
-    """
-    signature = inspect.signature(work)
-    named = [name for name in signature.parameters if name in FILES]
-
-    @wraps(work)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        sets = kwargs.pop("sets", ()) if named else ()
-        given = signature.bind_partial(*args, **kwargs)
-        if "home" in signature.parameters:
-            given.arguments["home"] = open_home(given.arguments.get("home"))
-        for name in named:
-            if name in given.arguments:
-                given.arguments[name] = _loaded(name, given.arguments[name], sets)
-        if "watch" not in signature.parameters:
-            return work(*given.args, **given.kwargs)
-        with _shown(given.arguments.get("watch")) as seen:
-            given.arguments["watch"] = seen
-            return work(*given.args, **given.kwargs)
-
-    call.__signature__ = _looser(signature)  # type: ignore[attr-defined]
-    return call
-
-
-def _looser(signature: inspect.Signature) -> inspect.Signature:
-    """The signature as `help` shall show it: the home may be left out."""
-    parameters = [
-        parameter.replace(default=None, annotation=HomeLike) if parameter.name == "home" else parameter
-        for parameter in signature.parameters.values()
-    ]
-    return signature.replace(parameters=parameters)
-
-
-def resolve_sets(sets: Sets) -> dict[str, Any]:
-    """Overrides as a mapping from dotted paths to values."""
-    from sage_ray.config import parse_set
-
-    return dict(sets) if isinstance(sets, Mapping) else dict(parse_set(text) for text in sets)
-
-
-def _loaded(kind: str, given: Any, sets: Sets) -> Any:
-    """The space or design of a file or shipped name; an object is taken as it is."""
-    if not isinstance(given, str | Path):
-        if sets:
-            raise UserError("nothing to set", kind, "sets change a file: give them to load_space or load_design")
-        return given
-    from sage_ray.study.design import load_design, load_spec
-    from sage_ray.study.space import load_space
-
-    load = {"space": load_space, "design": load_design}.get(kind, load_spec)
-    return load(given, sets if isinstance(sets, Mapping) else tuple(sets))
-
-
-def quiet_imports() -> None:
-    """Keep Ray and tqdm from advertising widgets in a notebook when they are imported: nothing here uses any."""
-    logging.getLogger("ray.widgets").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message="IProgress not found")
-
-
-@contextmanager
-def _shown(watch: Watch | None) -> Iterator[Watch]:
-    """The watch; without one, lines or a live table where Python is used by hand, and nothing in a script."""
-    if watch is not None:
-        yield watch
-        return
-    quiet_imports()
-    from sage_ray.terminal.progress import make_watch
-
-    made = make_watch() if hasattr(sys, "ps1") else SilentWatch()
-    try:
-        yield made
-    finally:
-        made.close()
 
 
 def _tidy(study: str, home: HomeLike) -> None:

@@ -8,11 +8,14 @@ from functools import partial
 
 from sage_ray.startup import start_quickly
 
-# The order of these two is that of the verbs in `sage-ray --help`.
+# The order of these is that of the verbs in `sage-ray --help`.
 from sage_ray.terminal import run_verbs  # noqa: F401
 
 # isort: split
 from sage_ray.terminal import model_verbs  # noqa: F401
+
+# isort: split
+from sage_ray.terminal import ui_verb  # noqa: F401
 from sage_ray.terminal.apps import app
 from sage_ray.terminal.shell import Answer, Session, UsageError, perform
 

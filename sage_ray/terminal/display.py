@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sage_ray.figures.figure_words import short_names
+from sage_ray.reports.study_words import field_of, further_objectives, objective_text, score_text
+
 FINAL_STATES = ("COMPLETE", "PRUNED", "FAIL")
 VALUE_COLUMNS = 16
 """Columns of a terminal that one parameter of a trial may take."""
@@ -24,34 +27,6 @@ def duration(seconds: float | None) -> str:
     minutes, rest = divmod(int(round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def score_text(value: Any) -> str:
-    """A score with four decimals; "-" if there is none yet."""
-    return f"{value:.4f}" if isinstance(value, int | float) and math.isfinite(value) else "-"
-
-
-def objective_text(metric: str, value: Any) -> str:
-    """The value of an objective: seconds with one decimal, a score with four; "-" if there is none yet."""
-    if metric.endswith("seconds") and isinstance(value, int | float) and math.isfinite(value):
-        return f"{value:.1f}"
-    return score_text(value)
-
-
-def further_objectives(status: Any) -> list[str]:
-    """Metrics of the objectives of a study beside the one that its score is."""
-    return list(field_of(status, "objectives") or {})[1:]
-
-
-def objectives_text(status: Any) -> str:
-    """What the trials of a study are judged by: "val/dice, maximize; gpu_seconds, minimize"."""
-    stated = field_of(status, "objectives") or {field_of(status, "metric"): field_of(status, "direction")}
-    return "; ".join(f"{metric}, {direction}" for metric, direction in stated.items())
-
-
-def field_of(row: Any, name: str, default: Any = None) -> Any:
-    """A field of a trial or status, whether it is a mapping or an object."""
-    return row.get(name, default) if isinstance(row, Mapping) else getattr(row, name, default)
 
 
 def clean(text: str) -> str:
@@ -197,10 +172,18 @@ def trial_table(
         for row in zip(*columns, strict=True)
     ]
     left = None if width is None else width - len(numbers[0]) - len(gap)
-    params = parameter_columns([field_of(trial, "params") or {} for trial in trials], left)
+    params = parameter_columns([shown_params(status, trial) for trial in trials], left)
     lines = [cut(f"{a}{gap}{b}".rstrip(), width) for a, b in zip(numbers, params, strict=True)]
     states = [str(field_of(trial, "state")) for trial in trials]
     return Table(lines[0], lines[1:], states, sizes[0] + len(gap))
+
+
+def shown_params(status: Any, trial: Any) -> dict[str, Any]:
+    """Parameters of a trial as a person reads them: an arm by its label, where the design gives one."""
+    params, labels = dict(field_of(trial, "params") or {}), field_of(status, "labels") or {}
+    if params.get("arm") in labels:
+        params["arm"] = labels[params["arm"]]
+    return params
 
 
 def parameter_columns(rows: Sequence[Mapping[str, Any]], width: int | None) -> list[str]:
@@ -210,7 +193,7 @@ def parameter_columns(rows: Sequence[Mapping[str, Any]], width: int | None) -> l
     """
     paths = list(dict.fromkeys(path for row in rows for path in row))
     varying = [path for path in paths if len({_value_text(row, path) for row in rows}) > 1] or paths
-    names = short_names(varying)
+    names = list(short_names(varying).values())
     texts = ["" for _ in range(len(rows) + 1)]
     used = 0
     hidden = 0
@@ -234,20 +217,11 @@ def _value_text(params: Mapping[str, Any], path: str) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def short_names(paths: Sequence[str]) -> list[str]:
-    """The last part of each path, the last two where that is not unique."""
-    names = [str(path).rsplit(".", 1)[-1] for path in paths]
-    return [
-        name if names.count(name) == 1 else ".".join(str(path).split(".")[-2:])
-        for path, name in zip(paths, names, strict=True)
-    ]
-
-
 def params_text(params: Mapping[str, Any]) -> str:
     """Parameters on one line, as name=value; numbers to four digits."""
     if not params:
         return "untuned base"
-    pairs = zip(short_names(list(params)), params, strict=True)
+    pairs = zip(short_names(list(params)).values(), params, strict=True)
     return " ".join(f"{name}={_value_text(params, path)}" for name, path in pairs)
 
 
@@ -286,23 +260,6 @@ def best_trials(status: Any) -> set[int]:
 def ended(status: Any) -> int:
     """Trials that have ended, in whichever way."""
     return sum(int(field_of(status, name) or 0) for name in ("done", "pruned", "failed"))
-
-
-def target_of(status: Any) -> int | None:
-    """Trials that the study is to have, if the status knows."""
-    for name in ("target", "total"):
-        if field_of(status, name):
-            return int(field_of(status, name))
-    return None
-
-
-def tally(status: Any) -> str:
-    """ "3 of 12 done, 1 pruned, 0 failed, 2 running"; and what it waits for, if no node can hold a trial."""
-    target = target_of(status)
-    done = f"{field_of(status, 'done') or 0}{f' of {target}' if target else ''} done"
-    counts = "".join(f", {field_of(status, name) or 0} {name}" for name in ("pruned", "failed", "running"))
-    pending, awaits = field_of(status, "pending") or 0, field_of(status, "awaits")
-    return f"{done}{counts}" + (f", {pending} pending" if pending else "") + (f", waits for {awaits}" if awaits else "")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sage_ray.errors import UserError
-from sage_ray.terminal.doctor_checks import Check, trial_storages
+from sage_ray.terminal.doctor_checks import Check, renderer, trial_storages
 from sage_ray.terminal.shell import Answer, Session, plain, quoted
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def examine(home: Home) -> list[Check]:
     """All checks, in the order in which they are shown; none raises, each is bounded in time."""
     checks = [_python(), *_packages(), _cores(), _torch(), _disk(home), _home(home), *_ray(), _mlflow(home)]
     checks += trial_storages(home)
-    return [*checks, _vgg(home)]
+    return [*checks, _vgg(home), renderer()]
 
 
 def _python() -> Check:
@@ -166,10 +166,12 @@ def _mlflow(home: Home) -> Check:
 
 
 def _sqlite(path: Path, shown: str) -> Check:
+    from sage_ray.record.sqlite_reading import reading
+
     if not path.exists():
         return Check("mlflow", True, f"{shown}, made at the first run")
     try:
-        with sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=SERVER_TIMEOUT_S) as store:
+        with reading(path, SERVER_TIMEOUT_S) as store:
             verdict = store.execute("pragma quick_check(1)").fetchone()[0]
     except sqlite3.Error as error:
         verdict = str(error)

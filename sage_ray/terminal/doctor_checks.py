@@ -51,3 +51,18 @@ def _server(store: OptunaStore, why: str, *, needed: bool) -> Check:
     except UserError as error:
         return Check("trials", False, str(error), needed)
     return Check("trials", True, f"{store.where} ({why}) answers", needed)
+
+
+def renderer() -> Check:
+    """Whether scenes can be path-traced here (`render.engine: mitsuba`), or what to install."""
+    import torch
+
+    from sage_ray.rendering.path_tracer import missing_for_mitsuba, mitsuba_versions
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    missing = missing_for_mitsuba(device)
+    if missing is None:
+        return Check("renderer", True, mitsuba_versions(device), needed=False)
+    what, mend = missing
+    text = f"{what}: {mend}; `render.engine: mitsuba` needs it, engine shader does not"
+    return Check("renderer", False, text, needed=False)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sage_ray.apply.predict import FailedImage, NothingSegmented, Prediction
     from sage_ray.evaluation.locked_test import Evaluation, Gain
     from sage_ray.evaluation.score_tables import ScoreLine
-    from sage_ray.registry.compare import Comparison, Difference, VersionScores
+    from sage_ray.registry.comparison import Comparison, Difference, VersionScores
     from sage_ray.registry.final import FinalResult
     from sage_ray.registry.promote import Promotion
 
@@ -26,14 +26,18 @@ WIDEST = 10.0
 
 
 def finished(result: FinalResult, session: Session) -> Answer:
-    """Answer of `final`: scores on the locked test, and the version that was registered."""
+    """Answer of `final`: scores on the locked test, seed by seed and all together, and the registered version."""
+    from sage_ray.evaluation.locked_test_table import HEADLINE, locked_test_lines
+
     lines = [f"{result.final_id}: {result.rule}"]
     for run in result.runs:
         updates = f"generator updates {run.generator_updates}, synthetic steps {run.synthetic_steps}"
-        lines.append(f"  seed {run.seed}: {run.state}, test dice {run.scores['dice'].mean:.4f}; {updates}")
+        lines.append(f"  seed {run.seed}: {run.state}; {updates}")
     one = result.scores["dice"]
     lines.append(f"locked test ({_images(one.images)}, {one.seeds} seeds; {_basis(one)}):")
-    lines += score_pairs(pixel_scores(result.scores))
+    lines += [f"  {line}" for line in locked_test_lines({str(r.seed): r.scores for r in result.runs}, result.scores)]
+    shown = pixel_scores(result.scores)
+    lines += score_pairs({name: line for name, line in shown.items() if name not in HEADLINE})
     lines += particle_score_lines(result.scores)
     lines.append("definitions: in the report of `compare`, and with --json")
     lines += [result.readings.text, *result.readings.notes]
@@ -91,7 +95,9 @@ def compared(comparison: Comparison, session: Session) -> Answer:
         comparison.readings.text,
     ]
     paths = {"report": comparison.report} if comparison.report else {}
-    return Answer(lines, plain(comparison), paths, [named_model("promote", comparison.model_name, session)])
+    follow = [session.command(f"report {quoted(comparison.model_name)}")]
+    follow.append(named_model("promote", comparison.model_name, session))
+    return Answer(lines, plain(comparison), paths, follow)
 
 
 def promoted(outcome: Promotion, session: Session) -> Answer:

@@ -106,6 +106,49 @@ def evaluate(
     return answers[0]
 
 
+@verb(app, "fidelity")
+def fidelity(
+    session: Session,
+    model: ModelArgument,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="DATA", help="Real pairs that it has not learned from."),
+    ] = None,
+    draws: Annotated[
+        int, typer.Option("--draws", min=1, help="Images generated from each mask; made pairs for each real image.")
+    ] = 4,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed, same images.")] = 0,
+    features: Annotated[
+        str, typer.Option("--features", help="Of MMD and Frechet distances: judge, inception or dinov2.")
+    ] = "judge",
+    feature_weights: Annotated[
+        Path | None,
+        typer.Option("--feature-weights", metavar="FILE", help="Their weights [default: download]."),
+    ] = None,
+    lpips: Annotated[
+        str | None, typer.Option("--lpips", metavar="FILE", help="VGG19 weights for LPIPS, or `download`.")
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option("--judge", metavar="MODEL", help="The segmenter that judges; else one is trained.")
+    ] = None,
+    judge_epochs: Annotated[
+        int | None, typer.Option("--judge-epochs", min=1, help="Of the judge's training [default: 1000 steps].")
+    ] = None,
+    allow_seen: Annotated[
+        bool, typer.Option("--allow-seen", help="Score a model on images that it has learned from; definitions say so.")
+    ] = False,
+) -> Answer:
+    """Judge whether generated images show their masks and look real, by a segmenter that has seen none of them."""
+    from sage_ray.evaluation.fidelity import fidelity as judge_images
+    from sage_ray.terminal.fidelity_answers import judged
+
+    options: Any = {
+        "data": data, "draws": draws, "seed": seed, "features": features, "feature_weights": feature_weights,
+        "lpips": lpips, "judge": judge, "judge_epochs": judge_epochs, "allow_seen": allow_seen,
+    }  # fmt: skip
+    return judged(judge_images(model, session.home, watch=session.watch, **options), model, session)
+
+
 @verb(app, "generate")
 def generate(
     session: Session,
@@ -172,15 +215,27 @@ def predict(
 
 
 @verb(app, "report")
-def report(session: Session, name: Annotated[str, typer.Argument(metavar="STUDY", help="Name of a study.")]) -> Answer:
-    """Write a summary of a study as markdown, from what is recorded."""
-    from sage_ray.terminal.study_report import write_report
+def report(
+    session: Session,
+    name: Annotated[
+        str, typer.Argument(metavar="STUDY", help="Name of a study, a final training or a registered model.")
+    ],
+    figures: Annotated[
+        Path | None, typer.Option("--figures", metavar="FOLDER", help="Write its figures there: PDF, SVG and PNG.")
+    ] = None,
+    columns: Annotated[int, typer.Option("--columns", min=1, max=2, help="Width of the figures on a page.")] = 2,
+) -> Answer:
+    """Write what a study found as one HTML page and as markdown: verdicts, figures, cost, how to repeat it."""
+    from sage_ray.reports.study_reports import report as write
+    from sage_ray.terminal.report_answers import reported
 
-    path = write_report(name, session.home)
-    return Answer(
-        path.read_text(encoding="utf-8").splitlines(),
-        {"study": name},
-        {"report": path},
-        [session.command(f"final {name}")],
-        verbatim=True,
-    )
+    files = write(name, session.home)
+    answer = reported(files, session)
+    if figures is not None:
+        if files.kind == "model":
+            mend = f"leave out --figures, or name a study or a final training (the page is written: {files.html})"
+            raise UserError("a registered model has no figures of its own", name, mend)
+        from sage_ray.figures.catalog import write_figures
+
+        answer.paths["figures"] = write_figures(session.home, name, figures, columns=columns)[0].parent
+    return answer

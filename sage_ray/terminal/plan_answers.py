@@ -76,6 +76,7 @@ def time_lines(plan: Plan, price: float | None) -> list[str]:
         wait = f"; {number_text(plan.waiting_hours)} more stand empty, as what is left waits for shared stages"
     lines = [f"time: {wall}{slots}; {most}{number_text(held)} {unit}{wait}"]
     lines.append(f"  from {'; '.join(plan.time_basis)}")
+    lines += [f"  not in these hours, as nothing like it was measured: {text}" for text in plan.not_in_hours]
     if plan.price is not None:
         lines.append(f"price: {most}{plan.price:,.2f}, at {price:g} per {plan.price_per}")
     return lines

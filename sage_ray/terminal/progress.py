@@ -11,22 +11,21 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
+from sage_ray.reports.study_words import field_of, score_text, tally, target_of
 from sage_ray.terminal.display import (
     FINAL_STATES,
     Pace,
     RunClock,
     clean,
+    cut,
     duration,
     ended,
     epoch_text,
-    field_of,
     params_text,
     run_line,
-    score_text,
     scores_text,
+    shown_params,
     study_rows,
-    tally,
-    target_of,
     trial_table,
 )
 from sage_ray.watch import SilentWatch, Watch
@@ -40,6 +39,8 @@ REDRAW_S = 0.2
 """Least time between two pictures; a person needs no more than a few a second."""
 LOOK_S = 0.3
 """Time between two looks at the size of the terminal."""
+FIRSTS = 3
+"""Most lines below the table of trials that say what trials do before an epoch of their own."""
 LOG_S = 600.0
 """Longest silence of a log about a run that trains: an epoch more often than a tenth of the run."""
 
@@ -89,6 +90,7 @@ class PlainWatch:
         self._seen: dict[int, str] = {}
         self._looked = False
         self._runs: dict[str, _RunLines] = {}
+        self._firsts: dict[int, tuple[str, float]] = {}
         self._lock = threading.Lock()
 
     def line(self, text: str) -> None:
@@ -100,6 +102,7 @@ class PlainWatch:
         first, self._looked = not self._looked, True
         for trial in field_of(status, "trials", ()):
             number, state = field_of(trial, "number"), str(field_of(trial, "state"))
+            self._tell_first(number, field_of(trial, "first"))
             if self._seen.get(number) == state:
                 continue
             self._seen[number] = state
@@ -107,11 +110,18 @@ class PlainWatch:
                 continue
             self.line(self._trial_line(trial, state, status))
 
+    def _tell_first(self, number: int, doing: str | None) -> None:
+        """Now and then a line of a trial that has no epoch of its own yet, as it makes its extra pairs."""
+        said, told = self._firsts.get(number, ("", -LOG_S))
+        if doing is not None and doing != said and self._now() - told >= LOG_S:
+            self._firsts[number] = (doing, self._now())
+            self.line(f"trial {number} {doing}")
+
     def _trial_line(self, trial: Any, state: str, status: Any) -> str:
         remaining = self._pace.of_study(ended(status), target_of(status))
         if state in FINAL_STATES:
             return f"{trial_event(trial)} | {tally(status)}, ETA {duration(remaining)}"
-        return f"trial {field_of(trial, 'number')} {state} {params_text(field_of(trial, 'params') or {})}"
+        return f"trial {field_of(trial, 'number')} {state} {params_text(shown_params(status, trial))}"
 
     def epoch(self, report: Mapping[str, Any], total: int, run: str = "") -> None:
         """Print an epoch if it is its turn."""
@@ -163,8 +173,8 @@ class LiveWatch:
         self._size = self._console.size = size_of(stream)
         self._lock = threading.RLock()
         self._live: Live | None = None
-        self._picture: _StudyPicture | _RunsPicture | None = None
-        self._bars: dict[str, _RunPicture] = {}
+        self._picture: StudyPicture | RunsPicture | None = None
+        self._bars: dict[str, RunPicture] = {}
         self._clocks: dict[str, RunClock] = {}
         self._said: deque[str] = deque(maxlen=200)
         self._closed = threading.Event()
@@ -189,7 +199,7 @@ class LiveWatch:
                 return
             self._tell_failures(status, states)
             self._changed, self._states = now, states
-            self._picture = _StudyPicture(status, self._pace)
+            self._picture = StudyPicture(status, self._pace)
             self._draw()
 
     def _tell_failures(self, status: Any, states: Mapping[int, str]) -> None:
@@ -204,12 +214,12 @@ class LiveWatch:
         """Show the bar of a run as it is now, among those of the runs that were seen before."""
         with self._lock:
             remaining = self._clocks.setdefault(run, RunClock()).remaining(report, total)
-            self._bars[run] = _RunPicture(report, total, remaining, run)
+            self._bars[run] = RunPicture(report, total, remaining, run)
             now = time.monotonic()
             if self._live is not None and now - self._changed < REDRAW_S and report["epoch"] not in (1, total):
                 return
             self._changed = now
-            self._picture = _RunsPicture([self._bars[name] for name in sorted(self._bars, key=_natural)])
+            self._picture = RunsPicture([self._bars[name] for name in sorted(self._bars, key=natural)])
             self._draw()
 
     def _draw(self) -> None:
@@ -265,11 +275,11 @@ class LiveWatch:
         with self._lock:
             live, self._live = self._live, None
             if live is not None:
-                live.transient = replaced and isinstance(self._picture, _StudyPicture)
+                live.transient = replaced and isinstance(self._picture, StudyPicture)
                 live.stop()
 
 
-class _StudyPicture:
+class StudyPicture:
     """A study as it was when it was told, drawn for whatever size the terminal has."""
 
     def __init__(self, status: Any, pace: Pace) -> None:
@@ -291,23 +301,26 @@ class _StudyPicture:
             text = Text(_fit(row, console.file), no_wrap=True)
             text.stylize(_STYLES.get(state, ""), table.state_at, table.state_at + len(state))
             yield text
+        for trial in [trial for trial in shown if field_of(trial, "first")][:FIRSTS]:
+            doing = cut(f"trial {field_of(trial, 'number')} {field_of(trial, 'first')}", options.max_width)
+            yield Text(_fit(doing, console.file), no_wrap=True)
         hidden = len(trials) - len(shown)
         more = f", {hidden} not shown" if hidden else ""
         foot = f"{field_of(self._status, 'study')}: {tally(self._status)}{more}, ETA {duration(self._eta)}"
         yield Text(_fit(foot, console.file), "bold")
 
 
-class _RunsPicture:
+class RunsPicture:
     """The bars of the runs that go on or have ended, one below the other."""
 
-    def __init__(self, bars: Sequence[_RunPicture]) -> None:
+    def __init__(self, bars: Sequence[RunPicture]) -> None:
         self._bars = bars
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield from self._bars
 
 
-class _RunPicture:
+class RunPicture:
     """The last epoch of a run as a bar, drawn for whatever width the terminal has."""
 
     def __init__(self, report: Mapping[str, Any], total: int, remaining: float | None, run: str) -> None:
@@ -331,7 +344,7 @@ class _RunPicture:
         yield Segment.line()
 
 
-def _natural(name: str) -> tuple[str, int]:
+def natural(name: str) -> tuple[str, int]:
     """Key that sorts s2 before s10."""
     digits = len(name) - len(name.rstrip("0123456789"))
     return (name[: len(name) - digits], int(name[-digits:])) if digits else (name, -1)

@@ -35,7 +35,7 @@ def doctor(
         bool, typer.Option("--cluster", help="Look at each node of the Ray cluster (RAY_ADDRESS, else a local Ray).")
     ] = False,
 ) -> Answer:
-    """Report versions, cores, GPUs, disk, home, Ray, MLflow and VGG weights; exit 1 if something needed is broken.
+    """Report versions, cores, GPUs, disk, home, Ray, MLflow, VGG weights, renderer; exit 1 if what is needed is broken.
 
     With --gradients: the gradient that each loss term gives each network, on one small batch, and the pairs that are
     dead. With --cluster: whether each node has the home, this version, MLflow, its GPUs and the time of day; with
@@ -63,10 +63,24 @@ def doctor(
 
 
 @verb(config_app, "show", "config show")
-def config_show(session: Session, preset: Preset = None, config: ConfigFile = None, sets: Sets = None) -> Answer:
-    """Print the resolved config as YAML, each value with its origin; the output is itself a config file."""
-    from sage_ray.terminal.show_config import annotated_yaml
+def config_show(
+    session: Session,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    sets: Sets = None,
+    explain: Annotated[
+        str | None, typer.Option("--explain", metavar="PATH", help="Say what a setting, or each of a section, is.")
+    ] = None,
+) -> Answer:
+    """Print the resolved config as YAML, each value with its origin; the output is itself a config file.
 
+    With --explain: type, range, default and meaning of a setting such as adversarial.lambda_cycle, of all settings of a
+    section such as adversarial, or of a key of a study's file such as objective.metric.
+    """
+    from sage_ray.terminal.show_config import annotated_yaml, explanation
+
+    if explain is not None:
+        return explanation(explain, resolved_config(preset, config, sets))
     resolved = resolved_config(preset, config, sets)
     values = resolved.config.model_dump(mode="json")
     chosen = f"--preset {preset}" if preset else f"-c {quoted(config)}" if config else "--preset sage_gan_paper"
@@ -157,7 +171,7 @@ def train(
     sets: Sets = None,
     run_id: Annotated[str | None, typer.Option("--run-id", help="Name of the run [default: from its config].")] = None,
 ) -> Answer:
-    """Train one config through both phases; an interrupted run goes on where it was."""
+    """Train one config through all its stages; an interrupted run goes on where it was."""
     resolved = resolved_config(preset, config, sets)
     from sage_ray.terminal.verb_answers import train_and_watch
 

@@ -65,6 +65,7 @@ class Session:
         self.verb, self.quiet = verb, quiet
         self._named = str(home or os.environ.get("SAGE_HOME") or "sage_runs")
         self.resumable: str | None = None
+        self.as_json = False
 
     @cached_property
     def home(self) -> Home:
@@ -169,6 +170,7 @@ def verb(app: typer.Typer, name: str, full_name: str | None = None) -> Callable[
 
 def perform(session: Session, work: Callable[[], Answer], as_json: bool) -> int:
     """Exit code of a verb, after its answer or its error has been printed."""
+    session.as_json = as_json
     try:
         with terminated_as_interrupted():
             answer = work()

@@ -1,11 +1,17 @@
-"""A resolved config as YAML that says where each value came from."""
+"""A resolved config as YAML that says where each value came from, and what a setting of it is."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import yaml
+
+from sage_ray.terminal.shell import Answer
+
+if TYPE_CHECKING:
+    from sage_ray.config import Resolved
 
 _COLUMN = 58
 
@@ -13,6 +19,34 @@ _COLUMN = 58
 def annotated_yaml(values: Mapping[str, Any], origins: Mapping[str, str]) -> list[str]:
     """Lines of YAML, one leaf a line, each followed by its origin as a comment; readable as a config file."""
     return list(_lines(values, origins, prefix="", depth=0))
+
+
+def explanation(path: str, resolved: Resolved) -> Answer:
+    """What a setting, or each setting of a section, is, with its value in a config.
+
+    Raises:
+        UserError: there is no such setting; the nearest names are given.
+    """
+    from sage_ray.terminal.setting_reference import explain, explained, section_meanings
+
+    rows = explain(path)
+    meaning = section_meanings().get(path.strip().rstrip("."))
+    lines = [f"{path.strip().rstrip('.')}: {meaning}", ""] if meaning else []
+    here = []
+    for row in rows:
+        lines += explained(row)
+        fields = asdict(row)
+        if row.kind == "config":
+            fields |= {"value": resolved.config.get(row.path), "origin": resolved.origins[row.path]}
+            lines += [f"  here: {_scalar(fields['value'])} ({fields['origin']})"] if _is_chosen(fields) else []
+        here.append(fields)
+        lines += [""] if row is not rows[-1] else []
+    return Answer(lines, {"settings": here})
+
+
+def _is_chosen(fields: Mapping[str, Any]) -> bool:
+    """Whether a value was given by the user, and not by the default config."""
+    return fields["origin"] not in ("default", "preset sage_gan_paper")
 
 
 def _lines(tree: Mapping[str, Any], origins: Mapping[str, str], prefix: str, depth: int) -> Iterator[str]:

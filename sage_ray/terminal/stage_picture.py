@@ -14,8 +14,12 @@ ROWS = 40
 """Stages that are drawn; the others are counted."""
 LEFT, RIGHT, TOP, BOTTOM, ROW, BAR, WIDTH = 24, 230, 96, 56, 36, 16, 960
 """Pixels: margins, the distance of two bars, the height of one, and the width of the picture."""
-COLOURS = {"pretrain": "#33658a", "adversarial": "#c06c34"}
-NAMES = {"pretrain": "phase 1: the segmenter alone", "adversarial": "phase 2: all networks"}
+COLOURS = {"render": "#5b8c5a", "pretrain": "#33658a", "adversarial": "#c06c34"}
+NAMES = {
+    "render": "rendering: the materials",
+    "pretrain": "phase 1: the segmenter alone",
+    "adversarial": "phase 2: all networks",
+}
 INK, PALE, GRID = "#22303c", "#5d6d7a", "#e3e8ec"
 
 
@@ -29,7 +33,7 @@ class _Row:
 
 
 def stage_picture(nodes: Sequence[StageNode], title: str) -> str:
-    """The SVG of a tree; alike stages are one bar. It reads in grey: the two phases differ in brightness and place."""
+    """The SVG of a tree; alike stages are one bar. In grey print the kinds of stages differ in brightness and place."""
     rows = _rows(nodes)
     shown = rows[:ROWS]
     last = max((row.offset + row.branch.node.ends[-1] for row in shown), default=1)
@@ -86,7 +90,7 @@ def _axis(last: int, scale: float, bottom: int) -> list[str]:
         x = LEFT + epoch * scale
         parts.append(f'<line x1="{x:.1f}" y1="{TOP - 14}" x2="{x:.1f}" y2="{bottom}" stroke="{GRID}"/>')
         parts.append(_text(x, bottom + 18, str(epoch), colour=PALE, anchor="middle"))
-    parts.append(_text(LEFT, bottom + 38, "epoch of a run, over both phases", colour=PALE))
+    parts.append(_text(LEFT, bottom + 38, "epoch of a run, over all stages that it needs", colour=PALE))
     return parts
 
 

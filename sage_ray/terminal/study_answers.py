@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sage_ray.reports.study_words import objectives_text, score_text, tally
 from sage_ray.terminal.disk_answers import tidied
-from sage_ray.terminal.display import objectives_text, score_text, tally, trial_table
+from sage_ray.terminal.display import trial_table
 from sage_ray.terminal.progress import width_of
 from sage_ray.terminal.shell import EXIT_FAILED, EXIT_INTERRUPTED, Answer, Session, plain
 
@@ -25,7 +26,7 @@ def study_lines(status: StudyStatus) -> list[str]:
         lines.append("* on the Pareto front: no other trial beats it in one objective and equals it in the other")
     if status.state == "running":
         running = [trial for trial in status.trials if trial.state == "RUNNING"]
-        lines += [f"trial {trial.number} {_last_report(trial.silent_s)}" for trial in running]
+        lines += [f"trial {trial.number} {trial.first or _last_report(trial.silent_s)}" for trial in running]
     failed = [trial for trial in status.trials if trial.error]
     return lines + [f"trial {trial.number} failed: {trial.error}{_log_of(trial)}" for trial in failed]
 
@@ -47,7 +48,7 @@ def swept(status: StudyStatus, session: Session) -> Answer:
     """Answer of `sweep`, `resume` and `status`: the study as it stands."""
     paths: dict[str, Any] = {"study": Path(status.path)}
     if status.state == "finished":
-        verbs = ("best", "report") if status.done else ("report",)
+        verbs = ("best", "report") if status.done else ("status",)
     elif status.state == "running":
         verbs = ("status", "stop")
     else:
@@ -98,23 +99,27 @@ def arm_lines(result: AblationResult) -> list[str]:
     """An ablation as a plain table: means over finished runs of the objective and of the locked test's score."""
     found = result.status
     wide = max(len(arm.arm) for arm in result.arms) + 2
-    score, test = f"{found.metric} ({result.reduce})", f"test {result.test_score}"
-    lines = [f"{found.study} {found.state}: {tally(found)}; means over seeds, * the reference"]
-    lines.append(f"{'arm':<{wide}}  {'done':>6}  {'failed':>6}  {score}  {test}")
-    lines += [_arm_line(arm, wide, len(score), len(test)) for arm in result.arms]
-    lines += [f"{run.run_id} failed: {run.error}" for run in result.runs if run.state == "FAIL"]
     common = next(arm.definitions for arm in result.arms if arm.is_reference)
-    others = [arm.arm for arm in result.arms if arm.definitions != common and arm.not_run is None]
+    others = [arm.called for arm in result.arms if arm.definitions != common and arm.not_run is None]
+    score, test = f"{found.metric} ({result.reduce})", f"test {result.test_score}"
+    over = "seeds and subsets" if len({run.subset for run in result.runs}) > 1 else "seeds"
+    lines = [f"{found.study} {found.state}: {tally(found)}; means over {over}, * the reference"]
+    called = "  called" if any(arm.label for arm in result.arms) else ""
+    lines.append(f"{'arm':<{wide}}  {'done':>6}  {'failed':>6}  {score}  {test}{called}")
+    marks = {arm.arm: " *" if arm.is_reference else " °" if arm.called in others else "" for arm in result.arms}
+    lines += [_arm_line(arm, marks[arm.arm], wide, len(score), len(test)) for arm in result.arms]
+    lines += [f"{run.run_id} failed: {run.error}" for run in result.runs if run.state == "FAIL"]
+    lines += [f"{run.run_id} {run.first}" for trial in found.trials if trial.first for run in trial.runs if run.first]
     if others:
-        lines.append(f"scored by another definition than the reference, not to be compared: {', '.join(others)}")
+        lines.append(f"° scored by another definition than the reference, not to be compared: {', '.join(others)}")
     return [*lines, *(found.text for found in result.readings), *result.notes]
 
 
-def _arm_line(arm: ArmSummary, wide: int, score: int, test: int) -> str:
-    name = f"{arm.arm}{' *' if arm.is_reference else ''}"
+def _arm_line(arm: ArmSummary, mark: str, wide: int, score: int, test: int) -> str:
+    name = f"{arm.arm}{mark}"
     if arm.not_run is not None:
-        return f"{name:<{wide}}  not run: {arm.not_run}"
+        return f"{name:<{wide}}  not run: {arm.not_run}" + (f" (called {arm.label})" if arm.label else "")
+    called = f"  {arm.label}" if arm.label else ""
     done = f"{arm.done}/{arm.wanted}"
-    return (
-        f"{name:<{wide}}  {done:>6}  {arm.failed:>6}  {score_text(arm.value):>{score}}  {score_text(arm.test):>{test}}"
-    )
+    scores = f"{score_text(arm.value):>{score}}  {score_text(arm.test):>{test}}"
+    return f"{name:<{wide}}  {done:>6}  {arm.failed:>6}  {scores}{called}"

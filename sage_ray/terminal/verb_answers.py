@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sage_ray.errors import UserError
-from sage_ray.terminal.display import objective_text, params_text, score_text, tally
+from sage_ray.reports.study_words import objective_text, score_text, tally
+from sage_ray.terminal.display import params_text, shown_params
 from sage_ray.terminal.model_answers import finished, named_model
 from sage_ray.terminal.shell import EXIT_FAILED, EXIT_INTERRUPTED, Answer, Session, plain
 from sage_ray.terminal.study_answers import ablated, ended, swept
+from sage_ray.watch import tell_maker
 
 if TYPE_CHECKING:
     from sage_ray.config import ExperimentConfig
@@ -24,13 +26,14 @@ def train_and_watch(config: ExperimentConfig, session: Session, run_id: str | No
     from sage_ray.runtime.launch import default_run_id, train
 
     session.resumable = run_id or default_run_id(config, name)
-    total = config.pretrain.epochs + config.adversarial.epochs
+    total = config.num_epochs
     watch = session.watch
     record = train(
         config,
         session.home,
         session.resumable,
         on_report=lambda report: watch.epoch(report, total),
+        on_maker=partial(tell_maker, watch),
         say=watch.line,
     )
     return trained(record, session)
@@ -75,6 +78,8 @@ def trained(record: RunRecord, session: Session) -> Answer:
     if record.state != "COMPLETE" or not model.is_dir():
         return Answer(lines, fields, paths, [again])
     follow = [session.command(f"predict {record.run_id} IMAGES -o OUT"), session.command(f"final {record.run_id}")]
+    if record.parameters and "segmenter" not in record.parameters:  # a system that only generates
+        follow = [session.command(f"generate {record.run_id} MASKS -o OUT")]
     return Answer(lines, fields, paths | {"model": model}, follow)
 
 
@@ -136,7 +141,9 @@ def status_of(name: str, session: Session) -> Answer:
 
 
 def _status_of_final(name: str, session: Session) -> Answer:
+    from sage_ray.evaluation.locked_test_table import basis, locked_test_lines
     from sage_ray.record.run_folder import RunFolder
+    from sage_ray.registry.final import locked_scores
     from sage_ray.registry.final_plan import read_plan
 
     plan = read_plan(session.home, name)
@@ -144,10 +151,15 @@ def _status_of_final(name: str, session: Session) -> Answer:
     states = {seed: run.read().state if run.path.is_dir() else "not begun" for seed, run in records.items()}
     lines = [f"{name} of {plan.source}: {plan.rule}"]
     lines += [f"  seed {seed}: {state}" for seed, state in states.items()]
+    scored = locked_scores(plan, session.home)
+    if scored is not None:
+        by_seed, whole = scored
+        lines += ["locked test:", *(f"  {line}" for line in locked_test_lines(by_seed, whole)), basis(whole["dice"])]
     # Registration may still be due when all seeds are complete; `resume` then does that alone.
     registered = (session.home.finals / name / "package").is_dir()
     follow = [named_model("compare", plan.model_name, session) if registered else session.command(f"resume {name}")]
     fields = {"final_id": name, "source": plan.source, "seeds": plan.seeds, "states": states}
+    fields |= {} if scored is None else {"by_seed": scored[0], "scores": scored[1]}
     return Answer(lines, plain(fields), {"runs": session.home.runs}, follow)
 
 
@@ -160,7 +172,9 @@ def _status_of_run(name: str, session: Session) -> Answer:
     lines = [f"{name} {record.state}: epoch {record.epoch}, attempt {record.attempt}, {record.seconds:.1f} s"]
     lines += [line for line in (scores, record.error) if line]
     owner = record.parent or record.study
-    if record.finished:
+    if record.finished and "segmenter" not in (record.parameters or {"segmenter": 0}):  # a system that only generates
+        verbs = [f"generate {name} MASKS -o OUT"]
+    elif record.finished:
         verbs = [f"predict {name} IMAGES -o OUT"]
         verbs += [f"evaluate {name}"] if folder.config().data.split.test else []
     elif owner:  # it goes on with the whole of its study
@@ -200,9 +214,7 @@ def synced(report: SyncReport, session: Session) -> Answer:
         lines.append(f"studies and final trainings put right: {', '.join(report.parents)}")
     uri = session.home.mlflow_uri
     shown = redacted(uri)
-    show = f"open {without_user(uri)}" if is_http(uri) else f"mlflow ui --backend-store-uri {shlex.quote(shown)}"
-    if shown != uri and not is_http(uri):
-        show = 'mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"'
+    show = f"open {without_user(uri)}" if is_http(uri) else session.command("ui")
     answer = Answer(lines, plain(report), {"mlflow": shown}, [show])
     if report.failed:
         lines += [f"not sent: {name}: {reason}" for name, reason in report.failed.items()]
@@ -213,14 +225,19 @@ def synced(report: SyncReport, session: Session) -> Answer:
 def chosen(choice: BestChoice, session: Session) -> Answer:
     """Answer of `best`: the chosen trial, why, and who came next."""
     lines = [
-        f"trial {choice.trial}: {score_text(choice.value)}  {params_text(choice.params)}",
+        f"trial {choice.trial}: {score_text(choice.value)}  {params_text(shown_params(choice, choice))}",
         f"rule: {choice.rule}",
     ]
     for row in choice.runner_ups[:5]:
         near = "within" if row.within else "beyond"
         lines.append(
             f"  trial {row.trial}: {score_text(row.value)} ({near} one standard error {row.standard_error:.4f})  "
-            f"{params_text(row.params)}"
+            f"{params_text(shown_params(choice, row))}"
+        )
+    for stopped in choice.stopped_higher[:3]:
+        lines.append(
+            f"  trial {stopped.trial} stood better, {score_text(stopped.value)}, when it was stopped early at epoch "
+            f"{stopped.epoch}; a stopped trial is not chosen among"
         )
     if choice.front:
         lines.append("Pareto front: no other trial beats one of these in one objective and equals it in the other")
@@ -229,7 +246,7 @@ def chosen(choice: BestChoice, session: Session) -> Answer:
                 f"{metric} {objective_text(metric, value)}" for metric, value in entry.objectives.items()
             )
             mark = "*" if entry.trial == choice.trial else " "
-            lines.append(f"  {mark}trial {entry.trial}: {values}  {params_text(entry.params)}")
+            lines.append(f"  {mark}trial {entry.trial}: {values}  {params_text(shown_params(choice, entry))}")
     fields = plain(choice)
     return Answer(
         lines, fields, {"study": session.home.studies / choice.study}, [session.command(f"final {choice.study}")]

@@ -1,0 +1,1 @@
+"""The figures of a study, for its report, for papers and for notebooks."""

@@ -1,0 +1,110 @@
+"""What a study cost: time of each arm or trial, trained or taken over from runs before it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sage_ray.analysis.figure_style import SKY, paper_axes, paper_figure
+from sage_ray.figures.figure_words import unit_of, wrapped
+from sage_ray.figures.study_figure import StudyFigure, finished
+from sage_ray.figures.study_records import StudyRecords
+from sage_ray.record.run_folder import RunFolder
+
+_LONG = 24
+"""Trials from which on they are columns without a name each."""
+
+
+def run_times(records: StudyRecords) -> pd.DataFrame:
+    """One row per run: its arm, trial and seed, the seconds that it took, and those that it did not need to train.
+
+    Saved are the epochs that a run took from the stage store, with the seconds that they took where they were trained;
+    also those of a run that was stopped early, and none that the run had trained itself before an interruption.
+    """
+    runs = records.runs
+    saved = [_replayed_seconds(records.home.runs / str(run_id)) for run_id in runs["run_id"]]
+    spent = runs["seconds"].fillna(0).to_numpy(float)
+    table = runs[["run_id", "arm", "trial", "seed", "state"]].assign(spent=spent, saved=saved)
+    return table.assign(gpu=runs["gpu_seconds"].fillna(0).to_numpy(float) if "gpu_seconds" in runs else 0.0)
+
+
+def _replayed_seconds(path: Path) -> float:
+    lines = [line for line in RunFolder(path).metrics() if line.get("replayed")]
+    return float(sum(line.get("seconds") or 0.0 for line in lines))
+
+
+def cost(records: StudyRecords, columns: int) -> StudyFigure:
+    """Time of each arm or trial, summed over its runs, with what the reuse of stages saved.
+
+    Raises:
+        UserError: no run has a time.
+    """
+    if records.runs.empty:
+        raise records.without("it has no run")
+    times = run_times(records)
+    if not times["spent"].sum() > 0:
+        raise records.without("no run has recorded its time")
+    named = _named(records, times)
+    table = named.groupby("name", sort=False)[["spent", "saved", "gpu"]].sum()
+    unit, size = unit_of(float((table["spent"] + table["saved"]).max()))
+    many = len(table) > _LONG
+    figure = paper_figure(columns, 56 if many else 22 + 5.2 * max(len(table), 2))
+    axes = figure.subplots()
+    places = np.arange(len(table))[:: 1 if many else -1]
+    draw: Any = axes.bar if many else axes.barh
+    across: dict[str, Any] = {("width" if many else "height"): 0.72, "edgecolor": "black", "linewidth": 0.4}
+    draw(places, table["spent"] / size, color="0.45", label="computed", **across)
+    starts = {"bottom" if many else "left": table["spent"] / size}
+    if table["saved"].sum() > 0:
+        draw(places, table["saved"] / size, color=SKY, hatch="////", label="saved: taken from the store", **starts,
+             **across)  # fmt: skip
+    text = f"time ({unit})"
+    if many:
+        axes.set(xlabel="trial", ylabel=text, xlim=(-0.8, len(table) - 0.2))
+        shown = range(0, len(table), max(len(table) // 10, 1))
+        axes.set_xticks(list(shown), [str(table.index[k]).removeprefix("trial ") for k in shown])
+    else:
+        axes.set_yticks(places, [wrapped(str(name), 24 if columns == 1 else 34, 2) for name in table.index])
+        axes.set_xlabel(text)
+    top = 1.05 * float((table["spent"] + table["saved"]).max()) / size
+    axes.set(**{"ylim" if many else "xlim": (0, top)})
+    paper_axes(axes)
+    axes.grid(False, axis="x" if many else "y")
+    figure.legend(loc="outside upper right", ncols=2, frameon=False, handlelength=1.4)
+    caption = [_sums(times), f"Bars: sum over the runs of each {'arm' if records.kind == 'ablation' else 'trial'}."
+               if records.kind != "final" else "Bars: one run each."]  # fmt: skip
+    alt = (
+        f"Bars of the time of {len(table)} {'arms' if records.kind == 'ablation' else 'trials or runs'}. {_sums(times)}"
+    )
+    return finished(records, "cost", "What it cost", caption, alt, figure)
+
+
+def _named(records: StudyRecords, times: pd.DataFrame) -> pd.DataFrame:
+    """The rows in reading order with the name of their bar."""
+    if records.kind == "ablation":
+        places = times["arm"].map(records.facts.place_of)
+        return times.assign(name=times["arm"].map(records.facts.called), place=places).sort_values("place")
+    if records.kind == "final":
+        return times.assign(name=[f"seed {int(seed)}" for seed in times["seed"]]).sort_values("seed")
+    times = times.sort_values("trial")
+    return times.assign(name=[f"trial {int(trial)}" for trial in times["trial"]])
+
+
+def _sums(times: pd.DataFrame) -> str:
+    """The whole in words."""
+    spent, saved, gpu = (float(times[name].sum()) for name in ("spent", "saved", "gpu"))
+    told = f"{len(times)} runs took {_amount(spent)} of computing"
+    told += f", {gpu / 3600:.3g} GPU-hours" if gpu > 0 else " on CPUs"
+    if saved > 0:
+        told += (
+            f"; reuse of stages saved {_amount(saved)} ({100 * saved / (spent + saved):.0f} % of what all would take)"
+        )
+    return told + "."
+
+
+def _amount(seconds: float) -> str:
+    unit, size = unit_of(seconds)
+    return f"{seconds / size:.3g} {unit}"

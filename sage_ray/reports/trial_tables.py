@@ -1,0 +1,261 @@
+"""What was searched or compared: settings, trials and arms as tables, and the choice with its reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from sage_ray.figures.figure_words import short_names
+from sage_ray.files import read_json
+from sage_ray.reports.evidence import StudyEvidence
+from sage_ray.reports.page_parts import Bullets, Grid, Paragraph, Part
+from sage_ray.reports.study_words import further_objectives, objective_text, score_text
+from sage_ray.search.parent_note import value_text
+from sage_ray.search.study_status import StudyStatus, TrialStatus
+
+if TYPE_CHECKING:
+    from sage_ray.search.best import BestChoice
+
+ENDINGS = {
+    "COMPLETE": "complete",
+    "PRUNED": "stopped early",
+    "FAIL": "failed",
+    "RUNNING": "running",
+    "PENDING": "waits",
+}
+MOST_ROWS = 400
+
+
+def params_text(params: Mapping[str, Any]) -> str:
+    """Parameters in a sentence: "`lr` 0.001, ...", or "the untuned base"."""
+    named = zip(short_names(list(params)).values(), params.values(), strict=True)
+    return ", ".join(f"`{name}` {value_text(value)}" for name, value in named) or "the untuned base"
+
+
+def trial_order(study: StudyStatus) -> list[TrialStatus]:
+    """Complete trials first, the best on top; then the others."""
+    sign = -1 if study.direction == "maximize" else 1
+    return sorted(
+        study.trials,
+        key=lambda t: (t.state != "COMPLETE", sign * t.value if t.value is not None else float("inf"), t.number),
+    )
+
+
+def trial_grid(study: StudyStatus, chosen: int | None) -> Grid:
+    """All trials, the best first, with their settings."""
+    names = sorted({path for trial in study.trials for path in trial.params})
+    others = further_objectives(study)
+    head = [
+        "trial",
+        "ended",
+        "epochs",
+        "score",
+        *others,
+        *(f"`{name}`" for name in short_names(names).values()),
+        "seconds",
+    ]
+    rows, numbers = [], []
+    for trial in trial_order(study)[:MOST_ROWS]:
+        values = [value_text(trial.params[name]) if name in trial.params else "base" for name in names]
+        seconds = f"{trial.seconds:.0f}" if trial.seconds is not None else "-"
+        scores = [score_text(trial.value), *(objective_text(name, trial.objectives.get(name)) for name in others)]
+        ended = ENDINGS.get(trial.state, trial.state)
+        rows.append([str(trial.number), ended, str(trial.epoch), *scores, *values, seconds])
+        numbers.append(trial.number)
+    marked = frozenset(place for place, number in enumerate(numbers) if number == chosen)
+    better = "higher" if study.direction == "maximize" else "lower"
+    caption = f"Score: {study.metric}, {better} is better; of a trial that was stopped early, where it stood then. "
+    caption += "Seconds: from its start to its end, waiting for others included."
+    return Grid(head, rows, frozenset({1}), caption, trials=tuple(numbers), sortable=True, marked=marked)
+
+
+def front_grid(study: StudyStatus) -> list[Part]:
+    """The Pareto front of a study with two objectives, best in the first one first; [] of any other."""
+    if not study.front:
+        return []
+    names = list(study.objectives)
+    sign = -1 if study.direction == "maximize" else 1
+    front = [trial for trial in study.trials if trial.number in study.front]
+    front.sort(key=lambda trial: sign * trial.objectives[names[0]])
+    rows = [
+        [
+            str(trial.number),
+            *(objective_text(name, trial.objectives[name]) for name in names),
+            params_text(trial.params),
+        ]
+        for trial in front
+    ]
+    told = "Pareto front: no other trial beats one of these in one objective and equals it in the other."
+    head = ["trial", *names, "parameters"]
+    return [Grid(head, rows, frozenset({len(head) - 1}), told, trials=tuple(trial.number for trial in front))]
+
+
+def failures(study: StudyStatus) -> list[Part]:
+    """Which trials failed, and of what; each fault once."""
+    by_error: dict[str, list[int]] = {}
+    for trial in study.trials:
+        if trial.error:
+            by_error.setdefault(trial.error, []).append(trial.number)
+    lines = [
+        f"Trial{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}: {error}"
+        for error, numbers in by_error.items()
+    ]
+    return [Bullets(lines)] if lines else []
+
+
+def space_grid(evidence: StudyEvidence) -> list[Part]:
+    """What a search was free to choose, with the base's and the chosen trial's values."""
+    file = yaml.safe_load(evidence.runs_file) or {}
+    chosen = evidence.choice.params if evidence.choice else {}
+    base = evidence.base_trial
+    head = ["setting", "searched", *(["untuned base"] if base else []), "chosen"]
+    rows = []
+    for path, given in (file.get("space") or {}).items():
+        at_base = [value_text(base.params.get(path, "as the base"))] if base else []
+        rows.append([f"`{path}`", range_text(given), *at_base, value_text(chosen.get(path, "as the base"))])
+    if not rows:
+        return []
+    sampler, scheduler = file.get("sampler") or {}, file.get("scheduler") or {}
+    how = [f"sampler {sampler.get('name', 'tpe')}", f"scheduler {scheduler.get('name', 'fifo')}"]
+    seeds = [str(seed) for seed in file.get("seeds") or [0]]
+    how += [f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)} of each trial"]
+    told = f"What the search was free to choose: {', '.join(how)}."
+    return [Grid(head, rows, frozenset(range(len(head))), told)]
+
+
+def range_text(given: Any) -> str:
+    """A dimension of a space in words."""
+    if not isinstance(given, Mapping):
+        return f"fixed: {value_text(given)}"
+    text = ""
+    for kind in ("float", "int"):
+        if kind in given:
+            low, high = given[kind][:2]
+            text = f"{value_text(low)} to {value_text(high)}" + (", log scale" if given.get("log") else "")
+            text += ", whole numbers" if kind == "int" else ""
+    if "categorical" in given:
+        text = " or ".join(map(value_text, given["categorical"]))
+    if "tie" in given:
+        text = f"tied: {given['tie']}"
+    when = given.get("when")
+    return text + (f" (only when {'; '.join(f'{k} is {v}' for k, v in when.items())})" if when else "") or str(given)
+
+
+def choice_parts(evidence: StudyEvidence) -> list[Part]:
+    """What `best` chose and why, who came next, and who stood higher when it was stopped."""
+    choice, study = evidence.choice, evidence.status
+    if choice is None:
+        return [Paragraph(f"None: {evidence.no_choice}.", "note")]
+    noun = "Trial" if evidence.is_search else "Arm"
+    name = str(choice.trial) if evidence.is_search else _arm(choice, choice.params, choice.trial)
+    base = evidence.base_trial
+    text = f"{noun} {name}{' (the untuned base)' if base and base.number == choice.trial else ''}"
+    text += f" with {study.metric} {score_text(choice.value)}"
+    text += f": {params_text(choice.params)}." if evidence.is_search else "."
+    if choice.top_trial != choice.trial:
+        top = next((s for s in choice.runner_ups if s.trial == choice.top_trial), None)
+        above = f" ({score_text(top.value)})" if top else ""
+        of_top = _arm(choice, top.params, top.trial) if top and not evidence.is_search else choice.top_trial
+        text += (
+            f" {noun} {of_top} scored best{above}, but by no more than one standard error "
+            f"({choice.standard_error:.4f}), which is as good as equal; of equals the cheapest is taken."
+        )
+    parts: list[Part] = [Paragraph(text), Paragraph(f"Rule: {choice.rule}", "note")]
+    for stopped in choice.stopped_higher[:3]:
+        parts.append(
+            Paragraph(
+                f"Trial {stopped.trial} stood higher, {score_text(stopped.value)}, when it was stopped early at epoch "
+                f"{stopped.epoch}: {params_text(stopped.params)}. A stopped trial has no final score, so it cannot be "
+                "chosen. It may be worth training to its end: put its settings among the `points` of a further search.",
+                "caution",
+            )
+        )
+    if choice.runner_ups:
+        parts.append(_standings(evidence))
+    return [*parts, *front_grid(study)]
+
+
+def _arm(choice: BestChoice, params: Mapping[str, Any], trial: int) -> str:
+    """What people call the arm of a trial of an ablation."""
+    arm = str(params.get("arm", trial))
+    return choice.labels.get(arm, arm)
+
+
+def _standings(evidence: StudyEvidence) -> Grid:
+    choice = evidence.choice
+    assert choice is not None
+    of_search = evidence.is_search
+    rows = [
+        [
+            str(row.trial) if of_search else _arm(choice, row.params, row.trial),
+            score_text(row.value),
+            f"{row.behind:.4f}",
+            f"{row.standard_error:.4f}",
+            "yes" if row.within else "no",
+            str(row.epochs),
+            *([params_text(row.params)] if of_search else []),
+        ]
+        for row in choice.runner_ups[:5]
+    ]
+    first, last = ("trial", ["settings"]) if of_search else ("arm", [])
+    head = [first, "score", "behind the top", "standard error", "as good as equal", "epochs", *last]
+    trials = tuple(row.trial for row in choice.runner_ups[:5])
+    texts = frozenset({4, 6}) if of_search else frozenset({0, 4})
+    return Grid(head, rows, texts, "Who came next.", trials=trials if of_search else ())
+
+
+def arm_grid(evidence: StudyEvidence) -> list[Part]:
+    """The arms of an ablation: what each changes, how many of its runs are done, and what it scored."""
+    from sage_ray.search.ablate import read_ablation
+
+    result = read_ablation(evidence.name, evidence.home)
+    changes = _changed_by(evidence)
+    score, test = f"{evidence.status.metric} ({result.reduce})", f"test {result.test_score}"
+    rows: list[list[str]] = []
+    marked: set[int] = set()
+    for place, arm in enumerate(result.arms):
+        name = f"{arm.label} (`{arm.arm}`)" if arm.label else arm.arm
+        if arm.is_reference:
+            name = f"{name} (reference)"
+            marked.add(place)
+        shown = [f"{arm.done} of {arm.wanted}", str(arm.failed), score_text(arm.value), score_text(arm.test)]
+        if arm.not_run is not None:
+            shown = [f"not run: {arm.not_run}", "", "", ""]
+        rows.append([name, changes.get(arm.arm, ""), *shown])
+    head = ["arm", "differs by", "done", "failed", score, test]
+    caption = "Means over finished runs; intervals and verdicts are above."
+    grid = Grid(head, rows, frozenset({0, 1, 2}), caption, marked=frozenset(marked))
+    meanings: dict[str, list[str]] = {}
+    for arm in result.arms:
+        text = "; ".join(f"{name}: {meaning}" for name, meaning in arm.definitions.items())
+        meanings.setdefault(text, []).append(arm.label or arm.arm)
+    lines = [f"{', '.join(arms) if len(meanings) > 1 else 'Scores'}: {text}." for text, arms in meanings.items()]
+    return [grid, Bullets([*lines, *(f"{line[:1].upper()}{line[1:]}" for line in result.details[1:])])]
+
+
+def _changed_by(evidence: StudyEvidence) -> dict[str, str]:
+    """By arm, what it sets; as study.json lists it."""
+    arms = read_json(evidence.folder / "study.json").get("arms") or []
+    found = {}
+    for arm in arms:
+        values = {path: value for path, value in (arm.get("values") or {}).items() if path != "arm"}
+        found[str(arm["name"])] = ", ".join(f"`{path}` {value_text(value)}" for path, value in values.items())
+    return found
+
+
+def changes_of_file(folder: Path) -> list[str]:
+    """What of the study's file was changed since it began, and when."""
+    changes = read_json(folder / "study.json").get("changes", [])
+    return [
+        f"changed {change['time']}: "
+        + "; ".join(f"`{key}` {_said(old)} to {_said(new)}" for key, (old, new) in change["keys"].items())
+        for change in changes
+        if change["keys"]
+    ]
+
+
+def _said(value: Any) -> str:
+    return "absent" if value is None else value_text(value)
