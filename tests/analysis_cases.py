@@ -34,11 +34,13 @@ def run_script(name: str, *words: str | Path) -> subprocess.CompletedProcess[str
 
 
 def write_design(home: Home, name: str, arms: Sequence[str], reference: str, **more: Any) -> None:
-    """studies/NAME as `sage-ray ablate` leaves it. Args: more has not_run by arm, seeds, fraction."""
+    """studies/NAME as `sage-ray ablate` leaves it. Args: more has not_run and labels by arm, seeds, fraction."""
     folder = home.studies / name
     folder.mkdir(parents=True)
     not_run: Mapping[str, str] = more.get("not_run", {})
-    listed = [{"name": arm, "not_run": not_run.get(arm), "levels": {}, "values": {}} for arm in arms]
+    labels: Mapping[str, str] = more.get("labels", {})
+    named = {arm: {"label": labels[arm]} if arm in labels else {} for arm in arms}
+    listed = [{"name": arm, "not_run": not_run.get(arm), "levels": {}, "values": {}, **named[arm]} for arm in arms]
     meta = {"format_version": 1, "name": name, "kind": "ablation", "design": "arms", "reference": reference}
     write_json(folder / "study.json", {**meta, "test": True, "arms": listed, "data_fingerprint": FINGERPRINT})
     design = {"name": name, "kind": "arms", "reference": reference, "seeds": list(more.get("seeds", []))}
@@ -59,13 +61,14 @@ def write_run(
     test: bool = True,
     trial: int | None = None,
     fold: int | None = None,
+    subset: int | None = None,
     noise: float = 0.0,
     **record: Any,
 ) -> RunFolder:
     """A run's folder. Every score of image i is level + .01 i, plus noise; its curve is `curve`, or rises to `level`.
 
     Args:
-        home, study, arm, seed, trial, fold: where it belongs.
+        home, study, arm, seed, trial, fold, subset: where it belongs.
         level: of its scores.
         values: of its config.
         state: as recorded; a run that is not COMPLETE has half its epochs and no scores of images.
@@ -76,7 +79,7 @@ def write_run(
         record: further fields of record.json.
     """
     config = ExperimentConfig().with_values({"pretrain.epochs": PRETRAIN, "seed": seed, **(values or {})})
-    tail = "" if fold is None else f"-f{fold}"
+    tail = ("" if fold is None else f"-f{fold}") + ("" if subset is None else f"-u{subset}")
     name = f"{study}-{arm if arm is not None else f't{trial or 0:04d}'}-s{seed}{tail}"
     home.check_writable()
     folder = RunFolder.create(home.runs, name, config, RunLabels(study=study, arm=arm, trial=trial, fold=fold))

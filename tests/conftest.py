@@ -72,6 +72,18 @@ def _clean_surroundings(request: pytest.FixtureRequest) -> Iterator[None]:
         os.environ.pop(name, None)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _no_session_outlives_its_module() -> Iterator[None]:
+    """The threads that show this process alive in each home that a test has made end with the tests of the module.
+
+    There would be hundreds by the end, each writing twice a second: a third of the time of both processors.
+    """
+    yield
+    leases = sys.modules.get("sage_ray.leases")
+    if leases is not None:
+        leases.end_sessions(wait_s=1.0)
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     """A fresh, writable home of this test alone."""

@@ -47,5 +47,6 @@ class Study:
         return [row.state for row in self.storage.rows()]
 
 
-def tiny_space(folder: Path, **changes: Any) -> Space:
-    return load_space(write_space(folder, base={"adversarial.epochs": 1, "pretrain.epochs": 1}, **changes))
+def tiny_space(folder: Path, base: dict[str, Any] | None = None, **changes: Any) -> Space:
+    epochs = {"adversarial.epochs": 1, "pretrain.epochs": 1}
+    return load_space(write_space(folder, base=epochs | (base or {}), **changes))

@@ -113,13 +113,20 @@ def record(home: Home, run_id: str) -> dict[str, Any]:
     return value
 
 
-def long_space(folder: Path, snapshot_seconds: float | None = None, **changes: Any) -> Path:
-    """Three trials of `EPOCHS` epochs, one at a time: time enough to be killed in."""
+def long_space(
+    folder: Path,
+    snapshot_seconds: float | None = None,
+    epochs: int = EPOCHS,
+    concurrency: int = 1,
+    more: dict[str, Any] | None = None,
+    **changes: Any,
+) -> Path:
+    """Three trials of `epochs` epochs, one at a time: time enough to be killed in."""
     dimensions = {"adversarial.lambda_cycle": {"float": [0.5, 2]}, "adversarial.lr": {"float": [1e-4, 2e-3]}}
-    base: dict[str, Any] = {"adversarial.epochs": EPOCHS - 2}
+    base: dict[str, Any] = {"adversarial.epochs": epochs - 2, **(more or {})}
     if snapshot_seconds is not None:
         base["runtime.snapshot_seconds"] = snapshot_seconds
-    return write_space(folder, base=base, space=dimensions, trials=3, concurrency=1, **changes)
+    return write_space(folder, base=base, space=dimensions, trials=3, concurrency=concurrency, **changes)
 
 
 def answer(process: subprocess.Popen[str], timeout_s: float = 240) -> tuple[dict[str, Any], str]:
@@ -128,7 +135,7 @@ def answer(process: subprocess.Popen[str], timeout_s: float = 240) -> tuple[dict
     return json.loads(output.strip().splitlines()[-1]), errors
 
 
-def assert_whole(home: Home, lines_before: dict[str, list[dict[str, Any]]]) -> None:
+def assert_whole(home: Home, lines_before: dict[str, list[dict[str, Any]]], epochs: int = EPOCHS) -> None:
     """Every trial ended once, every epoch is there once, and those from before the interruption are untouched."""
     state = status("tiny", home)
     assert [t.number for t in state.trials] == [0, 1, 2]
@@ -136,7 +143,7 @@ def assert_whole(home: Home, lines_before: dict[str, list[dict[str, Any]]]) -> N
     assert sorted(home.run_ids()) == [f"tiny-t{n:04d}-s0" for n in range(3)]
     for run_id in home.run_ids():
         lines = epochs_on_disk(home, run_id)
-        assert [line["epoch"] for line in lines] == list(range(1, EPOCHS + 1))
+        assert [line["epoch"] for line in lines] == list(range(1, epochs + 1))
         known = lines_before.get(run_id, [])
         assert lines[: len(known)] == known
         assert record(home, run_id)["state"] == "COMPLETE"

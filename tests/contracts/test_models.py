@@ -25,19 +25,22 @@ STYLE_DIM = 8
 def build_small(table: str, name: str, **keywords: Any) -> nn.Module:
     small: dict[str, Any] = {"width": 8}
     if table == "segmenter":
-        return initialise(SEGMENTERS[name](**small | {"depth": 3} | keywords), 0)
+        blocks = {"blocks": 2} if name == "resnet" else {}
+        return initialise(SEGMENTERS[name](**small | {"depth": 3} | blocks | keywords), 0)
     if table == "generator":
-        return initialise(GENERATORS[name](**small | {"depth": 3, "style_dim": STYLE_DIM} | keywords), 0)
+        own = {"style_unet": {"depth": 3, "style_dim": STYLE_DIM}, "unet": {"depth": 3}, "resnet": {"blocks": 2}}
+        return initialise(GENERATORS[name](**small | own[name] | keywords), 0)
     return initialise(DISCRIMINATORS[name](**small | {"heads": 2, "head_dim": 4} | keywords), 0)
 
 
 def call(network: nn.Module, image: Tensor) -> Tensor:
     """Output on `image` (N,1,H,W), with fixed latents and noise for a generator."""
-    if not isinstance(network, StyleUNet):
+    if type(network) not in GENERATORS.values():
         output: Tensor = network(image)
         return output
+    given: Any = network
     generator = torch.Generator().manual_seed(5)
-    latents = torch.randn(len(image), network.levels, network.style_dim, generator=generator)
+    latents = torch.randn(len(image), given.levels, given.style_dim, generator=generator)
     noise = torch.rand(len(image), 1, *image.shape[2:], generator=generator)
     styled: Tensor = network(image, latents.to(image.dtype), noise.to(image.dtype))
     return styled
@@ -53,16 +56,17 @@ NETWORKS = [
     ("segmenter", "unet_plus_plus", {"deep_supervision": True}),
     *(
         ("generator", name, {"style": style, "noise": noise})
-        for name in GENERATORS
+        for name in ("style_unet",)
         for style in ("adain", "modulated")
         for noise in ("spatial", "mean", "none")
     ),
+    *(("generator", name, {}) for name in GENERATORS if name != "style_unet"),
     *(("discriminator", name, {"attention": attention}) for name in DISCRIMINATORS for attention in (True, False)),
 ]
 NETWORK = pytest.mark.parametrize(
     ("table", "name", "keywords"), NETWORKS, ids=["-".join([n[1], *map(str, n[2].values())]) for n in NETWORKS]
 )
-NORM = pytest.mark.parametrize("norm", ["batch", "group", "frozen"])
+NORM = pytest.mark.parametrize("norm", ["batch", "group", "frozen", "instance"])
 
 
 @NETWORK

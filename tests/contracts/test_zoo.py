@@ -37,6 +37,8 @@ def count(network: nn.Module) -> int:
         ("half_unet", {}, 208_162),
         ("dc_unet", {}, 40_276_460),
         ("dc_unet", {"width": 32}, 10_046_834),
+        ("residual_unet", {"width": 32, "depth": 5, "deep_supervision": True}, 53_321_832),
+        ("resnet34_unet", {"depth": 5}, 24_446_434),
     ],
 )
 def test_parameters_at_full_width(name: str, keywords: dict[str, Any], expected: int) -> None:

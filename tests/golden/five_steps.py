@@ -9,7 +9,8 @@ epoch.
 The learning rate is 1e-5: Adam turns the rounding of a gradient that is zero into a whole step, and an arg-max mask
 turns a small difference into a pixel, so that at the presets' rates another CPU differs by several percent after five
 steps. At 1e-5 the same numbers under torch's and oneDNN's code for SSE4.1, AVX2 and AVX-512 differ by at most 5e-5 in
-losses and norms of networks, 8e-4 in moments, and a pixel or two in Dice; TOLERANCES leaves twice that and more.
+losses and norms of networks, 8e-4 in moments (but for CycleGAN's segmenter), and a pixel or two in Dice;
+TOLERANCES leaves twice that and more.
 """
 
 from __future__ import annotations
@@ -57,29 +58,57 @@ SMALL: dict[str, Any] = {
     "runtime.precision": "fp32",
     "runtime.threads": 1,
 }
+PHASE_2_ALONE: dict[str, Any] = {"pretrain.epochs": 0, "adversarial.freeze_epochs": 0}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "paper": ("tiny_sage_gan", {}),
     "public": ("tiny_sage_gan_public", {}),
     "averaged": ("tiny_sage_gan", {"evaluation.ema_decay": 0.9, "evaluation.select": "ema"}),
     "segmenter": ("tiny_attention_unet", {"adversarial.epochs": 0}),
+    "labels": (
+        "tiny_sage_gan",
+        {
+            "data.split.labels": 3,
+            "data.split.unlabelled": "disc_image",
+            "pretrain.epochs": 0,
+            "pretrain.steps": 5,
+            "pretrain.epoch_steps": 5,
+            "adversarial.epochs": 0,
+            "adversarial.steps": 10,
+            "adversarial.epoch_steps": 5,
+        },
+    ),
+    "f_ancgan": ("tiny_f_ancgan", PHASE_2_ALONE),
+    # A pool of 3, so that fakes of before are shown; blocks 1.
+    "cyclegan": (
+        "tiny_cyclegan",
+        PHASE_2_ALONE | {"adversarial.replay_pool": 3, "segmenter.blocks": 1, "generator.blocks": 1},
+    ),
+    "gan": ("tiny_gan", PHASE_2_ALONE),
 }
-"""Preset and settings of each; `averaged` has a moving average of the weights."""
+"""Preset and settings of each; `averaged` has a moving average of the weights, `labels` a budget in steps that passes
+over three labelled images several times, while the image discriminator sees all ten."""
 
 
 TOLERANCES = (("moved/", 1e-2), ("norm/optimizer", 2e-3), ("val/dice", 5e-3), ("", 1e-4))
 """Relative; the first pair whose text stands in a name."""
+ILL_CONDITIONED = (("cyclegan", "norm/optimizer.segmenter", 2e-2),)
+"""Case and beginning of the names of numbers that a processor's code changes by more: these moments by 8e-3 from
+AVX-512 to AVX2, where the losses of the same steps differ by 4e-5. Why is not known."""
 
 
-def tolerance(name: str) -> float:
-    """By how much of itself a number may differ from its golden."""
+def tolerance(case: str, name: str) -> float:
+    """By how much of itself a number of a case may differ from its golden."""
+    for exempt, beginning, allowed in ILL_CONDITIONED:
+        if case == exempt and name.startswith(beginning):
+            return allowed
     return next(allowed for text, allowed in TOLERANCES if text in name)
 
 
-def differences(found: Mapping[str, float], golden: Mapping[str, float]) -> list[str]:
-    """A line for each number that is not its golden's, or that only one of the two has."""
+def differences(case: str, found: Mapping[str, float], golden: Mapping[str, float]) -> list[str]:
+    """A line for each number of a case that is not its golden's, or that only one of the two has."""
     lines = [f"{name} is {'new' if name in found else 'gone'}" for name in sorted(set(found) ^ set(golden))]
     for name in (name for name in golden if name in found):
-        if not math.isclose(found[name], golden[name], rel_tol=tolerance(name), abs_tol=1e-12):
+        if not math.isclose(found[name], golden[name], rel_tol=tolerance(case, name), abs_tol=1e-12):
             lines.append(f"{name} is {found[name]:.8g}, was {golden[name]:.8g}")
     return lines
 
@@ -118,11 +147,14 @@ def measure(case: str) -> dict[str, Any]:
     for report in result.history:
         place = f"epoch {report['phase_epoch']}"
         scores = {name: value for name, value in report.items() if name.startswith("val/")}
-        numbers[report["phase"]] |= {f"{place}/{name}": float(scores[name]) for name in ("val/dice", "val/loss")}
+        told = [name for name in ("val/dice", "val/loss") if name in scores]
+        numbers[report["phase"]] |= {f"{place}/{name}": float(scores[name]) for name in told}
     for phase, state in states.items():
         numbers[phase] |= _norms(state) | _moves(starts[phase], _parameters(state))
     last = result.history[-1]["phase"]
-    numbers[last]["result/segmenter"] = _norm(result.segmenter.state_dict())
+    for name, network in (("segmenter", result.segmenter), ("generator", result.generator)):
+        if network is not None and (name == "segmenter" or result.segmenter is None):
+            numbers[last][f"result/{name}"] = _norm(network.state_dict())
     return {
         phase: {"version": stage_code_version(config, phase, result.numerics), "numbers": found}  # type: ignore[arg-type]
         for phase, found in numbers.items()

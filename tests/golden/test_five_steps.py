@@ -22,7 +22,7 @@ def verdict(case: str, found: dict[str, Any], golden: dict[str, Any] | None) -> 
         return f"{case}: no golden of its phases; make it with `{renew}`"
     for phase, now in found.items():
         was = golden[phase]
-        lines = differences(now["numbers"], was["numbers"])
+        lines = differences(case, now["numbers"], was["numbers"])
         shown = "; ".join(lines[:6]) + (f"; and {len(lines) - 6} more" if len(lines) > 6 else "")
         if now["version"] != was["version"]:
             what = f"stage code version went from {was['version']} to {now['version']}"

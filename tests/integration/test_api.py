@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from IPython.lib.pretty import pretty
 from study_cases import Study, tiny_space
 from sweep_cases import TOO_MUCH
 from tiny_cases import SMALLEST
 
 import sage_ray
-from sage_ray.errors import UserError
+from sage_ray.by_hand import going_on
+from sage_ray.errors import Interrupted, UserError
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.search.reconcile import take_up
@@ -100,7 +103,8 @@ def test_plans_take_shipped_names_files_and_objects(given: str, tmp_path: Path) 
     plan = sage_ray.plan(space, tmp_path / "home")
     assert plan.trials == sage_ray.load_space("search_tiny").trials and plan.kind == "sweep"
     if given != "object":
-        assert sage_ray.plan(space, tmp_path / "home", sets={"trials": 3}).trials == 3
+        for sets in ({"trials": 3}, ["trials=3"], "trials=3"):
+            assert sage_ray.plan(space, tmp_path / "home", sets=sets).trials == 3
     assert not (tmp_path / "home" / "runs").exists()
 
 
@@ -177,3 +181,32 @@ def test_mixed_and_listed_parameters_reach_both_formats(study: Home, tmp_path: P
         table[column] = [_cell(value) for value in table[column]]
     _of_one_kind(table).to_parquet(tmp_path / "t.parquet")
     assert pd.read_parquet(tmp_path / "t.parquet")["b"].tolist()[:2] == ["[1, 2]", "[3]"]
+
+
+def test_results_are_tables_in_a_notebook_and_bad_input_is_one_line(study: Home) -> None:
+    found = sage_ray.status("tiny", study)
+    for result, rows in ((found, 3), (sage_ray.best("tiny", study), 1), (sage_ray.plan("search_tiny", study), 7)):
+        page = result._repr_html_()
+        assert len(result.frame()) >= rows and page.count("<tr>") == len(result.frame()) + 1
+        assert result.headline() in page.replace("&#x27;", "'")
+    assert "tiny interrupted: 1 of 4 trials complete, 0 pruned, 1 failed" in found._repr_html_()
+    assert "val/dice" in sage_ray.status("tiny-t0000-s0", study)._repr_html_()
+    assert ">nan<" not in found._repr_html_()
+    lines = pretty(found).splitlines()
+    assert lines[0] == found.headline() and "adversarial.lr" in lines[1] and max(map(len, lines)) < 200
+    with pytest.raises(UserError) as refused:
+        sage_ray.sweep("serch_tiny", study)
+    assert refused.value._render_traceback_() == [f"UserError: {refused.value}"]
+
+
+def test_an_interrupted_call_says_how_to_go_on(study: Home) -> None:
+    for name, home, told in (
+        ("tiny", study, f"sage_ray.resume('tiny', {str(study.path)!r})"),
+        ("tiny", str(study.path), f"sage_ray.resume('tiny', {str(study.path)!r})"),
+        ("other", study, "nothing was begun"),
+        (None, study, "nothing was begun"),
+    ):
+        with pytest.raises(KeyboardInterrupt, match=re.escape(told)) as stopped, going_on(lambda: name, home):  # noqa: B023
+            raise KeyboardInterrupt
+        assert isinstance(stopped.value, Interrupted) and not isinstance(stopped.value, Exception)
+        assert len(stopped.value._render_traceback_()) == 1

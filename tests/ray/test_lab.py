@@ -30,9 +30,10 @@ from mlflow import MlflowClient
 client = MlflowClient()
 found = {}
 for run in client.search_runs([one.experiment_id for one in client.search_experiments()]):
-    print(run.info.run_name, run.data.tags, file=__import__("sys").stderr)
+    name = run.data.tags.get("sage.run_id", run.info.run_name)
+    print(name, run.data.tags, file=__import__("sys").stderr)
     history = client.get_metric_history(run.info.run_id, "val/dice")
-    found.setdefault(run.info.run_name, []).append([run.info.status, sorted(metric.step for metric in history)])
+    found.setdefault(name, []).append([run.info.status, sorted(metric.step for metric in history)])
 print(json.dumps(found))
 """
 """What MLflow's server has of all runs: how they ended, and the epochs of a score."""

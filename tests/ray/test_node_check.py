@@ -54,9 +54,9 @@ def test_a_home_on_the_disk_of_the_head_alone(
     code, found, said = ended(start("resume", "tiny", "--home", str(home.path), "--json"))
     assert code == 0 and found["done"] == 2, said
     with sqlite3.connect(database) as store:
-        names = {name for (name,) in store.execute("select name from runs")}
+        sent = {run for (run,) in store.execute("select value from tags where key = 'sage.run_id'")}
         experiments = {name for (name,) in store.execute("select name from experiments")}
-    assert set(home.run_ids()) <= names and "of-the-node" not in experiments
+    assert set(home.run_ids()) <= sent and "of-the-node" not in experiments
     assert not (home.path / "mlflow.db").exists() and not (tmp_path / "nodes-own.db").exists()
     for folder in (home.path, nodes.temp):
         assert not files_with(folder, b"never-to-be-written"), "a secret is in no file of the home or of Ray"

@@ -166,7 +166,7 @@ def test_study_and_its_runs_are_in_mlflow(swept: tuple[Home, Path, Seen]) -> Non
     children = [r for r in runs if r.data.tags.get("sage.kind") == "run"]
     assert len(parents) == 1
     (parent,) = parents.values()
-    assert parent.info.status == "FINISHED" and parent.data.tags["sage.target"] == "4"
+    assert parent.info.status == "FINISHED" and parent.data.metrics["trials/wanted"] == 4
     assert len(children) == len(list(home.runs.iterdir()))
     assert {r.data.tags["mlflow.parentRunId"] for r in children} == set(parents)
 

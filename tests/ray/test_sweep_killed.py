@@ -29,9 +29,11 @@ from sweep_cases import (
 
 from sage_ray.errors import UserError
 from sage_ray.record.home import Home
+from sage_ray.record.run_folder import RunFolder
 from sage_ray.search.driver import resume
 from sage_ray.search.study_folder import StudyFolder
 from sage_ray.search.study_status import status, stop
+from sage_ray.stages.store import StageStore
 
 pytestmark = pytest.mark.ray
 
@@ -88,7 +90,8 @@ def test_killed_driver_resumes_with_nothing_lost_or_doubled(tmp_path: Path) -> N
 
 def test_ctrl_c_stop_and_resume(tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
-    process = start("sweep", str(long_space(tmp_path)), "--home", str(home.path))
+    # Long enough to be stopped twice on a busy machine, where a signal may take as long as ten epochs.
+    process = start("sweep", str(long_space(tmp_path, epochs=2 * EPOCHS)), "--home", str(home.path))
     wait_until(lambda: len(epochs_on_disk(home, "tiny-t0000-s0")) >= 5, process)
     with pytest.raises(UserError, match="study is being run"):
         resume("tiny", home)
@@ -101,7 +104,7 @@ def test_ctrl_c_stop_and_resume(tmp_path: Path) -> None:
     assert status("tiny", home).trials[0].state == "RUNNING"
 
     process = start("resume", "tiny", "--home", str(home.path), "--json")
-    wait_until(lambda: len(epochs_on_disk(home, "tiny-t0000-s0")) >= len(before["tiny-t0000-s0"]) + 4, process)
+    wait_until(lambda: len(epochs_on_disk(home, "tiny-t0000-s0")) >= len(before["tiny-t0000-s0"]) + 2, process)
     assert stop("tiny", home).state == "running"
     stopped, errors = answer(process)
     assert not stopped["ok"] and stopped["state"] == "interrupted" and process.returncode == 130, errors
@@ -110,10 +113,28 @@ def test_ctrl_c_stop_and_resume(tmp_path: Path) -> None:
     assert lines["tiny-t0000-s0"][: len(before["tiny-t0000-s0"])] == before["tiny-t0000-s0"]
 
     assert resume("tiny", home).state == "finished"
-    assert_whole(home, lines)
+    assert_whole(home, lines, 2 * EPOCHS)
     # Stopped at the end of an epoch, long before a snapshot by time was due.
     assert record(home, "tiny-t0000-s0")["reused_epochs"] == len(lines["tiny-t0000-s0"])
     assert not StudyFolder(home, "tiny").stop_path.exists()
+
+
+def test_a_stop_in_mid_epoch_loses_no_finished_epoch(tmp_path: Path) -> None:
+    """Epochs of seconds, two trials at once and no snapshot by time: Tune alone would drop both in their epochs."""
+    home = Home(tmp_path / "home")
+    longer = {"data.path": "synthetic://ordered?num=240&size=48&seed=0", "data.image_size": [48, 48]}
+    path = long_space(tmp_path, snapshot_seconds=100, concurrency=2, more=longer)
+    process = start("sweep", str(path), "--home", str(home.path))
+    runs = [RunFolder(home.runs / f"tiny-t{number:04d}-s0") for number in (0, 1)]
+    wait_until(lambda: min(run.count_epochs() for run in runs) >= 3, process)
+    os.kill(process.pid, signal.SIGINT)
+    said, errors = process.communicate(timeout=120)
+    assert process.returncode == 130 and "end at their epoch, or after 130 s" in said, errors
+    for run in runs:
+        assert run.read().state == "INTERRUPTED"
+        key, shared = (run.read().stage_keys or {})["adversarial"], 2
+        assert StageStore(home.stages).latest(key, EPOCHS) == run.count_epochs() - shared > 0
+        assert float(run.metrics()[-1]["seconds"]) > 0.5, "epochs were too short to be cut off"
 
 
 @pytest.mark.slow

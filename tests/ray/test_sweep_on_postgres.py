@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from postgres_cases import ENCODED, PASSWORD, PostgresServer
 from sweep_cases import EPOCHS, answer, assert_whole, epochs_on_disk, kill, long_space, record, start, wait_until
+from watch_cases import Heard
 
 from sage_ray.errors import RunFailed, UserError
 from sage_ray.record import patient_storage
@@ -23,21 +24,10 @@ from sage_ray.search.study_folder import StudyFolder
 from sage_ray.search.study_status import status
 from sage_ray.study.space import load_space
 from sage_ray.upkeep.mlflow_sync import sync
-from sage_ray.watch import SilentWatch
 
 pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.timeout(600)]
 
 AWAY_S = 30.0
-
-
-class Heard(SilentWatch):
-    """Keeps the lines that a sweep says."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def line(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def when(condition: Callable[[], Any], act: Callable[[], None]) -> threading.Thread:
@@ -71,7 +61,7 @@ def assert_in_mlflow(mlflow_url: str) -> None:
     """The study and its three runs are there once, and finished."""
     runs = found_in(mlflow_url)
     assert {run.info.status for run in runs} == {"FINISHED"}
-    assert sorted(run.info.run_name for run in runs) == ["tiny", *(f"tiny-t{n:04d}-s0" for n in range(3))]
+    assert sorted(run.info.run_name for run in runs) == [*(f"t{n:04d}-s0 of tiny" for n in range(3)), "tiny"]
 
 
 def test_a_killed_driver_goes_on_and_no_file_has_the_password(
@@ -138,7 +128,7 @@ def test_a_server_that_is_away_for_half_a_minute_costs_nothing(
     sync(home)
     assert_in_mlflow(mlflow_url)
     runs = MlflowClient(tracking_uri=mlflow_url)
-    (first,) = [run for run in found_in(mlflow_url) if run.info.run_name == "tiny-t0000-s0"]
+    (first,) = [run for run in found_in(mlflow_url) if run.info.run_name == "t0000-s0 of tiny"]
     history = runs.get_metric_history(first.info.run_id, "objective")
     assert [metric.step for metric in history] == list(range(1, EPOCHS + 1))
 

@@ -163,7 +163,7 @@ def test_final_and_resume_of_a_final_training(home: Path) -> None:
 
     with Terminal(["resume", name, "--home", home], *LARGE) as terminal:
         both_sizes(terminal, BAR.pattern, SMALL)
-        check_ended(terminal, 0, "registered models:/sage-gan/1", "next: sage-ray compare", "f1_object_50")
+        check_ended(terminal, 0, "registered models:/sage-gan/1", "next: sage-ray compare", "objectF1(IoU>.5)")
     for seed, was in before.items():
         now = RunFolder(home / "runs" / f"{name}-s{seed}").read()
         assert (now.state, now.attempt) == ("COMPLETE", 2) and was.epoch >= 1

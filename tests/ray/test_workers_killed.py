@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from ray.util.placement_group import placement_group_table
 from tiny_cases import tiny_config
 
 from sage_ray.config import ExperimentConfig
@@ -63,6 +64,17 @@ def train_workers() -> list[psutil.Process]:
         except psutil.Error:
             continue
     return [process for *_, process in sorted(found, key=lambda item: item[:2])]
+
+
+def nothing_is_held() -> bool:
+    """Whether Ray holds no places, which it says a moment after they were given back."""
+    deadline = time.monotonic() + 20
+    while held := [group for group in placement_group_table().values() if group["state"] != "REMOVED"]:
+        if time.monotonic() > deadline:
+            print(held)
+            return False
+        time.sleep(0.1)
+    return True
 
 
 @pytest.mark.slow
@@ -137,6 +149,7 @@ def test_a_worker_that_dies_while_it_starts_is_tried_again(ray_here: None, home:
 
     record = run_and_kill(home, "again", kill_the_first)
     assert (record.state, record.error, len(killed)) == ("COMPLETE", None, 1)
+    assert nothing_is_held()
 
 
 def test_workers_that_get_no_further_are_given_up_with_the_reason(ray_here: None, home: Home) -> None:
@@ -153,6 +166,7 @@ def test_workers_that_get_no_further_are_given_up_with_the_reason(ray_here: None
     record = run_and_kill(home, "gone", kill_whoever_is_placed)
     assert record.state == "FAIL" and record.epoch == 0 and len(killed) >= 4
     assert "out of retries; worker" in str(record.error)
+    assert nothing_is_held()
 
 
 def test_waiting_for_a_stage_is_told_and_training_is_not(ray_here: None, home: Home) -> None:

@@ -84,7 +84,13 @@ def test_studies_of_the_first_release_keep_their_hashes(study: str) -> None:
     assert spec.hash == FACTS["studies"][study]
 
 
-GROWN: dict[str, tuple[str, ...]] = {"ablate_components": ("no_cycle_image_while_frozen", "no_mixing_while_frozen")}
+GROWN: dict[str, tuple[str, ...]] = {
+    "ablate_components": ("no_cycle_image_while_frozen", "no_mixing_while_frozen"),
+    "ablate_baselines": (
+        *("attention_unet_epochs", "attention_unet_steps", "attention_unet_seconds"),
+        *("strong_unet", "pretrained_unet"),
+    ),
+}
 """Shipped designs that have got arms since, and which: they are other studies now, and nothing else in them differs."""
 
 

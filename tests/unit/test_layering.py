@@ -18,10 +18,13 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 ROOMS = (
     *("errors", "files", "store_faults", "bucket_client", "object_store", "followed", "leases", "locks"),
     *("watch", "durations", "addresses", "termination", "startup", "grey_range", "foreground_rule"),
-    *("identity", "sections", "config"),
+    *("published_weights", "notebook_view"),
+    *("identity", "section_base", "data_sections", "network_sections", "runtime_section", "render_section", "sections"),
+    *("pair_source", "system_rules", "config_rules", "config"),
     "data",
     *("models", "losses", "metrics", "statistics"),
     "imaging",
+    "rendering",
     "stages",
     "training",
     "record",
@@ -32,8 +35,12 @@ ROOMS = (
     "registry",
     "apply",
     "upkeep",
+    "dashboards",
     "analysis",
+    "figures",
+    "reports",
     "terminal",
+    "by_hand",
     "api",
     "package",
 )
@@ -41,8 +48,14 @@ ROOMS = (
 GROUND = {
     *("errors", "files", "store_faults", "bucket_client", "object_store", "followed", "leases", "locks"),
     *("watch", "durations", "addresses", "termination", "startup", "grey_range", "foreground_rule"),
+    *("published_weights", "notebook_view"),
 }
-RECORDED = GROUND | {"identity", "sections", "config", "data"}
+CONFIG = {
+    *("identity", "section_base", "data_sections", "network_sections", "runtime_section", "render_section", "sections"),
+    *("pair_source", "system_rules", "config_rules", "config"),
+}
+SETTINGS = ("section_base", "data_sections", "network_sections", "runtime_section", "sections")
+RECORDED = GROUND | CONFIG | {"data"}
 # Rooms that see less than all that is above them.
 SEES: dict[str, set[str]] = {
     "errors": set(),
@@ -53,6 +66,8 @@ SEES: dict[str, set[str]] = {
     "startup": set(),
     "grey_range": set(),
     "foreground_rule": set(),
+    "published_weights": {"errors", "files"},
+    "notebook_view": set(),
     "store_faults": {"errors"},
     "bucket_client": {"errors", "store_faults"},
     "object_store": {"errors", "files", "store_faults", "bucket_client"},
@@ -67,6 +82,7 @@ SEES: dict[str, set[str]] = {
     "metrics": GROUND,
     "statistics": GROUND,
     "imaging": GROUND | {"data", "models", "metrics"},
+    "rendering": GROUND | {"data", "models", "losses", "imaging"},
     "stages": RECORDED,
     "study": RECORDED | {"metrics", "stages", "training"},
     "apply": RECORDED | {"metrics", "models", "statistics", "imaging", "training", "record"},
@@ -80,18 +96,28 @@ ONLY: dict[str, tuple[str, ...]] = {
         *("sage_ray.search.sampling", "sage_ray.search.searcher", "sage_ray.search.storage"),
         *("sage_ray.search.rebuild", "sage_ray.search.earlier"),
         *("sage_ray.record.optuna_store", "sage_ray.record.patient_storage", "sage_ray.record.sole_writer"),
-        "sage_ray.record.trial_writes",
+        *("sage_ray.record.trial_writes", "sage_ray.dashboards.study_copies", "sage_ray.dashboards.home_studies"),
         "sage_ray.analysis.setting_importance",
     ),
+    "optuna_dashboard": ("sage_ray.dashboards.optuna_page",),
     "mlflow": (
         *("sage_ray.record.mlflow_client", "sage_ray.record.mlflow_mirror", "sage_ray.record.mlflow_removal"),
+        "sage_ray.record.mlflow_calls",
         "sage_ray.record.model_versions",
         *("sage_ray.registry.*", "sage_ray.analysis.tidy"),
     ),
     "torch": (
+        *("sage_ray.data.sample_numbers", "sage_ray.data.strong_augment"),
         *("sage_ray.data.augment", "sage_ray.models", "sage_ray.models.*", "sage_ray.losses.*"),
+        "sage_ray.published_weights",
         *("sage_ray.imaging.model", "sage_ray.record.provenance", "sage_ray.upkeep.stage_needs"),
-        *("sage_ray.stages.*", "sage_ray.training.*", "sage_ray.runtime.*", "sage_ray.evaluation.*"),
+        *(
+            "sage_ray.rendering.*",
+            "sage_ray.stages.*",
+            "sage_ray.training.*",
+            "sage_ray.runtime.*",
+            "sage_ray.evaluation.*",
+        ),
         *("sage_ray.search.*", "sage_ray.registry.*", "sage_ray.apply.*", "sage_ray.terminal.*"),
     ),
     "obstore": ("sage_ray.object_store", "sage_ray.bucket_client"),
@@ -100,13 +126,14 @@ ONLY: dict[str, tuple[str, ...]] = {
 }
 
 # Modules that travel inside a registered model, and the third parties that they may need.
-LIGHT = ("sage_ray.identity", "sage_ray.sections", "sage_ray.config", "sage_ray.models.*", "sage_ray.losses.*")
+LIGHT = (*(f"sage_ray.{name}" for name in sorted(CONFIG)), "sage_ray.models.*", "sage_ray.losses.*")
 LIGHT_PARTIES = {"torch", "numpy", "safetensors", "yaml", "pydantic"}
 LIGHT += (
     "sage_ray.imaging.model",
     "sage_ray.imaging.seed_votes",
     "sage_ray.imaging.tiles",
     "sage_ray.files",
+    "sage_ray.published_weights",
     "sage_ray.errors",
     "sage_ray.grey_range",
     "sage_ray.foreground_rule",
@@ -293,11 +320,11 @@ def code_lines(source: str) -> int:
     return sum(1 for number, line in enumerate(source.splitlines(), 1) if line.strip() and number not in skipped)
 
 
-def test_three_files_explain_the_training() -> None:
+def test_a_few_files_explain_the_training() -> None:
     counts = {
-        name: code_lines(SOURCES[f"sage_ray.{name}"]) for name in ("sections", "training.loop", "training.adversarial")
+        name: code_lines(SOURCES[f"sage_ray.{name}"]) for name in (*SETTINGS, "training.loop", "training.adversarial")
     }
-    assert sum(counts.values()) <= 750, counts
+    assert sum(counts.values()) <= 900, counts
 
 
 def test_the_terminal_imports_nothing_heavy_before_a_verb_runs() -> None:

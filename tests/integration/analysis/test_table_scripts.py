@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from analysis_cases import run_script, write_ablation, write_design, write_run
+from matplotlib.text import Text
 from PIL import Image
 
-from sage_ray.analysis import baselines, components, curve_panels, loss_arms, scorings, selection
+from sage_ray.analysis import baselines, components, curve_panels, final_tests, loss_arms, scorings, selection
 from sage_ray.analysis.arms import arm_runs, curve_scores, image_scores
+from sage_ray.analysis.baselines import fairness, system_name
 from sage_ray.analysis.loss_arms import dice_only
-from sage_ray.analysis.study_facts import study_facts
+from sage_ray.analysis.run_cost import cost_seconds
+from sage_ray.analysis.study_facts import StudyFacts, study_facts
 from sage_ray.analysis.tables import Provenance, TextTable, escape, interval, latex_of, markdown_of, p_value
 from sage_ray.analysis.tidy import collect
 from sage_ray.errors import UserError
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
+from sage_ray.statistics.combined import t_quantile
+from sage_ray.study.design_schema import FINAL_ARM
 
+told = Text.set_text
 ONLY_DICE = {"segmentation_loss.w_ce": 0, "segmentation_loss.w_focal_tversky": 0, "segmentation_loss.w_dice": 1}
 SYSTEMS = {"unet": 0.68, "attention_unet": 0.74, "sage_gan": 0.76}
 
@@ -123,9 +131,58 @@ def test_the_baseline_table_has_all_seven_rows_beside_the_published(
     # The curve rises to the level from below, so its best epoch is its last.
     assert dice["U-Net"][1] == "3" and dice["U-Net"][2].startswith("0.68")
     assert dice["U-Net"][5].startswith("-0.0") and dice["U-Net"][7] == "supported"
-    assert cost["U-Net"] == ["123,456", "30", "3"]  # 15 epochs of 2 s
+    assert cost["U-Net"] == ["123,456", "15", "30", "3"]  # 15 epochs of 2 s
+    assert "Systems have the epochs of their own phases" in text
     assert "f1_object_50" in text and "CPU seconds" in text and "Smallest true difference" in text
     assert (tmp_path / "baseline_table.png").stat().st_size > 10_000
+
+
+def test_arms_beside_the_seven_have_their_labels_and_say_whose_budget_they_have() -> None:
+    facts = StudyFacts(
+        "s",
+        "ablation",
+        labels={"attention_unet_steps": "Attention U-Net, steps"},
+        budgets={
+            "attention_unet_steps": {"of": "sage_gan", "in": "steps"},
+            "other": {"of": "unet", "in": "gpu_seconds"},
+        },
+    )
+    names = [system_name(arm, facts) for arm in ("unet", "attention_unet_steps", "other")]
+    assert names == ["U-Net", "Attention U-Net, steps", "other"]
+    steps, seconds, others = fairness(facts)
+    assert steps.startswith("Attention U-Net, steps has the steps (") and steps.endswith(" of SAGE-GAN.")
+    assert seconds == "other has the GPU-seconds (on a CPU, seconds) of U-Net."
+    assert others.startswith("All other systems have the epochs of their own phases")
+
+
+@pytest.mark.parametrize("module", [components, selection, curve_panels, loss_arms, scorings])
+def test_labels_of_arms_stand_in_every_table_and_names_in_the_numbers(
+    module: Any, script: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home(tmp_path / "home")
+    scored = module is scorings
+    other = {"evaluation.min_object_pixels": 9} if scored else ONLY_DICE
+    write_design(
+        home, "named", ["ref", "dice_x", "off"], "ref", not_run={"off": "no time"}, seeds=(0, 1),
+        labels={"ref": "The whole method", "dice_x": "Dice alone", "off": "Never run"},
+    )  # fmt: skip
+    for arm, level in (("ref", 0.75), ("dice_x", 0.72)):
+        for seed in (0, 1):
+            write_run(home, "named", arm, seed, level=level + 0.01 * seed, values=other if arm == "dice_x" else {})
+    drawn: list[str] = []
+    monkeypatch.setattr(Text, "set_text", lambda self, text: drawn.append(str(text)) or told(self, text))
+    assert script(module, "--home", home.path, "--study", "named", "--out", tmp_path / "out") == 0
+    (page,) = (tmp_path / "out").glob("*.md")
+    text = page.read_text()
+    assert "The whole method" in text and "Dice alone" in text and "dice_x" not in text.split("Study", 1)[0]
+    assert not re.search(r"\bref\b", text) and "dice_x" not in text
+    assert "Never run was not run" in text or module in (selection, curve_panels)
+    assert any("Dice alone" in shown for shown in drawn) and not any("dice_x" in shown for shown in drawn)
+    table = pd.read_csv(next((tmp_path / "out").glob("*.csv")), comment="#")
+    named = table["arm"] if "arm" in table else table["series"]
+    assert set(named) == {"ref", "dice_x"}
+    if module in (components, loss_arms):
+        assert dict(zip(named, table["label"], strict=True)) == {"ref": "The whole method", "dice_x": "Dice alone"}
 
 
 def test_the_loss_table_shows_the_claim_beside_ours(studies: Home, script: Callable[..., int], tmp_path: Path) -> None:
@@ -438,3 +495,40 @@ def test_one_test_image_is_tabulated_over_seeds_alone(script: Callable[..., int]
     assert "this one image and further training runs" in text
     assert "One image only: nothing can be said of new images, and intervals are over seeds alone." in text
     assert rows_of(text)["bare"][2].startswith("-0.2")
+
+
+def test_what_made_extra_pairs_is_part_of_what_a_run_cost(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    write_design(home, "pairs", ["plain", "generated"], "plain", seeds=[0])
+    write_run(home, "pairs", "plain", 0)
+    made = {"source": "preset:tiny_sage_gan", "key": "aa", "lineage": "known", "seconds": 12.5, "spent_seconds": 0.0}
+    write_run(home, "pairs", "generated", 0, extra_pairs=made)
+    tidy = collect(home)
+    cost = cost_seconds(tidy, study_facts(tidy, "pairs"))
+    assert cost.to_dict() == {"pairs-plain-s0": 30.0, "pairs-generated-s0": 42.5}  # 15 epochs of 2 s
+
+
+def test_a_final_training_has_a_locked_test_table_of_its_seeds(
+    script: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = Home(tmp_path / "home")
+    write_ablation(home, "untested", {"one": 0.7, "two": 0.6}, "one", seeds=(0,))
+    write_design(home, "parts", ["full", "less"], "full", seeds=(0,))
+    for arm in ("full", "less"):
+        write_run(home, "parts", arm, 0)
+    for seed, level in ((0, 0.70), (1, 0.76)):
+        write_run(home, "parts", FINAL_ARM, seed, level=level, parent="final-parts-x")
+    assert script(final_tests, "--home", home.path, "--out", tmp_path / "out") == 0
+    text = (tmp_path / "out" / "final_scores.md").read_text()
+    rows = rows_of(text)
+    assert "# Locked test of final-parts-x" in text and list(rows) == ["seed 0", "seed 1", "all seeds"]
+    # Image i scores level + .01 i, six images: means .725 and .785, over both .755.
+    assert [rows[name][0].split(" ")[0] for name in rows] == ["0.725", "0.785", "0.755"]
+    half = t_quantile(5, 0.95) * np.std(0.01 * np.arange(6), ddof=1) / math.sqrt(6)
+    assert rows["seed 0"][0] == f"0.725 [{0.725 - half:.3f}, {0.725 + half:.3f}]" and "[" in rows["all seeds"][0]
+    assert "[" not in rows["seed 0"][2], "a pooled score has no interval over images"
+    assert f"Dice {np.std([0.725, 0.785], ddof=1):.3f}" in text and "seeds 0, 1" in text
+    table = pd.read_csv(tmp_path / "out" / "final_scores.csv", comment="#", dtype={"seed": str})
+    assert set(table["seed"]) == {"0", "1", "all"} and set(table["final"]) == {"final-parts-x"}
+    assert script(final_tests, "--home", home.path, "--study", "untested") == 2
+    assert "no final training of it was scored" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import pytest
 from mlflow_cases import finish, make, runs, silent_server
 from study_cases import Study, tiny_space
+from watch_cases import Heard
 
 from sage_ray.errors import UserError
 from sage_ray.record import mlflow_client, mlflow_follower
@@ -23,19 +24,8 @@ from sage_ray.search.parent_run import ParentRun
 from sage_ray.search.study_status import status
 from sage_ray.terminal.cli import call
 from sage_ray.upkeep.mlflow_sync import sync
-from sage_ray.watch import SilentWatch
 
 TIME_OUT_S = 1.0
-
-
-class Lines(SilentWatch):
-    """Keeps the lines that it is told."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def line(self, text: str) -> None:
-        self.said.append(text)
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +94,7 @@ def test_a_server_whose_database_hangs_is_asked_once(home: Home, monkeypatch: py
 
 def test_a_study_does_not_wait_and_says_it_once(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = Study(home, tiny_space(tmp_path), running=1)
-    watch = Lines()
+    watch = Heard()
     with silent_server() as uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         parent = ParentRun(study.folder, watch)
@@ -112,7 +102,7 @@ def test_a_study_does_not_wait_and_says_it_once(home: Home, tmp_path: Path, monk
         parent.say("RUNNING", status("tiny", home))
         parent.say("INTERRUPTED", status("tiny", home), ())
         assert time.monotonic() - began < 4 * TIME_OUT_S
-        assert len(watch.said) == 1 and uri in watch.said[0]
+        assert len(watch.lines) == 1 and uri in watch.lines[0]
 
 
 def test_a_server_that_answers_is_followed_again(

@@ -97,7 +97,7 @@ def test_mlflow_has_the_runs_and_closes_their_parent(trained: Trained) -> None:
         assert (parent.info.run_name, parent.info.status) == (plan.final_id, "FINISHED")
         assert child.data.tags["sage.test_reads"] == "1"
         runs = client.search_runs([child.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
-        assert {r.info.run_name for r in runs} == set(plan.run_ids)
+        assert {r.data.tags["sage.run_id"] for r in runs} == set(plan.run_ids)
         text = client.get_model_version("toy-gan", str(version.version)).description
     assert text.startswith("# toy-gan") and "locked test" in text
     found = evaluate(version.uri, "test", home)
@@ -135,7 +135,8 @@ def test_a_version_whose_run_was_purged_is_named_and_registered_again(
     assert call([*predict, str(home.path / "out"), *where]) == 0
     with registry(home) as client:
         found = client.search_runs([client.get_experiment_by_name("sage-ray").experiment_id])
-        assert {run.info.run_name for run in found} == {plan.final_id, *plan.run_ids}
+        named = {run.data.tags.get("sage.run_id", run.info.run_name) for run in found}
+        assert named == {plan.final_id, *plan.run_ids}
         assert {run.info.status for run in found} == {"FINISHED"}
     assert register(plan, home, scores).tags == again.tags, "what is there is not written again"
 

@@ -68,6 +68,17 @@ def test_drawn_trials_add_theirs_and_what_others_may_draw(home: Home, tmp_path: 
     assert opened(home, spec, [values]) and read_budgets(home.studies / spec.name / FILE) == before
 
 
+def test_steps_name_the_epochs_that_they_make(home: Home, tmp_path: Path) -> None:
+    steps = {"pretrain.epochs": 0, "pretrain.steps": 20, "pretrain.epoch_steps": 10}
+    dimensions = {"pretrain.steps": {"categorical": [20, 40]}, "adversarial.lambda_cycle": {"categorical": [1.0, 2.0]}}
+    spec = space(tmp_path, dimensions, base={**steps, "adversarial.epochs": 3}, points=[])
+    assert spec.max_epochs() == 4 + 3
+    budgets = opened(home, spec)
+    values = {"pretrain.steps": 20, "adversarial.lambda_cycle": 2.0}
+    budgets.note(values, spec.config(values))
+    assert named(spec.config(values), home) == ([2, 4], [3])
+
+
 def test_a_stage_that_no_other_trial_can_have_is_not_cut_into_pieces(home: Home, tmp_path: Path) -> None:
     spec = space(tmp_path, EPOCHS | {"adversarial.lr": {"float": [1e-4, 1e-3]}}, points=[])
     values = {"pretrain.epochs": 4, "adversarial.epochs": 3, "adversarial.lr": 5e-4}

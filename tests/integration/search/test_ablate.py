@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from sweep_cases import BASE, TOO_MUCH
+from watch_cases import Heard
 
 from sage_ray.config import dump
 from sage_ray.data.prepare import prepare
@@ -20,16 +23,19 @@ from sage_ray.record.overview import overview
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunLabels
 from sage_ray.registry.final_plan import make_plan
+from sage_ray.reports.study_reports import report
 from sage_ray.runtime.launch import run
+from sage_ray.search import ablate as ablation
 from sage_ray.search.ablate import ablate, read_ablation, resume_ablation
 from sage_ray.search.best import best, read_trials
 from sage_ray.search.storage import StudyStorage
 from sage_ray.search.study_folder import StudyFolder, is_ablation
 from sage_ray.search.study_status import status
+from sage_ray.search.study_tables import run_table
 from sage_ray.study.design import Design, load_design
+from sage_ray.terminal.display import trial_table
 from sage_ray.terminal.shell import Session
 from sage_ray.terminal.study_answers import ablated
-from sage_ray.terminal.study_report import write_report
 from sage_ray.terminal.verb_answers import resumed, status_of
 
 
@@ -175,23 +181,33 @@ def test_the_verbs_tell_arms_reasons_and_failures(ended: Home) -> None:
     assert {"study", "arms", "runs", "states", "trials", "not_run", "reference", "kind"} <= set(answer.fields)
     assert answer.next[0].endswith("make tables") and is_ablation("ab", ended) and not is_ablation("no", ended)
     assert [line.kind for line in overview(ended).studies] == ["ablation"]
-    page = write_report("ab", ended).read_text()
-    assert "# Ablation ab" in page and "| full (reference) | 2 of 2 | 0 |" in page and "not run: no weights" in page
+    page = report("ab", ended).markdown.read_text()
+    assert "# Ablation ab" in page and "not run: no weights" in page
+    assert re.search(r"\| full \(reference\) \| [^|]*\| 2 of 2 \| 0 \|", page)
     assert "has been read 4 times in this home." in page
 
 
-def test_arms_of_other_definitions_are_told_apart_and_a_lost_model_is_one_line(home: Home, tmp_path: Path) -> None:
+def test_arms_of_other_definitions_are_told_apart_and_a_lost_model_is_one_line(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     arms = {"truth": {}, "eroded": {"set": {"data.mask_erosion": 2}}, "smooth": {"set": {"segmenter.dropout": 0.3}}}
     base = {"adversarial.epochs": 0}
     train_untold(home, make_design(tmp_path, arms, base, name="eval", reference="truth"))
     shutil.rmtree(home.runs / "eval-truth-s0" / "artifacts" / "model")
+    monkeypatch.setattr(ablation, "TOLD_READINGS", 1)
+    heard = Heard()
     with pytest.raises(UserError, match="run has no model: eval-truth-s0"):
-        resume_ablation("eval", home)
+        resume_ablation("eval", home, watch=heard)
+    read = [line for line in heard.lines if line.startswith("locked test read")]
+    assert read == ["locked test read by eval-smooth-s0 (3 of 3 runs)"], (
+        "not a line for each, none of what was not read"
+    )
     result = read_ablation("eval", home)
     assert [arm.tested for arm in result.arms] == [0, 1, 1], "the other runs are scored all the same"
     lines = ablated(result, Session("status", home.path, quiet=True)).lines
     (told,) = [line for line in lines if "not to be compared" in line]
-    assert told.endswith(": eroded")
+    assert told.startswith("° ") and told.endswith(": eroded")
+    assert [line.split("  ")[0] for line in lines if "/1 " in line] == ["truth *", "eroded °", "smooth"]
     with pytest.raises(UserError, match="different definitions of val/dice") as caught:
         best("eval", home)
     assert "\n" not in str(caught.value)
@@ -204,3 +220,33 @@ def test_weights_that_cannot_be_had_are_refused_before_any_training(home: Home, 
     with pytest.raises(UserError, match="no such file of VGG19 weights: arm vgg, .*arms.vgg.not_run=REASON") as caught:
         ablate(design, home)
     assert "\n" not in str(caught.value) and home.run_ids() == [] and not (home.studies / "vgg").exists()
+
+
+def test_labels_of_arms_stand_wherever_an_arm_is_named_and_names_beside_them(ended: Home) -> None:
+    labels = {"full": "The whole method", "perceptual": "Perceptual loss"}
+    found = read_ablation("ab", ended)
+    named = replace(
+        found,
+        status=replace(found.status, labels=labels),
+        arms=[replace(arm, label=labels.get(arm.arm)) for arm in found.arms],
+    )
+    lines = ablated(named, Session("status", ended.path, quiet=True)).lines
+    plain = ablated(found, Session("status", ended.path, quiet=True)).lines
+    assert lines[1].endswith("  called") and not plain[1].endswith("called")
+    (full,) = [line for line in lines if line.startswith("full *")]
+    assert full.endswith("  The whole method") and len(full) <= 80
+    assert any(line.endswith("not run: no weights (called Perceptual loss)") for line in lines)
+    trials = trial_table(named.status, named.status.trials, 80).rows
+    assert sum("The whole method" in row for row in trials) == 2 and any("no_cycle" in row for row in trials)
+    frame, runs = named.status.frame(), run_table(named.status, ended)
+    for table in (frame, runs):
+        assert list(table.columns).index("label") == list(table.columns).index("arm") + 1
+        assert set(zip(table["arm"], table["label"], strict=True)) >= {
+            ("full", "The whole method"),
+            ("broken", "broken"),
+        }
+    assert "label" not in found.status.frame() and "The whole method" in named._repr_html_()
+    design = make_design(
+        ended.path, {"a": {"label": "One"}, "b": {"set": {"segmenter.dropout": 0.3}}}, {}, name="two", reference="a"
+    )
+    assert design.labels() == {"a": "One"} and design.details()[0] == "2 arms, compared with One (a): One (a); b"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from optuna.trial import FrozenTrial
 from study_cases import Study, tiny_space
+from watch_cases import Heard
 
 from sage_ray.errors import UserError
 from sage_ray.record.home import Home
@@ -26,7 +27,6 @@ from sage_ray.search.storage import StudyStorage, TrialRow
 from sage_ray.search.study_folder import StudyFolder
 from sage_ray.search.study_status import status, study_rows
 from sage_ray.study.space import Space, load_space
-from sage_ray.watch import SilentWatch
 
 POINTS: list[dict[str, Any]] = [{}, {"adversarial.lambda_cycle": 2.0}]
 
@@ -73,13 +73,8 @@ def facts(rows: list[TrialRow]) -> list[tuple[Any, ...]]:
 
 
 def opened(folder: StudyFolder, again: set[str] | None = None) -> tuple[StudyStorage, list[str]]:
-    lines: list[str] = []
-
-    class Lines(SilentWatch):
-        def line(self, text: str) -> None:
-            lines.append(text)
-
-    return open_storage(folder, folder.spec(), "f", Lines(), again or set()), lines
+    heard = Heard()
+    return open_storage(folder, folder.spec(), "f", heard, again or set()), heard.lines
 
 
 @pytest.mark.parametrize("how", ["lost", "damaged", "emptied", "cut short"])

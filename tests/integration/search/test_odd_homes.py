@@ -31,6 +31,6 @@ def test_a_study_is_kept_shown_and_sent(tmp_path: Path, name: str, capsys: pytes
         assert call([*words, "--home", str(home.path), "--json"]) == 0, words
         assert json.loads(capsys.readouterr().out.splitlines()[-1])["ok"]
     assert home.database is not None and home.database.is_file()
-    assert {run.info.run_name for run in runs(home)} == {"tiny", "tiny-t0000-s0"}
+    assert {run.info.run_name for run in runs(home)} == {"tiny", "t0000-s0 of tiny"}
     assert all(list(path.glob("artifacts/*.yaml")) for path in home.artifact_root.iterdir())
     assert {path.name for path in tmp_path.iterdir()} == {name, "tiny.yaml"}, "nothing is made elsewhere"

@@ -11,20 +11,25 @@ import pytest
 from design_cases import ARMS, changed, load
 from study_cases import Study, tiny_space
 from sweep_cases import BASE
+from tiny_cases import tiny_config
 
 from sage_ray.errors import UserError
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.runtime.devices import this_machine
+from sage_ray.runtime.launch import run
 from sage_ray.search import pilot as pilot_module
+from sage_ray.search import plan as plan_module
+from sage_ray.search.epoch_cost import Images, Measured
 from sage_ray.search.forecast import note_forecast
 from sage_ray.search.pilot import pilot
 from sage_ray.search.placement import placed
 from sage_ray.search.plan import plan
-from sage_ray.search.planned_runs import START_S, trial_place
+from sage_ray.search.planned_runs import START_S, Clock, trial_place
 from sage_ray.search.planned_taken import FILE, planned_and_taken, planned_line
 from sage_ray.search.recorded_epochs import recorded_epochs
 from sage_ray.study.space import Space, load_space
+from sage_ray.terminal.plan_answers import time_lines
 
 
 def with_seconds(run: RunFolder, seconds: dict[int, float], total: float) -> None:
@@ -66,6 +71,15 @@ def test_first_epochs_are_left_out_and_the_rest_of_a_run_counts(trained: tuple[H
     assert {kind: m.seconds for kind, m in found.items()} == {"pretrain": 10.0, "adversarial": 21.0}
     assert {kind: m.epochs for kind, m in found.items()} == {"pretrain": 1, "adversarial": 2}
     assert all(m.rest_s == pytest.approx(5.0) for m in found.values())
+
+
+def test_what_a_run_spent_on_its_extra_pairs_is_no_rest_of_it(trained: tuple[Home, Space]) -> None:
+    home, space = trained
+    run = RunFolder(home.runs / "tiny-t0000-s0")
+    run.update(extra_pairs={"source": "stage:aa", "key": "aa", "spent_seconds": 3.0})
+    found = recorded_epochs(home, place_of(space))
+    run.update(extra_pairs=None)
+    assert all(m.rest_s == pytest.approx(2.0) for m in found)
 
 
 def test_hours_are_those_of_the_stages_that_are_left(trained: tuple[Home, Space]) -> None:
@@ -141,6 +155,107 @@ def test_a_pilot_measures_each_kind_of_epoch_and_leaves_nothing(
     measured = {m.kind: m.seconds for m in recorded_epochs(home, place_of(space))}
     for m in found:
         assert 0.1 < m.seconds / measured[m.kind] < 10, m.kind  # machines are shared: the order of magnitude
+
+
+SMALL_GAN = (
+    "preset:tiny_sage_gan?pairs=8&pretrain.epochs=1&adversarial.epochs=4&adversarial.freeze_epochs=0"
+    "&generator.width=4&generator.depth=2&discriminators.width=4"
+)
+RENDERED = "preset:tiny_diffrender?pairs=8&render.engine=shader&render.epochs=3"
+
+
+def recording(measured: list[Measured]) -> type[Clock]:
+    """The clock of a plan, which notes what it was given."""
+
+    class Noting(Clock):
+        def __init__(self, spec: Any, placement: Any, given: Any, store: Any, **more: Any) -> None:
+            measured.extend(given)
+            super().__init__(spec, placement, given, store, **more)
+
+    return Noting
+
+
+def with_pairs(source: str) -> dict[str, Any]:
+    return {"set": {"data.extra_pairs": source, "pretrain.synthetic_share": 0.5}}
+
+
+def test_a_pilot_measures_what_makes_the_extra_pairs_of_an_arm_too(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pilot_module, "PILOT_S", 0.05)
+    small = {**BASE, "pretrain.epochs": 2, "adversarial.epochs": 0}
+    arms = {"full": {}, "generated": with_pairs(SMALL_GAN), "rendered": with_pairs(RENDERED)}
+    design = load(changed(ARMS, base__set=small, arms=arms, test=False, seeds=[0]), tmp_path)
+    lines: list[str] = []
+    measured: list[Measured] = []
+    monkeypatch.setattr(plan_module, "Clock", recording(measured))
+    told = plan(design, home, pilot=True, say=lines.append)
+    seconds = {m.kind: m.seconds for m in measured}
+    rest = measured[0].rest_s
+    assert set(seconds) == {"pretrain", "adversarial", "render"} and rest is not None
+    least = 3 * 2 * seconds["pretrain"] + 4 * seconds["adversarial"] + 3 * seconds["render"] + 3 * rest
+    assert told.worker_hours and told.worker_hours * 3600 == pytest.approx(least, rel=0.5) and told.not_in_hours == []
+    (basis,) = told.time_basis
+    assert "a pilot of what makes the pairs of arm generated" in basis and "arm rendered" in basis
+    assert sum("a few steps of render " in line for line in lines) == 1
+    assert not home.run_ids() and not list(home.stages.glob("*/*")), "nothing of a pilot is kept"
+
+
+def test_what_nothing_was_measured_of_is_said_and_not_silently_left_out(home: Home, tmp_path: Path) -> None:
+    small = {**BASE, "pretrain.epochs": 2, "adversarial.epochs": 0}
+    arms = {"full": {}, "rendered": with_pairs(RENDERED)}
+    design, _ = placed(load(changed(ARMS, base__set=small, arms=arms, test=False, seeds=[0]), tmp_path), this_machine())
+    run(design.base, home, "recorded", mirror=False, launcher="inline")
+    found = plan(design, home)
+    assert found.worker_hours and found.not_in_hours == ["rendering by shader at 32x32, 3 epochs"]
+    assert any("not in these hours" in line and "rendering by shader" in line for line in time_lines(found, None))
+
+
+def test_a_pilot_of_a_base_with_extra_pairs_does_not_train_what_makes_them(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pilot_module, "PILOT_S", 0.05)
+    pairs = {"data.extra_pairs": SMALL_GAN.replace("epochs=4", "epochs=4000"), "pretrain.synthetic_share": 0.5}
+    space, _ = placed(tiny_space(tmp_path, base={**pairs, "adversarial.epochs": 0}), this_machine())
+    found = pilot(space.base, home, place_of(space), lambda line: None)
+    assert [m.kind for m in found] == ["pretrain"] and found[0].rest_s is not None and found[0].rest_s < 30
+
+
+def test_a_system_without_a_segmenter_is_measured_too(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pilot_module, "PILOT_S", 0.05)
+    space, _ = placed(tiny_space(tmp_path, concurrency=1), this_machine())
+    gan = tiny_config("runtime.pictures=false", "adversarial.epochs=1", preset="tiny_gan")
+    gan = gan.with_sections(runtime=space.base.runtime)
+    found = pilot(gan, home, place_of(space), lambda line: None)
+    assert [m.kind for m in found] == ["adversarial"] and found[0].seconds > 0
+
+
+OTHERS = {
+    "tiny_gan": ("adversarial.epochs=2",),
+    "tiny_cyclegan": ("adversarial.epochs=2", "segmenter.blocks=1", "generator.blocks=1"),
+    # With what makes its pairs, which would be trained first, a pilot would take as long as a run.
+    "tiny_diffrender": ("render.epochs=1000000", "render.pairs=12", "pretrain.epochs=2"),
+    "tiny_attention_unet": (
+        *("data.extra_pairs=preset:tiny_sage_gan?adversarial.epochs=1000000", "pretrain.synthetic_share=0.5"),
+        "pretrain.epochs=2",
+    ),
+}
+
+
+@pytest.mark.parametrize("preset", OTHERS)
+def test_a_pilot_knows_systems_without_segmenter_and_trains_nothing_that_makes_pairs(
+    preset: str, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pilot_module, "PILOT_S", 0.01)
+    config = tiny_config(*OTHERS[preset], "runtime.device=cpu", "runtime.precision=fp32", preset=preset)
+    place = {"gpu": None}
+    (found,) = pilot(config, home, place, lambda line: None)
+    assert found.seconds > 0 and found.rest_s is not None
+    assert found.kind == ("adversarial" if config.adversarial.epochs else "pretrain")
+    wanted = 12 if preset == "tiny_diffrender" else 11
+    assert found.likeness.aspects["number of images"] == Images(wanted, 2)
 
 
 def test_a_pilot_of_long_steps_takes_a_part_of_each_image(

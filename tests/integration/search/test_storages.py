@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from postgres_cases import PASSWORD, PostgresServer
 from study_cases import Study, tiny_space
+from watch_cases import Heard
 
 from sage_ray.analysis.setting_importance import stored_trials
 from sage_ray.errors import UserError
@@ -33,7 +34,6 @@ from sage_ray.search.study_tables import export
 from sage_ray.terminal.cli import call
 from sage_ray.terminal.doctor_checks import trial_storages
 from sage_ray.upkeep.forget import forget
-from sage_ray.watch import SilentWatch
 
 NAMES = ("sqlite", "journal", "postgres")
 POINTS: dict[str, Any] = {"points": [{}, {"adversarial.lambda_cycle": 2.0}, {"adversarial.lambda_cycle": 0.5}]}
@@ -74,13 +74,10 @@ def study(request: pytest.FixtureRequest, trained: dict[str, Study]) -> Study:
 
 
 def opened(folder: StudyFolder, **changes: Any) -> tuple[StudyStorage, list[str]]:
-    lines: list[str] = []
-
-    class Lines(SilentWatch):
-        def line(self, text: str) -> None:
-            lines.append(text)
-
-    return open_storage(folder, changes.get("spec") or folder.spec(), "f", Lines(), changes.get("again") or ()), lines
+    heard = Heard()
+    return open_storage(
+        folder, changes.get("spec") or folder.spec(), "f", heard, changes.get("again") or ()
+    ), heard.lines
 
 
 def facts(rows: list[TrialRow]) -> list[tuple[Any, ...]]:

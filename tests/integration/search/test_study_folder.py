@@ -7,22 +7,27 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ray.tune.experiment import Trial
 from study_cases import Study, tiny_space
 from sweep_cases import TOO_MUCH, write_space
 
 from sage_ray.errors import UserError
-from sage_ray.leases import Lease
+from sage_ray.leases import BEATS, Lease, lease_s
 from sage_ray.locks import lease_of
 from sage_ray.record.home import Home
 from sage_ray.record.overview import ListedStudy, overview
 from sage_ray.record.run_record import State
+from sage_ray.search import halt as halt_module
+from sage_ray.search import trainable
 from sage_ray.search.halt import INTERRUPTED, LOST, OUT_OF_TIME, STOPPED, Halt, HaltStopper, signals
 from sage_ray.search.plan import plan
 from sage_ray.search.reconcile import settle, take_up
 from sage_ray.search.study_folder import StudyFolder
 from sage_ray.search.study_status import status, trial_config
+from sage_ray.search.tune_run import make_task
 from sage_ray.study.objective import reduce_reports
 from sage_ray.study.space import load_space
 
@@ -142,33 +147,70 @@ def test_plan_sees_what_is_stored(home: Home, tmp_path: Path) -> None:
     assert not learned.exact and "simulated draw" in learned.note and "tpe will choose others" in learned.note
 
 
-def test_halt_by_stop_file_and_by_clock(tmp_path: Path) -> None:
+def trial(status: str) -> Trial:
+    """A trial of Tune's in a state."""
+    made = Trial("run_trial", stub=True)
+    made.set_status(status)
+    return made
+
+
+def test_halt_by_stop_file_and_by_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
     stop = tmp_path / "stop"
     lease = held(tmp_path)
-    halt = Halt(stop, None, lines.append, lease)
+    halt = Halt(stop, None, lines.append, lease, snapshot_seconds=60)
     assert not HaltStopper(halt).stop_all() and not HaltStopper(halt)("trial", {})
     stop.touch()
-    assert HaltStopper(halt).stop_all() and halt.reason == STOPPED and len(lines) == 1
+    assert not HaltStopper(halt).stop_all() and halt.reason == STOPPED and len(lines) == 1
+    assert "end at their epoch, or after 90 s" in lines[0]
+    halt.look([trial("RUNNING"), trial("TERMINATED"), trial("PENDING")])
+    assert not HaltStopper(halt).stop_all(), "one still trains"
+    halt.look([trial("TERMINATED"), trial("PENDING")])
+    assert HaltStopper(halt).stop_all()
     stop.unlink()
     assert halt.check() and not stop.exists()
     late = Halt(stop, 1e-9, lines.append, lease)
     assert late.check() and late.reason == OUT_OF_TIME and stop.exists() and len(lines) == 2
+    late.look([trial("RUNNING")])
+    monkeypatch.setattr(halt_module, "MARGIN_S", 0.0)
+    hung = Halt(stop, None, lines.append, lease)
+    hung.look([trial("RUNNING")])
+    assert not late.over() and hung.over(), "one that hangs is not waited for without end"
 
 
-def test_a_driver_that_lost_its_study_ends_and_leaves_the_stop_file_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SAGE_LEASE_SECONDS", "1")
+def test_a_driver_that_lost_its_study_ends_and_leaves_the_stop_file_alone(tmp_path: Path) -> None:
     lease = held(tmp_path)
     halt = Halt(tmp_path / "stop", None, print, lease)
-    time.sleep(0.2)
+    look_s = 1.1 * lease_s() / BEATS
+    time.sleep(look_s)
     assert not halt.check()
-    (session,) = (tmp_path / ".sessions").iterdir()
-    session.unlink()  # as somebody does who took this process for dead
+    # Its sign of life is taken away, as by somebody who took this process for dead; it may just be writing it anew.
+    sessions = tmp_path / ".sessions"
+    while found := [path for path in sessions.iterdir() if path.name.isalnum()]:
+        for session in found:
+            session.unlink(missing_ok=True)
+        time.sleep(look_s)
     assert held(tmp_path) is not lease
-    time.sleep(0.2)
+    time.sleep(look_s)
     assert halt.check() and halt.reason == LOST and not (tmp_path / "stop").exists()
+
+
+def test_no_run_of_a_trial_begins_once_the_study_is_to_stop(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = Study(home, tiny_space(tmp_path, points=[], seeds=[0, 1]), running=0)
+    told: list[dict[str, Any]] = []
+
+    def report(result: dict[str, Any]) -> None:
+        told.append(result)
+        if result.get("step") == study.space.base.num_epochs:  # the last epoch of the first seed, which is whole
+            study.folder.stop_path.touch()
+
+    monkeypatch.setattr(trainable.tune, "report", report)
+    trainable.run_trial({"task": make_task(study.storage.draw(None, study.space), study.space, study.folder)})
+    assert told[-1].get("trial_halted") == 1
+    (run_id,) = home.run_ids()
+    assert run_id.endswith("-s0")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])

@@ -12,16 +12,21 @@ from typing import Any
 import pytest
 import typer.main
 
+from sage_ray.config import resolve
 from sage_ray.errors import NonFiniteLoss, RunFailed, UserError
+from sage_ray.record.home import Home
+from sage_ray.record.run_folder import RunFolder
+from sage_ray.record.run_record import RunLabels
 from sage_ray.terminal import shell
 from sage_ray.terminal.cli import app, call
 from sage_ray.terminal.shell import Answer, Session, answer_to, perform, plain
+from sage_ray.terminal.verb_answers import status_of
 
 COMMAND: Any = typer.main.get_command(app)
 VERBS = (
     *("doctor", "config.show", "data.synth", "data.check", "data.fetch", "train", "plan", "sweep", "ablate", "resume"),
     *("stop", "gc", "list", "status", "sync", "best", "final", "compare", "promote", "evaluate", "generate"),
-    *("predict", "report", "forget", "export"),
+    *("predict", "report", "ui", "forget", "export", "fidelity"),
 )
 
 
@@ -57,7 +62,18 @@ OPTIONS = {
     "export": {"-o", "--runs"},
     "gc": {"--yes", "--ends", "--cache", "--store"},
     "forget": {"--yes"},
+    "fidelity": {
+        "--data",
+        "--draws",
+        "--seed",
+        "--features",
+        "--feature-weights",
+        "--lpips",
+        "--judge",
+        "--allow-seen",
+    },
     "generate": {"-o", "--seed", "--count"},
+    "ui": {"--mlflow-port", "--optuna-port"},
     "predict": {"-o", "--nm-per-pixel", "--crop-bottom", "--split"},
 }
 
@@ -80,7 +96,8 @@ def test_a_verb_has_its_options_and_a_help_text(verb: str) -> None:
 
 IN_ORDER = (
     *("doctor", "train", "plan", "sweep", "ablate", "resume", "stop", "list", "status", "export", "gc", "forget"),
-    *("sync", "best", "final", "compare", "promote", "evaluate", "generate", "predict", "report", "config", "data"),
+    *("sync", "best", "final", "compare", "promote", "evaluate", "fidelity"),
+    *("generate", "predict", "report", "ui", "config", "data"),
 )
 """As a study uses them, then the groups."""
 
@@ -191,6 +208,16 @@ def test_a_home_that_cannot_be_written_is_bad_input(tmp_path: Path, capsys: pyte
     blocker.write_text("a file where a folder should be")
     assert call(["train", "--preset", "tiny_unet", "--home", str(blocker / "home")]) == 2
     assert "home cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("preset", "verb"), [("tiny_gan", "generate"), ("tiny_unet", "predict")])
+def test_status_of_a_run_advises_what_its_system_can_do(preset: str, verb: str, tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    home.check_writable()
+    run = RunFolder.create(home.runs, "done", resolve(preset=preset).config, RunLabels())
+    run.set_state("COMPLETE", epoch=1, parameters={"generator" if preset == "tiny_gan" else "segmenter": 5})
+    advised = status_of("done", Session("status", home.path, quiet=True)).next
+    assert [words.split()[1] for words in advised] == [verb, *(["evaluate"] if verb == "predict" else [])]
 
 
 def in_session(error: BaseException, tmp_path: Path, resumable: str | None = None) -> Answer:

@@ -329,7 +329,7 @@ def test_bf16_autocast_trains(data: PreparedData, tmp_path: Path) -> None:
     [
         ("evaluation.metric=val/dicee", "no such score: evaluation.metric"),
         ("segmenter.name=unett", "unknown model: segmenter.name=unett"),
-        ("segmenter.deep_supervision=true", "no deep supervision.*or segmenter.name to unet_plus_plus"),
+        ("segmenter.deep_supervision=true", "no deep supervision.*or segmenter.name to residual_unet, unet_plus_plus"),
         ("pretrain.batch_size=64", "fewer training images than one batch"),
         ("runtime.device=cuda", "no GPU here"),
     ],

@@ -60,6 +60,19 @@ def test_on_a_gpu_precision_and_sharing_are_named() -> None:
     assert caught.value.__cause__ is error
 
 
+def test_what_is_named_is_what_the_stage_or_the_system_has() -> None:
+    lines = {}
+    for phase, preset in (("adversarial", "tiny_gan"), ("render", "tiny_diffrender"), ("render", "diffrender")):
+        config, where = tiny_config(preset=preset), torch.device("cuda")
+        with pytest.raises(OutOfMemory) as caught, memory_of(config, phase, where):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        lines[preset] = str(caught.value)
+    assert "generator.width" in lines["tiny_gan"] and "segmenter" not in lines["tiny_gan"]
+    assert "in render (an image of" in lines["tiny_diffrender"] and "render.scenes" in lines["tiny_diffrender"]
+    assert "render.samples" in lines["diffrender"] and "render.samples" not in lines["tiny_diffrender"]
+    assert "batch_size" not in lines["diffrender"] and "precision" not in lines["diffrender"]
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from sage_ray.config import ExperimentConfig, resolve
 from sage_ray.training import build
-from sage_ray.training.adversarial import adversarial_step, mask_of
+from sage_ray.training.adversarial import adversarial_step
 from sage_ray.training.batches import Batch
 from sage_ray.training.context import LocalContext
 from sage_ray.training.draws import KeyedDraws
+from sage_ray.training.gan_parts import mask_of
 from sage_ray.training.pretrain import pretrain_step
 from sage_ray.training.recipe import Observer, Recipe, build_recipe
 from sage_ray.training.state import TrainState

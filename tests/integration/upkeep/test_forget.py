@@ -80,7 +80,10 @@ def in_mlflow(home: Home) -> set[str]:
     client = connect(home)
     experiment = find_experiment(client)
     assert experiment is not None
-    return {str(found.info.run_name) for found in client.search_runs([experiment.experiment_id])}
+    return {
+        str(found.data.tags.get("sage.run_id", found.info.run_name))
+        for found in client.search_runs([experiment.experiment_id])
+    }
 
 
 def test_a_dry_run_says_what_goes_and_changes_nothing(mine: Home) -> None:

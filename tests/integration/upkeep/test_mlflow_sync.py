@@ -102,11 +102,11 @@ def test_many_runs_are_asked_for_in_few_calls(home: Home, monkeypatch: pytest.Mo
 def test_what_is_refused_is_named_and_keeps_nothing_else(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     folders = three(home)
     bad = folders[1]
-    # A run whose folder says another value of a param than MLflow has: MLflow never takes that.
     stored = the_run(home, "run-1").info.run_id
     with closing(sqlite3.connect(home.path / "mlflow.db")) as connection:
-        connection.execute("UPDATE params SET value = '7' WHERE key = 'pretrain.lr' AND run_uuid = ?", (stored,))
+        refuse = f"BEFORE UPDATE ON runs WHEN NEW.run_uuid = '{stored}' BEGIN SELECT RAISE(ABORT, 'not this one'); END"
         connection.execute("UPDATE runs SET status = 'RUNNING'")
+        connection.execute(f"CREATE TRIGGER refuse {refuse}")
         connection.commit()
     assert call(["sync", "--home", str(home.path), "--json"]) == 1
     out, err = capsys.readouterr()
@@ -133,7 +133,7 @@ def test_a_study_that_is_finished_is_closed_with_its_best_trial_and_its_files(ho
     value = reduce_reports(RunFolder(home.runs / "tiny-t0000-s0").metrics(), study.space.objective)
     assert parent.info.status == "FINISHED" and parent.data.metrics["best/objective"] == pytest.approx(value)
     tags = parent.data.tags
-    assert (tags["sage.best_trial"], tags["sage.done"]) == ("0", "1")
+    assert (tags["sage.best_trial"], parent.data.metrics["trials/complete"]) == ("0", 1)
     assert tags["sage.best/adversarial.lambda_cycle"] == "1.0"
     files = {file.path for file in client(home).list_artifacts(parent.info.run_id)}
     assert files == {"space.yaml", "base.yaml", "study.json"}
@@ -208,7 +208,7 @@ def test_another_experiment_holds_runs_and_parents(home: Home, tmp_path: Path, m
     assert (report.sent, report.parents) == (["tiny-t0000-s0"], ["tiny"])
     c = client(home)
     ours = c.get_experiment_by_name("particles").experiment_id
-    assert {run.info.run_name for run in c.search_runs([ours])} == {"tiny", "tiny-t0000-s0"}
+    assert {run.info.run_name for run in c.search_runs([ours])} == {"tiny", "t0000-s0 of tiny"}
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", ours)
     assert mlflow_client.experiment_id(c, home) == ours
@@ -244,7 +244,7 @@ def test_two_copies_share_a_server_and_a_store_that_was_emptied_is_filled(
             purge(tmp_path / "server" / "server.db", run.info.run_id)
         assert call(["sync", "--home", str(home.path)]) == 0
         assert "1 runs sent" in capsys.readouterr().out
-        assert {run.info.run_name for run in runs(home)} == {"tiny", "tiny-t0000-s0"}
+        assert {run.info.run_name for run in runs(home)} == {"tiny", "t0000-s0 of tiny"}
     finally:
         stop(server)
 

@@ -158,3 +158,40 @@ def test_each_part_gets_an_image_or_the_split_is_refused(count: int, ok: bool) -
     else:
         with pytest.raises(ValueError, match="fewer images than the parts of the split need .*: here: "):
             make()
+
+
+@given(st.integers(30, 80), st.integers(0, 1000), st.integers(0, 3), st.sampled_from([0.0, 0.2]))
+@settings(max_examples=40, deadline=None)
+def test_the_parts_a_b_c_are_disjoint_thirds_outside_one_test_set(
+    count: int, data_seed: int, seed: int, test: float
+) -> None:
+    shas, coverages = shas_of(count, data_seed), coverages_of(count, data_seed)
+    split = lambda **sets: make_split(shas, coverages, [""] * count, SplitConfig(test=test, **sets))  # noqa: E731
+    whole = split(seed=seed)
+    parts = [split(part=part, seed=seed) for part in "ABC"]
+    inside = [set(part.train) | set(part.validation) for part in parts]
+    assert all(np.array_equal(part.test, whole.test) for part in parts)
+    assert sorted(i for part in inside for i in part) == sorted([*whole.train, *whole.validation])
+    assert max(map(len, inside)) - min(map(len, inside)) <= 1
+    assert len({whole.split_id, *(part.split_id for part in parts)}) == 4
+    share = len(parts[0].validation) / len(inside[0])
+    assert abs(share - 0.15 / (1 - test)) <= 0.5 / len(inside[0]) + 1e-9
+    # Which part an image is in depends on no seed, so that runs of several seeds are judged by one judge.
+    moved = split(part="A", seed=seed + 1)
+    assert set(moved.train) | set(moved.validation) == inside[0]
+    assert parts[0].parts(count).count("other") == len(inside[1]) + len(inside[2])
+
+
+def test_crops_of_one_micrograph_are_in_one_part() -> None:
+    stems = [f"m{n}_crop{crop}" for n in range(20) for crop in range(1 + n % 3)]
+    shas, coverages = shas_of(len(stems)), coverages_of(len(stems))
+    micrographs = []
+    for part in "ABC":
+        split = make_split(shas, coverages, stems, SplitConfig(group="m([0-9]+)", part=part))
+        micrographs.append({stems[i].split("_")[0] for i in [*split.train, *split.validation]})
+    assert not (micrographs[0] & micrographs[1] or micrographs[0] & micrographs[2] or micrographs[1] & micrographs[2])
+
+
+def test_a_part_that_is_too_small_is_refused() -> None:
+    with pytest.raises(UserError, match="fewer images in part A than the split needs .*: data.split: "):
+        make_split(shas_of(5), coverages_of(5), [""] * 5, SplitConfig(part="A"))

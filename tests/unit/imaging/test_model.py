@@ -166,7 +166,7 @@ def edit_spec(folder: Path, **changes: object) -> None:
         (lambda f: (f / "model.json").write_text("{"), "unreadable model.json"),
         (lambda f: edit_spec(f, format_version=99), "model of another format"),
         (lambda f: edit_spec(f, sha256={}), "incomplete model.json: .*: entry 'segmenter.safetensors'"),
-        (lambda f: edit_spec(f, segmenter={"name": "resnet", "kwargs": {}}), "unknown network"),
+        (lambda f: edit_spec(f, segmenter={"name": "vision_net", "kwargs": {}}), "unknown network"),
         (lambda f: edit_spec(f, segmenter={"name": "unet", "kwargs": {"width": 8, "depth": 2}}), "do not fit"),
         (lambda f: edit_spec(f, segmenter={"name": "unet", "kwargs": {"wdth": 8}}), "do not fit"),
         (lambda f: torch.save({}, f / "segmenter.safetensors"), "pickled weights are not loaded: .*segmenter"),

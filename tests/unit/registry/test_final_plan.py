@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_cases import SMALLEST
 
-from sage_ray.config import resolve
+from sage_ray.config import ExperimentConfig, resolve
 from sage_ray.errors import UserError
 from sage_ray.record.home import Home
 from sage_ray.registry.final_plan import declare, final_config, make_plan, plan_path, read_plan
@@ -26,6 +26,17 @@ def test_final_config_trains_on_validation_images_for_fixed_epochs() -> None:
     assert averaged.evaluation.select == "ema"
 
 
+def test_final_config_learns_from_every_label_for_as_many_steps() -> None:
+    steps = {"pretrain.epochs": 0, "pretrain.steps": 100, "pretrain.schedule.rule": "plateau"}
+    held_back = {"data.split.labels": 4, "data.split.subset": 2, "data.split.unlabelled": "disc_image"}
+    trial = resolve(preset="tiny_sage_gan", sets={**steps, **held_back}).config
+    final = final_config(trial, {"pretrain": [2], "adversarial": []}, "x")
+    assert (final.data.split.labels, final.data.split.subset, final.data.split.unlabelled) == (0, 0, "drop")
+    assert (final.pretrain.epochs, final.pretrain.steps) == (0, 100)
+    with pytest.raises(UserError, match="learning-rate drops are unknown"):
+        final_config(trial, None, "x")
+
+
 def test_drops_that_validation_drove_are_replayed() -> None:
     values = {f"{phase}.schedule.rule": "plateau" for phase in ("pretrain", "adversarial")}
     values |= {"pretrain.schedule.factor": 0.5}
@@ -36,6 +47,20 @@ def test_drops_that_validation_drove_are_replayed() -> None:
     assert (final.adversarial.schedule.rule, final.adversarial.schedule.drops) == ("drops", ())
     with pytest.raises(UserError, match="learning-rate drops are unknown: x, pretrain.schedule.rule=plateau"):
         final_config(trial, None, "x")
+
+
+def test_what_makes_extra_pairs_must_do_without_validation_too() -> None:
+    def trial(preset: str) -> ExperimentConfig:
+        return resolve(
+            preset="tiny_attention_unet",
+            sets={"data.extra_pairs": f"preset:{preset}pairs=5", "pretrain.synthetic_share": 0.5},
+        ).config
+
+    assert final_config(trial("tiny_sage_gan?"), {}, "x").data.extra_pairs == "preset:tiny_sage_gan?pairs=5"
+    with pytest.raises(UserError, match="preset:tiny_cgan_seg.*: without a validation part rule plateau has no score"):
+        final_config(trial("tiny_cgan_seg?"), {}, "x")
+    constant = "tiny_cgan_seg?pretrain.schedule.rule=constant&adversarial.schedule.rule=constant&"
+    final_config(trial(constant), {}, "x")
 
 
 def test_plan_is_declared_once_and_seeds_make_another(home: Home) -> None:

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage_ray.config import resolve
-from sage_ray.search.best import Candidate, choose, network_flops, standard_errors
+from sage_ray.search.best import Candidate, choose, standard_errors
+from sage_ray.search.network_flops import network_flops
 
 
 def candidate(trial: int, values: list[float], **changes: object) -> Candidate:

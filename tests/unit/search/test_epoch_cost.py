@@ -73,6 +73,12 @@ def test_more_images_take_longer_in_proportion() -> None:
     assert "number of images, scaled by images, x 2.00" in found.notes[0]
 
 
+def test_an_epoch_of_steps_takes_what_its_steps_take_whatever_the_images() -> None:
+    steps = ("pretrain.epochs=0", "pretrain.steps=100", "pretrain.epoch_steps=5", "adversarial.epochs=0")
+    few, many = (likeness(tiny_config(*steps), "pretrain", Images(count, 3), HERE) for count in (4, 400))
+    assert few == many and few.images == Images(5 * tiny_config().pretrain.batch_size, 3)
+
+
 def test_other_networks_are_scaled_by_flops_up_to_a_limit() -> None:
     wider = tiny_config("segmenter.width=6", "adversarial.epochs=0")
     found = seconds_of(wider, IMAGES, HERE, everything())
@@ -85,3 +91,10 @@ def test_other_networks_are_scaled_by_flops_up_to_a_limit() -> None:
 def test_epochs_while_the_machine_slept_do_not_count() -> None:
     assert steady_mean([1.0, 1.1, 0.9, 1.0, 3600.0]) == pytest.approx(1.0333, abs=1e-3)
     assert steady_mean([2.0]) == 2.0 and steady_mean([1.0, 3.0]) == 2.0
+
+
+def test_an_epoch_over_rendered_pairs_is_as_long_as_they_are_many() -> None:
+    rendered = tiny_config("render.pairs=40", preset="tiny_diffrender")
+    assert likeness(rendered, "pretrain", IMAGES, HERE).aspects["number of images"] == Images(40, 3)
+    alone = tiny_config("render.train_on_pairs=false", preset="tiny_diffrender")
+    assert likeness(alone, "pretrain", IMAGES, HERE).aspects["number of images"] == IMAGES

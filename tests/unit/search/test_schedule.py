@@ -120,6 +120,19 @@ def test_seeds_with_the_same_tree_are_one_branch() -> None:
     assert tree_lines(stage_tree(runs))[0] == "2 x phase 1, 8 epochs: 1 run each, seeds 0, 1"
 
 
+def test_a_segmenter_that_learns_from_made_pairs_does_not_go_on_from_their_maker() -> None:
+    made = (StageOfRun("g", "pretrain", 8, first=True), StageOfRun("h", "adversarial", 16, first=True))
+    runs = [RunOfPlan(n, 0, (*made, StageOfRun(f"own{n}", "pretrain", 8)), COST) for n in range(2)]
+    rendered = RunOfPlan(2, 0, (StageOfRun("r", "render", 6), StageOfRun("s", "pretrain", 8)), COST)
+    assert tree_lines(stage_tree([*runs, rendered])) == [
+        "phase 1, 8 epochs: 2 runs, seed 0",
+        "└─ phase 2, from epoch 8, 16 epochs: 2 runs",
+        "   └─ 2 x phase 1, on pairs made at epoch 16, 8 epochs: 1 run each",
+        "rendering, 6 epochs: 1 run, seed 0",
+        "└─ phase 1, on pairs made at epoch 6, 8 epochs: 1 run",
+    ]
+
+
 def test_a_long_tree_is_cut_and_counted() -> None:
     runs = [run(n, first(8), second(n + 1, f"own{n}")) for n in range(40)]
     lines = tree_lines(stage_tree(runs), 20)

@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import pytest
 
+from sage_ray.reports.page_parts import Grid
+from sage_ray.reports.study_words import objectives_text
+from sage_ray.reports.trial_tables import front_grid, trial_grid
 from sage_ray.search.objectives import on_front
 from sage_ray.search.study_status import StudyStatus, TrialStatus
 from sage_ray.study.file_schema import ObjectivePart
-from sage_ray.terminal.display import objectives_text, trial_table
+from sage_ray.terminal.display import trial_table
 from sage_ray.terminal.study_answers import study_lines
-from sage_ray.terminal.study_report import _front, _trials
 
 BOTH = (ObjectivePart(metric="val/dice"), ObjectivePart(metric="gpu_seconds"))
 VALUES = [(0.7, 20.0), (0.8, 30.0), (0.7, 30.0), (0.6, 10.04)]
@@ -73,11 +75,12 @@ def test_a_table_has_both_objectives_and_marks_the_front(status: StudyStatus) ->
 
 
 def test_a_report_has_both_objectives_and_the_front_best_score_first(status: StudyStatus) -> None:
-    rows = [line for line in _front(status) if line.startswith("| ")][2:]
-    assert [row.split(" | ")[:3] for row in rows] == [
-        ["| 1", "0.8000", "30.0"],
-        ["| 0", "0.7000", "20.0"],
-        ["| 3", "0.6000", "10.0"],
+    (front,) = front_grid(status)
+    assert isinstance(front, Grid)
+    assert [list(row[:3]) for row in front.rows] == [
+        ["1", "0.8000", "30.0"],
+        ["0", "0.7000", "20.0"],
+        ["3", "0.6000", "10.0"],
     ]
-    assert "| gpu_seconds |" in _trials(status)[0]
-    assert _front(replace(status, front=())) == []
+    assert "gpu_seconds" in trial_grid(status, None).head
+    assert front_grid(replace(status, front=())) == []

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from sage_ray.training.draws import KeyedDraws, epoch_order, keyed_seed
+from sage_ray.training.draws import KeyedDraws, epoch_order, epoch_rows, keyed_seed
 
 
 @given(st.integers(0, 2**31), st.integers(0, 500), st.permutations(range(6)))
@@ -52,3 +52,14 @@ def test_epoch_order_is_a_permutation_that_changes_every_epoch() -> None:
 
 def test_keyed_seed_is_the_same_in_every_process() -> None:
     assert keyed_seed(0, "segmenter") == 5132386485778291777
+
+
+@given(st.integers(1, 20), st.integers(1, 60), st.integers(0, 3))
+@settings(max_examples=40, deadline=None)
+def test_an_epoch_of_several_passes_shows_every_image_equally_often(images: int, wanted: int, epoch: int) -> None:
+    rows = epoch_rows(images, wanted, 0, "pretrain", epoch)
+    first = epoch_order(images, 0, "pretrain", epoch)
+    assert len(rows) == wanted and torch.equal(rows[:images], first[:wanted])
+    counts = torch.bincount(rows, minlength=images)
+    assert int(counts.max() - counts.min()) <= 1
+    assert torch.equal(rows, epoch_rows(images, wanted + 7, 0, "pretrain", epoch)[:wanted])

@@ -22,7 +22,7 @@ from sage_ray.training.draws import KeyedDraws
 from sage_ray.training.pretrain import pretrain_step
 from sage_ray.training.recipe import Recipe, build_recipe
 from sage_ray.training.state import TrainState
-from sage_ray.training.supervision import head_logits, supervised_loss
+from sage_ray.training.supervision import head_logits, head_scale, mask_at, predicted_logits, supervised_loss
 
 SMALL = ["segmenter.width=4", "segmenter.depth=2", "segmenter.dropout=0", "runtime.threads=1"]
 SMALL += ["generator.width=4", "generator.depth=2", "generator.style_dim=4"]
@@ -96,9 +96,12 @@ def test_one_head_is_the_plain_pass_to_the_bit(tmp_path: Path) -> None:
     assert torch.equal(loss, recipe.segmentation_loss(heads[0], batch().mask))
 
 
-@pytest.mark.parametrize("name", sorted(set(SEGMENTERS) - {"unet_plus_plus"}))
+DEEP_ONES = {"unet_plus_plus", "residual_unet"}
+
+
+@pytest.mark.parametrize("name", sorted(set(SEGMENTERS) - DEEP_ONES))
 def test_a_network_with_one_head_refuses_deep_supervision_and_never_sees_the_keyword(name: str) -> None:
-    with pytest.raises(UserError, match="no deep supervision.*segmenter.name to unet_plus_plus"):
+    with pytest.raises(UserError, match="no deep supervision.*segmenter.name to residual_unet, unet_plus_plus"):
         build.check_names(config_of(f"segmenter.name={name}", "segmenter.deep_supervision=true"))
     plain = config_of(f"segmenter.name={name}")
     build.check_names(plain)
@@ -106,7 +109,49 @@ def test_a_network_with_one_head_refuses_deep_supervision_and_never_sees_the_key
     SEGMENTERS[name](**build.network_kwargs(plain)["segmenter"])
 
 
-@pytest.mark.parametrize("sets", [DEEP, DEEP[:1], ["segmenter.name=half_unet"], ["segmenter.name=dc_unet"]])
+RESIDUAL = ["segmenter.name=residual_unet", "segmenter.deep_supervision=true", "segmenter.depth=3"]
+
+
+def test_heads_of_lower_resolution_weigh_half_and_see_the_mask_at_theirs(tmp_path: Path) -> None:
+    state, recipe = make(config_of(*RESIDUAL), tmp_path, "pretrain")
+    assert len(state.networks["segmenter"].heads) == 2  # type: ignore[arg-type]
+    coarse, fine = head_logits(state.networks["segmenter"], batch().image)
+    assert coarse.shape == (2, 2, 12, 16) and fine.shape == (2, 2, 24, 32)
+    whole = recipe.segmentation_loss(fine, batch().mask)
+    half = recipe.segmentation_loss(coarse, batch().mask[..., 1::2, 1::2])
+    # Weights 1 and 1/2, scaled to a sum of 1.
+    torch.testing.assert_close(supervised_loss([coarse, fine], batch().mask, recipe), whole * 2 / 3 + half / 3)
+    assert predicted_logits([coarse, fine]) is fine
+    loss = pretrain_step(state, batch(), draws(), recipe)["loss"]
+    assert loss.isfinite()
+    grads = {name: value.grad for name, value in state.networks["segmenter"].named_parameters()}
+    assert all(grad is not None and grad.abs().sum() > 0 for grad in grads.values() if grad is not None)
+    assert all(grads[f"heads.{head}.weight"] is not None for head in (0, 1))
+
+
+def test_phase_two_takes_the_finest_head_as_the_prediction(tmp_path: Path) -> None:
+    state, recipe = make(config_of(*RESIDUAL, "adversarial.mix_max=0"), tmp_path, "adversarial", {})
+    step = adversarial_step(state, batch(), draws(), recipe)
+    assert all(value.isfinite().all() for value in step.values())
+
+
+@pytest.mark.parametrize(
+    ("scale", "height", "width", "rows", "columns"),
+    [(2, 5, 4, [1, 3, 4], [1, 3]), (4, 9, 8, [2, 6, 8], [2, 6]), (1, 3, 3, [0, 1, 2], [0, 1, 2])],
+)
+def test_a_mask_of_lower_resolution_has_the_middle_of_each_cell(
+    scale: int, height: int, width: int, rows: list[int], columns: list[int]
+) -> None:
+    mask = torch.arange(height * width, dtype=torch.float32).view(1, 1, height, width)
+    found = mask_at(mask, scale)
+    assert torch.equal(found, mask[..., rows, :][..., columns])
+    assert head_scale(torch.zeros(1, 2, *found.shape[-2:]), mask) == scale
+
+
+ZOO = [DEEP, RESIDUAL, DEEP[:1], *([f"segmenter.name={name}"] for name in ("resnet34_unet", "half_unet", "dc_unet"))]
+
+
+@pytest.mark.parametrize("sets", ZOO)
 def test_a_saved_model_of_the_zoo_loads_and_predicts_the_same(tmp_path: Path, sets: list[str]) -> None:
     config = config_of(*sets)
     kwargs = build.network_kwargs(config)["segmenter"]
