@@ -12,12 +12,13 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 # Tests on several nodes wait more than they compute: three.
 PYTEST ?= $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
-.PHONY: help setup wheel demo test test-cluster test-all bench tables lint format clean
+.PHONY: help setup wheel demo docs test test-cluster test-all bench tables lint format clean
 
 help:
 	@echo "setup     .venv with sage-ray in it (idempotent)"
 	@echo "wheel     dist/sage_ray-VERSION-py3-none-any.whl, what images and other machines install"
 	@echo "demo      the whole path on drawn particles into ./demo_runs, at most 5 minutes on 2 cores"
+	@echo "docs      the documentation site into ./site, where every warning is an error"
 	@echo "test      tests without network and GPU, half an hour to an hour on 2 cores"
 	@echo "test-cluster  tests on several nodes, with a Postgres and a scheduler of their own"
 	@echo "test-all  all tests, the slow ones and those that need a GPU included"
@@ -35,6 +36,11 @@ wheel: setup
 
 demo: setup
 	@$(BIN)/python scripts/demo.py
+
+# mkdocs-material announces its successor in every build; what is built here is pinned in constraints.txt.
+docs: setup
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo "site: site/index.html (with its search: $(BIN)/python -m http.server -b 127.0.0.1 -d site)"
 
 test: setup
 	$(PYTEST) -m "not slow and not gpu and not cluster" --durations=15
@@ -61,4 +67,4 @@ format: setup
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf dist demo_runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf dist site demo_runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -288,7 +288,7 @@ def walk(demo: Demo) -> None:
     scores = demo.sage(f"evaluate {MODEL} {fresh}")
     demo.sage(f"predict {MODEL} {fresh / 'images'} -o {OUT / 'masks'} --nm-per-pixel 2")
     demo.sage(f"generate {MODEL} {fresh / 'masks'} -o {OUT / 'synthetic'} --seed 0")
-    demo.sage("report demo", only="report: ")
+    demo.sage("report demo", only="html: ")
     check_training([*base_final["runs"], *best_final["runs"]])
     check_scores(scores)
 
@@ -308,7 +308,7 @@ def check_scores(scores: dict[str, Any]) -> None:
 
 def where_to_look() -> str:
     """The last line. Raises DemoFailed if what it names was not made."""
-    places = [OUT / "masks" / "overview.png", OUT / "synthetic" / "pairs.png", HOME / "reports" / "study-demo.md"]
+    places = [OUT / "masks" / "overview.png", OUT / "synthetic" / "pairs.png", HOME / "reports" / "study-demo.html"]
     missing = [str(place) for place in places if not place.is_file()]
     if missing:
         raise DemoFailed(f"not written: {', '.join(missing)}")

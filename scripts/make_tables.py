@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sage_ray.errors import UserError
 from sage_ray.record.home import Home
-from sage_ray.terminal.study_report import write_report
+from sage_ray.reports.study_reports import report
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_S = 600
@@ -41,7 +41,7 @@ def main() -> int:
             failed.append(f"{script.name} ({code})")
     for name in names:
         try:
-            print(f"report: {write_report(name, home)}")
+            print(f"report: {report(name, home).html}")
         except UserError as error:
             failed.append(str(error))
     print(f"{len(scripts())} scripts in analysis/, {len(names)} studies in {home.path}")
