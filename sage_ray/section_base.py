@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
 
 from sage_ray.identity import later
 
@@ -18,6 +20,20 @@ PhaseName = Literal["pretrain", "adversarial"]
 SystemName = Literal["sage_gan", "f_ancgan", "cyclegan", "gan"]
 PHASES: tuple[PhaseName, ...] = ("pretrain", "adversarial")
 """The phases of a run in order; each has a section of its name (`ExperimentConfig.phase`)."""
+
+
+ABOUT_ROWS = re.compile(r"^Rows? (\d+(?:(?:, | and )\d+)*): ")
+"""How a meaning begins that tells what the sources disagree about: rows of docs/method/DISCREPANCIES.md."""
+
+
+def meaning_of(info: FieldInfo) -> tuple[str, str]:
+    """What a setting does, as its docstring says it, and the rows of DISCREPANCIES.md that it is about ("" if none)."""
+    meaning = " ".join((info.description or "").split())
+    about = ABOUT_ROWS.match(meaning)
+    if about is not None:
+        meaning = meaning[about.end() :]
+        meaning = meaning[:1].upper() + meaning[1:]
+    return re.sub(r"\bNone\b", "null", meaning), about[1] if about else ""
 
 
 def word_or_number(value: Any, words: tuple[str, ...], least: float = 0) -> Any:

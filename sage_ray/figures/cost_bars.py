@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from sage_ray.analysis.figure_style import SKY, paper_axes, paper_figure
+from sage_ray.durations import hours_text, number_text
 from sage_ray.figures.figure_words import unit_of, wrapped
 from sage_ray.figures.study_figure import StudyFigure, finished
 from sage_ray.figures.study_records import StudyRecords
@@ -96,15 +97,10 @@ def _named(records: StudyRecords, times: pd.DataFrame) -> pd.DataFrame:
 def _sums(times: pd.DataFrame) -> str:
     """The whole in words."""
     spent, saved, gpu = (float(times[name].sum()) for name in ("spent", "saved", "gpu"))
-    told = f"{len(times)} runs took {_amount(spent)} of computing"
-    told += f", {gpu / 3600:.3g} GPU-hours" if gpu > 0 else " on CPUs"
+    told = f"{len(times)} runs took {hours_text(spent / 3600)} of computing"
+    told += f", {number_text(gpu / 3600)} GPU-hours" if gpu > 0 else " on CPUs"
     if saved > 0:
         told += (
-            f"; reuse of stages saved {_amount(saved)} ({100 * saved / (spent + saved):.0f} % of what all would take)"
+            f"; hatched: reuse saved {hours_text(saved / 3600)}, the time of the reused epochs where they were trained"
         )
     return told + "."
-
-
-def _amount(seconds: float) -> str:
-    unit, size = unit_of(seconds)
-    return f"{seconds / size:.3g} {unit}"

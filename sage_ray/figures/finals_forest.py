@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.ticker import MaxNLocator
 
-from sage_ray.analysis.figure_style import BLUE, SMALL, paper_axes, paper_figure
+from sage_ray.analysis.figure_style import BLUE, SMALL, PaperFigure, paper_axes, paper_figure
 from sage_ray.analysis.tables import interval, percent, provenance_of
 from sage_ray.evaluation.score_tables import PRIMARY
 from sage_ray.figures.figure_words import wrapped
@@ -17,6 +17,7 @@ from sage_ray.figures.study_records import StudyRecords
 from sage_ray.figures.tested_finals import ComparedFinals, Tested, compared_finals, tested_finals
 from sage_ray.metrics.definitions import label
 from sage_ray.statistics.claims import UNDECIDED, WORDS
+from sage_ray.statistics.verdict_sentences import score_digits
 
 _ROW_MM = 6.0
 
@@ -35,6 +36,11 @@ def finals(records: StudyRecords, columns: int) -> StudyFigure:
     if not tested:
         raise records.without("no final training has been scored on the locked test")
     found = compared_finals(tested)
+    return _told(records, found, drawn_forest(found, columns))
+
+
+def drawn_forest(found: ComparedFinals, columns: int) -> PaperFigure:
+    """Scores of what was tested, and beside them the differences to the reference where there are several."""
     tested = list(found.tested)
     several = bool(found.differences)
     names = [wrapped(_name(each, found), 20 if columns == 1 else 26, 2) for each in tested]
@@ -51,10 +57,19 @@ def finals(records: StudyRecords, columns: int) -> StudyFigure:
         figure.legend(handles=difference_key(), loc="outside upper right", ncols=2, frameon=False, handletextpad=0.2)
     for axes in panels if stacked else panels[:1]:
         axes.set_yticks(list(places.values()), names)
-    return _told(records, found, figure)
+    return figure
 
 
-def _told(records: StudyRecords, found: ComparedFinals, figure: Any) -> StudyFigure:
+def _told(records: StudyRecords, found: ComparedFinals, figure: PaperFigure) -> StudyFigure:
+    caption, alt = forest_told(found)
+    ids = {each.final_id for each in found.tested}
+    runs = records.tidy.runs()
+    source = provenance_of(records.name, runs[runs["parent"].isin(ids)])
+    return finished(records, "finals", "Final trainings on the locked test", caption, alt, figure, source=source)
+
+
+def forest_told(found: ComparedFinals) -> tuple[list[str], str]:
+    """The sentences below the figure, and what is seen on it."""
     line = found.reference.scores[PRIMARY]
     bars = f"bars: {percent(line.level)} intervals over {line.over}" if line.level else line.over
     caption = [
@@ -66,12 +81,9 @@ def _told(records: StudyRecords, found: ComparedFinals, figure: Any) -> StudyFig
         *(f"{_plain(each)} has no difference: {found.refused[each.final_id]}." for each in found.tested
           if each.final_id in found.refused),
     ]  # fmt: skip
-    told = [f"{_plain(each)} {each.scores[PRIMARY].mean:.3f}" for each in found.tested]
-    alt = f"{label(PRIMARY)} on the locked test: {', '.join(told)}."
-    ids = {each.final_id for each in found.tested}
-    runs = records.tidy.runs()
-    source = provenance_of(records.name, runs[runs["parent"].isin(ids)])
-    return finished(records, "finals", "Final trainings on the locked test", caption, alt, figure, source=source)
+    digits = score_digits([each.scores[PRIMARY].mean for each in found.tested])
+    told = [f"{_plain(each)} {each.scores[PRIMARY].mean:.{digits}f}" for each in found.tested]
+    return caption, f"{label(PRIMARY)} on the locked test: {', '.join(told)}."
 
 
 def _plain(one: Tested) -> str:
@@ -87,7 +99,7 @@ def _draw_scores(axes: Any, tested: list[Tested], places: dict[str, int]) -> Non
         line, place = each.scores[PRIMARY], places[each.final_id]
         if line.low is not None and line.high is not None:
             axes.plot([line.low, line.high], [place] * 2, color="0.25", linewidth=1.2, solid_capstyle="butt")
-        seeds = each.seed_scores()
+        seeds = each.by_seed
         if len(seeds) > 1:
             axes.plot(seeds, [place - 0.2] * len(seeds), "|", color=BLUE, markersize=4, markeredgewidth=1.1)
         axes.plot(line.mean, place, "o", markersize=4.5, markerfacecolor="0.6", markeredgecolor="black", zorder=3)

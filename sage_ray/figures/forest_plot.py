@@ -134,8 +134,8 @@ def difference_key() -> list[Line2D]:
     """What filled and open marks mean, for a legend."""
     look: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 4.5, "markeredgecolor": "black"}
     return [
-        Line2D([], [], markerfacecolor=FOUND, label="differs", **look),
-        Line2D([], [], markerfacecolor=OPEN, label="undecided", **look),
+        Line2D([], [], markerfacecolor=FOUND, label="better or worse", **look),
+        Line2D([], [], markerfacecolor=OPEN, label="open", **look),
     ]
 
 

@@ -54,9 +54,11 @@ def particles(records: StudyRecords, columns: int) -> StudyFigure:
     left.set_ylim(0, left.get_ylim()[1] * 1.15)
     paper_axes(left, right)
     some = f"{len(rows)} of {len(shown.rows)}" if len(rows) < len(shown.rows) else f"{len(rows)}"
+    numbers = [report.pooled.statistics.number for report in (found, true)]
     caption = [
-        f"Particles of {some} validation images at the size of training, by number; {found.pooled.cut} predicted and "
-        f"{true.pooled.cut} true ones that the frame cuts are left out and the others weighted for it.",
+        f"{counted(numbers[0], 'whole particle')} found where {numbers[1]} are marked, in {some} validation images at "
+        f"the size of training. {found.pooled.cut} found and {true.pooled.cut} marked ones that the frame cuts are "
+        "left out and the others weighted for it.",
         f"Sizes are in pixels: {true.unit.why_pixels}." if true.unit.why_pixels else "",
         records.winner.why,
     ]

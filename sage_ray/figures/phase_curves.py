@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,12 +11,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from sage_ray.analysis.figure_style import BLUE, paper_axes, paper_figure, style
+from sage_ray.analysis.figure_style import BLUE, ORANGE, paper_axes, paper_figure, style
 from sage_ray.errors import UserError
 from sage_ray.figures.figure_words import wrapped
 from sage_ray.figures.study_figure import StudyFigure, finished
 from sage_ray.figures.study_records import StudyRecords, Winner
 from sage_ray.metrics.definitions import LOSS, label, name_of
+from sage_ray.metrics.reduction import PLATEAU_SHARE
 
 PHASES = {"render": "rendering", "pretrain": "phase 1 (pretraining)", "adversarial": "phase 2 (adversarial)"}
 TRAINED = {
@@ -74,6 +76,7 @@ def curves(records: StudyRecords, columns: int) -> StudyFigure:
         grid[row][0].set_ylabel(name)
     paper_axes(*grid.flat)
     _mark_kept(records, winner, rows, grid, phases)
+    plateau = _mark_score(records, winner, rows, grid, phases) if score in {name for name, _ in wanted} else ""
     keys = {text: handle for axes in grid[: len(wanted)].flat
             for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)}  # fmt: skip
     figure.legend(keys.values(), keys.keys(), loc="outside upper center", ncols=2 if columns == 1 else 3,
@@ -81,6 +84,7 @@ def curves(records: StudyRecords, columns: int) -> StudyFigure:
     shown = f"{winner.called} (run {winner.run_id})" if winner else "its first run"
     caption = [
         _told(records, lines) if wanted else "Without validation images there is no score of an epoch.",
+        plateau,
         f"Training losses of {shown}, on a scale of their own in each phase." if len(trained) else "",
     ]
     what = f"{label(score)} and losses" if wanted else "training losses"
@@ -205,6 +209,34 @@ def _mark_kept(
     for axes in grid[:, list(phases).index(phase)]:
         axes.axvline(place, color="0.35", linewidth=0.8, linestyle=":", label="kept weights" if axes is grid[0][
             list(phases).index(phase)] else None)  # fmt: skip
+
+
+def _mark_score(
+    records: StudyRecords, winner: Winner | None, rows: pd.DataFrame, grid: Any, phases: Sequence[str]
+) -> str:
+    """Mark the score of a search's chosen trial over the epochs that it is made of; what a score is, as a sentence."""
+    objective, choice = records.objective, records.choice
+    if objective is None or winner is None or choice is None:
+        return ""
+    name = name_of(records.facts.metric)
+    own = rows[(rows["run_id"] == winner.run_id) & (rows["score"] == name)].sort_values("epoch")
+    own = own[own["phase"] == [phase for phase in phases if phase in set(own["phase"])][-1]] if len(own) else own
+    if own.empty or objective.reduce == "last":
+        return ""
+    of = "trial" if records.kind == "sweep" else "run"
+    if objective.reduce == "best":
+        return f"The score of a {of} is the best epoch of its last phase, not the end of its curve."
+    window = math.ceil(PLATEAU_SHARE * len(own))
+    ended = own["epoch"].to_numpy(int)[-window:]
+    if records.kind == "sweep":
+        axes = grid[0][list(phases).index(str(own["phase"].iloc[0]))]
+        axes.plot([ended[0] - 0.5, ended[-1] + 0.5], [choice.value] * 2, color=ORANGE, linewidth=2.2, zorder=4,
+                  solid_capstyle="butt", label=f"score of trial {choice.trial}: {choice.value:.3f}")  # fmt: skip
+    last = f"the last {window} epochs" if window > 1 else "the last epoch"
+    return (
+        f"The score of a {of} is its plateau, not the end of its curve: the median over the last fifth of its last "
+        f"phase, of {winner.called} over {last} ({ended[0]} to {ended[-1]} of {len(own)})."
+    )
 
 
 def _told(records: StudyRecords, lines: Sequence[Line]) -> str:

@@ -74,18 +74,28 @@ class ShownModel:
         return original[0] * rows / shape[0], original[1] * fact.columns / shape[1]
 
 
+def prepared_data(home: Home, run_id: str) -> PreparedData:
+    """The images that a finished run was trained on, as its config has them.
+
+    Raises:
+        UserError: its images are gone or have changed.
+    """
+    folder = RunFolder.open(home.runs, run_id)
+    record, data = folder.read(), prepare(folder.config().data, home.cache)
+    if (data.fingerprint, data.split.split_id) != (record.data_fingerprint, record.split_id):
+        mend = "bring back the images that it was trained on"
+        raise UserError("images have changed since it was trained", f"run {run_id}", mend)
+    return data
+
+
 def load_shown(home: Home, run_id: str) -> ShownModel:
     """The model of a finished run on its validation images.
 
     Raises:
         UserError: its images are gone or have changed, or there is no validation part.
     """
-    folder = RunFolder.open(home.runs, run_id)
-    config, record = folder.config(), folder.read()
-    data = prepare(config.data, home.cache)
-    if (data.fingerprint, data.split.split_id) != (record.data_fingerprint, record.split_id):
-        mend = "bring back the images that it was trained on"
-        raise UserError("images have changed since it was trained", f"run {run_id}", mend)
+    folder, data = RunFolder.open(home.runs, run_id), prepared_data(home, run_id)
+    config = folder.config()
     if not len(data.split.validation):
         raise UserError("there are no validation images", f"run {run_id}", "choose another figure")
     dice = {

@@ -51,11 +51,17 @@ def finished(
         figure: drawn.
         source: of the runs that it shows, if these are not those of `records`.
     """
+    return signed_figure(records.name, name, title, caption, alt, figure, source or records.provenance)
+
+
+def signed_figure(
+    of: str, name: str, title: str, caption: Sequence[str], alt: str, figure: PaperFigure, source: Provenance
+) -> StudyFigure:
+    """The same of whatever is called `of`."""
     text = " ".join(sentence for sentence in caption if sentence)
-    source = source or records.provenance
     line = " · ".join(
         [
-            f"{records.name}: {source.runs} run{'' if source.runs == 1 else 's'}",
+            f"{of}: {source.runs} run{'' if source.runs == 1 else 's'}",
             f"data {_few(source.fingerprints)}",
             f"trained at {_few(source.commits)}{' (changed)' if source.uncommitted else ''}",
             f"sage_ray {sage_ray.__version__}",
@@ -63,11 +69,11 @@ def finished(
     )
     wide = int(figure.get_figwidth() * 27)
     figure.supxlabel("\n".join(textwrap.wrap(line, wide)), fontsize=TINY, color="0.4", x=0.005, ha="left")
-    facts = [f"study: {records.name}", f"data: {', '.join(source.fingerprints)}", f"split: {', '.join(source.splits)}"]
+    facts = [f"study: {of}", f"data: {', '.join(source.fingerprints)}", f"split: {', '.join(source.splits)}"]
     facts += [f"seeds: {', '.join(source.seeds)}", f"commit: {', '.join(source.commits)}"]
     facts += ["trained with uncommitted changes"] * source.uncommitted
     facts += [f"sage_ray: {sage_ray.__version__}"]
-    figure.facts = {"title": f"{title} ({records.name})", "description": "\n".join([text, *facts])}
+    figure.facts = {"title": f"{title} ({of})", "description": "\n".join([text, *facts])}
     return StudyFigure(name, title, text, alt, figure)
 
 

@@ -23,6 +23,7 @@ from sage_ray.search.best import BestChoice, best
 from sage_ray.search.study_folder import StudyFolder
 from sage_ray.search.study_status import StudyStatus, TrialStatus, status_of, study_rows
 from sage_ray.study.dimension import Dimension
+from sage_ray.study.file_schema import ObjectivePart
 from sage_ray.upkeep.belongings import unknown
 
 
@@ -171,6 +172,12 @@ class StudyRecords:
         return load_shown(self.home, self.winner.run_id)
 
     @property
+    def objective(self) -> ObjectivePart | None:
+        """What trials are judged by first; None of a final training."""
+        objective: ObjectivePart | None = None if self.kind == "final" else self._spec.objective
+        return objective
+
+    @property
     def score(self) -> str:
         """What trials are judged by, for an axis, such as "validation Dice"."""
         return f"validation {label(name_of(self.facts.metric))}".replace("validation validation", "validation")
@@ -181,14 +188,14 @@ class StudyRecords:
         return 1.0 if self.facts.maximize else -1.0
 
     def is_base(self, trial: TrialStatus) -> bool:
-        """Whether a trial of a search is the untuned base, which a space with `points: [{}]` evaluates first."""
-        points = list(getattr(self._spec.file, "points", None) or [None])
-        return trial.number == 0 and points[0] == {}
+        """Whether a trial of a search is the untuned base."""
+        return trial.number == self.base
 
-    @property
+    @cached_property
     def base(self) -> int | None:
         """Number of the trial that is the untuned base; None where a search evaluates none."""
-        return next((trial.number for trial in self.trials if self.is_base(trial)), None)
+        number = self._spec.untuned_trial()
+        return next((trial.number for trial in self.trials if trial.number == number), None)
 
     def without(self, why: str) -> UserError:
         """The error that says why a figure cannot be drawn."""

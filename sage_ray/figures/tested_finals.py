@@ -12,14 +12,14 @@ from sage_ray.evaluation.locked_test import stored_test_rows
 from sage_ray.evaluation.score_tables import PRIMARY, ScoreLine, seed_table, summary, why_no_interval
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
-from sage_ray.registry.final_plan import FinalPlan, read_plan
+from sage_ray.registry.final_plan import FinalPlan, is_base, read_plan
 from sage_ray.statistics import Interval, paired_interval, verdicts
 from sage_ray.statistics.claims import UNDECIDED, WORDS, Word
 
 
 @dataclass(frozen=True)
 class Tested:
-    """A final training that was scored on the locked test: its rows and what it is called."""
+    """A final training that was scored on the locked test: its rows, what it is called and how it was asked for."""
 
     name: str
     final_id: str
@@ -27,10 +27,9 @@ class Tested:
     scores: Mapping[str, ScoreLine]
     is_base: bool = False
     fingerprint: str | None = None
-
-    def seed_scores(self) -> list[float]:
-        """Mean Dice of each seed."""
-        return [float(value) for value in seed_table(self.frame, PRIMARY, self.final_id).values.mean(axis=0)]
+    choice: str = ""
+    by_seed: tuple[float, ...] = ()
+    """Mean Dice of each seed."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +75,14 @@ class ComparedFinals:
     level: float
 
 
-def called(plan: FinalPlan) -> str:
+def called(plan: FinalPlan, home: Home) -> str:
     """What sentences call a final training: "the untuned base", "trial 3 (the choice of the search)"."""
-    if plan.choice == "base":
-        return "the untuned base"
+    chosen = " (the choice of the search)" if plan.choice == "best" else ""
+    if is_base(home, plan.study, plan.trial, plan.choice):
+        return f"the untuned base{chosen}"
     if plan.trial is None:
         return f"`{plan.final_id}`"
-    return f"trial {plan.trial}" + (" (the choice of the search)" if plan.choice == "best" else "")
+    return f"trial {plan.trial}{chosen}"
 
 
 def plans_of(study: str, home: Home) -> list[FinalPlan]:
@@ -113,7 +113,9 @@ def tested_finals(plans: Sequence[FinalPlan], home: Home) -> list[Tested]:
         frame = pd.concat(frames, ignore_index=True)
         prints = min(str(record.data_fingerprint) for record in records)
         scores = summary(frame, plan.final_id)
-        found.append(Tested(called(plan), plan.final_id, frame, scores, plan.choice == "base", prints))
+        by_seed = tuple(map(float, seed_table(frame, PRIMARY, plan.final_id).values.mean(axis=0)))
+        base = is_base(home, plan.study, plan.trial, plan.choice)
+        found.append(Tested(called(plan, home), plan.final_id, frame, scores, base, prints, plan.choice, by_seed))
     return found
 
 

@@ -60,6 +60,7 @@ def examples(records: StudyRecords, columns: int) -> StudyFigure:
     caption = [
         f"Of {len(rows)} validation images, which also chose the epoch; the locked test is not shown."
         if len(picked) > 1 else f"One of {len(rows)} validation images; the locked test is not shown.",
+        f"The worst is {shown.data.stems[order[0]]}." if len(picked) > 1 else "",
         records.winner.why,
     ]  # fmt: skip
     told = ", ".join(f"{name} Dice {shown.dice[shown.data.shas[row]]:.3f}" for name, row in picked.items())

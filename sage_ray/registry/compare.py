@@ -25,6 +25,7 @@ from sage_ray.record.model_versions import (
     list_versions,
 )
 from sage_ray.registry.comparison import Comparison, Difference, VersionScores, comparison_markdown
+from sage_ray.registry.final_plan import is_base
 from sage_ray.registry.package import SCORES_FILE
 from sage_ray.runtime.devices import crossing
 from sage_ray.statistics import Interval, Verdict, coarser, paired_interval, verdicts
@@ -61,20 +62,26 @@ def compare(home: Home, versions: Sequence[int | str] | None = None, model_name:
     else:
         found = {v.version: v for v in (get_version(home, model_name, each) for each in versions)}
         chosen = [found[number] for number in sorted(found)]
-    comparison = compare_versions(home, chosen, reference_of(chosen))
+    comparison = compare_versions(home, chosen, reference_of(home, chosen))
     path = home.path / "reports" / f"compare-{model_name}-{'-'.join(str(v.version) for v in chosen)}.md"
     path.parent.mkdir(exist_ok=True)
     write_text(path, comparison_markdown(comparison))
     return replace(comparison, report=path)
 
 
-def reference_of(versions: Sequence[Version]) -> Version:
+def reference_of(home: Home, versions: Sequence[Version]) -> Version:
     """The champion, else the oldest untuned base, else the oldest of at least one version."""
     for entry in versions:
         if CHAMPION in entry.aliases:
             return entry
-    bases = [entry for entry in versions if entry.tags.get("sage.choice") == "base"]
+    bases = [entry for entry in versions if _is_base(home, entry)]
     return (bases or list(versions))[0]
+
+
+def _is_base(home: Home, version: Version) -> bool:
+    trial = version.tags.get("sage.trial")
+    study, choice = version.tags.get("sage.study"), version.tags.get("sage.choice")
+    return is_base(home, study, None if trial is None else int(trial), choice)
 
 
 def compare_versions(home: Home, versions: Sequence[Version], reference: Version) -> Comparison:
@@ -117,7 +124,7 @@ def compare_versions(home: Home, versions: Sequence[Version], reference: Version
         split_id=tags.get("sage.split_id"),
         images=rows[0].scores[PRIMARY].images,
         reference=reference.version,
-        reference_is=_why(reference),
+        reference_is=_why(home, reference),
         rule=_rule(judged, compared=bool(differences)),
         versions=rows,
         test_reads=len(reads_of_test_set(home.path, test_set)),
@@ -237,10 +244,10 @@ def _version_scores(entry: _Loaded) -> VersionScores:
     )
 
 
-def _why(reference: Version) -> str:
+def _why(home: Home, reference: Version) -> str:
     if CHAMPION in reference.aliases:
         return "champion"
-    return "untuned base" if reference.tags.get("sage.choice") == "base" else "oldest version"
+    return "untuned base" if _is_base(home, reference) else "oldest version"
 
 
 def compare_with_reference(home: Home, version: Version) -> tuple[list[VersionScores], str]:
@@ -253,7 +260,7 @@ def compare_with_reference(home: Home, version: Version) -> tuple[list[VersionSc
     comparison = compare_versions(home, [version], version)
     if not same:
         return comparison.versions, FIRST
-    reference = reference_of(same)
+    reference = reference_of(home, same)
     try:
         comparison = compare_versions(home, [reference, version], reference)
     except UserError as error:

@@ -59,6 +59,27 @@ class FinalPlan(BaseModel):
         return [self.run_id(seed) for seed in self.seeds]
 
 
+def is_base(home: Home, study: str | None, trial: int | None, choice: str | None) -> bool:
+    """Whether a final training is that of its study's untuned base, also where `best` or a number has asked for it.
+
+    Args:
+        home: that may hold the study; of one that it does not hold, what was asked for tells.
+        study: that it came from.
+        trial: of the study.
+        choice: how the trial was asked for.
+
+    Raises:
+        UserError: the study is damaged.
+    """
+    from sage_ray.search.study_folder import StudyFolder
+
+    if choice == "base":
+        return True
+    if study is None or trial is None or study not in home.study_names():
+        return False
+    return StudyFolder.open(home, study).spec().is_untuned(trial)
+
+
 def plan_path(home: Home, final_id: str) -> Path:
     """finals/ID.json of a home."""
     return home.finals / f"{final_id}.json"

@@ -62,7 +62,7 @@ def promote(
         return Promotion(model_name, number, False, CHAMPION, number, number, "already champion", None, None)
     if force:
         return _forced(home, entry, before)
-    reference = before or reference_of(versions)
+    reference = before or reference_of(home, versions)
     if reference.version == entry.version:
         done = Promotion(model_name, entry.version, True, CHAMPION, entry.version, None, FIRST, None, None)
         _record(home, done)

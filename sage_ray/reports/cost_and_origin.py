@@ -5,18 +5,21 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from sage_ray.durations import hours_text
+from sage_ray.durations import hours_text, number_text
 from sage_ray.files import read_json
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunRecord
 from sage_ray.reports.evidence import FinalEvidence, StudyEvidence
 from sage_ray.reports.page_parts import Bullets, Code, Grid, Paragraph, Part
-from sage_ray.reports.trial_tables import ENDINGS, changes_of_file, params_text
-from sage_ray.statistics.verdict_sentences import counted, upper_first
+from sage_ray.reports.trial_tables import changes_of_file
+from sage_ray.statistics.verdict_sentences import counted
+
+if TYPE_CHECKING:
+    from sage_ray.search.planned_taken import PlannedAndTaken
 
 ORDERED_SAMPLERS = ("tpe", "gp", "nsga2")
 """Samplers whose draws depend on the scores of the trials before."""
@@ -25,59 +28,86 @@ SAME_CODE = "# in the repository of sage_ray:\ngit checkout {commit}\nmake setup
 
 
 def cost_parts(evidence: StudyEvidence) -> list[Part]:
-    """Runs, epochs, hours and GPU hours of the study and of its final trainings, and what reuse saved."""
+    """One paragraph that says what was spent on what, a table of the same numbers, and what was read and updated."""
     finals = [record for final in evidence.finals for record in final.records]
-    rows = [_cost_row("the study", evidence.records, evidence)]
+    noun = "search" if evidence.is_search else "ablation"
+    rows = [_cost_row(f"the {noun}", evidence.records, evidence)]
     if finals:
         rows.append(_cost_row("final trainings", finals, evidence))
         rows.append(_cost_row("together", evidence.all_records, evidence))
     head = ["", "runs", "epochs", "of them reused", "time of computing", "time of GPUs"]
-    parts: list[Part] = [Grid(head, rows)]
-    lines = [_planned(evidence) or reuse_line(evidence), _extra_pairs(evidence)]
-    records = evidence.all_records
-    lines.append(
+    records, taken = evidence.all_records, _taken(evidence)
+    lines = [
+        _planned(taken, noun),
+        _extra_pairs(evidence),
         f"Generator updates {sum(r.generator_updates for r in records)}, synthetic steps "
         f"{sum(r.synthetic_steps for r in records)}; test reads {sum(r.test_reads for r in records)} "
-        "(no training ever sees the test set)."
+        "(no training ever sees the test set).",
+    ]
+    table = Grid(head, rows, caption="The same numbers as a table.")
+    told = _cost_told(evidence, finals, taken.hours if taken is not None else 0.0)
+    return [Paragraph(told), table, Bullets([each for each in [*lines, *readings(evidence)] if each])]
+
+
+def _cost_told(evidence: StudyEvidence, finals: Sequence[RunRecord], wall: float) -> str:
+    """What was spent on the study, on its final trainings, on both, and on one trial."""
+    noun = "search" if evidence.is_search else "ablation"
+    one, runs = ("trial" if evidence.is_search else "arm"), evidence.records
+    told = f"**The {noun}** is {counted(len(runs), 'run')}: {_spent(runs, evidence)}. "
+    told += f"From its start to its end it took {hours_text(wall)}, as runs go side by side. " if wall else ""
+    if finals:
+        both = hours_text(sum(record.seconds for record in evidence.all_records) / 3600)
+        told += f"**The final trainings** are {counted(len(finals), 'more run')}: {_spent(finals, evidence)}. "
+        told += f"**Both together** are {both} of computing. "
+    whole = [record for record in evidence.finished_records if record.seconds > 0]
+    if whole:
+        times = sorted({hours_text(r.seconds / 3600): r.seconds for r in whole}.items(), key=lambda pair: pair[1])
+        epochs = sorted({record.epoch for record in whole})
+        span = times[0][0] if len(times) == 1 else f"{times[0][0]} to {times[-1][0]}"
+        count = str(epochs[0]) if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
+        told += (
+            f"**One run** of the {noun} that was trained to its end (one {one}, one seed) has {count} epochs and took "
+            f"{span} of computing, the less the more it reused. "
+        )
+    return told + (
+        "Reused epochs are those that another run had trained before in the same way: they are taken from the store. "
+        "Computing adds up the time of all runs, without waiting."
     )
-    return [*parts, Bullets([line for line in [*lines, *readings(evidence)] if line])]
+
+
+def reused_epochs(records: Sequence[RunRecord], evidence: StudyEvidence) -> tuple[int, int]:
+    """Epochs of runs that they took from the store, and all epochs that they have."""
+    # What a record counts as reused is known at its end alone: a trial that was stopped early would have none.
+    return sum(evidence.folder_of(r.run_id).count_replayed() for r in records), sum(r.epoch for r in records)
+
+
+def _spent(records: Sequence[RunRecord], evidence: StudyEvidence) -> str:
+    """Such as "180 epochs, of them 90 reused (50 %) and 90 trained, 3 min of computing on CPUs"."""
+    reused, epochs = reused_epochs(records, evidence)
+    share = f" ({100 * reused / epochs:.0f} %)" if reused and epochs else ""
+    how = f"of them {reused} reused{share} and {epochs - reused} trained" if reused else "all of them trained"
+    return f"{epochs} epochs, {how}, {hours_fact(records, 'of computing')}"
 
 
 def _cost_row(name: str, records: Sequence[RunRecord], evidence: StudyEvidence) -> list[str]:
-    # What a record counts as reused is known at its end alone: a trial that was stopped early would have none.
-    epochs, reused = sum(r.epoch for r in records), sum(evidence.folder_of(r.run_id).count_replayed() for r in records)
+    reused, epochs = reused_epochs(records, evidence)
     hours, gpu = sum(r.seconds for r in records) / 3600, sum(r.gpu_seconds for r in records) / 3600
     return [name, str(len(records)), str(epochs), str(reused), hours_text(hours), hours_text(gpu) if gpu else "0"]
 
 
-def reused_epochs(evidence: StudyEvidence) -> tuple[int, int]:
-    """Epochs of the study's runs that were not trained again, and all epochs that they needed."""
+def _planned(found: PlannedAndTaken | None, noun: str) -> str:
+    """What `plan` had forecast; "" where nothing was planned or the study still goes on."""
+    if found is None:
+        return ""
+    hours = "" if found.planned_hours is None else f" in {hours_text(found.planned_hours)} from start to end"
+    bound = "at most " if found.upper_bound else ""
+    return f"Before it began, `plan` expected that the {noun} would train {bound}{found.planned_epochs} epochs{hours}."
+
+
+def _taken(evidence: StudyEvidence) -> PlannedAndTaken | None:
     from sage_ray.search.planned_taken import planned_and_taken
 
-    found = planned_and_taken(evidence.name, evidence.home) if evidence.status.state == "finished" else None
-    if found is not None:
-        return found.saved_epochs, found.needed_epochs
-    records = evidence.records
-    return sum(evidence.folder_of(r.run_id).count_replayed() for r in records), sum(r.epoch for r in records)
-
-
-def reuse_line(evidence: StudyEvidence) -> str:
-    """Which share of the study's epochs was taken from the stage store instead of being trained again; "" if none."""
-    reused, epochs = reused_epochs(evidence)
-    if not reused:
-        return ""
-    return (
-        f"Reuse: {reused} of {epochs} epochs ({100 * reused / epochs:.0f} %) were not trained again, as another run "
-        "had trained the same ones before."
-    )
-
-
-def _planned(evidence: StudyEvidence) -> str:
-    from sage_ray.search.planned_taken import planned_line
-
-    line = planned_line(evidence.name, evidence.home) if evidence.status.state == "finished" else None
-    told = "That time is from the study's start to its end; computing adds up runs that went side by side."
-    return f"{line[:1].upper()}{line[1:]}. {told}" if line else ""
+    return planned_and_taken(evidence.name, evidence.home) if evidence.status.state == "finished" else None
 
 
 def _extra_pairs(evidence: StudyEvidence) -> str:
@@ -95,10 +125,11 @@ def readings(evidence: StudyEvidence) -> list[str]:
     return [line for each in found for line in (each.sentence, *(f"Note: {note}." for note in each.notes))]
 
 
-def hours_fact(records: Sequence[RunRecord]) -> str:
-    """Computing time of runs, and that of GPUs if any was used."""
+def hours_fact(records: Sequence[RunRecord], of: str = "") -> str:
+    """Computing time of runs, and that of GPUs if any was used; `of` stands behind the first."""
     hours, gpu = sum(r.seconds for r in records) / 3600, sum(r.gpu_seconds for r in records) / 3600
-    return hours_text(hours) + (f", {gpu:.1f} GPU hours" if gpu else " on CPUs")
+    told = f"{hours_text(hours)} {of}".rstrip()
+    return told + (f", {number_text(gpu)} GPU-hours" if gpu else " on CPUs")
 
 
 def origin_parts(evidence: StudyEvidence) -> list[Part]:
@@ -201,16 +232,3 @@ def _other_draws(evidence: StudyEvidence) -> str:
 def _final_command(final: FinalEvidence, study: str) -> str:
     seeds = ",".join(str(seed) for seed in final.plan.seeds)
     return f"sage-ray final {study} --trial {final.plan.choice} --seeds {seeds}"
-
-
-def finals_list(evidence: StudyEvidence) -> list[Part]:
-    """Which final trainings there are, and how far each seed is; [] without any."""
-    lines = []
-    params = {trial.number: trial.params for trial in evidence.status.trials}
-    for final in evidence.finals:
-        seeds = ", ".join(f"seed {record.seed} {ENDINGS.get(record.state, record.state)}" for record in final.records)
-        known = final.plan.trial in params and evidence.is_search
-        settings = f" with {params_text(params[final.plan.trial])}" if known and final.plan.trial is not None else ""
-        lines.append(f"{upper_first(final.called)}{settings}: {seeds or 'not started'} (`{final.plan.final_id}`).")
-    title = f"{counted(len(lines), 'final training')} of this study:"
-    return [Paragraph(title), Bullets(lines)] if lines else []

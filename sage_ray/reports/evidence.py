@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunRecord
 from sage_ray.registry.final_plan import FinalPlan
+from sage_ray.reports.known_images import KnownImages, known_images
 from sage_ray.search.study_folder import StudyFolder
 from sage_ray.search.study_status import StudyStatus, TrialStatus, study_rows
 from sage_ray.search.study_status import status_of as read_status
@@ -25,20 +26,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FinalEvidence:
-    """A declared final training with the records of the seeds that have begun."""
+    """A declared final training with the records of the seeds that have begun.
+
+    Attributes:
+        called: what sentences call it, such as "the untuned base" or "trial 3 (the choice of the search)".
+    """
 
     plan: FinalPlan
     records: tuple[RunRecord, ...]
+    called: str
 
     @property
     def finished(self) -> bool:
         """Whether every seed is trained."""
         return len(self.records) == len(self.plan.seeds) and all(record.finished for record in self.records)
-
-    @property
-    def called(self) -> str:
-        """What sentences call it: "the untuned base", "trial 3 (the choice of the search)"."""
-        return called(self.plan)
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class StudyEvidence:
         runs_file: the study's own file, as text.
         base_trial: of a search, the trial of its untuned base, if it was among the points.
         folder: of the study.
+        images: of the best trial, or of a finished run where there is none.
     """
 
     home: Home
@@ -65,6 +67,7 @@ class StudyEvidence:
     runs_file: str
     base_trial: TrialStatus | None
     folder: Path
+    images: KnownImages = field(default_factory=KnownImages)
 
     @property
     def name(self) -> str:
@@ -110,6 +113,7 @@ def read_study(name: str, home: Home) -> StudyEvidence:
         if record.finished:
             check_scores(RunFolder(home.runs / record.run_id))
     choice, no_choice = _choice(name, home)
+    shown = choice.run_ids[0] if choice else next(record.run_id for record in records if record.finished)
     return StudyEvidence(
         home=home,
         status=status,
@@ -120,6 +124,7 @@ def read_study(name: str, home: Home) -> StudyEvidence:
         runs_file=folder.spec_path.read_text(encoding="utf-8").rstrip(),
         base_trial=_base_trial(spec, status),
         folder=folder.path,
+        images=known_images(home, shown),
     )
 
 
@@ -127,11 +132,8 @@ def _base_trial(spec: StudySpec, status: StudyStatus) -> TrialStatus | None:
     """The trial whose config is that of the untuned base."""
     if spec.kind != "sweep":
         return None
-    wanted = spec.untuned.config_hash()
-    for number, sample in enumerate(spec.fixed):
-        if spec.run_configs(number, sample.values)[0].config_hash() == wanted:
-            return next((trial for trial in status.trials if trial.number == number), None)
-    return None
+    number = spec.untuned_trial()
+    return next((trial for trial in status.trials if trial.number == number), None)
 
 
 def check_records(name: str, records: Sequence[RunRecord]) -> None:
@@ -184,7 +186,7 @@ def read_final(plan: FinalPlan, home: Home) -> FinalEvidence:
     for record in records:
         if record.finished:
             check_scores(RunFolder(home.runs / record.run_id))
-    return FinalEvidence(plan, records)
+    return FinalEvidence(plan, records, called(plan, home))
 
 
 def _choice(name: str, home: Home) -> tuple[BestChoice | None, str]:
@@ -196,14 +198,17 @@ def _choice(name: str, home: Home) -> tuple[BestChoice | None, str]:
         return None, f"{error.what}: {error.where}"
 
 
-def state_mark(words: str, folders: Sequence[RunFolder]) -> str:
-    """Eight hex digits that change when what a report shows changes: its words, and the scores of its runs.
+def state_mark(words: str, folders: Sequence[RunFolder], images: KnownImages | None = None) -> str:
+    """Eight hex digits that change when what a report shows changes: its words, scores, and what can be drawn.
 
     Args:
         words: the report without its figures.
         folders: of the runs whose curves, scores and artifacts figures show.
+        images: that pictures are drawn of, if any; a page that was made while they were gone has another state.
     """
     digest = hashlib.sha256(words.encode())
+    if images is not None:
+        digest.update(repr((images.lacking, sorted(images.names))).encode())
     for folder in folders:
         for name in ("record.json", "metrics.jsonl", "per_image.parquet"):
             path = folder.path / name

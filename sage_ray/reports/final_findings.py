@@ -10,14 +10,15 @@ from sage_ray.figures.tested_finals import ComparedFinals, FinalDifference, Test
 from sage_ray.metrics.definitions import label
 from sage_ray.reports.page_parts import Bullets, Grid, Paragraph, Part
 from sage_ray.statistics.verdict_sentences import (
-    MINUS,
     Finding,
     Said,
     cautions,
     counted,
     rule_in_words,
     say,
+    score_digits,
     share,
+    signed,
     upper_first,
 )
 
@@ -93,8 +94,9 @@ def _parts(found: ComparedFinals, findings: Mapping[str, Finding]) -> list[Part]
     told = [DIFFERENCE, "verdict"] if several else []
     head = ["final training", "seeds", names[0], *told, *names[1:]]
     rows = []
+    digits = column_digits([each.scores for each in tested], shown)
     for each in tested:
-        cells = [score_cell(each.scores[score]) for score in shown]
+        cells = [score_cell(each.scores[score], digits[score]) for score in shown]
         is_reference = each is found.reference
         told = difference_cells(findings.get(each.final_id), is_reference=is_reference) if several else []
         rows.append([upper_first(each.name), str(each.scores[PRIMARY].seeds), cells[0], *told, *cells[1:]])
@@ -114,22 +116,28 @@ def _parts(found: ComparedFinals, findings: Mapping[str, Finding]) -> list[Part]
     return [*parts, definitions_of(tested[0].scores, shown)]
 
 
-def score_cell(line: ScoreLine) -> str:
+def score_cell(line: ScoreLine, digits: int = 3) -> str:
     """A score with its interval in brackets."""
     if line.low is None or line.high is None:
-        return f"{line.mean:.3f}"
-    return f"{line.mean:.3f} [{line.low:.3f}, {line.high:.3f}]"
+        return f"{line.mean:.{digits}f}"
+    return f"{line.mean:.{digits}f} [{line.low:.{digits}f}, {line.high:.{digits}f}]"
+
+
+def column_digits(rows: Sequence[Mapping[str, ScoreLine]], shown: Sequence[str]) -> dict[str, int]:
+    """Decimals of each score in a table: 4 where two rows would look equal with 3, and are not."""
+    return {score: score_digits([row[score].mean for row in rows]) for score in shown}
 
 
 def difference_cells(finding: Finding | None, *, is_reference: bool) -> list[str]:
     """Difference with its interval, and verdict, of a row of a table."""
     if finding is None:
         return ["reference" if is_reference else "not comparable", ""]
-    text = f"{finding.difference:+.3f}"
+    digits = finding.digits
+    text = signed(finding.difference, digits)
     if finding.has_interval:
-        text += f" [{finding.low:+.3f}, {finding.high:+.3f}]"
+        text += f" [{signed(finding.low, digits)}, {signed(finding.high, digits)}]"
     tone = say(finding).tone
-    return [text.replace("-", MINUS), {"same": "no difference"}.get(tone, tone)]
+    return [text, {"same": "no difference"}.get(tone, tone)]
 
 
 def definitions_of(scores: Mapping[str, ScoreLine], shown: Sequence[str]) -> Bullets:

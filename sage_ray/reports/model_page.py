@@ -14,6 +14,7 @@ from sage_ray.reports.final_findings import (
     DIFFERENCE,
     ROUNDED,
     SHOWN,
+    column_digits,
     definitions_of,
     difference_cells,
     finals_found,
@@ -89,8 +90,9 @@ def model_page(comparison: Comparison) -> Page:
     names = [label(score) for score in shown]
     head = ["version", "alias", "from", "seeds", names[0], DIFFERENCE, "verdict", *names[1:]]
     rows = []
+    digits = column_digits([row.scores for row in comparison.versions], shown)
     for row in comparison.versions:
-        scores = [score_cell(row.scores[score]) for score in shown]
+        scores = [score_cell(row.scores[score], digits[score]) for score in shown]
         told = difference_cells(findings.get(row.version), is_reference=row.is_reference)
         named = [str(row.version), ", ".join(row.aliases), row.origin, ", ".join(map(str, row.seeds))]
         rows.append([*named, scores[0], *told, *scores[1:]])
@@ -113,7 +115,9 @@ def model_page(comparison: Comparison) -> Page:
     numbers = " ".join(str(row.version) for row in comparison.versions)
     chapters = [
         Chapter("found", "What was found", [Verdicts(said), Paragraph(HOW_TO_READ, "note")]),
-        Chapter("tested", "On the locked test", [grid, definitions_of(alone.scores, shown), Bullets(notes)]),
+        Chapter(
+            "tested", "On the locked test", [grid, definitions_of(alone.scores, shown), Bullets(notes)], ("versions",)
+        ),
         Chapter("origin", "Where the numbers come from", [Bullets(origin)]),
         Chapter("repeat", "How to repeat it", [Code(_compare_command(comparison, numbers), language="bash")]),
     ]

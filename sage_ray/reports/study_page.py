@@ -9,7 +9,6 @@ from sage_ray.figures.tested_finals import tested_finals
 from sage_ray.metrics.definitions import label, name_of
 from sage_ray.reports.cost_and_origin import (
     cost_parts,
-    finals_list,
     hours_fact,
     origin_parts,
     repeat_parts,
@@ -17,7 +16,9 @@ from sage_ray.reports.cost_and_origin import (
 )
 from sage_ray.reports.evidence import StudyEvidence
 from sage_ray.reports.final_findings import FinalsFound, finals_found
+from sage_ray.reports.order_of_events import why_tested
 from sage_ray.reports.page_parts import Chapter, Page, Paragraph, Part, Verdicts
+from sage_ray.reports.scores_by_image import image_by_image, whose_images
 from sage_ray.reports.study_words import judged_by, score_text
 from sage_ray.reports.trial_tables import arm_grid, choice_parts, failures, params_text, space_grid, trial_grid
 from sage_ray.statistics.verdict_sentences import Said, counted, signed, upper_first
@@ -116,13 +117,14 @@ def _page(evidence: StudyEvidence, noun: str, lead: str, chapters: Sequence[Chap
     parts = next((record.parts for record in finished if record.parts), {})
     ended = [f"{study.done} of {study.target} complete"]
     ended += [f"{study.pruned} stopped early"] * bool(study.pruned) + [f"{study.failed} failed"] * bool(study.failed)
-    reused, epochs = reused_epochs(evidence)
+    reused, epochs = reused_epochs(evidence.records, evidence)
+    computing = hours_fact(evidence.all_records)
     facts = {
         "images": ", ".join(f"{n} {name}" for name, n in parts.items() if n) or "not recorded",
         "trials" if evidence.is_search else "runs": ", ".join(ended),
         "seeds": seeds_fact(sorted({record.seed for record in finished})) + _final_seeds(evidence),
-        "computing": hours_fact(evidence.all_records),
-        "saved by reuse": f"{reused} of {epochs} epochs" if reused else "nothing",
+        "computing": f"{computing}, final trainings included" if evidence.finals else computing,
+        f"reused in the {noun.lower()}": f"{reused} of {epochs} epochs" if reused else "nothing",
         "last change": max(record.updated for record in evidence.all_records)[:10],
     }
     trials = {trial.number: trial_hint(evidence, trial.number) for trial in study.trials}
@@ -171,11 +173,12 @@ def search_said(evidence: StudyEvidence, *, tested: bool) -> Said:
     if base is None or base.number != choice.trial:
         ask += f" and `sage-ray final {evidence.name} --trial base`"
     ask += ", then this report again"
-    plain += "; the final trainings on the locked test are." if tested else f". For one run {ask}."
+    other = "; the final trainings on the locked test are. Their scores are of other images: see below"
+    plain += f"{other}." if tested else f". For one run {ask}."
     beware = []
     if choice.top_trial != choice.trial:
         beware.append(
-            f"Trial {choice.top_trial} scored best; the one proposed is as good within the error, and cheaper."
+            f"Trial {choice.top_trial} scored higher, by no more than one standard error; the one proposed is cheaper."
         )
     beware += [
         f"Trial {stopped.trial} stood higher ({score_text(stopped.value)}) when it was stopped early."
@@ -199,10 +202,15 @@ def _arms(evidence: StudyEvidence) -> ArmsFound:
 
 def _tested_parts(evidence: StudyEvidence, finals: FinalsFound) -> list[Part]:
     if finals.parts:
-        return [*finals.parts, *finals_list(evidence)]
+        return [
+            *whose_images(evidence, finals.tested),
+            *finals.parts,
+            *why_tested(evidence),
+            *image_by_image(finals.tested, evidence.images),
+        ]
     told = "No final training of this study has been scored on the locked test yet"
     ask = f"`sage-ray final {evidence.name} --seeds 0,1,2` trains the proposal and scores it there once."
-    return [Paragraph(f"{told}: {ask}"), *finals_list(evidence)]
+    return [Paragraph(f"{told}: {ask}"), *why_tested(evidence)]
 
 
 def _cautions(evidence: StudyEvidence, finals: FinalsFound) -> list[Part]:

@@ -16,14 +16,20 @@ from sage_ray.registry.final_plan import read_plan
 from sage_ray.reports.evidence import finals_of, read_study, state_mark
 from sage_ray.reports.html_page import html
 from sage_ray.reports.inline_svg import standalone, svg_of
+from sage_ray.reports.known_images import KnownImages, known_images
 from sage_ray.reports.markdown_page import markdown
+from sage_ray.reports.named_places import without_places
 from sage_ray.reports.page_parts import Chapter, DrawnFigure, Page, Paragraph, Verdicts
 
 if TYPE_CHECKING:
+    from sage_ray.figures.study_figure import StudyFigure
     from sage_ray.figures.study_records import StudyRecords
+    from sage_ray.registry.comparison import Comparison
     from sage_ray.statistics.verdict_sentences import Said
 
-FORMAT = 2
+Draw = Callable[[dict[str, str]], dict[str, DrawnFigure]]
+"""Draws the figures of a page; it is given a dict that it tells why it cannot draw some."""
+FORMAT = 3
 """Of the page; another one gives the same state another file."""
 MISSED = {
     "curves": "curves of the training",
@@ -98,14 +104,19 @@ def report(study: str, home: Home) -> ReportFiles:
         own = base is not None and base.number in [final.plan.trial for final in evidence.finals]
         lacks_base = len(models) == 1 and evidence.is_search and not own
         model = models[-1] if len(models) > 1 or (models and own) else ""
-        files = _written("study", study, page, home, folders, records)
+        files = _written("study", study, page, home, folders, evidence.images, _of_study(home, study, records))
         return replace(files, has_best=choice is not None, model=model, lacks_base=lacks_base)
     if study in home.final_ids():
         from sage_ray.reports.model_page import final_page
 
-        files = _written("final", study, final_page(study, home), home, _folders_of_final(study, home))
-        return replace(files, model=read_plan(home, study).model_name)
-    return _written("model", study, _model(study, home), home, [])
+        plan, folders = read_plan(home, study), _folders_of_final(study, home)
+        page, images = final_page(study, home), known_images(home, plan.run_ids[0])
+        files = _written("final", study, page, home, folders, images, _of_study(home, study))
+        return replace(files, model=plan.model_name)
+    comparison = _comparison(study, home)
+    from sage_ray.reports.model_page import model_page
+
+    return _written("model", study, model_page(comparison), home, [], None, lambda _: _of_model(comparison))
 
 
 def _folders_of_final(final_id: str, home: Home) -> list[RunFolder]:
@@ -116,8 +127,19 @@ def _folders_of_final(final_id: str, home: Home) -> list[RunFolder]:
     return [RunFolder(home.runs / run_id) for run_id in sorted(set(ids))]
 
 
-def _model(name: str, home: Home) -> Page:
-    """The page of a registered model; of an unknown name the error that names the nearest study."""
+def _of_study(home: Home, name: str, records: Callable[[], StudyRecords] | None = None) -> Draw:
+    return lambda left_out: draw(home, name, left_out, None if records is None else records())
+
+
+def _of_model(comparison: Comparison) -> dict[str, DrawnFigure]:
+    from sage_ray.figures.versions_forest import versions
+
+    made = versions(comparison, 2)
+    return {made.name: drawn_figure(made)}
+
+
+def _comparison(name: str, home: Home) -> Comparison:
+    """The versions of a registered model; of an unknown name the error that names the nearest study."""
     from sage_ray.search.study_folder import StudyFolder
 
     try:
@@ -128,12 +150,11 @@ def _model(name: str, home: Home) -> Page:
         raise missing
     from sage_ray.record.model_versions import list_versions
     from sage_ray.registry.compare import compare_versions, reference_of
-    from sage_ray.reports.model_page import model_page
 
     versions = list_versions(home, name)
     if not versions:
         raise missing
-    return model_page(compare_versions(home, versions, reference_of(versions)))
+    return compare_versions(home, versions, reference_of(home, versions))
 
 
 def _written(
@@ -142,11 +163,13 @@ def _written(
     page: Page,
     home: Home,
     folders: Sequence[RunFolder],
-    records: Callable[[], StudyRecords] | None = None,
+    images: KnownImages | None,
+    drawing: Draw,
 ) -> ReportFiles:
     import sage_ray
 
-    mark = state_mark(f"{FORMAT} {sage_ray.__version__}\n{markdown(page)}", folders)
+    page = without_places(page, home)
+    mark = state_mark(f"{FORMAT} {sage_ray.__version__}\n{markdown(page)}", folders, images)
     page = replace(page, foot=page.foot.format(name=name, version=sage_ray.__version__, mark=mark))
     place = home.path / "reports"
     place.mkdir(exist_ok=True)
@@ -166,8 +189,9 @@ def _written(
     notes: list[str] = []
     if files.is_new or not files.markdown.is_file():
         left_out: dict[str, str] = {}
-        drawn = {} if kind == "model" else draw(home, name, left_out, None if records is None else records())
-        _write_state(files, _with_figures(page, drawn, left_out), drawn)
+        drawn = drawing(left_out)
+        page = without_places(_with_figures(page, drawn, left_out), home)
+        _write_state(files, page, {figure: without_places(each, home) for figure, each in drawn.items()})
     write_text(files.latest, _pointer(files))
     write_text(files.latest_markdown, files.markdown.read_text(encoding="utf-8"))
     if files.is_new and kind != "model":
@@ -197,10 +221,15 @@ def draw(
 
     found: dict[str, DrawnFigure] = {}
     for made in study_figures(home, name, records=records, left_out=left_out):
-        svg = svg_of(made.figure, made.name, made.alt)
-        found[made.name] = DrawnFigure(made.name, made.title, made.caption, made.alt, svg)
-        made.figure.clear()
+        found[made.name] = drawn_figure(made)
     return found
+
+
+def drawn_figure(made: StudyFigure) -> DrawnFigure:
+    """A figure as a page has it; its drawing is given up."""
+    svg = svg_of(made.figure, made.name, made.alt)
+    made.figure.clear()
+    return DrawnFigure(made.name, made.title, made.caption, made.alt, svg)
 
 
 def _with_figures(page: Page, drawn: dict[str, DrawnFigure], left_out: Mapping[str, str]) -> Page:

@@ -12,9 +12,11 @@ from sage_ray.figures.figure_words import short_names
 from sage_ray.files import read_json
 from sage_ray.reports.evidence import StudyEvidence
 from sage_ray.reports.page_parts import Bullets, Grid, Paragraph, Part
+from sage_ray.reports.setting_meanings import meanings
 from sage_ray.reports.study_words import further_objectives, objective_text, score_text
 from sage_ray.search.parent_note import value_text
 from sage_ray.search.study_status import StudyStatus, TrialStatus
+from sage_ray.statistics.verdict_sentences import counted, upper_first
 
 if TYPE_CHECKING:
     from sage_ray.search.best import BestChoice
@@ -123,7 +125,7 @@ def space_grid(evidence: StudyEvidence) -> list[Part]:
     seeds = [str(seed) for seed in file.get("seeds") or [0]]
     how += [f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)} of each trial"]
     told = f"What the search was free to choose: {', '.join(how)}."
-    return [Grid(head, rows, frozenset(range(len(head))), told)]
+    return [Grid(head, rows, frozenset(range(len(head))), told), *meanings(file.get("space") or {})]
 
 
 def range_text(given: Any) -> str:
@@ -155,15 +157,10 @@ def choice_parts(evidence: StudyEvidence) -> list[Part]:
     text = f"{noun} {name}{' (the untuned base)' if base and base.number == choice.trial else ''}"
     text += f" with {study.metric} {score_text(choice.value)}"
     text += f": {params_text(choice.params)}." if evidence.is_search else "."
-    if choice.top_trial != choice.trial:
-        top = next((s for s in choice.runner_ups if s.trial == choice.top_trial), None)
-        above = f" ({score_text(top.value)})" if top else ""
-        of_top = _arm(choice, top.params, top.trial) if top and not evidence.is_search else choice.top_trial
-        text += (
-            f" {noun} {of_top} scored best{above}, but by no more than one standard error "
-            f"({choice.standard_error:.4f}), which is as good as equal; of equals the cheapest is taken."
-        )
-    parts: list[Part] = [Paragraph(text), Paragraph(f"Rule: {choice.rule}", "note")]
+    parts: list[Part] = [
+        Paragraph(f"{text} {_why_chosen(evidence, choice)}"),
+        Paragraph(f"Rule: {choice.rule}", "note"),
+    ]
     for stopped in choice.stopped_higher[:3]:
         parts.append(
             Paragraph(
@@ -176,6 +173,29 @@ def choice_parts(evidence: StudyEvidence) -> list[Part]:
     if choice.runner_ups:
         parts.append(_standings(evidence))
     return [*parts, *front_grid(study)]
+
+
+def _why_chosen(evidence: StudyEvidence, choice: BestChoice) -> str:
+    """Why the rule takes this trial, and what it says of those that scored higher."""
+    noun = "trial" if evidence.is_search else "arm"
+    near = sum(row.within for row in choice.runner_ups)
+    top = next((row for row in choice.runner_ups if row.trial == choice.top_trial), None)
+    taken = "the one that is best in the second objective is taken" if choice.front else "the cheapest is taken"
+    rule = "The rule stands in the program, looks at validation scores alone, and cannot know the locked test."
+    if top is None:
+        told = "It has the best score of all that were trained to the end."
+        if near:
+            told += (
+                f" {counted(near, f'other {noun}')} lie{'s' if near == 1 else ''} within one standard error of it: it "
+                f"is open which of these is better, so {taken}."
+            )
+        return f"{told} {rule}"
+    name = str(top.trial) if evidence.is_search else _arm(choice, top.params, top.trial)
+    return (
+        f"{upper_first(noun)} {name} scored better ({score_text(top.value)}), but by no more than one standard error "
+        f"of the difference ({choice.standard_error:.4f}): it is open which of the two is better, and where that is "
+        f"open, {taken}. {rule}"
+    )
 
 
 def _arm(choice: BestChoice, params: Mapping[str, Any], trial: int) -> str:
@@ -201,10 +221,11 @@ def _standings(evidence: StudyEvidence) -> Grid:
         for row in choice.runner_ups[:5]
     ]
     first, last = ("trial", ["settings"]) if of_search else ("arm", [])
-    head = [first, "score", "behind the top", "standard error", "as good as equal", "epochs", *last]
+    head = [first, "score", "behind the top", "standard error", "within one standard error", "epochs", *last]
     trials = tuple(row.trial for row in choice.runner_ups[:5])
     texts = frozenset({4, 6}) if of_search else frozenset({0, 4})
-    return Grid(head, rows, texts, "Who came next.", trials=trials if of_search else ())
+    told = "Who came next. Within one standard error of the best score it is open whether the two differ."
+    return Grid(head, rows, texts, told, trials=trials if of_search else ())
 
 
 def arm_grid(evidence: StudyEvidence) -> list[Part]:
@@ -212,7 +233,11 @@ def arm_grid(evidence: StudyEvidence) -> list[Part]:
     from sage_ray.search.ablate import read_ablation
 
     result = read_ablation(evidence.name, evidence.home)
-    changes = _changed_by(evidence)
+    changed = _changed_by(evidence)
+    changes = {
+        arm: ", ".join(f"`{path}` {value_text(value)}" for path, value in values.items())
+        for arm, values in changed.items()
+    }
     score, test = f"{evidence.status.metric} ({result.reduce})", f"test {result.test_score}"
     rows: list[list[str]] = []
     marked: set[int] = set()
@@ -228,22 +253,22 @@ def arm_grid(evidence: StudyEvidence) -> list[Part]:
     head = ["arm", "differs by", "done", "failed", score, test]
     caption = "Means over finished runs; intervals and verdicts are above."
     grid = Grid(head, rows, frozenset({0, 1, 2}), caption, marked=frozenset(marked))
-    meanings: dict[str, list[str]] = {}
+    defined: dict[str, list[str]] = {}
     for arm in result.arms:
         text = "; ".join(f"{name}: {meaning}" for name, meaning in arm.definitions.items())
-        meanings.setdefault(text, []).append(arm.label or arm.arm)
-    lines = [f"{', '.join(arms) if len(meanings) > 1 else 'Scores'}: {text}." for text, arms in meanings.items()]
-    return [grid, Bullets([*lines, *(f"{line[:1].upper()}{line[1:]}" for line in result.details[1:])])]
+        defined.setdefault(text, []).append(arm.label or arm.arm)
+    lines = [f"{', '.join(arms) if len(defined) > 1 else 'Scores'}: {text}." for text, arms in defined.items()]
+    details = [f"{line[:1].upper()}{line[1:]}" for line in result.details[1:]]
+    return [grid, Bullets([*lines, *details]), *meanings(path for values in changed.values() for path in values)]
 
 
-def _changed_by(evidence: StudyEvidence) -> dict[str, str]:
+def _changed_by(evidence: StudyEvidence) -> dict[str, dict[str, Any]]:
     """By arm, what it sets; as study.json lists it."""
     arms = read_json(evidence.folder / "study.json").get("arms") or []
-    found = {}
-    for arm in arms:
-        values = {path: value for path, value in (arm.get("values") or {}).items() if path != "arm"}
-        found[str(arm["name"])] = ", ".join(f"`{path}` {value_text(value)}" for path, value in values.items())
-    return found
+    return {
+        str(arm["name"]): {path: value for path, value in (arm.get("values") or {}).items() if path != "arm"}
+        for arm in arms
+    }
 
 
 def changes_of_file(folder: Path) -> list[str]:

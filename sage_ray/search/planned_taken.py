@@ -68,12 +68,6 @@ def planned_and_taken(name: str, home: Home) -> PlannedAndTaken | None:
     return None
 
 
-def planned_line(name: str, home: Home) -> str | None:
-    """One line that compares the plan of a study with what it took; None if there is nothing to compare."""
-    found = planned_and_taken(name, home)
-    return None if found is None else found.line()
-
-
 def read_forecast(path: Path) -> dict[str, Any] | None:
     """The forecast in a file; None if there is none that this release reads."""
     try:

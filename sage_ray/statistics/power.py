@@ -11,7 +11,7 @@ of a pilot of few seeds are themselves uncertain by a factor of two or more.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scipy.optimize import brentq
 
@@ -19,6 +19,7 @@ from sage_ray.statistics.combined import combine
 from sage_ray.statistics.crossed import Components, Images
 
 MOST_SEEDS = 1000
+MOST_IMAGES = 100_000
 ENDLESS = 10**9
 
 
@@ -148,6 +149,33 @@ def seeds_needed(difference: float, components: Components, plan: PlannedStudy, 
         f"no number of seeds suffices: with {plan.num_images} images and endless seeds the smallest difference found "
         f"in {power:.0%} of studies is {floor:.4g}, as the arms differ from image to image; score more images",
     )
+
+
+def images_needed(difference: float, components: Components, plan: PlannedStudy, power: float = 0.8) -> int | None:
+    """Fewest images (micrographs, where images are crops) with which the plan finds that difference.
+
+    None where `MOST_IMAGES` are not enough, as the arms differ from seed to seed, or where nothing is known.
+
+    Args:
+        difference: as in `power_of`.
+        components: as in `power_of`.
+        plan: as in `power_of`; its own number of images aside.
+        power: wanted chance.
+    """
+
+    def suffices(images: int) -> bool:
+        return power_of(difference, components, replace(plan, num_images=images)) >= power
+
+    if not components.num_images or not suffices(MOST_IMAGES):
+        return None
+    low, high = 1, 2
+    while not suffices(high):
+        low, high = high, min(2 * high, MOST_IMAGES)
+    # `low` is too few, `high` suffices.
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if suffices(middle) else (middle, high)
+    return high
 
 
 def _with_seeds(plan: PlannedStudy, num_seeds: int) -> PlannedStudy:

@@ -7,7 +7,7 @@ into sentences. Nothing is computed here, so a sentence can never say more than 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sage_ray.statistics.claims import MIN_SEEDS, Claim, Word
@@ -72,6 +72,11 @@ class Finding:
     def has_interval(self) -> bool:
         """Whether the difference has an interval."""
         return all(bound is not None and math.isfinite(bound) for bound in (self.low, self.high))
+
+    @property
+    def digits(self) -> int:
+        """Decimals with which its numbers are said: 4 where its means would look equal with 3, and are not."""
+        return score_digits(self.means) if self.means is not None else 3
 
 
 @dataclass(frozen=True)
@@ -150,9 +155,11 @@ def _headline(finding: Finding, tone: str) -> str:
 
 def numbers_of(finding: Finding) -> str:
     """Such as "Dice +0.012, 95 % interval +0.002 to +0.022, 13 locked-test images, 2 seeds"."""
-    parts = [f"{finding.score} {signed(finding.difference)}"]
+    digits = finding.digits
+    parts = [f"{finding.score} {signed(finding.difference, digits)}"]
     if finding.has_interval:
-        parts.append(f"{share(finding.level)} interval {signed(finding.low)} to {signed(finding.high)}")
+        low, high = (signed(bound, digits) for bound in (finding.low, finding.high))
+        parts.append(f"{share(finding.level)} interval {low} to {high}")
     else:
         parts.append(f"no interval ({finding.why_no_interval})" if finding.why_no_interval else "no interval")
     return ", ".join([*parts, *stands_on(finding.images, finding.micrographs, finding.seeds, finding.images_are)])
@@ -187,7 +194,8 @@ def stands_on(images: int, micrographs: int, seeds: int, images_are: str = "lock
 
 def _plain(finding: Finding, tone: str) -> str:
     """The finding without statistics' words."""
-    amount = f"{abs(finding.difference):.3f} {finding.score}"
+    digits = finding.digits
+    amount = f"{abs(finding.difference):.{digits}f} {finding.score}"
     if tone == "same" and not finding.difference:
         return "Both gave the same scores."
     if tone == "same":
@@ -196,7 +204,7 @@ def _plain(finding: Finding, tone: str) -> str:
     beside = ""
     if finding.means is not None:
         ordered = finding.means if finding.gain > 0 else finding.means[::-1]
-        beside = f" ({ordered[0]:.3f} against {ordered[1]:.3f})"
+        beside = f" ({ordered[0]:.{digits}f} against {ordered[1]:.{digits}f})"
     if tone in ("better", "worse"):
         good = "lower, which is better" if finding.lower_is_better else "higher"
         return (
@@ -213,8 +221,9 @@ def _plain(finding: Finding, tone: str) -> str:
         )
     more = "more seeds or images" if finding.images else "more seeds"
     return (
-        f"{upper_first(better)} scored better{beside}, but the data fit {finding.subject} being {abs(worst):.3f} worse "
-        f"as well as {best:.3f} better; {more} would narrow that down. It does not show that the two are equal."
+        f"{upper_first(better)} scored better{beside}, but the data fit {finding.subject} being "
+        f"{abs(worst):.{digits}f} worse as well as {best:.{digits}f} better; {more} would narrow that down. "
+        "It does not show that the two are equal."
     )
 
 
@@ -237,7 +246,7 @@ def open_together(findings: Sequence[Finding]) -> Said:
         else f"It is open whether these {count.lower()} differ from {first.reference} ({listed(names)})."
     )
     span = f"{first.score} {signed(low.difference)} ({low.subject}) to {signed(high.difference)} ({high.subject})"
-    plain = f"{count} comparisons are undecided, each in a row of the table below. "
+    plain = f"{count} comparisons are open, each in a row of the table below. "
     plain += "A second training might turn them round." if one else "It does not show that they are equal."
     shared = [text for text in _beware(first) if all(text in _beware(finding) for finding in findings)]
     return Said(
@@ -287,9 +296,16 @@ def rule_in_words(level: float, comparisons: int) -> str:
     )
 
 
-def signed(value: float | None) -> str:
-    """A difference to three decimals with its sign, a true minus."""
-    return f"{float(value or 0.0):+.3f}".replace("-", MINUS)
+def signed(value: float | None, digits: int = 3) -> str:
+    """A difference with its sign, a true minus."""
+    return f"{float(value or 0.0):+.{digits}f}".replace("-", MINUS)
+
+
+def score_digits(scores: Collection[float]) -> int:
+    """Decimals with which scores are given beside each other: 4 where different ones would look equal with 3."""
+    # What differs by less than 4 decimals show looks equal with them, too.
+    told = {f"{score:.4f}" for score in scores}
+    return 4 if len({f"{score:.3f}" for score in scores}) < len(told) else 3
 
 
 def plain_number(value: float) -> str:

@@ -148,6 +148,21 @@ class StudySpec(ABC):
         """
         return tuple(self.config(values, place.seed, place.fold) for place in self.run_grid(number))
 
+    def is_untuned(self, number: int) -> bool:
+        """Whether trial `number` is the untuned base (in an ablation: the reference), whatever its seed and split."""
+        fixed = self.fixed
+        return 0 <= number < len(fixed) and self._is_base(number, fixed[number])
+
+    def untuned_trial(self) -> int | None:
+        """The first trial that is the untuned base; None where no trial is known beforehand to be it."""
+        return next((number for number, sample in enumerate(self.fixed) if self._is_base(number, sample)), None)
+
+    def _is_base(self, number: int, sample: Sample) -> bool:
+        base = self.untuned
+        own = {"seed": base.seed, **{f"data.split.{k}": getattr(base.data.split, k) for k in ("fold", "subset")}}
+        config = self.run_configs(number, sample.values)[0]
+        return config.with_values(own).config_hash() == base.config_hash()
+
     @abstractmethod
     def run_grid(self, number: int) -> list[RunPlace]:
         """The runs of trial `number`, the first being the one that a scheduler judges."""

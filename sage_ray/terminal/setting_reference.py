@@ -23,6 +23,7 @@ from sage_ray.config import ExperimentConfig, flatten, preset_tree
 from sage_ray.errors import UserError, did_you_mean
 from sage_ray.identity import introduction_values
 from sage_ray.metrics.definitions import DEVICE_SECONDS, STUDY_SCORES, VALIDATION_SCORES
+from sage_ray.section_base import meaning_of
 from sage_ray.study.design_schema import ArmPart, BudgetPart, DesignFile, LevelPart
 from sage_ray.study.file_schema import SAMPLERS, SCHEDULERS, DimensionPart, ObjectivePart, Part, SpaceFile, StudyFile
 
@@ -37,8 +38,6 @@ KINDS: dict[Kind, str] = {
 METHOD = "docs/method/DISCREPANCIES.md"
 PRESETS = ("sage_gan_paper", "sage_gan_public")
 """Presets whose values are told where they are not the default: the paper's text and its public code."""
-ROWS = re.compile(r"^Rows? (\d+(?:(?:, | and )\d+)*): ")
-"""How a meaning begins that tells what the sources disagree about."""
 SCORES = (*STUDY_SCORES, DEVICE_SECONDS)
 CHOICES: dict[str, tuple[str, ...]] = {
     "evaluation.metric": VALIDATION_SCORES,
@@ -199,17 +198,14 @@ def _of_model(
 
 
 def _row(model: type[BaseModel], path: str, kind: Kind, info: FieldInfo, *, is_later: bool) -> SettingRow:
-    meaning = " ".join((info.description or "").split())
-    about = ROWS.match(meaning)
-    meaning = meaning[about.end() :] if about else meaning
+    meaning, about = meaning_of(info)
     source = f"{model.__module__.replace('.', '/')}.py, {_owner(model, info)}"
     if about:
-        source += f"; {METHOD}, row{'s' if ' ' in about[1] else ''} {about[1]}"
+        source += f"; {METHOD}, row{'s' if ' ' in about else ''} {about}"
     if is_later:
         source += "; came after the first release"
     # A number's limits may stand at the field itself or inside a list.
     words, limits = _type_of(info.annotation, list(info.metadata))
-    meaning = re.sub(r"\bNone\b", "null", meaning)
     choices = CHOICES.get(path)
     return SettingRow(
         path=path,
@@ -217,7 +213,7 @@ def _row(model: type[BaseModel], path: str, kind: Kind, info: FieldInfo, *, is_l
         type="word" if choices else words,
         range=", ".join(choices) if choices else limits,
         default=_shown(info.get_default(call_default_factory=True)),
-        meaning=meaning[:1].upper() + meaning[1:] if about else meaning,
+        meaning=meaning,
         source=source,
         presets=_preset_values(path) if kind == "config" else {},
     )

@@ -81,7 +81,7 @@ def test_the_markdown_says_the_same_and_has_the_figures(made: ReportFiles) -> No
     assert figures and all((made.markdown.parent / figure).is_file() for figure in figures)
     assert made.latest_markdown.read_text() == text
     # Five complete trials took 20 epochs each from the store, and two took 15 before they were stopped early.
-    assert "| the study | 8 | 210 | 130 |" in text and "saved by reuse: 130 of 210 epochs" in text
+    assert "| the search | 8 | 210 | 130 |" in text and "reused in the search: 130 of 210 epochs" in text
     assert "Not drawn: the worst, median and best image. Why: " in text, "a page says which figures it lacks"
 
 
@@ -151,7 +151,9 @@ def test_what_is_chosen_of_an_ablation_has_the_labels_of_its_arms(tmp_path: Path
     choice = sage_ray.best("parts", home)
     assert choice.labels == {"full": "The whole method", "bare": "Nothing but a net"} and choice.stopped_higher == []
     told = choice_parts(read_study("parts", home))
-    assert isinstance(told[0], Paragraph) and told[0].text == "Arm The whole method with val/dice 0.8050."
+    assert isinstance(told[0], Paragraph) and told[0].text.startswith(
+        "Arm The whole method with val/dice 0.8050. It has the best score of all that were trained to the end. The rule"
+    )
     grid = told[-1]
     assert isinstance(grid, Grid) and grid.head[0] == "arm" and grid.rows[0][0] == "Nothing but a net"
 

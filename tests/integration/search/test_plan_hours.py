@@ -26,7 +26,7 @@ from sage_ray.search.pilot import pilot
 from sage_ray.search.placement import placed
 from sage_ray.search.plan import plan
 from sage_ray.search.planned_runs import START_S, Clock, trial_place
-from sage_ray.search.planned_taken import FILE, planned_and_taken, planned_line
+from sage_ray.search.planned_taken import FILE, planned_and_taken
 from sage_ray.search.recorded_epochs import recorded_epochs
 from sage_ray.study.space import Space, load_space
 from sage_ray.terminal.plan_answers import time_lines
@@ -274,7 +274,7 @@ def test_a_forecast_is_kept_and_compared(trained: tuple[Home, Space], tmp_path: 
     space = tiny_space(tmp_path, name="later", trials=2)
     space, placement = placed(space, this_machine())
     study = Study(home, space, running=2)
-    assert planned_line("later", home) is None
+    assert planned_and_taken("later", home) is None
     note_forecast(space, study.folder, placement)
     path = study.folder.path / FILE
     written = path.read_bytes()
@@ -282,7 +282,7 @@ def test_a_forecast_is_kept_and_compared(trained: tuple[Home, Space], tmp_path: 
     # Phase 1 of 1 epoch and two phases 2 of 1 epoch; a shorter phase 1 is no part of what is stored.
     assert (noted["trials"], noted["epochs_without_reuse"], noted["epochs_with_reuse"]) == (2, 4, 3)
     assert noted["wall_hours"] > 0 and noted["measured"] == ["tiny-t0000-s0"]
-    assert planned_line("later", home) is None  # no run has begun
+    assert planned_and_taken("later", home) is None  # no run has begun
     study.train(0)
     study.train(1)
     found = planned_and_taken("later", home)

@@ -1,0 +1,166 @@
+"""Which images each score is of, and the locked test image by image, from the scores that the runs recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import mean, median
+
+import numpy as np
+
+from sage_ray.evaluation.score_tables import PRIMARY, seed_table
+from sage_ray.figures.tested_finals import ComparedFinals, Tested, compared_finals
+from sage_ray.metrics.definitions import label
+from sage_ray.reports.evidence import FinalEvidence, StudyEvidence
+from sage_ray.reports.known_images import KnownImages
+from sage_ray.reports.page_parts import Grid, Paragraph, Part
+from sage_ray.statistics import by_group
+from sage_ray.statistics.crossed import components
+from sage_ray.statistics.power import design, images_needed, minimum_detectable, seeds_needed
+from sage_ray.statistics.verdict_sentences import counted, score_digits, share, signed, upper_first
+
+MOST_ROWS = 40
+"""Images of the table; of more, those with the lowest scores."""
+WORTH_HAVING = 0.01
+"""Dice difference of which it is said what it would take to find it."""
+POWER = 0.8
+APART = 0.1
+"""Difference in mean Dice from which on two kinds of validation images are told apart."""
+
+
+def validation_dice(evidence: StudyEvidence) -> dict[str, float]:
+    """Dice of each validation image of the chosen trial's first run, at the epoch whose weights it keeps, by sha256."""
+    if evidence.choice is None:
+        return {}
+    rows = evidence.folder_of(evidence.choice.run_ids[0]).per_image()
+    found = {row["image_sha"]: row["value"] for row in rows if row["part"] == "val" and row["score"] == PRIMARY}
+    return {sha: float(value) for sha, value in found.items() if np.isfinite(value)}
+
+
+def whose_images(evidence: StudyEvidence, tested: Sequence[Tested]) -> list[Part]:
+    """That the search's scores and those of the locked test are of different images, and which image stands out."""
+    scores, parts = validation_dice(evidence), _parts_of(evidence)
+    if not scores or not tested:
+        return []
+    one = tested[0]
+    count = one.scores[PRIMARY].images
+    text = (
+        f"**Two scores of different images.** The {'search' if evidence.is_search else 'ablation'} scored its runs on "
+        f"{counted(len(scores), 'validation image')}; the locked test has {count} other{'s' if count > 1 else ''}. Do "
+        "not subtract one score from the other: the images of the two are not equally hard"
+    )
+    learned = _learned(evidence, [final for final in evidence.finals if final.plan.final_id == one.final_id])
+    if learned and parts.get("train"):
+        text += (
+            f", and a final training learns from the validation images, too ({learned} images, a trial from "
+            f"{parts['train']})"
+        )
+    told = [Paragraph(f"{text}.")]
+    name = f"trial {evidence.choice.trial}" if evidence.is_search and evidence.choice else "the best arm"
+    lines = [_lowest(f"Of the validation images of {name}", scores, evidence.images), _kinds(scores, evidence.images)]
+    lines.append(_lowest(f"On the locked test, for {one.name}", dice_by_image(one), evidence.images))
+    return [*told, Paragraph(" ".join(line for line in lines if line))]
+
+
+def _parts_of(evidence: StudyEvidence) -> Mapping[str, int]:
+    return next((record.parts for record in evidence.finished_records if record.parts), {})
+
+
+def _learned(evidence: StudyEvidence, finals: Sequence[FinalEvidence]) -> int:
+    """Images that a final training learned from; 0 where it was not recorded."""
+    records = (record for final in finals for record in final.records if record.parts)
+    return next((record.parts.get("train", 0) for record in records), 0)
+
+
+def dice_by_image(one: Tested) -> dict[str, float]:
+    """Dice of each image of the locked test by sha256, mean over seeds."""
+    table = seed_table(one.frame, PRIMARY, one.final_id)
+    return dict(zip(table.images, map(float, table.values.mean(axis=1)), strict=True))
+
+
+def _lowest(where: str, scores: Mapping[str, float], images: KnownImages) -> str:
+    """Which image has the lowest score, and what the others have without it."""
+    worst = min(scores, key=lambda sha: (scores[sha], sha))
+    others = [value for sha, value in scores.items() if sha != worst]
+    text = f"{where}, the lowest is `{images.name(worst)}` with {label(PRIMARY)} {scores[worst]:.3f}"
+    if not others:
+        return f"{text}, the only one."
+    return (
+        f"{text}; half of them have {median(scores.values()):.3f} or more, and the mean is {mean(scores.values()):.3f}"
+        f" ({mean(others):.3f} without the lowest)."
+    )
+
+
+def _kinds(scores: Mapping[str, float], images: KnownImages) -> str:
+    """How images with dark particles differ from those with bright ones; "" where there is one kind, or no matter."""
+    dark = [value for sha, value in scores.items() if images.dark.get(sha) is True]
+    bright = [value for sha, value in scores.items() if images.dark.get(sha) is False]
+    if not dark or not bright or abs(mean(dark) - mean(bright)) < APART:
+        return ""
+    return (
+        "The kind of image makes the difference: where particles are darker than the ground around them "
+        f"({counted(len(dark), 'validation image')}) the mean is {mean(dark):.3f}, where they are brighter "
+        f"({len(bright)}) it is {mean(bright):.3f}."
+    )
+
+
+def image_by_image(tested: Sequence[Tested], images: KnownImages) -> list[Part]:
+    """A table of the Dice of each image of the locked test, and what a difference worth having would need."""
+    if not tested:
+        return []
+    found = compared_finals(tested)
+    shown = [each for each in found.tested if each is found.reference or each.final_id in found.differences]
+    columns = [dice_by_image(each) for each in shown]
+    shas = sorted(columns[0], key=lambda sha: (min(column[sha] for column in columns), images.name(sha)))
+    listed = shas[:MOST_ROWS]
+    digits = max((score_digits([column[sha] for column in columns]) for sha in listed), default=3)
+    head = ["image of the locked test", *(upper_first(each.name) for each in shown)]
+    head += ["difference"] if len(shown) == 2 else []
+    rows = []
+    for sha in listed:
+        cells = [f"{column[sha]:.{digits}f}" for column in columns]
+        cells += [signed(columns[1][sha] - columns[0][sha], digits)] if len(shown) == 2 else []
+        rows.append([f"`{images.name(sha)}`", *cells])
+    some = f"the {len(listed)} lowest of {len(shas)} images" if len(listed) < len(shas) else "lowest first"
+    seeds = max(each.scores[PRIMARY].seeds for each in shown)
+    over = f", mean over {seeds} seeds" if seeds > 1 else ""
+    caption = f"{label(PRIMARY)} image by image{over}; {some}. From the scores of the one reading of the test."
+    return [Grid(head, rows, frozenset({0}), caption, sortable=True), *_needed(found)]
+
+
+def _needed(found: ComparedFinals) -> list[Part]:
+    """What a difference this test can find, and what a smaller one would need."""
+    pair = [each for each in found.tested if each.final_id in found.differences][:1]
+    if not pair:
+        return []
+    tables = [seed_table(each.frame, PRIMARY, each.final_id) for each in (found.reference, *pair)]
+    common = [seed for seed in tables[0].seeds if seed in tables[1].seeds]
+    if len(common) < 2:
+        text = "One seed tells nothing of the spread from one training to the next, so nobody can say which "
+        return [Paragraph(f"{text}difference this test could find: train at least one more seed of each.", "note")]
+    values = np.stack([table.values[:, [table.seeds.index(seed) for seed in common]] for table in tables])
+    together = by_group(tables[0].groups, len(tables[0].images))
+    if together.num_groups < 2:
+        return []
+    spread = components(values, together=together)
+    plan = design(spread, num_arms=2, comparisons=max(found.comparisons, 1), level=found.level)
+    least = minimum_detectable(spread, plan, POWER)
+    what = "micrographs" if together.num_groups < together.num_images else "images"
+    here = f"{plan.num_images} {what} and {plan.num_seeds} seeds"
+    if least == 0:
+        return []
+    text = (
+        f"**What this test can find.** With {here}, a true difference of {least:.3f} {label(PRIMARY)} is found in "
+        f"{share(POWER)} of such tests, and a smaller one less often. "
+    )
+    if least <= WORTH_HAVING:
+        text += f"That is enough for a difference of {WORTH_HAVING:g}. "
+    else:
+        seeds = seeds_needed(WORTH_HAVING, spread, plan, POWER).seeds
+        images = images_needed(WORTH_HAVING, spread, plan, POWER)
+        ways = [f"{seeds} seeds of each on these {what}"] if seeds else []
+        ways += [f"{images} {what} with {plan.num_seeds} seeds"] if images else []
+        need = " or ".join(ways) or f"both more {what} and more seeds"
+        text += f"For a difference of {WORTH_HAVING:g} it would need {need}. "
+    text += f"Estimated from the scores of {found.reference.name} and {pair[0].name}; "
+    text += f"with {plan.num_seeds} seeds such an estimate can be off by a factor of two."
+    return [Paragraph(text)]
