@@ -215,7 +215,8 @@ def _mark_score(
     records: StudyRecords, winner: Winner | None, rows: pd.DataFrame, grid: Any, phases: Sequence[str]
 ) -> str:
     """Mark the score of a search's chosen trial over the epochs that it is made of; what a score is, as a sentence."""
-    objective, choice = records.objective, records.choice
+    choice = records.choice
+    objective = records.objective if winner is not None and choice is not None else None
     if objective is None or winner is None or choice is None:
         return ""
     name = name_of(records.facts.metric)

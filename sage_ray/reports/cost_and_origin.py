@@ -67,7 +67,7 @@ def _cost_told(evidence: StudyEvidence, finals: Sequence[RunRecord], wall: float
         count = str(epochs[0]) if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
         told += (
             f"**One run** of the {noun} that was trained to its end (one {one}, one seed) has {count} epochs and took "
-            f"{span} of computing, the less the more it reused. "
+            f"{span} of computing, less where it reused more. "
         )
     return told + (
         "Reused epochs are those that another run had trained before in the same way: they are taken from the store. "

@@ -75,7 +75,10 @@ def score_said(one: Tested) -> Said:
     """What a single final training scored, which is no verdict."""
     line = one.scores[PRIMARY]
     percent = f"{100 * line.mean:.0f} %"
-    other = "a final training of what the search proposes" if one.is_base else "a final training of the untuned base"
+    other = "a final training of the untuned base"
+    if one.is_base:
+        # Where the rule chose the base itself, another trial has to be named.
+        other = f"a final training of {'another trial' if one.choice == 'best' else 'what the search proposes'}"
     return Said(
         "result",
         f"{upper_first(one.name)} was trained to the end, and nothing is there to compare it with.",

@@ -20,7 +20,9 @@ from sage_ray.reports.final_findings import (
     finals_found,
     score_cell,
 )
+from sage_ray.reports.known_images import KnownImages
 from sage_ray.reports.page_parts import Bullets, Chapter, Code, Grid, Page, Paragraph, Part, Verdicts
+from sage_ray.reports.scores_by_image import image_by_image
 from sage_ray.reports.study_page import FOOT, HOW_TO_READ, seeds_fact
 from sage_ray.reports.trial_tables import ENDINGS
 from sage_ray.statistics.claims import UNDECIDED, WORDS, Word
@@ -30,8 +32,13 @@ if TYPE_CHECKING:
     from sage_ray.registry.comparison import Comparison, VersionScores
 
 
-def final_page(final_id: str, home: Home) -> Page:
+def final_page(final_id: str, home: Home, images: KnownImages) -> Page:
     """The page of one final training: its scores, beside the other final trainings of the same study.
+
+    Args:
+        final_id: of it.
+        home: that holds it.
+        images: that it was tested on, as far as they are there.
 
     Raises:
         UserError: no such final training, or no seed of it is finished.
@@ -61,7 +68,7 @@ def final_page(final_id: str, home: Home) -> Page:
     command = f"{code}sage-ray final {plan.source} --trial {plan.choice} --seeds {seeds}"
     chapters = [
         Chapter("found", "What was found", [*first, Paragraph(HOW_TO_READ, "note")]),
-        Chapter("tested", "On the locked test", found.parts, ("finals",)),
+        Chapter("tested", "On the locked test", [*found.parts, *image_by_image(found.tested, images)], ("finals",)),
         Chapter("trained", "What was trained", [Paragraph(f"{upper_first(plan.rule)}."), Bullets(states)], ("curves",)),
         Chapter("examples", "What the model does with images", [], ("examples", "generated", "particles")),
         Chapter("cost", "What it cost", [], ("cost",)),

@@ -23,6 +23,7 @@ MOST_ROWS = 40
 WORTH_HAVING = 0.01
 """Dice difference of which it is said what it would take to find it."""
 POWER = 0.8
+MARKED, FOUND = "particles_true", "particles_pred"
 APART = 0.1
 """Difference in mean Dice from which on two kinds of validation images are told apart."""
 
@@ -41,7 +42,7 @@ def whose_images(evidence: StudyEvidence, tested: Sequence[Tested]) -> list[Part
     scores, parts = validation_dice(evidence), _parts_of(evidence)
     if not scores or not tested:
         return []
-    one = tested[0]
+    one = compared_finals(tested).reference
     count = one.scores[PRIMARY].images
     text = (
         f"**Two scores of different images.** The {'search' if evidence.is_search else 'ablation'} scored its runs on "
@@ -56,7 +57,8 @@ def whose_images(evidence: StudyEvidence, tested: Sequence[Tested]) -> list[Part
         )
     told = [Paragraph(f"{text}.")]
     name = f"trial {evidence.choice.trial}" if evidence.is_search and evidence.choice else "the best arm"
-    lines = [_lowest(f"Of the validation images of {name}", scores, evidence.images), _kinds(scores, evidence.images)]
+    kept = f"Of the validation images of {name}, at the epoch whose weights it keeps"
+    lines = [_lowest(kept, scores, evidence.images), _kinds(scores, evidence.images)]
     lines.append(_lowest(f"On the locked test, for {one.name}", dice_by_image(one), evidence.images))
     return [*told, Paragraph(" ".join(line for line in lines if line))]
 
@@ -124,7 +126,22 @@ def image_by_image(tested: Sequence[Tested], images: KnownImages) -> list[Part]:
     seeds = max(each.scores[PRIMARY].seeds for each in shown)
     over = f", mean over {seeds} seeds" if seeds > 1 else ""
     caption = f"{label(PRIMARY)} image by image{over}; {some}. From the scores of the one reading of the test."
-    return [Grid(head, rows, frozenset({0}), caption, sortable=True), *_needed(found)]
+    if not images.names:
+        caption += " The images are not at hand: for names they have the first digits of their sha256."
+    counts = [Paragraph(text) for text in [_particles(shown)] if text]
+    return [Grid(head, rows, frozenset({0}), caption, sortable=True), *counts, *_needed(found)]
+
+
+def _particles(tested: Sequence[Tested]) -> str:
+    """How many particles each found where how many are marked; "" where that was not recorded."""
+    told = []
+    for each in tested:
+        sums = {name: each.frame.loc[each.frame["score"] == name, "value"].sum() for name in (MARKED, FOUND)}
+        seeds = each.scores[PRIMARY].seeds
+        if sums[MARKED] > 0:
+            told.append(f"{each.name} found {sums[FOUND] / seeds:.0f} where {sums[MARKED] / seeds:.0f} are marked")
+    over = ", mean over seeds" if any(each.scores[PRIMARY].seeds > 1 for each in tested) else ""
+    return f"Particles on the locked test{over}: {'; '.join(told)}." if told else ""
 
 
 def _needed(found: ComparedFinals) -> list[Part]:

@@ -110,8 +110,8 @@ def report(study: str, home: Home) -> ReportFiles:
         from sage_ray.reports.model_page import final_page
 
         plan, folders = read_plan(home, study), _folders_of_final(study, home)
-        page, images = final_page(study, home), known_images(home, plan.run_ids[0])
-        files = _written("final", study, page, home, folders, images, _of_study(home, study))
+        images = known_images(home, plan.run_ids[0])
+        files = _written("final", study, final_page(study, home, images), home, folders, images, _of_study(home, study))
         return replace(files, model=plan.model_name)
     comparison = _comparison(study, home)
     from sage_ray.reports.model_page import model_page

@@ -27,6 +27,7 @@ from sage_ray.figures.setting_slices import _colours
 from sage_ray.figures.winner_images import _KINDS
 from sage_ray.record.home import Home
 from sage_ray.registry.final_plan import FinalPlan, declare
+from sage_ray.search.best import best
 from sage_ray.study.design_schema import FINAL_ARM
 
 LABELS = {
@@ -107,6 +108,9 @@ def test_a_search_has_all_figures_and_nothing_is_cut_off(searched: Home, columns
     assert {"stopped early (3)", "complete (10)", "failed or without score (1)", "chosen: trial 1"} <= set(legend)
     titles = [axes.get_title() for axes in figures["curves"].figure.axes if axes.get_title()]
     assert titles == ["phase 1 (pretraining)", "phase 2 (adversarial)"]
+    marks = [text for axes in figures["curves"].figure.axes for text in axes.get_legend_handles_labels()[1]]
+    assert f"score of trial 1: {best('found', searched).value:.3f}" in marks
+    assert "its plateau, not the end of its curve: the median over the last fifth" in figures["curves"].caption
     # Two epochs of 2 s each were taken from the store by each of 12 trials.
     assert "saved 48 s" in figures["cost"].caption
 

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from report_cases import searched
 
 from sage_ray.config import resolve
 from sage_ray.errors import UserError
 from sage_ray.evaluation import ledger
 from sage_ray.evaluation.score_tables import long_rows, name_test_set, summary
+from sage_ray.figures.versions_forest import versions
 from sage_ray.metrics.image_scores import score_image
 from sage_ray.record.home import Home
 from sage_ray.record.mlflow_client import experiment_id
@@ -21,6 +23,7 @@ from sage_ray.registry.compare import FIRST, compare, compare_with_reference
 from sage_ray.registry.package import SCORES_FILE
 from sage_ray.registry.promote import promote
 from sage_ray.registry.register import CHALLENGER
+from sage_ray.reports.study_reports import report
 from sage_ray.training.scoring import score_definitions
 
 NAME = "sage-gan"
@@ -117,6 +120,27 @@ def test_comparison_gives_scores_intervals_and_verdicts(home: Home) -> None:
     assert winner.scores["f1_pixel"].low is None and "pooled" in winner.scores["f1_pixel"].definition
     text = (comparison.report or Path()).read_text()
     assert "| 2 |" in text and "supported" in text and "untuned base" in text and "Definitions:" in text
+
+
+def test_the_page_of_a_model_has_a_figure_of_its_versions(home: Home) -> None:
+    add_version(home, scored(0.010, (0, 1)), "base")
+    add_version(home, scored(0.012, (0, 1)))
+    files = report(NAME, home)
+    text = files.markdown.read_text()
+    assert "](model-sage-gan-" in text and "versions.svg)" in text and "version 1 0." in text
+    assert (files.html.with_suffix("") / "versions.svg").is_file() and 'id="figure-versions"' in files.html.read_text()
+    for columns in (1, 2):
+        found = versions(compare(home), columns)
+        names = [label.get_text().replace("\n", " ") for label in found.figure.axes[0].get_yticklabels()]
+        assert names == ["version 1 (reference)", "version 2"] and "Differences to version 1" in found.caption
+
+
+def test_a_proposal_that_is_the_base_is_the_reference(home: Home) -> None:
+    searched(home, 4)
+    add_version(home, scored(0.012, (0, 1)), "1", **{"sage.study": "fifty", "sage.trial": "1"})
+    add_version(home, scored(0.010, (0, 1)), "best", **{"sage.study": "fifty", "sage.trial": "0"})
+    found = compare(home)
+    assert (found.reference, found.reference_is) == (2, "untuned base")
 
 
 def test_one_seed_never_supports(home: Home) -> None:

@@ -20,7 +20,7 @@ from sage_ray.statistics import paired_interval
 from sage_ray.statistics.claims import CLAIMS, depth, holm_adjusted, judge, rule_of
 from sage_ray.statistics.combined import combine, t_quantile, two_sided_p
 from sage_ray.statistics.crossed import Images, components, contrasts, in_pool, seed_spread
-from sage_ray.statistics.power import design, error_of, minimum_detectable, power_of, seeds_needed
+from sage_ray.statistics.power import design, error_of, images_needed, minimum_detectable, power_of, seeds_needed
 
 MANY = 5000
 """Studies per setting: 5 % is then known within 0.9 points (three standard errors), 80 % within 1.7."""
@@ -335,6 +335,18 @@ def test_images_can_limit_what_any_number_of_seeds_finds() -> None:
     assert granted.seeds is not None and granted.seeds > 1
     assert seeds_needed(0.9 * floor, true, replace(plan, images="these")).seeds is not None
     assert seeds_needed(0.9 * floor, true, replace(plan, num_images=60)).seeds is not None
+
+
+def test_images_needed_are_the_fewest_that_find_the_difference() -> None:
+    true = SPREADS["images"]
+    plan = planned(true, 2, 5, "new")
+    small = 0.5 * minimum_detectable(true, plan)
+    needed = images_needed(small, true, plan)
+    assert needed is not None and needed > plan.num_images
+    assert power_of(small, true, replace(plan, num_images=needed)) >= 0.8
+    assert power_of(small, true, replace(plan, num_images=needed - 1)) < 0.8
+    noisy = truth(arm_image=0.0, arm_seed=0.02, rest=0.0)
+    assert images_needed(0.001, noisy, planned(noisy, 2, 2, "new")) is None, "seeds differ, whatever the images"
 
 
 def test_seeds_needed_find_the_difference() -> None:

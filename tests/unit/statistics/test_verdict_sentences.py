@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from sage_ray.statistics.verdict_sentences import Finding, open_together, say
+from sage_ray.statistics.verdict_sentences import Finding, open_together, say, score_digits
 
 CLEAR = Finding(
     subject="version 2",
@@ -88,6 +88,15 @@ def test_plain_words_say_who_is_better_and_by_how_much_and_never_call_the_open_e
     # A difference that its own interval decides, but not among ten comparisons, is open and says so.
     withdrawn = say(replace(CLEAR, word="undecided", corrected_over=10, seeds=4))
     assert withdrawn.tone == "open" and "among 10 comparisons" in withdrawn.plain
+
+
+def test_means_that_would_look_equal_are_told_with_a_digit_more() -> None:
+    near = say(replace(CLEAR, difference=0.0003, low=0.0001, high=0.0005, means=(0.8904, 0.8901)))
+    assert "(0.8904 against 0.8901)" in near.plain and "about 0.0003 Dice" in near.plain
+    assert near.numbers.startswith("Dice +0.0003, 95 % interval +0.0001 to +0.0005")
+    assert [score_digits(scores) for scores in ([0.8904, 0.8901], [0.891, 0.89], [0.8, 0.8], [0.8, 0.80001])] == [
+        4, 3, 3, 3,
+    ]  # fmt: skip
 
 
 def test_a_lower_score_that_is_better_is_told_from_the_side_of_the_better_one() -> None:
