@@ -58,9 +58,21 @@ def whose_images(evidence: StudyEvidence, tested: Sequence[Tested]) -> list[Part
     told = [Paragraph(f"{text}.")]
     name = f"trial {evidence.choice.trial}" if evidence.is_search and evidence.choice else "the best arm"
     kept = f"Of the validation images of {name}, at the epoch whose weights it keeps"
-    lines = [_lowest(kept, scores, evidence.images), _kinds(scores, evidence.images)]
+    lines = [_lowest(kept, scores, evidence.images), _score_of_study(evidence, mean(scores.values()))]
+    lines.append(_kinds(scores, evidence.images))
     lines.append(_lowest(f"On the locked test, for {one.name}", dice_by_image(one), evidence.images))
     return [*told, Paragraph(" ".join(line for line in lines if line))]
+
+
+def _score_of_study(evidence: StudyEvidence, at_epoch: float) -> str:
+    """Why the score that the study chose by is another one than the mean at the epoch that is kept; "" if it is not."""
+    choice = evidence.choice
+    if choice is None or evidence.status.metric != f"val/{PRIMARY}" or abs(choice.value - at_epoch) < 0.0005:
+        return ""
+    return (
+        f"The score that it was chosen by, {choice.value:.3f}, is not that of this one epoch: the curves of the "
+        "training show from which epochs it is made."
+    )
 
 
 def _parts_of(evidence: StudyEvidence) -> Mapping[str, int]:
