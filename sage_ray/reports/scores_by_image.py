@@ -137,7 +137,7 @@ def image_by_image(tested: Sequence[Tested], images: KnownImages) -> list[Part]:
     some = f"the {len(listed)} lowest of {len(shas)} images" if len(listed) < len(shas) else "lowest first"
     seeds = max(each.scores[PRIMARY].seeds for each in shown)
     over = f", mean over {seeds} seeds" if seeds > 1 else ""
-    caption = f"{label(PRIMARY)} image by image{over}; {some}. From the scores of the one reading of the test."
+    caption = f"{label(PRIMARY)} image by image{over}; {some}. Recorded when the test was read."
     if not images.names:
         caption += " The images are not at hand: for names they have the first digits of their sha256."
     counts = [Paragraph(text) for text in [_particles(shown)] if text]

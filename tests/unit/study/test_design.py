@@ -38,6 +38,13 @@ def test_arms_times_seeds_are_runs_of_one_trial_each(tmp_path: Path) -> None:
     assert design.renamed("other").run_grid(0)[0].run_id == "other-full-s0"
 
 
+def test_every_run_of_the_reference_is_untuned_whatever_its_seed_and_fold(tmp_path: Path) -> None:
+    design = load(changed(ARMS), tmp_path)
+    untuned = [number for number in range(design.trials) if design.is_untuned(number)]
+    reference = [n for n in range(design.trials) if design.run_grid(n)[0].arm == design.reference.name]
+    assert untuned == reference and design.untuned_trial() == untuned[0] and 1 < len(untuned) < design.trials
+
+
 def test_folds_multiply_the_runs_and_stand_in_their_names(tmp_path: Path) -> None:
     design = load(changed(ARMS, base__set={"data.split.folds": 3}, folds=[0, 2], seeds=[4]), tmp_path)
     assert design.trials == 6 and {place.fold for _, place in design.cells} == {0, 2}

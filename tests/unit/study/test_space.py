@@ -85,6 +85,14 @@ def test_the_empty_point_is_the_base_and_a_partial_point_completes_from_it(tmp_p
     assert config.adversarial.lambda_cycle == space.base.adversarial.lambda_cycle and config.seed == 5
 
 
+def test_the_untuned_base_is_found_among_the_points(tmp_path: Path) -> None:
+    known = load(changed(points=[{"segmentation_loss.alpha": 0.3}, {}]), tmp_path)
+    assert known.untuned_trial() == 1 and known.is_untuned(1)
+    assert not known.is_untuned(0) and not known.is_untuned(7) and not known.is_untuned(-1)
+    without = load(changed(points=[{"segmentation_loss.alpha": 0.3}]), tmp_path)
+    assert without.untuned_trial() is None
+
+
 def test_condition_decides_whether_a_dimension_exists(tmp_path: Path) -> None:
     space = load(GOOD, tmp_path)
     chosen = {d.path: d.grid()[0] if d.choices else d.low for d in space.dimensions if d.kind != "tie"}
