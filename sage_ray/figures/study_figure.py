@@ -63,7 +63,9 @@ def signed_figure(
         [
             f"{of}: {source.runs} run{'' if source.runs == 1 else 's'}",
             f"data {_few(source.fingerprints)}",
-            f"trained at {_few(source.commits)}{' (changed)' if source.uncommitted else ''}",
+            f"trained at {_few(source.commits)}{' (changed)' if source.uncommitted else ''}"
+            if source.commits
+            else "commit not recorded",
             f"sage_ray {sage_ray.__version__}",
         ]
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import mean, median
 
 import numpy as np
@@ -177,19 +178,20 @@ def _needed(found: ComparedFinals) -> list[Part]:
     here = f"{plan.num_images} {what} and {plan.num_seeds} seeds"
     if least == 0:
         return []
+    more = minimum_detectable(spread, replace(plan, num_seeds=plan.num_seeds + 1), POWER)
     text = (
-        f"**What this test can find.** With {here}, a true difference of {least:.3f} {label(PRIMARY)} is found in "
-        f"{share(POWER)} of such tests, and a smaller one less often. "
+        f"**What such a test can find.** With {here}, a true difference of {least:.3f} {label(PRIMARY)} is found in "
+        f"{share(POWER)} of such tests, and a smaller one less often; with one more seed of each it is {more:.3f}. "
     )
     if least <= WORTH_HAVING:
         text += f"That is enough for a difference of {WORTH_HAVING:g}. "
     else:
         seeds = seeds_needed(WORTH_HAVING, spread, plan, POWER).seeds
         images = images_needed(WORTH_HAVING, spread, plan, POWER)
-        ways = [f"{seeds} seeds of each on these {what}"] if seeds else []
+        ways = [f"{seeds} seeds of each on as many {what}"] if seeds else []
         ways += [f"{images} {what} with {plan.num_seeds} seeds"] if images else []
         need = " or ".join(ways) or f"both more {what} and more seeds"
-        text += f"For a difference of {WORTH_HAVING:g} it would need {need}. "
-    text += f"Estimated from the scores of {found.reference.name} and {pair[0].name}; "
-    text += f"with {plan.num_seeds} seeds such an estimate can be off by a factor of two."
+        text += f"A difference of {WORTH_HAVING:g} would need {need}. "
+    text += f"Estimated from the scores of {found.reference.name} and {pair[0].name}"
+    text += ", of too few seeds to be exact: it can be off by a factor of two." if plan.num_seeds < 5 else "."
     return [Paragraph(text)]
