@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from sage_ray.config import ExperimentConfig
-    from sage_ray.record.overview import ListedStudy
+    from sage_ray.record.overview import ListedStudies
     from sage_ray.record.run_record import RunRecord
     from sage_ray.registry.final import FinalResult
     from sage_ray.search.ablate import AblationResult
@@ -207,11 +207,11 @@ def status(name: str, home: HomeLike = None) -> StudyStatus | RunRecord:
 
 
 @kinds_checked
-def list_studies(home: HomeLike = None) -> list[ListedStudy]:
+def list_studies(home: HomeLike = None) -> ListedStudies:
     """The studies of a home, searches and ablations, each with its state and how many trials ended in which way."""
-    from sage_ray.record.overview import overview
+    from sage_ray.record.overview import ListedStudies, overview
 
-    return list(overview(open_home(home)).studies)
+    return ListedStudies(overview(open_home(home)).studies)
 
 
 class Study:

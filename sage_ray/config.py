@@ -264,7 +264,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError("no such file", path, "give the path of a YAML file") from None
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
         detail = str(error).replace("\n", " ")
-        raise UserError("unreadable YAML", path, detail) from None
+        raise UserError("unreadable YAML", path, f"write the file as YAML ({detail})") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
