@@ -146,7 +146,8 @@ def fits(value: Any, hint: Any) -> bool:
     if hint is Path:
         return isinstance(value, os.PathLike)
     if isinstance(origin, type) and issubclass(origin, Iterable):
-        return _is_filled(value, origin, get_args(hint))
+        one_text = origin is Iterable and get_args(hint) == (str,) and isinstance(value, str)  # settings: one is enough
+        return one_text or _is_filled(value, origin, get_args(hint))
     if origin is not None:  # such as a function
         hint = origin
     if getattr(hint, "_is_protocol", False):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,8 @@ def test_what_is_said_names_the_function_the_argument_and_what_it_takes() -> Non
     [
         (np.int64(3), int, True), (np.float32(0.5), float, True), (3, float, True), (True, int, False),
         (np.arange(3), Sequence[int], True), (range(3), Sequence[int], True), ((1, "a"), Sequence[int], False),
-        ("12", Sequence[int], False), ("12", Sequence[str], False), (SilentWatch(), Watch, True), (print, Watch, False),
+        ("12", Sequence[int], False), ("12", Sequence[str], False), 
+        ("a=1", Iterable[str], True), (SilentWatch(), Watch, True), (print, Watch, False),
         ({"a": 1}, Mapping[str, Any], True), ((1.0, 2.0), tuple[float, float], True), 
         ((1.0,), tuple[float, float], False),
         (None, int | None, True), (Path(), str, False), (str, Callable[..., Any], True),
