@@ -1,4 +1,4 @@
-"""Final trainings on the locked test: a row per seed, and the mean over all with its interval."""
+"""Final trainings on the locked test: one row per seed, and the mean over all with its interval."""
 
 from sage_ray.analysis.final_tests import main
 

@@ -27,6 +27,8 @@ _PUBLIC = {
     "list_studies": "sage_ray.api",
     "Study": "sage_ray.api",
 }
+_READERS = ("resolve", "load_space", "load_design")
+"""Of these, what reads files, and is not asked by the modules of the package in the way that a person asks it."""
 # These take a home, or a file, as its object alone; `by_hand.opened` lets both be given by name.
 _OPENED = {
     "check": "sage_ray.data.check",
@@ -51,7 +53,8 @@ __all__ = ["__version__", *_PUBLIC, *_OPENED]
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
+        found = getattr(import_module(_PUBLIC[name]), name)
+        return import_module("sage_ray.argument_kinds").kinds_checked(found) if name in _READERS else found
     if name in _OPENED:
         # By name: an import statement would count among those of a registered model, which carries what it imports.
         by_hand = import_module("sage_ray.by_hand")

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sage_ray.argument_kinds import kinds_checked
 from sage_ray.by_hand import HomeLike, Sets, going_on, loaded, open_home, quiet_imports, shown
 from sage_ray.errors import UserError
 from sage_ray.watch import Watch, tell_maker
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from sage_ray.config import ExperimentConfig
-    from sage_ray.record.overview import ListedStudy
+    from sage_ray.record.overview import ListedStudies
     from sage_ray.record.run_record import RunRecord
     from sage_ray.registry.final import FinalResult
     from sage_ray.search.ablate import AblationResult
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from sage_ray.study.space import Space
 
 
+@kinds_checked
 def train(
     config: ExperimentConfig | str | Path,
     home: HomeLike = None,
@@ -71,9 +73,10 @@ def train(
     with shown(watch) as seen, going_on(lambda: chosen, home):
         told: dict[str, Any] = {"on_report": lambda report: seen.epoch(report, total), "say": seen.line}
         told["on_maker"] = partial(tell_maker, seen)
-        return work(resolved, open_home(home), chosen, **{**told, **more})
+        return kinds_checked(work)(resolved, open_home(home), chosen, **{**told, **more})
 
 
+@kinds_checked
 def sweep(
     space: Space | str | Path,
     home: HomeLike = None,
@@ -100,11 +103,12 @@ def sweep(
     with shown(watch) as seen, going_on(lambda: name or asked.name, home):
         from sage_ray.search.driver import sweep as work
 
-        found = work(asked, open_home(home), name, seen, **more)
+        found = kinds_checked(work)(asked, open_home(home), name, seen, **more)
     _tidy(found.study, home)
     return found
 
 
+@kinds_checked
 def ablate(
     design: Design | str | Path,
     home: HomeLike = None,
@@ -128,11 +132,12 @@ def ablate(
     with shown(watch) as seen, going_on(lambda: name or asked.name, home):
         from sage_ray.search.ablate import ablate as work
 
-        found = work(asked, open_home(home), name, seen, **more)
+        found = kinds_checked(work)(asked, open_home(home), name, seen, **more)
     _tidy(found.status.study, home)
     return found
 
 
+@kinds_checked
 def resume(
     name: str, home: HomeLike = None, watch: Watch | None = None, **more: Any
 ) -> StudyStatus | AblationResult | FinalResult | RunRecord:
@@ -162,7 +167,7 @@ def resume(
     if name in place.study_names():
         work: Callable[..., Any] = resume_ablation if is_ablation(name, place) else resume_search
         with shown(watch) as seen, going_on(lambda: name, home):
-            found: StudyStatus | AblationResult = work(name, place, watch=seen, **more)
+            found: StudyStatus | AblationResult = kinds_checked(work)(name, place, watch=seen, **more)
         _tidy(name, place)
         return found
     final = is_final(name, place)
@@ -182,6 +187,7 @@ def resume(
     return train(folder.config(), place, name, watch=watch)
 
 
+@kinds_checked
 def status(name: str, home: HomeLike = None) -> StudyStatus | RunRecord:
     """A study with its trials, or the record of a run; changes nothing.
 
@@ -200,11 +206,12 @@ def status(name: str, home: HomeLike = None) -> StudyStatus | RunRecord:
     raise unknown(name, place)
 
 
-def list_studies(home: HomeLike = None) -> list[ListedStudy]:
+@kinds_checked
+def list_studies(home: HomeLike = None) -> ListedStudies:
     """The studies of a home, searches and ablations, each with its state and how many trials ended in which way."""
-    from sage_ray.record.overview import overview
+    from sage_ray.record.overview import ListedStudies, overview
 
-    return list(overview(open_home(home)).studies)
+    return ListedStudies(overview(open_home(home)).studies)
 
 
 class Study:
@@ -218,6 +225,7 @@ class Study:
         UserError: no such study; the nearest name is given.
     """
 
+    @kinds_checked
     def __init__(self, name: str, home: HomeLike = None) -> None:
         from sage_ray.search.study_folder import StudyFolder
 
@@ -246,6 +254,7 @@ class Study:
 
         return run_table(self.status(), self.home)
 
+    @kinds_checked
     def figure(self, name: str, columns: int = 1) -> Figure:
         """A figure of the study as matplotlib has it, as wide as one or two columns of a page (88 or 180 mm).
 

@@ -16,6 +16,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+from sage_ray.argument_kinds import Kinds
 from sage_ray.errors import Interrupted, UserError
 from sage_ray.record.home import Home
 from sage_ray.watch import SilentWatch, Watch
@@ -47,11 +48,15 @@ def opened(work: Callable[..., Any]) -> Callable[..., Any]:
     """
     signature = inspect.signature(work)
     named = [name for name in signature.parameters if name in FILES]
+    looser = _looser(signature)
+    loose = [name for name in signature.parameters if name == "home" or name in FILES]
+    kinds = Kinds(work, {name: looser.parameters[name].annotation for name in loose} | {"sets": Sets})
 
     @wraps(work)
     def call(*args: Any, **kwargs: Any) -> Any:
         sets = kwargs.pop("sets", ()) if named else ()
         given = signature.bind_partial(*args, **kwargs)
+        kinds.check({**given.arguments, "sets": sets})
         home = given.arguments.get("home")
         if "home" in signature.parameters:
             given.arguments["home"] = open_home(home)
@@ -67,14 +72,18 @@ def opened(work: Callable[..., Any]) -> Callable[..., Any]:
             given.arguments["watch"] = seen
             return work(*given.args, **given.kwargs)
 
-    call.__signature__ = _looser(signature)  # type: ignore[attr-defined]
+    call.__signature__ = looser  # type: ignore[attr-defined]
     return call
 
 
 def _looser(signature: inspect.Signature) -> inspect.Signature:
-    """The signature as `help` shall show it: the home may be left out."""
+    """The signature as `help` shall show it: the home may be left out, and files be given by name."""
     parameters = [
-        parameter.replace(default=None, annotation=HomeLike) if parameter.name == "home" else parameter
+        parameter.replace(default=None, annotation=HomeLike)
+        if parameter.name == "home"
+        else parameter.replace(annotation=f"{parameter.annotation} | str | Path")
+        if parameter.name in FILES
+        else parameter
         for parameter in signature.parameters.values()
     ]
     return signature.replace(parameters=parameters)

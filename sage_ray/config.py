@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError, model_validator
 
+from sage_ray.argument_kinds import kinds_checked
 from sage_ray.config_rules import check_extra_pairs, check_phases, check_rendering, check_schedules, check_selection
 from sage_ray.errors import UserError, did_you_mean
 from sage_ray.identity import identity_tree, later
@@ -103,6 +104,7 @@ class ExperimentConfig(Section):
         """16 hex digits over `identity()`."""
         return stable_hash(self.identity())
 
+    @kinds_checked
     def with_values(self, values: Mapping[str, Any]) -> ExperimentConfig:
         """A validated copy with dotted paths replaced, such as {"adversarial.lambda_cycle": 2.0}.
 
@@ -121,6 +123,7 @@ class ExperimentConfig(Section):
         """
         return self.model_copy(update=sections)
 
+    @kinds_checked
     def get(self, path: str) -> Any:
         """Value at a dotted path. Raises UserError with the nearest valid name if there is none."""
         check_path(path, "config")
@@ -261,7 +264,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError("no such file", path, "give the path of a YAML file") from None
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
         detail = str(error).replace("\n", " ")
-        raise UserError("unreadable YAML", path, detail) from None
+        raise UserError("unreadable YAML", path, f"write the file as YAML ({detail})") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):

@@ -91,7 +91,9 @@ class PublishedWeights:
                     safetensors.torch.save_file(tensors, kept)
         except OSError as error:
             raise UserError(
-                f"{self.label} weights cannot be kept", cached.parent, f"{error}; {self.how_to_go_on}"
+                f"{self.label} weights cannot be kept",
+                cached.parent,
+                f"make the folder writable ({error}), or {self.how_to_go_on}",
             ) from None
         return tensors
 
@@ -118,7 +120,9 @@ class PublishedWeights:
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ValueError) as error:
             reason = str(getattr(error, "reason", error)).replace("\n", " ")
             raise UserError(
-                f"{self.label} weights cannot be downloaded", self.url, f"{reason}; {self.how_to_go_on}"
+                f"{self.label} weights cannot be downloaded",
+                self.url,
+                f"try again where there is a network ({reason}), or {self.how_to_go_on}",
             ) from None
         if not digest.hexdigest().startswith(self.sha256.lower()):
             found = f"sha256 {digest.hexdigest()[:16]} of {size} bytes, expected {self.sha256}"
@@ -142,7 +146,8 @@ class PublishedWeights:
             ) from None
         except (OSError, ValueError, RuntimeError, EOFError, KeyError, safetensors.SafetensorError) as error:
             reason = str(error).split("\n", 1)[0] or type(error).__name__
-            raise UserError(f"not usable as {self.label} weights", where, f"{reason}; {self.how_to_go_on}") from None
+            mend = f"fetch the published file anew ({reason}), or {self.how_to_go_on}"
+            raise UserError(f"not usable as {self.label} weights", where, mend) from None
         wanted = {name: tensors[name] for name in self.shapes}
         return {name: (t.float() if t.is_floating_point() else t).contiguous() for name, t in wanted.items()}
 

@@ -26,7 +26,7 @@ def main() -> int:
     """Exit code: 0 if everything that there is could be made."""
     home = Home()
     names = home.study_names()
-    if not names:
+    if not names and not home.final_ids():
         print(f"no studies in {home.path}: nothing to tabulate (`sage-ray ablate` and `sage-ray sweep` make them)")
         return 0
     failed = []

@@ -80,7 +80,8 @@ def write_run(
     """
     config = ExperimentConfig().with_values({"pretrain.epochs": PRETRAIN, "seed": seed, **(values or {})})
     tail = ("" if fold is None else f"-f{fold}") + ("" if subset is None else f"-u{subset}")
-    name = f"{study}-{arm if arm is not None else f't{trial or 0:04d}'}-s{seed}{tail}"
+    owner = study or record.get("parent")
+    name = f"{owner}-{arm if arm is not None else f't{trial or 0:04d}'}-s{seed}{tail}"
     home.check_writable()
     folder = RunFolder.create(home.runs, name, config, RunLabels(study=study, arm=arm, trial=trial, fold=fold))
     draws = np.random.default_rng([seed, len(name)])

@@ -15,10 +15,19 @@
 #
 # You have a dozen electron micrographs in which somebody has painted the particles, and many more without. This notebook
 # goes the whole way from the first to numbers about the second: look at the data, check it, train, search a little, choose,
-# train the final model, and measure particles. It takes about a minute of computing on one core.
+# train the final model, and measure particles. It takes about two minutes on 2 cores, longer where others compute too.
 #
 # **Read this first.** Twelve images and seconds of training give a poor model. What you learn here is the way; the same
 # cells with your own folder, larger networks and hours give a good one.
+#
+# To run it yourself, set sage_ray up from its source (`make setup`), and copy the cells into a notebook one by one; or make
+# a notebook of the file that this page is made from, and open that:
+#
+# ```
+# pip install jupyterlab jupytext
+# jupytext --to notebook docs/tutorial/first_study.py
+# jupyter lab docs/tutorial/first_study.ipynb
+# ```
 #
 # The micrographs are twelve of the 465 of EMPS (Yildirim and Cole 2021, MIT licence), which come with the source of
 # sage_ray. `sage-ray data fetch emps` gets all of them.
@@ -35,7 +44,8 @@ import sage_ray
 
 here = Path.cwd()
 DATA = next(p / "tests/data/emps" for p in (here, *here.parents) if (p / "tests/data/emps").is_dir())
-HOME = Path(tempfile.mkdtemp()) / "home"  # everything that is trained lies here; choose a folder that stays
+# Everything that is trained lies here. For your own work choose a folder that stays.
+HOME = Path(tempfile.mkdtemp()) / "home"
 
 # %% [markdown]
 # ## 1. Look at the data
@@ -62,8 +72,10 @@ plt.show()
 # ## 2. Check it
 #
 # Before anything is trained: does every image have its mask, can all files be read, does a mask look as if it belonged to
-# another image? `coverage` is the share of an image that is particle. Warnings name what is worth a look; here they say
-# that two files are no images. (In a terminal: `sage-ray data check FOLDER`.)
+# another image? `coverage` is the share of an image that is particle, `objects` counts particles. What is worth a look
+# stands below the table. Here, two of the images seem to have an information bar at the bottom and the others none: they
+# come from many papers, and we leave them as they are. Two files are no images (a licence and a note).
+# (In a terminal: `sage-ray data check FOLDER`.)
 
 # %%
 checked = sage_ray.check(DATA)
@@ -98,12 +110,16 @@ run
 # %% [markdown]
 # `dice` compares a predicted mask with the painted one: 0 if they share no pixel, 1 if they are equal.
 # `f1_object_50` counts particles: it is 1 if each painted particle was found, and nothing else was.
-# Two validation images are far too few to trust either number; it is what twelve images can give.
+# The table is of the epoch that did best on the validation images (`selected epoch`), so that its Dice may be higher than
+# that of the last epoch, in the line above it. Two validation images are far too few to trust either number; it is what
+# twelve images can give.
 
 # %% [markdown]
 # ## 4. A small search
 #
-# Which settings are best? A *study* tries some. `search_tiny` varies three settings of phase 2; we ask for three *trials*.
+# Which settings are best? A *study* tries some. The shipped search `search_tiny` varies three settings of phase 2: the
+# weight of the cycle terms, the learning rate, and how the predicted mask is handed to the generator
+# (`sage-ray config show --explain adversarial.mask_path` says what a setting means). We ask for three *trials*.
 # The first one is the preset itself, so that there is something to compare with. All three need the same phase 1, and the
 # training above has done it already: it is taken from the store, and only phase 2 is computed. The first trial is the whole
 # training above, so nothing is left to compute for it.
@@ -138,8 +154,9 @@ best
 
 # %% [markdown]
 # The highest value need not win. Trials that lie within one standard error of the top are equally good as far as two images
-# can tell, and of these the cheapest is taken: that is the rule below the table. With three trials and two images, read the
-# choice as an example and not as a finding.
+# can tell (`within`), and of these the cheapest is taken: that is the rule below the table. A trial that is further behind
+# can count as equal, and one that is closer not, if its difference varies more from image to image. With three trials and
+# two images, read the choice as an example and not as a finding.
 
 # %% [markdown]
 # ## 6. The final model
@@ -177,14 +194,17 @@ images["painted"] = [painted[name] for name in images.index]
 images[["particles", "painted", "coverage"]]
 
 # %% [markdown]
-# The best and the worst count, with outlines and numbers of what was found. Where particles are merged, missed or invented, a
-# count is wrong however good the Dice is: look at the pictures before you trust a number.
+# The best count among images with five particles or more, and the worst; outlines show what was found. (The folder
+# `overlays/` has such pictures with a number at each particle.) Where particles are merged, missed or invented, a count is
+# wrong however good the Dice is: look at the pictures before you trust a number.
 
 # %%
 off = (images["particles"] - images["painted"]).abs() / images["painted"]
 figure, axes = plt.subplots(1, 2, figsize=(8, 4), layout="constrained")
-for axis, name in zip(axes, (off.idxmin(), off.idxmax()), strict=True):
-    axis.imshow(Image.open(prediction.out / "overlays" / name))
+for axis, name in zip(axes, (off[images["painted"] >= 5].idxmin(), off.idxmax()), strict=True):
+    axis.imshow(Image.open(DATA / "images" / name).convert("L"), cmap="gray")
+    found = np.asarray(Image.open(prediction.out / "masks" / name)) > 0
+    axis.contour(found, levels=[0.5], colors="tab:orange", linewidths=1.2)
     axis.set_title(f"{name[:10]}: {painted[name]} painted, {images.loc[name, 'particles']} found", fontsize=9)
     axis.axis("off")
 plt.show()

@@ -76,27 +76,36 @@ def chosen_scores(options: argparse.Namespace) -> tuple[str, ...]:
     return tuple(dict.fromkeys(options.score)) or tuple(options.scores)
 
 
+Beside = Callable[[Tidy, argparse.Namespace], list[StudyFacts]]
+"""What a script tabulates beside studies, as the options say."""
+
+
 def chosen_studies(
-    options: argparse.Namespace, applies: Callable[[Tidy, StudyFacts], str | None]
+    options: argparse.Namespace,
+    applies: Callable[[Tidy, StudyFacts], str | None],
+    beside: Beside = lambda tidy, options: [],
 ) -> tuple[Tidy, list[StudyFacts]]:
     """The tidy table, and the studies to tabulate: those named, or all that the script applies to.
 
     Args:
         options: of the command line.
         applies: None, or why a study is nothing for the script.
+        beside: further things that are tabulated like a study.
 
     Raises:
         UserError: a named study does not exist, or is nothing for the script.
     """
     tidy = collect(options.home, options.study or None, tracking_uri=options.tracking_uri, say=_say)
+    others = beside(tidy, options)
     found = []
-    for name in dict.fromkeys(options.study or tidy.studies()):
+    for name in dict.fromkeys(options.study or ([] if getattr(options, "final", None) else tidy.studies())):
         facts = study_facts(tidy, name)
         reason = unfinished(tidy, name) or applies(tidy, facts)
         if reason is None:
             found.append(facts)
         elif options.study:
             raise UserError(reason, f"study {name}", "finish it, name another study, or leave --study out")
+    found += others
     if not found:
         tell(f"nothing here for this script: no study of {tidy.home.address} fits")
     return tidy, found
@@ -113,13 +122,14 @@ def each_study(
     options: argparse.Namespace,
     applies: Callable[[Tidy, StudyFacts], str | None],
     make: Callable[[Tidy, StudyFacts, Path], Sequence[Path]],
+    beside: Beside = lambda tidy, options: [],
 ) -> int:
     """Make the files of every chosen study and name them; exit code.
 
     With studies named, the first error ends the script. Otherwise a study that cannot be tabulated does not keep the
     others from being made, and the exit code says so at the end.
     """
-    tidy, found = chosen_studies(options, applies)
+    tidy, found = chosen_studies(options, applies, beside)
     failed = 0
     for facts in found:
         out = options.out or tidy.home.path / "tables" / facts.name
@@ -145,11 +155,12 @@ def study_script(
     parser: argparse.ArgumentParser,
     applies: Callable[[Tidy, StudyFacts], str | None],
     make: Callable[[Tidy, StudyFacts, Path, argparse.Namespace], Sequence[Path]],
+    beside: Beside = lambda tidy, options: [],
 ) -> int:
     """Exit code of a script that makes files of each study that it applies to, as its options say."""
     return run_command(
         parser,
-        lambda options: each_study(options, applies, lambda tidy, facts, out: make(tidy, facts, out, options)),
+        lambda options: each_study(options, applies, lambda tidy, facts, out: make(tidy, facts, out, options), beside),
     )
 
 

@@ -1,8 +1,8 @@
 """Final trainings on the locked test: one row per seed, and the mean over all with its interval over images and seeds.
 
-For studies of which a final training has been scored.
+For studies of which a final training has been scored, and for final trainings that were made from a config or a run.
 
-    python analysis/final_scores.py [--study NAME ...]
+    python analysis/final_scores.py [--study NAME ...] [--final ID ...]
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from sage_ray.analysis.curves import one_definition, pooled_f1
 from sage_ray.analysis.study_facts import StudyFacts
 from sage_ray.analysis.tables import TextTable, interval, number, percent, provenance_of, write_tables
 from sage_ray.analysis.tidy import Tidy
+from sage_ray.errors import UserError, did_you_mean
 from sage_ray.metrics.definitions import COUNTS, IMAGE_SCORES, POOLED, counted_for, label
 from sage_ray.record.run_folder import BASELINE
 from sage_ray.statistics import by_group, mean_interval
@@ -29,6 +30,8 @@ from sage_ray.study.design_schema import FINAL_ARM
 DEFAULT = ("dice", "f1_object_50", POOLED)
 ALL = "all"
 """What stands for a seed in the row of all seeds."""
+KIND = "final"
+"""Kind of the facts of a final training that belongs to no study."""
 COLUMNS = ["run_id", "seed", "image", "group", "checkpoint", "score", "definition", "value"]
 
 
@@ -45,6 +48,31 @@ def scored(tidy: Tidy, study: str) -> pd.DataFrame:
         return runs
     rows = tidy.rows(kind="image", part="test", run_ids=set(runs["run_id"]), columns=["run_id"])
     return runs[runs["run_id"].isin(set(rows["run_id"]))].reset_index(drop=True)
+
+
+def scored_alone(tidy: Tidy) -> pd.DataFrame:
+    """Rows of `Tidy.runs` of the scored final trainings that belong to no study."""
+    runs = tidy.runs()
+    runs = runs[(runs["arm"] == FINAL_ARM) & runs["study"].isna()]
+    if runs.empty:
+        return runs
+    rows = tidy.rows(kind="image", part="test", run_ids=set(runs["run_id"]), columns=["run_id"])
+    return runs[runs["run_id"].isin(set(rows["run_id"]))].reset_index(drop=True)
+
+
+def final_trainings(tidy: Tidy, options: argparse.Namespace) -> list[StudyFacts]:
+    """The final trainings of no study that are tabulated: those named with --final, or all unless studies are named.
+
+    Raises:
+        UserError: no scored one of that name; the nearest is given.
+    """
+    known = [] if options.study and not options.final else sorted(set(scored_alone(tidy).get("parent", [])))
+    for name in options.final:
+        if name not in known:
+            otherwise = f"there are: {', '.join(known) or 'none'}; those of a study are in its table (--study NAME)"
+            where = f"{name} in {tidy.home.path}"
+            raise UserError("no final training of a config was scored", where, did_you_mean(name, known, otherwise))
+    return [StudyFacts(name, KIND) for name in dict.fromkeys(options.final or known)]
 
 
 @dataclass(frozen=True)
@@ -129,8 +157,12 @@ def table_of(final_id: str, found: dict[str, tuple[list[SeedMean], str]], level:
 
 
 def make(tidy: Tidy, facts: StudyFacts, out: Path, options: argparse.Namespace) -> Sequence[Path]:
-    """Write final_scores.{md,tex,csv} of a study: a table for each of its final trainings."""
-    runs = scored(tidy, facts.name)
+    """Write final_scores.{md,tex,csv} of a study: a table for each of its final trainings, or for one of no study."""
+    if facts.kind == KIND:
+        runs, subject = scored_alone(tidy), "Final training"
+        runs = runs[runs["parent"] == facts.name]
+    else:
+        runs, subject = scored(tidy, facts.name), "Study"
     tables, frames = [], []
     for final_id, own in runs.groupby("parent", sort=True):
         found = {score: seed_means(tidy, own, score, options.level) for score in chosen_scores(options)}
@@ -139,15 +171,15 @@ def make(tidy: Tidy, facts: StudyFacts, out: Path, options: argparse.Namespace) 
             rows = pd.DataFrame([vars(mean) for mean in means])
             rows = rows.assign(final=final_id, score=score, level=options.level, definition=meaning)
             frames.append(rows[["final", "score", "seed", "mean", "low", "high", "level", "sd_seeds", "definition"]])
-    return write_tables(
-        out, "final_scores", tables, pd.concat(frames, ignore_index=True), provenance_of(facts.name, runs)
-    )
+    source = replace(provenance_of(facts.name, runs), subject=subject)
+    return write_tables(out, "final_scores", tables, pd.concat(frames, ignore_index=True), source)
 
 
 def main() -> int:
-    """Write final_scores of each study that it is for; the exit code."""
+    """Write final_scores of each study and final training that it is for; the exit code."""
     parser = script_parser("final_scores", __doc__)
     parser.add_argument("--score", action="append", default=[], choices=(*IMAGE_SCORES, POOLED), help="may be repeated")
+    parser.add_argument("--final", action="append", default=[], help="id of one made from a config; may be repeated")
     parser.set_defaults(scores=DEFAULT)
     parser.add_argument("--level", type=float, default=0.95, help="of the intervals [default: 0.95]")
-    return study_script(parser, applies, make)
+    return study_script(parser, applies, make, final_trainings)

@@ -88,7 +88,9 @@ def read_log(
     except FileNotFoundError:
         raise UserError("no such file", path, "give the path of a CSV with one row per epoch") from None
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
-        raise UserError("unreadable CSV", path, " ".join(str(error).split())[:200]) from None
+        reason = " ".join(str(error).split())[:200]
+        mend = f"save it anew as text with commas, one row per epoch, the names of the columns first ({reason})"
+        raise UserError("unreadable CSV", path, mend) from None
     phase = _column(table, phase_column, "phase", path)
     epoch = _column(table, epoch_column, "epoch", path)
     chosen = tuple(columns) or tuple(

@@ -43,6 +43,8 @@ class Provenance:
     """What is said of extra pairs that runs were trained on and nobody tells the lineage of."""
     runs: int = 0
     """0: it was made from a file named `study` and no run of ours."""
+    subject: str = "Study"
+    """What `study` names."""
 
     def lines(self) -> list[str]:
         """Short sentences, one per fact."""
@@ -51,7 +53,7 @@ class Provenance:
             return [f"{self.study}, {_joined(self.fingerprints)}", made]
         dirty = " (with uncommitted changes)" if self.uncommitted else ""
         facts = [
-            f"Study {self.study}: {self.runs} runs, seeds {_joined(self.seeds)}",
+            f"{self.subject} {self.study}: {self.runs} runs, seeds {_joined(self.seeds)}",
             f"Data {_joined(self.fingerprints)}, split {_joined(_few(self.splits))}",
             f"Trained at commit {_joined(self.commits)}{dirty}"
             + (f" on {_joined(self.numerics)}" if self.numerics else ""),

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,15 +23,19 @@ from sage_ray.errors import UserError
 from sage_ray.files import sha256_of, write_json
 from sage_ray.imaging import drawing
 from sage_ray.imaging.model import Model
+from sage_ray.notebook_view import NotebookView
 from sage_ray.record.home import Home
 from sage_ray.record.model_reference import ModelRef
 from sage_ray.record.provenance import now
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SHEET_PAIRS = 6
 
 
 @dataclass(frozen=True)
-class Generation:
+class Generation(NotebookView):
     """What `generate` wrote."""
 
     model: dict[str, Any]
@@ -41,6 +45,30 @@ class Generation:
     seed: int
     files: dict[str, str]
     """What lies where in `out`."""
+
+    def frame(self) -> pd.DataFrame:
+        """One row per pair: name, and its image and mask as paths below `out`."""
+        import pandas as pd
+
+        names = sorted(path.name for path in (self.out / self.files["images"]).glob("*.png"))
+        rows = [
+            {"name": Path(name).stem, "image": self.files["images"] + name, "mask": self.files["masks"] + name}
+            for name in names
+        ]
+        return pd.DataFrame(rows, columns=["name", "image", "mask"])
+
+    def headline(self) -> str:
+        """How many pairs were made, and where they are."""
+        return f"{self.pairs} pairs from {self.masks} masks in {self.out}, seed {self.seed}"
+
+    def remarks(self) -> list[str]:
+        """Where a look at the first pairs is, and what the folder can be used for."""
+        sheet = (
+            f"{self.files['sheet']} there shows the first {SHEET_PAIRS} pairs"
+            if self.pairs > 1
+            else "pairs.png shows it"
+        )
+        return [f"{sheet}; data.extra_pairs={self.out} trains on them."]
 
 
 def generate(

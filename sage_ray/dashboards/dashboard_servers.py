@@ -110,7 +110,7 @@ def pages_of(
         taken = next((page.port for page in pages if page.words), None)
         pages.append(_optuna(home, optuna_port or free_port(OPTUNA_PORT, unlike=taken)))
     if not pages:
-        raise UserError("nothing to look at", home.address, "; ".join(missing))
+        raise UserError("nothing to look at", home.address, f"provide one of the two: {'; '.join(missing)}")
     return pages, missing
 
 

@@ -49,7 +49,8 @@ def read_manifest(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise UserError("unreadable manifest", path, " ".join(str(error).split())) from None
+        reason = " ".join(str(error).split())
+        raise UserError("unreadable manifest", path, f"copy the file again, or train the run anew ({reason})") from None
     stored = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     if stored.get("format_version") != str(FORMAT_VERSION):
         mend = f"write it again with this version (format {FORMAT_VERSION})"

@@ -44,4 +44,4 @@ def checked_rule(foreground: str) -> str:
     try:
         return foreground_rule(foreground).text
     except ValueError as error:
-        raise UserError("bad rule of data.foreground", foreground, str(error)) from None
+        raise UserError("bad rule of data.foreground", foreground, f"name values of the mask: {error}") from None

@@ -262,7 +262,9 @@ def hash_files(paths: Sequence[Path], cache_dir: Path | None = None) -> list[str
             else:
                 sha = sha256_of(path)
         except OSError as error:
-            raise UserError("unreadable file", path, error.strerror or "check its permissions") from None
+            raise UserError(
+                "unreadable file", path, f"make it readable, or remove it ({error.strerror or error})"
+            ) from None
         shas.append(sha)
         if time.time_ns() - facts.st_mtime_ns > _SETTLE_NS:
             kept[str(path.absolute())] = [facts.st_size, facts.st_mtime_ns, sha]

@@ -28,6 +28,7 @@ from sage_ray.files import replacing, sha256_of, write_json
 from sage_ray.followed import push
 from sage_ray.locks import locked
 from sage_ray.losses.perceptual import VGG19Loss, cached_vgg19, load_vgg19
+from sage_ray.notebook_view import NotebookView
 from sage_ray.record.home import Home
 from sage_ray.record.metric_lines import finite
 from sage_ray.training.context import choose_device
@@ -42,7 +43,7 @@ DRAWS = 4
 
 
 @dataclass(frozen=True)
-class CycleFidelity:
+class CycleFidelity(NotebookView):
     """What `fidelity` found."""
 
     model: dict[str, Any]
@@ -71,6 +72,31 @@ class CycleFidelity:
     per_mask: Path
     """Parquet file with each score of each mask and draw."""
     pictures: dict[str, Path] = field(default_factory=dict)
+
+    def frame(self) -> pd.DataFrame:
+        """One row per score, difference and distance of sets: score, mean, low, high, definition."""
+        lines = {**self.scores, **self.differences, "judge_on_real": self.judge_on_real}
+        rows = [(name, line.mean, line.low, line.high, line.definition) for name, line in lines.items()]
+        found, told = self.distances, self.distances.definitions
+        rows += [
+            (name, mmd.value, mmd.low, mmd.high, definition)
+            for name, mmd, definition in (
+                ("mmd", found.mmd, told["mmd"]),
+                ("mmd_real_halves", found.real_halves, f"of two halves of the real images: {told['mmd']}"),
+                ("mmd_gaussian", found.mmd_gaussian, told["mmd_gaussian"]),
+            )
+        ]
+        return pd.DataFrame(rows, columns=["score", "mean", "low", "high", "definition"])
+
+    def headline(self) -> str:
+        """What was judged, and by whom."""
+        what = f"{self.images} masks, {self.draws} draws of each" if self.paired else f"{self.images} made pairs"
+        return f"{what} (part {self.part} of {self.data}), judge: {self.judge['text']}"
+
+    def remarks(self) -> list[str]:
+        """What the intervals are over, how fidelity is read, and what to keep in mind."""
+        reading = "Read fidelity between null (another mask) and judge_on_real (real images): both are in the table."
+        return [self.scores["fidelity"].over, reading, *self.notes]
 
 
 def fidelity(

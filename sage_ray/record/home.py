@@ -10,6 +10,7 @@ from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
+from sage_ray.argument_kinds import kinds_checked
 from sage_ray.bucket_client import place_of_address
 from sage_ray.errors import UserError
 from sage_ray.followed import Followed, follow, pull, push
@@ -49,6 +50,7 @@ class Home:
         UserError: a bucket that cannot be used, or a home that a newer release has written to.
     """
 
+    @kinds_checked
     def __init__(self, path: str | Path | None = None) -> None:
         chosen = path or os.environ.get("SAGE_HOME") or "sage_runs"
         self._followed: Followed | None = None

@@ -6,14 +6,18 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sage_ray.files import read_json
 from sage_ray.locks import is_locked
+from sage_ray.notebook_view import NotebookView
 from sage_ray.record.home import Home
 from sage_ray.record.sqlite_reading import reading
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ENDED = ("COMPLETE", "PRUNED", "FAIL")
 STORAGE_FILE, JOURNAL_FILE = "optuna.db", "optuna.journal"
@@ -40,6 +44,21 @@ class ListedStudy:
     failed: int
     running: int
     target: int
+
+
+class ListedStudies(list[ListedStudy], NotebookView):
+    """The studies of a home: a list that a notebook shows as a table."""
+
+    def frame(self) -> pd.DataFrame:
+        """One row per study: study, kind, state, done, pruned, failed, running, target."""
+        import pandas as pd
+
+        columns = [field.name for field in fields(ListedStudy)]
+        return pd.DataFrame([asdict(study) for study in self], columns=columns)
+
+    def headline(self) -> str:
+        """How many there are."""
+        return f"{len(self)} studies"
 
 
 @dataclass(frozen=True)

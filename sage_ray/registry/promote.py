@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from sage_ray.errors import UserError
 from sage_ray.evaluation import ledger
 from sage_ray.evaluation.score_tables import PRIMARY
+from sage_ray.notebook_view import NotebookView
 from sage_ray.record.home import Home
 from sage_ray.record.model_versions import MODEL_NAME, Version, get_version, list_versions, registry
 from sage_ray.record.provenance import now, who
@@ -15,9 +17,12 @@ from sage_ray.registry.comparison import difference_text
 from sage_ray.registry.register import CHALLENGER
 from sage_ray.statistics.claims import SUPPORTED, WORDS
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 @dataclass(frozen=True)
-class Promotion:
+class Promotion(NotebookView):
     """What a promotion did and why."""
 
     model_name: str
@@ -34,6 +39,16 @@ class Promotion:
     verdict: str | None
     difference: str | None
     """Paired Dice difference to the reference with its interval, as text."""
+
+    def frame(self) -> pd.DataFrame:
+        """One row: model_name, version, promoted, alias, champion, previous, reason, verdict, difference."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(self)])
+
+    def headline(self) -> str:
+        """What the version is now, and why."""
+        return f"version {self.version} of {self.model_name} is {self.alias}: {self.reason}"
 
 
 def promote(

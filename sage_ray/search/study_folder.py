@@ -181,4 +181,4 @@ def new_study_name(name: str) -> str:
     try:
         return check_study_name(name)
     except ValueError as error:
-        raise UserError("bad study name", name, str(error)) from None
+        raise UserError("bad study name", name, f"choose another: {error}") from None

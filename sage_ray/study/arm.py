@@ -105,7 +105,7 @@ def arms_as_listed(
             try:
                 given = budget_values(own, followed_epochs(part.budget, own, followed))
             except ValueError as error:
-                raise UserError("no such budget", f"{where}.budget", str(error)) from None
+                raise UserError("no such budget", f"{where}.budget", f"change the budget: {error}") from None
         root = _root(file, part, base, folder, sets, given, where)
         arm = make_arm(name, root, values | given, where, base, {}, part.not_run)
         if part.budget is not None and arm.config.adversarial.num_epochs:

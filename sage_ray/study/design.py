@@ -244,7 +244,7 @@ def _crossed_arms(file: DesignFile, base: ExperimentConfig, source: str) -> tupl
         rows, structure = combinations(file.kind, levels, file.generators)
     except ValueError as error:
         key = "generators" if file.generators else "factors"
-        raise UserError("bad design", f"{source}, {key}", str(error)) from None
+        raise UserError("bad design", f"{source}, {key}", f"change the {key}: {error}") from None
     arms = []
     for row in rows:
         off_reference = [f"{factor}={level}" for factor, level in row.items() if level != levels[factor][0]]

@@ -14,7 +14,7 @@ from sage_ray.study.file_schema import DimensionPart
 
 NO_DIMENSION = {
     "runtime.": "it is no part of a run's identity; set it under base.set",
-    "data.path": "scores on different images do not compare; make one study a data set",
+    "data.path": "scores on different images do not compare; make one study per data set",
     "data.split.": "scores on different splits do not compare; set it under base.set",
     "evaluation.min_object_pixels": "it changes what the scores mean; set it under base.set",
     "evaluation.boundary_tolerance": "it changes what the scores mean; set it under base.set",
@@ -87,7 +87,8 @@ def ordered(dimensions: tuple[Dimension, ...], source: str) -> tuple[Dimension, 
         ready = [d for d in dimensions if d.path not in placed and all(p in placed for p in needs[d.path])]
         if not ready:
             circle = [path for path in by_path if path not in placed]
-            raise UserError("dimensions depend on each other in a circle", source, " and ".join(circle))
+            mend = f"leave the tie or the when out of one of {', '.join(circle)}"
+            raise UserError("dimensions depend on each other in a circle", source, mend)
         found.append(ready[0])
         placed.add(ready[0].path)
     return tuple(found)

@@ -58,7 +58,7 @@ def _distances(found: Any) -> list[str]:
         ("MMD, generated to real", _mmd(mmd)),
         ("MMD, two real halves", _mmd(halves)),
         ("MMD, Gaussian kernel", _mmd(found.mmd_gaussian)),
-        ("Frechet, generated to real", f"{frechet.generated:.4g}  ({frechet.images} images a side; decides nothing)"),
+        ("Frechet, generated to real", f"{frechet.generated:.4g}  ({frechet.images} images per side; decides nothing)"),
         ("Frechet, two real halves", f"{frechet.real:.4g}"),
         ("published formula (row 32)", f"{frechet.generated_published:.4g}, halves {frechet.real_published:.4g}"),
     ]

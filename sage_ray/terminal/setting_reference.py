@@ -102,7 +102,8 @@ def explain(path: str) -> list[SettingRow]:
     Raises:
         UserError: there is no such setting; the nearest names are given.
     """
-    wanted = path.strip().rstrip(".")
+    # An item of a list, data.image_size.0, is told of with its list.
+    wanted = re.sub(r"\.\d+(?=\.|$)", "", path.strip().rstrip("."))
     rows = _rows()
     found = [row for row in rows if row.path == wanted] or [row for row in rows if _fits(row.path, wanted)]
     found = found or [row for row in rows if row.path.startswith(f"{wanted}.")]
@@ -123,6 +124,12 @@ def explained(row: SettingRow) -> list[str]:
     lines.append(f"  source: {row.source}")
     facts = [part for line in lines for part in _wrapped(line, "    ")]
     return [row.path, *_wrapped(f"  {row.meaning}", "  "), *facts]
+
+
+def section_lines(path: str) -> list[str]:
+    """What a section is for, above its settings; nothing for what is none."""
+    meaning = section_meanings().get(path)
+    return [*_wrapped(f"{path}: {meaning}", "  "), ""] if meaning else []
 
 
 def _wrapped(line: str, indent: str) -> list[str]:
@@ -150,7 +157,14 @@ def _tells_of(pattern: str, path: str) -> bool:
 def _nearest(path: str, rows: tuple[SettingRow, ...]) -> str:
     paths = [row.path for row in rows]
     sections = {other.rsplit(".", depth)[0] for other in paths for depth in (1, 2) if other.count(".") >= depth}
-    leaf = path.rsplit(".", 1)[-1]
+    section, _, leaf = path.rpartition(".")
+    if path == "extends":
+        return "it is a key of a config file, `extends: PRESET`: the file then says only what differs from that preset"
+    if section in section_meanings():
+        own = [other.removeprefix(f"{section}.") for other in paths if other.startswith(f"{section}.")]
+        near = did_you_mean(leaf, own, "", least=0.6).removeprefix("did you mean ")
+        if near:
+            return f"did you mean {section}.{near}"
     same = [other for other in paths if other.rsplit(".", 1)[-1] == leaf][:3]
     if same:
         return f"did you mean {' or '.join(same)}?"

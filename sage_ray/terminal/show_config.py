@@ -27,11 +27,10 @@ def explanation(path: str, resolved: Resolved) -> Answer:
     Raises:
         UserError: there is no such setting; the nearest names are given.
     """
-    from sage_ray.terminal.setting_reference import explain, explained, section_meanings
+    from sage_ray.terminal.setting_reference import explain, explained, section_lines
 
     rows = explain(path)
-    meaning = section_meanings().get(path.strip().rstrip("."))
-    lines = [f"{path.strip().rstrip('.')}: {meaning}", ""] if meaning else []
+    lines = section_lines(path.strip().rstrip("."))
     here = []
     for row in rows:
         lines += explained(row)

@@ -15,11 +15,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sage_ray.errors import UserError
 from sage_ray.evaluation import ledger
 from sage_ray.evaluation.shared_reads import common_place
 from sage_ray.followed import following
+from sage_ray.notebook_view import NotebookView
 from sage_ray.object_store import store_place
 from sage_ray.record.home import Home
 from sage_ray.record.mlflow_client import MirrorUnavailable
@@ -36,6 +38,9 @@ from sage_ray.upkeep.belongings import TRASH, Belongings, belongings_of, unknown
 from sage_ray.upkeep.server_trials import ServerTrials, server_trials_of
 from sage_ray.upkeep.stage_needs import Needs, needs_of
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 @dataclass(frozen=True)
 class ForgottenPart:
@@ -46,7 +51,7 @@ class ForgottenPart:
 
 
 @dataclass
-class ForgetReport:
+class ForgetReport(NotebookView):
     """What `forget` found and did.
 
     Attributes:
@@ -68,6 +73,21 @@ class ForgetReport:
     freed_gb: float = 0.0
     kept: list[str] = field(default_factory=list)
     dry_run: bool = True
+
+    def frame(self) -> pd.DataFrame:
+        """One row per part of what goes: what, gb."""
+        import pandas as pd
+
+        return pd.DataFrame([(item.what, item.gb) for item in self.items], columns=["what", "gb"])
+
+    def headline(self) -> str:
+        """What is forgotten, and whether it was done."""
+        done = "nothing was removed; remove=True does it" if self.dry_run else f"{self.freed_gb:.3g} GB freed"
+        return f"{self.kind} {self.name}, {self.gb:.3g} GB: {done}"
+
+    def remarks(self) -> list[str]:
+        """What stays, and why."""
+        return [f"kept: {reason}" for reason in self.kept]
 
 
 def forget(name: str, home: Home, *, remove: bool = False) -> ForgetReport:

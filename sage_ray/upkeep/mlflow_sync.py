@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from sage_ray.errors import UserError
+from sage_ray.notebook_view import NotebookView
 from sage_ray.record.home import Home
 from sage_ray.record.mlflow_client import MirrorAway, MirrorUnavailable
 from sage_ray.record.mlflow_mirror import CURSOR, Mirror
@@ -18,9 +20,12 @@ from sage_ray.search.parent_run import STATES, study_parent
 from sage_ray.search.study_folder import StudyFolder
 from sage_ray.search.study_status import status
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 @dataclass(frozen=True)
-class SyncReport:
+class SyncReport(NotebookView):
     """What `sync` did: run ids sent, already there, and found without a live process (now INTERRUPTED)."""
 
     sent: list[str] = field(default_factory=list)
@@ -30,6 +35,25 @@ class SyncReport:
     """Studies and final trainings whose own run was made, closed or put right."""
     failed: dict[str, str] = field(default_factory=dict)
     """What could not be sent, by name, each with the reason."""
+
+    def frame(self) -> pd.DataFrame:
+        """One row per run, study and final training: name, outcome and, where it failed, the reason."""
+        import pandas as pd
+
+        told = {
+            "sent": self.sent,
+            "up to date": self.up_to_date,
+            "closed": self.orphans,
+            "parent put right": self.parents,
+        }
+        rows = [(name, outcome, "") for outcome, names in told.items() for name in names]
+        rows += [(name, "failed", reason) for name, reason in self.failed.items()]
+        return pd.DataFrame(rows, columns=["name", "outcome", "reason"])
+
+    def headline(self) -> str:
+        """How many were sent, were there already, and could not be sent."""
+        sent = len(self.sent) + len(self.parents)
+        return f"MLflow: {sent} sent, {len(self.up_to_date)} up to date, {len(self.failed)} failed"
 
 
 def sync(home: Home, *, say: Callable[[str], None] | None = None) -> SyncReport:

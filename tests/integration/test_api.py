@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,21 @@ from tiny_cases import SMALLEST
 import sage_ray
 from sage_ray.by_hand import going_on
 from sage_ray.errors import Interrupted, UserError
+from sage_ray.notebook_view import NotebookView
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.search.reconcile import take_up
 from sage_ray.terminal.cli import call
 from sage_ray.watch import SilentWatch
 
+RESULTS = {
+    "RunRecord": "sage_ray.record.run_record",
+    "StudyStatus": "sage_ray.search.study_status",
+    "AblationResult": "sage_ray.search.ablate",
+    "FinalResult": "sage_ray.registry.final",
+    "ListedStudies": "sage_ray.record.overview",
+}
+"""Where results lie that their function imports for the type checker alone."""
 TINY = {**SMALLEST, "pretrain.epochs": 1, "adversarial.epochs": 1, "runtime.pictures": False}
 
 
@@ -85,6 +95,7 @@ def test_homes_are_objects_folders_or_the_usual_one(study: Home, monkeypatch: py
         assert sage_ray.status("tiny", *home).done == 1
         assert sage_ray.best("tiny", *home).trial == 0
         assert [s.study for s in sage_ray.list_studies(*home)] == ["tiny"]
+        assert sage_ray.list_studies(*home).frame()["state"].tolist() == ["interrupted"]
     assert sage_ray.status("tiny-t0000-s0").finished
     with pytest.raises(UserError, match="did you mean tiny"):
         sage_ray.status("tinyy")
@@ -197,6 +208,26 @@ def test_results_are_tables_in_a_notebook_and_bad_input_is_one_line(study: Home)
     with pytest.raises(UserError) as refused:
         sage_ray.sweep("serch_tiny", study)
     assert refused.value._render_traceback_() == [f"UserError: {refused.value}"]
+
+
+def test_whatever_a_function_finds_is_a_table() -> None:
+    others = {"resolve": "Resolved", "load_space": "Space", "load_design": "Design", "export": "Path"}
+    # A report is its files.
+    others["report"] = "ReportFiles"
+    for name in set(sage_ray.__all__) - {
+        "__version__",
+        "ExperimentConfig",
+        "Home",
+        "UserError",
+        "Interrupted",
+        "Study",
+    }:
+        work = inspect.unwrap(getattr(sage_ray, name))
+        for told in str(inspect.signature(work).return_annotation).split(" | "):
+            if others.get(name) != told:
+                module = inspect.getmodule(work)
+                found = getattr(module, told, None) or getattr(import_module(RESULTS[told]), told)
+                assert issubclass(found, NotebookView), (name, told)
 
 
 def test_an_interrupted_call_says_how_to_go_on(study: Home) -> None:

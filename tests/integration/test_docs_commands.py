@@ -150,8 +150,13 @@ def test_the_network_of_the_page_is_a_segmenter() -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
     names: dict[str, Any] = {}
     exec(compile(blocks[0], "own_network.md", "exec"), names)
-    network = names["FlatNet"](width=4)
+    network = names["FlatNet"](width=4).eval()
     assert network(torch.zeros(1, 1, 17, 33)).shape == (1, 2, 17, 33)
+    # As tests/contracts/test_models.py asks of every network, which the page tells its reader to run.
+    image = torch.rand(1, 1, 29, 37)
+    padded = torch.nn.functional.pad(image, (0, 11, 0, 3), mode="reflect")
+    assert torch.equal(network(image), network(padded)[..., :29, :37])
+    assert all(f"`{path}`" in page for path in ("sage_ray/models/__init__.py", "sage_ray/network_sections.py"))
 
 
 def test_the_loss_of_the_page_is_zero_for_a_perfect_mask_and_finite_without_particles() -> None:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,19 @@ def test_pages_of_the_repository_that_are_linked_are_part_of_the_site(site: Path
         assert (site / page).is_file()
     start = (site / "index.html").read_text(encoding="utf-8")
     assert 'href="howto/read_a_result.html"' in start
+
+
+def test_every_message_has_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(REPO / "scripts"))
+    docs_messages = import_module("docs_messages")
+    rows = docs_messages.messages()
+    assert len(rows) > 400
+    assert [what for what, mend in rows if not re.search("[a-z]{3}", mend)] == []
+    table = dict(rows)
+    assert (
+        "did you mean NAME?" in table["unknown setting"]
+        and "lossless" in table["mask with the negative value IDS for its particles"]
+    )
 
 
 @needs_browser

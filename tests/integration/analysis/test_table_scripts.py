@@ -532,3 +532,30 @@ def test_a_final_training_has_a_locked_test_table_of_its_seeds(
     assert set(table["seed"]) == {"0", "1", "all"} and set(table["final"]) == {"final-parts-x"}
     assert script(final_tests, "--home", home.path, "--study", "untested") == 2
     assert "no final training of it was scored" in capsys.readouterr().err
+
+
+def test_final_trainings_from_a_config_have_that_table_too(
+    script: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = Home(tmp_path / "home")
+    for final_id, level in (("final-config-a", 0.70), ("final-config-b", 0.60)):
+        for seed in (0, 1):
+            write_run(home, None, FINAL_ARM, seed, level=level, parent=final_id)
+    write_run(home, None, FINAL_ARM, 0, test=False, parent="final-unread")
+    assert script(final_tests, "--home", home.path) == 0
+    said = capsys.readouterr().out
+    for final_id, mean in (("final-config-a", "0.725"), ("final-config-b", "0.625")):
+        text = (home.path / "tables" / final_id / "final_scores.md").read_text()
+        assert f"# Locked test of {final_id}" in text and f"Final training {final_id}: 2 runs, seeds 0, 1" in text
+        assert rows_of(text)["seed 0"][0].startswith(mean) and final_id in said
+    assert not (home.path / "tables" / "final-unread").exists()
+
+    write_ablation(home, "parts", {"one": 0.7, "two": 0.6}, "one", seeds=(0,))
+    write_run(home, "parts", FINAL_ARM, 0, parent="final-parts-x")
+    out = tmp_path / "out"
+    assert script(final_tests, "--home", home.path, "--final", "final-config-b", "--out", out) == 0
+    assert "final-config-b" in (out / "final_scores.md").read_text() and "parts" not in capsys.readouterr().out
+    assert script(final_tests, "--home", home.path, "--study", "parts", "--out", out) == 0
+    assert "Study parts: 1 runs" in (out / "final_scores.md").read_text()
+    assert script(final_tests, "--home", home.path, "--final", "final-config-c") == 2
+    assert "did you mean final-config-" in capsys.readouterr().err

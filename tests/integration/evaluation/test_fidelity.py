@@ -91,6 +91,10 @@ def test_scores_pictures_and_rows_of_part_generated(home: Home) -> None:
     assert found.judge["weights_sha"][:16] in found.distances.definitions["mmd"]
     assert {path.name for path in found.pictures.values()} == {"worst.png", "colluding.png"}
     assert all(path.is_file() for path in found.pictures.values())
+    table = found.frame().set_index("score")
+    assert set(found.scores) | set(found.differences) < set(table.index) and table.loc["mmd", "definition"]
+    assert table.loc["fidelity", "mean"] == found.scores["fidelity"].mean
+    assert "fidelity" in found._repr_html_() and found.judge["text"] in found.headline()
     # The judge is a run that is trained once, and nothing depends on the day.
     again = judged(home)
     assert again.scores == found.scores and again.distances == found.distances

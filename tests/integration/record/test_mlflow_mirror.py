@@ -209,6 +209,9 @@ def test_sync_sends_what_is_missing_and_closes_orphans(home: Home) -> None:
         report = sync(home, say=said.append)
     assert (report.up_to_date, report.orphans, sorted(report.sent)) == (["done"], ["dead"], ["dead", "live"])
     assert len(said) == 1 and "damaged record" in said[0]
+    outcomes = report.frame().set_index("name")["outcome"]
+    assert outcomes["done"] == "up to date" and outcomes["live"] == "sent" and outcomes["broken"] == "failed"
+    assert "damaged record" in report._repr_html_()
     assert dead.read().state == "INTERRUPTED"
     assert the_run(home, "dead").info.status == "KILLED"
     assert the_run(home, "live").info.status == "RUNNING"

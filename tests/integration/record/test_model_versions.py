@@ -149,6 +149,7 @@ def test_one_seed_never_supports(home: Home) -> None:
     assert compare(home).versions[1].verdict == "undecided"
     done = promote(home)
     assert (done.promoted, done.alias, done.champion, done.reason) == (False, "challenger", 1, "undecided")
+    assert done.frame()["reason"].tolist() == ["undecided"] and "is challenger: undecided" in done._repr_html_()
 
 
 def test_several_versions_are_corrected_together(home: Home) -> None:

@@ -358,7 +358,10 @@ def test_images_of_a_folder_count_as_seen_by_what_was_trained_on_them(home: Home
 
 def test_generate_tells_what_its_pairs_come_from(home: Home, data: PreparedData, tmp_path: Path) -> None:
     source = write_dataset(tmp_path / "source", num=16, size=32, seed=0)
-    generate("gan", source, tmp_path / "made", home=home)
+    made = generate("gan", source, tmp_path / "made", home=home)
+    table = made.frame()
+    assert len(table) == 16 and all((made.out / path).is_file() for path in [*table["image"], *table["mask"]])
+    assert "16 pairs from 16 masks" in made._repr_html_()
     told = json.loads((tmp_path / "made" / "lineage.json").read_text())
     assert len(told["trained_on"]) == 11 and len(told["source_masks"]) == 16 and len(told["source_mask_files"]) == 16
     # All masks of the data were shown, those of the locked test too: their pixels are known without any notes.

@@ -92,6 +92,7 @@ def test_a_dry_run_says_what_goes_and_changes_nothing(mine: Home) -> None:
     assert files(mine) == before and found.dry_run and found.freed_gb == 0
     assert (found.kind, found.runs) == ("study", [RUN])
     whats = " ".join(item.what for item in found.items)
+    assert " ".join(found.frame()["what"]) == whats and "nothing was removed" in found._repr_html_()
     assert (
         "studies/tiny" in whats and RUN in whats and "1 that nothing else needs" in whats and "2 runs in MLf" in whats
     )

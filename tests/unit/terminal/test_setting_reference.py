@@ -16,6 +16,7 @@ from sage_ray.terminal.setting_reference import (
     SettingRow,
     explain,
     explained,
+    section_lines,
     section_meanings,
     setting_rows,
 )
@@ -155,3 +156,33 @@ def test_lines_for_a_person_fit_a_terminal_and_lose_no_word() -> None:
         lines = explained(row)
         assert all(len(line) <= 80 or len(line.split()) <= 2 for line in lines), row.path
         assert row.meaning.split() == " ".join(lines).split()[1:][: len(row.meaning.split())]
+
+
+@pytest.mark.parametrize(
+    ("item", "told"),
+    [("data.image_size.0", "data.image_size"), ("seeds.0", "seeds"), ("objective.1.metric", "objective.metric")],
+)
+def test_an_item_of_a_list_is_told_of_with_its_list(item: str, told: str) -> None:
+    assert [row.path for row in explain(item)] == [told]
+
+
+@pytest.mark.parametrize(
+    ("typo", "said"),
+    [
+        ("adversarial.weights.gen_adv_image", "did you mean adversarial.weights.adv_image?"),
+        ("pretrain.lambda_cycle", "did you mean adversarial.lambda_cycle?"),
+        ("extends", "a key of a config file"),
+        ("nothing_here", "lists every setting"),
+    ],
+)
+def test_a_path_that_is_none_names_what_is_near(typo: str, said: str) -> None:
+    with pytest.raises(UserError) as refused:
+        explain(typo)
+    assert said in refused.value.mend
+
+
+def test_all_that_is_told_of_settings_and_sections_fits_80_columns() -> None:
+    wide = [line for row in ROWS for line in explained(row) if len(line) > 80 and " " in line.strip()]
+    wide += [line for path in section_meanings() for line in section_lines(path) if len(line) > 80]
+    assert not wide
+    assert section_lines("data")[-1] == "" and not section_lines("data.path")
