@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from sage_ray.errors import UserError
 from sage_ray.files import write_text
+from sage_ray.notebook_view import NotebookView
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.registry.final_plan import read_plan
@@ -22,6 +23,8 @@ from sage_ray.reports.named_places import without_places
 from sage_ray.reports.page_parts import Chapter, DrawnFigure, Page, Paragraph, Verdicts
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from sage_ray.figures.study_figure import StudyFigure
     from sage_ray.figures.study_records import StudyRecords
     from sage_ray.registry.comparison import Comparison
@@ -43,8 +46,8 @@ MISSED = {
 
 
 @dataclass(frozen=True)
-class ReportFiles:
-    """A report and where it is.
+class ReportFiles(NotebookView):
+    """A report, what it found, and where it is.
 
     Attributes:
         name: of the study, final training or model.
@@ -54,7 +57,7 @@ class ReportFiles:
         latest: a page that leads to the newest report, written anew each time.
         latest_markdown: a copy of the newest markdown.
         is_new: whether this state had no report before.
-        said: the verdicts, one line each.
+        verdicts: what it found.
         has_best: whether a final training of its best trial can be asked for.
         model: registered model that its final trainings are versions of, once they can be compared; "" before.
         lacks_base: whether something of the search was tested, and its untuned base was not.
@@ -68,11 +71,31 @@ class ReportFiles:
     latest: Path
     latest_markdown: Path
     is_new: bool
-    said: tuple[str, ...]
+    verdicts: tuple[Said, ...]
     has_best: bool
     model: str = ""
     lacks_base: bool = False
     notes: tuple[str, ...] = ()
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """The verdicts, one line each."""
+        return tuple(verdict.line for verdict in self.verdicts)
+
+    def frame(self) -> pd.DataFrame:
+        """One row per verdict: verdict (better, worse, same, open, proposed or result), finding, numbers, cautions."""
+        import pandas as pd
+
+        told = [(each.tone, each.headline, each.numbers, " ".join(each.cautions)) for each in self.verdicts]
+        return pd.DataFrame(told, columns=["verdict", "finding", "numbers", "cautions"])
+
+    def headline(self) -> str:
+        """What was reported on, and where the page is."""
+        return f"report of {self.kind} {self.name}: {self.html}"
+
+    def remarks(self) -> tuple[str, ...]:
+        """What could not be done beside it."""
+        return self.notes
 
 
 def report(study: str, home: Home) -> ReportFiles:
@@ -183,7 +206,7 @@ def _written(
         latest=place / f"{stem}.html",
         latest_markdown=place / f"{stem}.md",
         is_new=not (place / f"{stem}-{mark}.html").is_file(),
-        said=tuple(said.line for said in said_of(page)),
+        verdicts=tuple(said_of(page)),
         has_best=False,
     )
     notes: list[str] = []

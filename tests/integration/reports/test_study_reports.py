@@ -77,6 +77,8 @@ def test_the_page_begins_with_the_verdict_and_loads_nothing(made: ReportFiles) -
 def test_the_markdown_says_the_same_and_has_the_figures(made: ReportFiles) -> None:
     text = made.markdown.read_text()
     assert made.said[0].split(":")[0] in text and "| Trial 1 | 2 |" in text
+    assert list(made.frame()["finding"]) == [verdict.headline for verdict in made.verdicts]
+    assert made.frame()["finding"][0] in made._repr_html_() and str(made.html) in made._repr_html_()
     figures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
     assert figures and all((made.markdown.parent / figure).is_file() for figure in figures)
     assert made.latest_markdown.read_text() == text
