@@ -136,12 +136,12 @@ class Mirror:
         with self._refusals():
             self.client.log_artifact(self._find_parent(name), str(file), folder)
 
-    def send_report(self, name: str, file: Path, sent: str) -> str | None:
+    def send_report(self, name: str, file: Path, sent: str, pictures: Sequence[Path] = ()) -> str | None:
         """Put a file under `report/` of the run of a study or final training, unless it is there.
 
         Args:
             name: of the study or final training.
-            file: to send.
+            file: to send, with the pictures below its folder that it refers to.
             sent: what the last call for this file returned; "" if there was none.
 
         Returns:
@@ -152,12 +152,13 @@ class Mirror:
         """
         with self._refusals():
             client = self.client
-            found = self._find(self._parent_key(name))
-            if found is None:
+            if (found := self._find(self._parent_key(name))) is None:
                 return None
-            mark = f"{self.store} {found.info.run_id} {mlflow_rows.stamp(file)}"
+            mark = " ".join([self.store, str(found.info.run_id), *map(mlflow_rows.stamp, (file, *pictures))])
             if mark != sent:
-                client.log_artifact(str(found.info.run_id), str(file), REPORTS)
+                for each in (*pictures, file):
+                    place = each.parent.relative_to(file.parent)
+                    client.log_artifact(str(found.info.run_id), str(each), (Path(REPORTS) / place).as_posix())
             return mark
 
     def stored_runs(self, run_ids: Sequence[str]) -> dict[str, Run]:
