@@ -154,11 +154,11 @@ class Mirror:
             client = self.client
             if (found := self._find(self._parent_key(name))) is None:
                 return None
-            mark = " ".join([self.store, str(found.info.run_id), *map(mlflow_rows.stamp, (file, *pictures))])
-            if mark != sent:
-                for each in (*pictures, file):
-                    place = each.parent.relative_to(file.parent)
-                    client.log_artifact(str(found.info.run_id), str(each), (Path(REPORTS) / place).as_posix())
+            run_id = str(found.info.run_id)
+            mark = " ".join([self.store, run_id, *map(mlflow_rows.stamp, (file, *pictures))])
+            for each in (*pictures, file) if mark != sent else ():
+                place = Path(REPORTS) / each.parent.relative_to(file.parent)
+                client.log_artifact(run_id, str(each), place.as_posix())
             return mark
 
     def stored_runs(self, run_ids: Sequence[str]) -> dict[str, Run]:
