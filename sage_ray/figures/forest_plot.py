@@ -59,7 +59,7 @@ def _arms(records: StudyRecords, columns: int) -> StudyFigure:
     wide = 34 if len(results) < 3 else 26
     below = {score: wrapped(f"{label(score)} minus that of {called(runs.reference)}", wide) for score in results}
     deep = max(text.count("\n") for text in below.values())
-    figure = paper_figure(columns, 25 + _LINE_MM * deep + _ROW_MM * max(lines, 2))
+    figure = paper_figure(columns, 29 + _LINE_MM * deep + _ROW_MM * max(lines, 2))
     panels = figure.subplots(1, len(results), sharey=True, squeeze=False)[0]
     places = {arm: len(arms) - 1 - place for place, arm in enumerate(arms)}
     for axes, (score, result) in zip(panels, results.items(), strict=True):
