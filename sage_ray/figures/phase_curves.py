@@ -176,7 +176,7 @@ def _draw_lines(axes: Any, rows: pd.DataFrame, lines: Sequence[Line], letters: i
         (mark,) = axes.plot(found.index, found["median"], label=f" {name}" if (name or "")[:1] == "_" else name, **look)
         last = f"{found['median'].iloc[-1]:.4g} at epoch {found.index[-1]}"
         if line.trial is not None:
-            mark.set_gid(f"trial-{line.trial}-{'line' if line.name else 'behind'}")
+            mark.set_gid(f"trial-{line.trial}-{'line' if line.name else 'behind'}-{axes.get_subplotspec().num1}")
         else:
             tell(mark, f"{line.name}: {last}{f', median of {len(kept)} runs' if len(kept) > 1 else ''}")
 

@@ -147,7 +147,7 @@ def _draw_slice(
             axes.scatter(moved, heights, label=text if trials else None, **look)
         for place, (x, y, (_, _, number)) in enumerate(zip(moved, heights, points, strict=True) if apart else ()):
             axes.scatter(
-                [x], [y], label=None if place else text, gid=f"trial-{number}-{setting.path}-{text[0]}", **look
+                [x], [y], label=None if place else text, gid=f"trial-{number}-{setting.path}-{text.split()[0]}", **look
             )
     axes.set_xlabel(wrapped(setting.name, 24))
     if setting.names:
