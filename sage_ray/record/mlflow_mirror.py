@@ -141,24 +141,23 @@ class Mirror:
 
         Args:
             name: of the study or final training.
-            file: to send, with the pictures below its folder that it refers to.
-            sent: what the last call for this file returned; "" if there was none.
+            file, pictures: to send; the pictures that it refers to lie below its folder.
+            sent: what the last call for it returned; "" if there was none.
 
         Returns:
-            What tells the next call that this file, as it is now, is there; None if MLflow has no such run yet.
+            What tells the next call that all this is there as it is now; None if MLflow has no such run yet.
 
         Raises:
             MirrorUnavailable: as `push`.
         """
         with self._refusals():
-            client = self.client
             if (found := self._find(self._parent_key(name))) is None:
                 return None
-            run_id = str(found.info.run_id)
-            mark = " ".join([self.store, run_id, *map(mlflow_rows.stamp, (file, *pictures))])
-            for each in (*pictures, file) if mark != sent else ():
+            run_id, files = str(found.info.run_id), (*pictures, file)
+            mark = " ".join([self.store, run_id, *map(mlflow_rows.stamp, files)])
+            for each in files if mark != sent else ():
                 place = Path(REPORTS) / each.parent.relative_to(file.parent)
-                client.log_artifact(run_id, str(each), place.as_posix())
+                self.client.log_artifact(run_id, str(each), place.as_posix())
             return mark
 
     def stored_runs(self, run_ids: Sequence[str]) -> dict[str, Run]:
