@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -355,7 +355,7 @@ EARLIER = "1b5f0d9ad7c1"
 VERBS = (
     *("list", "status tiny", "sync", "compare", "promote", "best tiny", "export tiny -o {out}/t.csv", "report tiny"),
     *("evaluate tiny-t0000-s0", "predict models:/sage-gan@1 {out} -o {out}/p", "fidelity models:/sage-gan@1"),
-    *("generate models:/sage-gan@1 {out} -o {out}/g", "final tiny --seeds 0", "forget tiny", "forget tiny --yes", "gc"),
+    *("generate models:/sage-gan@1 {out} -o {out}/g", "forget tiny", "forget tiny --yes", "gc"),
 )
 CALLS = """
 import sys
@@ -382,36 +382,42 @@ def earlier_database(file: Path) -> None:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("store", ["earlier", "earlier elsewhere", "server away", "database away"])
+@pytest.mark.parametrize("store", ["earlier elsewhere", "server away", "database away"])
 def test_no_verb_prints_a_line_of_mlflow_whatever_its_store_is_like(home: Home, tmp_path: Path, store: str) -> None:
     Study(home, tiny_space(tmp_path, trials=1), running=0)
     finish(with_data(make(home, "tiny-t0000-s0", study="tiny", trial=0)))
-    file = tmp_path / "elsewhere.db" if store.endswith("elsewhere") else home.path / "mlflow.db"
+    file = tmp_path / "elsewhere.db"
     places = {
-        "earlier": {},
         "earlier elsewhere": {"MLFLOW_TRACKING_URI": f"sqlite:///{file}"},
         "server away": {"MLFLOW_TRACKING_URI": f"http://ann:hush-hush@127.0.0.1:{free_port()}/?token=hush-too"},
         "database away": {"MLFLOW_TRACKING_URI": f"postgresql://ann:hush-hush@127.0.0.1:{free_port()}/x"},
     }
-    if "earlier" in store:
+    if store == "earlier elsewhere":
         earlier_database(file)
+        earlier_database(home.path / "mlflow.db")  # for the terminal
     plain = {name: text for name, text in os.environ.items() if not name.startswith(("MLFLOW_", "GIT_PYTHON"))}
     plain |= {"SAGE_HOME": str(home.path), **places[store]}
     words = [sys.executable, "-c", CALLS, *(line.format(out=tmp_path) for line in VERBS)]
-    # Once into a pipe, once into a terminal, where MLflow would also show bars of progress.
     begun = time.monotonic()
     piped = subprocess.run(words, capture_output=True, text=True, env=plain, timeout=180, check=False)
-    took = time.monotonic() - begun
-    said = piped.stdout + piped.stderr
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs, env=plain) as process:
-        os.close(theirs)
-        with contextlib.suppress(OSError):  # how a terminal says that its last program has ended
-            while read := os.read(ours, 65536):
-                said += read.decode(errors="replace")
-        os.close(ours)
-    assert piped.returncode == process.returncode == 0 and said.count("now: gc") == 2, said
+    took, said = time.monotonic() - begun, piped.stdout + piped.stderr
+    assert piped.returncode == 0 and "now: gc" in said, said
+    if store == "earlier elsewhere":  # the same into a terminal, where MLflow would also show bars of progress
+        said += in_a_terminal(words, {name: text for name, text in plain.items() if name != "MLFLOW_TRACKING_URI"})
+        assert said.count("now: gc") == 2, said
     assert not [line for line in FORBIDDEN if line in said], said
     assert "hush" not in said and took < 150, said
     kept = [each for each in home.path.rglob("*") if each.is_file() and each.suffix in (".json", ".txt", ".md", ".log")]
     assert kept and not [each for each in kept if "hush" in each.read_text(errors="replace")]
+
+
+def in_a_terminal(words: Sequence[str], environment: Mapping[str, str]) -> str:
+    """All that a command writes to a terminal."""
+    said, (ours, theirs) = b"", pty.openpty()
+    with subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs, env=environment):
+        os.close(theirs)
+        with contextlib.suppress(OSError):  # how a terminal says that its last program has ended
+            while read := os.read(ours, 65536):
+                said += read
+        os.close(ours)
+    return said.decode(errors="replace")
