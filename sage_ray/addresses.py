@@ -19,7 +19,7 @@ _PLACE = re.compile(
     r"(?:/(?P<database>[^/@?]*))?(?:\?(?P<query>[^@]*))?",
     re.DOTALL,
 )
-_SECRET = re.compile(r"pass|secret|token", re.IGNORECASE)
+_SECRET = re.compile(r"pass|pwd|secret|token|api_?key|access_?key|credential", re.IGNORECASE)
 _REMEDY = "give auto, sqlite, journal or postgresql://USER@HOST:PORT/DATABASE"
 
 

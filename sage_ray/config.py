@@ -42,6 +42,8 @@ from sage_ray.system_rules import check_system
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_PRESET = "sage_gan_paper"
+"""What a config is begun from where neither a preset nor a file is named."""
 REMOVED: dict[str, str] = {
     "runtime.snapshot_every": "snapshots go by time, see runtime.snapshot_seconds (0: one per epoch)",
     "runtime.keep_every": "the newest two snapshots are kept, ends of stages, and epochs that an open study names",
@@ -370,9 +372,7 @@ def resolve(
         UserError: unknown preset, key or value; both preset and file given.
     """
     if preset is not None and file is not None:
-        raise UserError(
-            "both --preset and -c given", f"{preset}, {file}", "give one (a file may say `extends: PRESET`)"
-        )
+        raise UserError("both --preset and -c", f"{preset}, {file}", "give one; a file may say `extends: PRESET`")
     where = f"preset {preset}"
     if file is not None:
         where = str(file)
@@ -383,7 +383,7 @@ def resolve(
             set_path(values, path, value if path in _texts() else _numbers(value), where)
             origins[path] = where
     else:
-        values, origins = preset_tree(preset or "sage_gan_paper")
+        values, origins = preset_tree(preset or DEFAULT_PRESET)
     for path, value in parse_sets(sets).items():
         set_path(values, path, value, f"--set {path}")
         origins[path] = "--set"

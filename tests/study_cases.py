@@ -28,8 +28,8 @@ class Study:
         self.folder.base_path.write_text(dump(space.base))
         self.folder.spec_path.write_text(space.to_yaml("base.yaml"))
         store = self.folder.store(space.file.store)
-        meta = {"name": space.name, "space_hash": space.hash, "created": "2026-11-28T12:00:00Z", "trials": space.trials}
-        self.folder.write_meta({**meta, **stored_place(store)})
+        meta = {"name": space.name, "space_hash": space.hash, "created": "2026-11-28T12:00:00Z"}
+        self.folder.write_meta({**meta, **space.facts(), **stored_place(store)})
         store = self.folder.store(space.file.store)
         self.storage = StudyStorage(self.folder.path, space.name, space, store=store, patience=patience)
         self.storage.enqueue(space.fixed, space)

@@ -10,9 +10,11 @@ Source: Okabe and Ito, Color Universal Design, 2008, for the colours.
 from __future__ import annotations
 
 import io
+import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +66,21 @@ _PAPER: Any = {
 
 
 class PaperFigure(Figure):
-    """A figure that knows what it was made from: `facts` go into the metadata of its files."""
+    """A figure that knows what it was made from: `facts` go into the metadata of its files.
+
+    `told` has what an SVG of it says where the pointer rests on a mark, by the mark's name (`tell`).
+    """
 
     facts: Mapping[str, str]
+    told: dict[str, str]
+
+
+def tell(mark: Any, text: str) -> None:
+    """Have SVG files of a paper's figure say `text` where the pointer rests on `mark`, an artist in its axes."""
+    figure = mark.get_figure(root=True)
+    name = f"told-{len(figure.told) + 1}"
+    mark.set_gid(name)
+    figure.told[name] = text
 
 
 def style(place: int) -> dict[str, Any]:
@@ -108,7 +122,7 @@ def paper_figure(columns: int, height_mm: float) -> PaperFigure:
     figure = PaperFigure(figsize=size, dpi=PRINT_DPI, layout="constrained")
     figure.set_layout_engine("constrained", w_pad=1.4 * MM, h_pad=1.2 * MM)
     FigureCanvasAgg(figure)
-    figure.facts = {}
+    figure.facts, figure.told = {}, {}
     return figure
 
 
@@ -224,11 +238,27 @@ def settle(figure: Figure) -> None:
 def _write(figure: Figure, target: Path | io.BytesIO, ending: str, facts: Mapping[str, str], dpi: int) -> None:
     with matplotlib.rc_context(_FILES):
         given: Any = {"format": ending, "metadata": _metadata(ending, facts), "dpi": dpi}
-        if isinstance(target, io.BytesIO):
-            figure.savefig(target, **given)
+        if ending == "svg":
+            drawn = io.BytesIO()
+            figure.savefig(drawn, **given)
+            text = _with_titles(drawn.getvalue().decode("utf-8"), getattr(figure, "told", {})).encode("utf-8")
+            if isinstance(target, io.BytesIO):
+                target.write(text)
+                return
+            with replacing(target, durable=False) as temporary:
+                temporary.write_bytes(text)
             return
-        with replacing(target, durable=False) as temporary:
+        with replacing(target, durable=False) as temporary:  # type: ignore[arg-type]
             figure.savefig(temporary, **given)
+
+
+def _with_titles(svg: str, told: Mapping[str, str]) -> str:
+    """The text of an SVG in which marks with a name in `told` have a title, which browsers show beside the pointer."""
+    return re.sub(
+        r'<g id="(told-\d+)">',
+        lambda found: f"{found[0]}<title>{escape(told[found[1]])}</title>" if found[1] in told else found[0],
+        svg,
+    )
 
 
 def _metadata(ending: str, facts: Mapping[str, str]) -> dict[str, Any]:

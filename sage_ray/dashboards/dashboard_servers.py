@@ -28,6 +28,7 @@ from sage_ray.locks import locked
 from sage_ray.record.home import Home
 from sage_ray.record.mlflow_client import (
     LOCK_TIMEOUT_S,
+    LOG_LEVEL,
     MirrorUnavailable,
     connect,
     experiment_name,
@@ -149,6 +150,7 @@ def _mlflow(home: Home, port: int) -> ServedPage:
         "MLFLOW_DEFAULT_ARTIFACT_ROOT": home.artifact_uri,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": os.environ["MLFLOW_DISABLE_TELEMETRY"],
+        LOG_LEVEL: "INFO",  # into a file, where it is looked for why the server has ended
     }
     if home.registry_uri != home.mlflow_uri:
         environment["MLFLOW_REGISTRY_STORE_URI"] = home.registry_uri
@@ -157,6 +159,22 @@ def _mlflow(home: Home, port: int) -> ServedPage:
     return ServedPage(
         MLFLOW, f"http://{LOOPBACK}:{port}", words, "/health", environment=environment, opens=_runs_of(home)
     )
+
+
+def refuse_silent(home: Home, pages: Sequence[ServedPage]) -> None:
+    """Raise UserError if what MLflow's pages would show is on a server that does not answer.
+
+    One that has pages of its own is refused only where there is nothing else to look at (`silent` tells it otherwise).
+    """
+    alone = not any(page.words for page in pages)
+    for uri in dict.fromkeys((home.mlflow_uri, home.registry_uri)):
+        if is_http(uri) and not alone:
+            continue
+        try:
+            probe(uri)
+        except MirrorUnavailable as error:
+            mend = "start it, or mend MLFLOW_TRACKING_URI (MLFLOW_REGISTRY_URI)"
+            raise UserError(f"{MLFLOW}'s server does not answer", str(error), mend) from None
 
 
 def prepare_database(home: Home) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sage_ray.analysis.figure_style import SKY, paper_axes, paper_figure
+from sage_ray.analysis.figure_style import SKY, paper_axes, paper_figure, tell
 from sage_ray.durations import hours_text, number_text
 from sage_ray.figures.figure_words import unit_of, wrapped
 from sage_ray.figures.study_figure import StudyFigure, finished
@@ -17,6 +17,8 @@ from sage_ray.record.run_folder import RunFolder
 
 _LONG = 24
 """Trials from which on they are columns without a name each."""
+_ROW_MM, _LINE_MM = 5.2, 1.6
+"""Height of a bar with its distance to the next, and what a second line of a name needs beside that."""
 
 
 def run_times(records: StudyRecords) -> pd.DataFrame:
@@ -52,23 +54,27 @@ def cost(records: StudyRecords, columns: int) -> StudyFigure:
     table = named.groupby("name", sort=False)[["spent", "saved", "gpu"]].sum()
     unit, size = unit_of(float((table["spent"] + table["saved"]).max()))
     many = len(table) > _LONG
-    figure = paper_figure(columns, 56 if many else 22 + 5.2 * max(len(table), 2))
+    names = [wrapped(str(name), 24 if columns == 1 else 34, 2) for name in table.index]
+    deep = _ROW_MM + any("\n" in name for name in names) * _LINE_MM
+    figure = paper_figure(columns, 56 if many else 22 + deep * max(len(table), 2))
     axes = figure.subplots()
     places = np.arange(len(table))[:: 1 if many else -1]
     draw: Any = axes.bar if many else axes.barh
     across: dict[str, Any] = {("width" if many else "height"): 0.72, "edgecolor": "black", "linewidth": 0.4}
-    draw(places, table["spent"] / size, color="0.45", label="computed", **across)
+    drawn = [draw(places, table["spent"] / size, color="0.45", label="computed", **across)]
     starts = {"bottom" if many else "left": table["spent"] / size}
     if table["saved"].sum() > 0:
-        draw(places, table["saved"] / size, color=SKY, hatch="////", label="saved: taken from the store", **starts,
-             **across)  # fmt: skip
+        drawn.append(draw(places, table["saved"] / size, color=SKY, hatch="////", label="saved: taken from the store",
+                          **starts, **across))  # fmt: skip
+    for part, bars in zip(("computed", "saved"), drawn, strict=False):
+        _tell_bars(bars, table, part)
     text = f"time ({unit})"
     if many:
         axes.set(xlabel="trial", ylabel=text, xlim=(-0.8, len(table) - 0.2))
         shown = range(0, len(table), max(len(table) // 10, 1))
         axes.set_xticks(list(shown), [str(table.index[k]).removeprefix("trial ") for k in shown])
     else:
-        axes.set_yticks(places, [wrapped(str(name), 24 if columns == 1 else 34, 2) for name in table.index])
+        axes.set_yticks(places, names)
         axes.set_xlabel(text)
     top = 1.05 * float((table["spent"] + table["saved"]).max()) / size
     axes.set(**{"ylim" if many else "xlim": (0, top)})
@@ -81,6 +87,17 @@ def cost(records: StudyRecords, columns: int) -> StudyFigure:
         f"Bars of the time of {len(table)} {'arms' if records.kind == 'ablation' else 'trials or runs'}. {_sums(times)}"
     )
     return finished(records, "cost", "What it cost", caption, alt, figure)
+
+
+def _tell_bars(bars: Any, table: pd.DataFrame, part: str) -> None:
+    """Have bars say their amounts under the pointer; a trial's is named for the page's script, which says more."""
+    for bar, (name, row) in zip(bars, table.iterrows(), strict=True):
+        trial = str(name).removeprefix("trial ")
+        if str(name).startswith("trial ") and trial.isdigit():
+            bar.set_gid(f"trial-{trial}-{part}")
+        else:
+            saved = f", saved {hours_text(row['saved'] / 3600)}" if row["saved"] > 0 else ""
+            tell(bar, f"{name}: computed {hours_text(row['spent'] / 3600)}{saved}")
 
 
 def _named(records: StudyRecords, times: pd.DataFrame) -> pd.DataFrame:

@@ -33,7 +33,9 @@ def wrapped(text: str, wide: int, lines: int = 3) -> str:
             else:
                 found[-1] += piece
     kept = [line.rstrip() for line in found if line.strip()] or [""]
-    return "\n".join(kept if len(kept) <= lines else [*kept[: lines - 1], kept[lines - 1][: wide - 1] + "…"])
+    shown = kept if len(kept) <= lines else [*kept[: lines - 1], kept[lines - 1][: wide - 1] + "…"]
+    # Two bare dollars would make a formula of what stands between them.
+    return "\n".join(shown).replace("$", "\\$")
 
 
 def shown_value(value: Any) -> str:

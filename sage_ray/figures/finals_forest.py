@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.ticker import MaxNLocator
 
-from sage_ray.analysis.figure_style import BLUE, SMALL, PaperFigure, paper_axes, paper_figure
+from sage_ray.analysis.figure_style import BLUE, SMALL, PaperFigure, paper_axes, paper_figure, tell
 from sage_ray.analysis.tables import interval, percent, provenance_of
 from sage_ray.evaluation.score_tables import PRIMARY
 from sage_ray.figures.figure_words import wrapped
@@ -97,12 +97,18 @@ def _name(one: Tested, found: ComparedFinals) -> str:
 def _draw_scores(axes: Any, tested: list[Tested], places: dict[str, int]) -> None:
     for each in tested:
         line, place = each.scores[PRIMARY], places[each.final_id]
+        marks = []
         if line.low is not None and line.high is not None:
-            axes.plot([line.low, line.high], [place] * 2, color="0.25", linewidth=1.2, solid_capstyle="butt")
+            marks += axes.plot([line.low, line.high], [place] * 2, color="0.25", linewidth=1.2, solid_capstyle="butt")
         seeds = each.by_seed
         if len(seeds) > 1:
-            axes.plot(seeds, [place - 0.2] * len(seeds), "|", color=BLUE, markersize=4, markeredgewidth=1.1)
-        axes.plot(line.mean, place, "o", markersize=4.5, markerfacecolor="0.6", markeredgecolor="black", zorder=3)
+            (ticks,) = axes.plot(seeds, [place - 0.2] * len(seeds), "|", color=BLUE, markersize=4, markeredgewidth=1.1)
+            tell(ticks, f"{_plain(each)}, single seeds: {', '.join(f'{seed:.3f}' for seed in seeds)}")
+        marks += axes.plot(line.mean, place, "o", markersize=4.5, markerfacecolor="0.6", markeredgecolor="black",
+                           zorder=3)  # fmt: skip
+        low, high = (math.nan if end is None else end for end in (line.low, line.high))
+        for mark in marks:
+            tell(mark, f"{_plain(each)}, {label(PRIMARY)}: {interval(line.mean, low, high)}")
     _dress(axes, len(tested))
     axes.set_xlabel(f"{label(PRIMARY)} on the locked test")
 
@@ -112,8 +118,10 @@ def _draw_differences(axes: Any, found: ComparedFinals, places: dict[str, int]) 
     for final_id, each in found.differences.items():
         low, high = (each.interval.low, each.interval.high) if each.interval else (math.nan, math.nan)
         clear = each.word != WORDS[UNDECIDED]
-        draw_difference(axes, each.difference, low, high, places[final_id], clear=clear)
         text = interval(each.difference, low, high, signed=True)
+        name = next(_plain(one) for one in found.tested if one.final_id == final_id)
+        said = f"{name} minus {_plain(found.reference)}, {label(PRIMARY)}: {text}"
+        draw_difference(axes, each.difference, low, high, places[final_id], clear=clear, said=said)
         axes.text(1.02, places[final_id], text, transform=axes.get_yaxis_transform(), fontsize=SMALL - 0.5, va="center")
     _dress(axes, len(places))
     axes.set_xlabel(wrapped(f"{label(PRIMARY)} minus that of {_plain(found.reference)}", 38))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from matplotlib.lines import Line2D
@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from sage_ray.analysis.ablation import HEADLINE, Result, compare_on_score
 from sage_ray.analysis.arms import ArmRuns, arm_runs, image_scores
-from sage_ray.analysis.figure_style import BLUE, ORANGE, SMALL, paper_axes, paper_figure
+from sage_ray.analysis.figure_style import BLUE, ORANGE, SMALL, paper_axes, paper_figure, tell
 from sage_ray.analysis.scored_part import choose_part
 from sage_ray.analysis.tables import interval, percent
 from sage_ray.errors import UserError
@@ -28,6 +28,7 @@ MOST_TRIALS = 30
 """Trials that a forest of a search has a line for; the best ones and the base."""
 FOUND, OPEN = "black", "white"
 _ROW_MM, _LONG_ROW_MM = 4.6, 3.4
+_LINE_MM = 3.2
 
 
 def forest(records: StudyRecords, columns: int) -> StudyFigure:
@@ -55,12 +56,15 @@ def _arms(records: StudyRecords, columns: int) -> StudyFigure:
     called = runs.facts.called
     names = {arm: wrapped(called(arm), 20 if columns == 1 else 28, 2) for arm in arms}
     lines = sum(1 + 0.55 * text.count("\n") for text in names.values())
-    figure = paper_figure(columns, 24 + _ROW_MM * max(lines, 2))
+    wide = 34 if len(results) < 3 else 26
+    below = {score: wrapped(f"{label(score)} minus that of {called(runs.reference)}", wide) for score in results}
+    deep = max(text.count("\n") for text in below.values())
+    figure = paper_figure(columns, 29 + _LINE_MM * deep + _ROW_MM * max(lines, 2))
     panels = figure.subplots(1, len(results), sharey=True, squeeze=False)[0]
     places = {arm: len(arms) - 1 - place for place, arm in enumerate(arms)}
     for axes, (score, result) in zip(panels, results.items(), strict=True):
-        _draw_panel(axes, result, score, places, numbers=len(results) == 1)
-        axes.set_xlabel(wrapped(f"{label(score)} minus that of {called(runs.reference)}", 34 if columns == 1 else 36))
+        _draw_panel(axes, result, score, places, called, numbers=len(results) == 1)
+        axes.set_xlabel(below[score])
     panels[0].set_yticks(list(places.values()), [names[arm] for arm in places])
     figure.legend(handles=difference_key(), loc="outside upper right", ncols=2, frameon=False, handletextpad=0.2)
     seeds = len(runs.units)
@@ -98,19 +102,22 @@ def _results(records: StudyRecords, runs: ArmRuns, part: str) -> dict[str, Resul
     return dict(list(results.items())[:3])
 
 
-def _draw_panel(axes: Any, result: Result, score: str, places: Mapping[str, int], *, numbers: bool) -> None:
+def _draw_panel(
+    axes: Any, result: Result, score: str, places: Mapping[str, int], called: Callable[[str], str], *, numbers: bool
+) -> None:
     axes.axvline(0, color="0.35", linewidth=0.8)
     for arm, place in places.items():
         row = result.row(arm)
         if row is None:
             continue
         clear = row.p_holm < 1 - OPTIONS.level
-        draw_difference(axes, row.difference, row.low, row.high, place, clear=clear)
+        said = f"{called(row.arm)}, {label(score)}: {interval(row.difference, row.low, row.high, signed=True)}"
+        draw_difference(axes, row.difference, row.low, row.high, place, clear=clear, said=said)
         if numbers:
             text = interval(row.difference, row.low, row.high, signed=True)
             axes.text(1.02, place, text, transform=axes.get_yaxis_transform(), fontsize=SMALL - 0.5, va="center")
     better = "lower is better" if is_lower_better(score) else "higher is better"
-    axes.set_title(f"{label(score)} ({better})")
+    axes.set_title(f"{label(score)}\n({better})")
     axes.set_ylim(-0.6, len(places) - 0.4)
     axes.margins(x=0.12)
     low, high = axes.get_xlim()
@@ -122,12 +129,20 @@ def _draw_panel(axes: Any, result: Result, score: str, places: Mapping[str, int]
     axes.tick_params(axis="y", length=0)
 
 
-def draw_difference(axes: Any, difference: float, low: float, high: float, place: float, *, clear: bool) -> None:
-    """Draw a difference with its interval, if it has one, on the line `place`; filled if it is `clear`."""
+def draw_difference(
+    axes: Any, difference: float, low: float, high: float, place: float, *, clear: bool, said: str
+) -> None:
+    """Draw a difference with its interval, if it has one, on the line `place`; filled if it is `clear`.
+
+    `said` is what its marks say under the pointer.
+    """
+    marks = []
     if math.isfinite(low) and math.isfinite(high):
-        axes.plot([low, high], [place, place], color="0.25", linewidth=1.2, solid_capstyle="butt")
+        marks += axes.plot([low, high], [place, place], color="0.25", linewidth=1.2, solid_capstyle="butt")
     fill = FOUND if clear else OPEN
-    axes.plot(difference, place, "o", markersize=4.5, markerfacecolor=fill, markeredgecolor="black", zorder=3)
+    marks += axes.plot(difference, place, "o", markersize=4.5, markerfacecolor=fill, markeredgecolor="black", zorder=3)
+    for mark in marks:
+        tell(mark, said)
 
 
 def difference_key() -> list[Line2D]:
@@ -159,7 +174,8 @@ def _trials(records: StudyRecords, columns: int) -> StudyFigure:
         axes.axvline(top, color=BLUE, linewidth=0.9, linestyle="--", label="best score")
         if choice.trial in places:
             axes.plot(choice.value, places[choice.trial], "*", color=ORANGE, markersize=9, markeredgecolor="black",
-                      markeredgewidth=0.5, zorder=4, linestyle="", label=f"chosen: trial {choice.trial}")  # fmt: skip
+                      markeredgewidth=0.5, zorder=4, linestyle="", gid=f"trial-{choice.trial}-chosen",
+                      label=f"chosen: trial {choice.trial}")  # fmt: skip
         figure.legend(loc="outside upper right", ncols=2, frameon=False, handlelength=1.4)
     axes.set_yticks(list(places.values()), [_trial_name(records, t) for t in shown])
     if len(shown) > 16:
@@ -192,9 +208,11 @@ def _errors(choice: BestChoice | None) -> dict[int, tuple[float, bool]]:
 def _draw_trial(axes: Any, trial: TrialStatus, place: float, judged: tuple[float, bool]) -> None:
     value, (error, within) = float(trial.value or 0), judged
     if error > 0:
-        axes.plot([value - error, value + error], [place] * 2, color="0.45", linewidth=1, solid_capstyle="butt")
+        axes.plot([value - error, value + error], [place] * 2, color="0.45", linewidth=1, solid_capstyle="butt",
+                  gid=f"trial-{trial.number}-error")  # fmt: skip
     fill = FOUND if within else OPEN
-    axes.plot(value, place, "o", markersize=3.4, markerfacecolor=fill, markeredgecolor="black", markeredgewidth=0.7)
+    axes.plot(value, place, "o", markersize=3.4, markerfacecolor=fill, markeredgecolor="black", markeredgewidth=0.7,
+              gid=f"trial-{trial.number}")  # fmt: skip
 
 
 def _trial_name(records: StudyRecords, trial: TrialStatus) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from sage_ray.analysis.figure_style import BLUE, ORANGE, paper_axes, paper_figure, style
+from sage_ray.analysis.figure_style import BLUE, ORANGE, paper_axes, paper_figure, style, tell
 from sage_ray.errors import UserError
 from sage_ray.figures.figure_words import wrapped
 from sage_ray.figures.study_figure import StudyFigure, finished
@@ -42,6 +42,8 @@ class Line:
     run_ids: Sequence[str]
     look: dict[str, Any] = field(default_factory=dict)
     shaded: bool = False
+    trial: int | None = None
+    """The trial of a search whose line it is."""
 
 
 def curves(records: StudyRecords, columns: int) -> StudyFigure:
@@ -66,7 +68,7 @@ def curves(records: StudyRecords, columns: int) -> StudyFigure:
     for column, phase in enumerate(phases):
         for row, (name, _) in enumerate(wanted):
             part = rows[(rows["phase"] == phase) & (rows["score"] == name)]
-            _draw_lines(grid[row][column], part, lines, 15 + 10 * columns, named_range=name == LOSS)
+            _draw_lines(grid[row][column], part, lines, 12 + 8 * columns, named_range=name == LOSS)
         if len(trained):
             _draw_losses(grid[-1][column], trained[trained["phase"] == phase])
         grid[0][column].set_title(PHASES[phase])
@@ -134,15 +136,16 @@ def _lines(records: StudyRecords, winner: Winner | None) -> list[Line]:
                 for place, (run_id, seed) in enumerate(zip(runs["run_id"], runs["seed"], strict=True))]  # fmt: skip
     behind = {"color": "0.78", "linewidth": 0.7, "linestyle": "-"}
     by_trial = {int(str(trial)): list(own["run_id"]) for trial, own in runs.groupby("trial")}
-    lines = [Line(None, ids[:1], behind) for ids in by_trial.values()]
+    lines = [Line(None, ids[:1], behind, trial=trial) for trial, ids in by_trial.items()]
     base = records.base
     chosen = int(runs.set_index("run_id")["trial"][winner.run_id]) if winner else None
     if base is not None and base != chosen and base in by_trial:
-        lines.append(Line(f"trial {base} (base)", by_trial[base], {**_look(0), "linestyle": "--", "marker": ""}))
+        lines.append(Line(f"trial {base} (base)", by_trial[base], {**_look(0), "linestyle": "--", "marker": ""},
+                          trial=base))  # fmt: skip
     if chosen is not None:
         also = " (base)" if base == chosen else ""
         lines.append(Line(f"chosen: trial {chosen}{also}", by_trial[chosen],
-                          {"color": BLUE, "linewidth": 1.6, "linestyle": "-"}))  # fmt: skip
+                          {"color": BLUE, "linewidth": 1.6, "linestyle": "-"}, trial=chosen))  # fmt: skip
     return lines
 
 
@@ -172,8 +175,14 @@ def _draw_lines(axes: Any, rows: pd.DataFrame, lines: Sequence[Line], letters: i
             look |= {"marker": look.get("marker") or "o", "markersize": 3, "markevery": 1}
         if line.shaded:
             axes.fill_between(found.index, found["min"], found["max"], color=look["color"], alpha=0.14, linewidth=0)
-        name = None if line.name is None else wrapped(line.name, letters, 2)
-        axes.plot(found.index, found["median"], label=name, **look)
+        name = None if line.name is None else wrapped(line.name, letters)
+        # A name that begins with "_" would be left out of the key.
+        (mark,) = axes.plot(found.index, found["median"], label=f" {name}" if (name or "")[:1] == "_" else name, **look)
+        last = f"{found['median'].iloc[-1]:.4g} at epoch {found.index[-1]}"
+        if line.trial is not None:
+            mark.set_gid(f"trial-{line.trial}-{'line' if line.name else 'behind'}-{axes.get_subplotspec().num1}")
+        else:
+            tell(mark, f"{line.name}: {last}{f', median of {len(kept)} runs' if len(kept) > 1 else ''}")
 
 
 def _draw_losses(axes: Any, rows: pd.DataFrame) -> None:
@@ -181,7 +190,8 @@ def _draw_losses(axes: Any, rows: pd.DataFrame) -> None:
     for place, (name, called) in enumerate(TRAINED.items()):
         own = rows[rows["score"] == name].sort_values("epoch")
         if len(own):
-            axes.plot(own["epoch"], own["value"], label=called, **_look(place))
+            (mark,) = axes.plot(own["epoch"], own["value"], label=called, **_look(place))
+            tell(mark, f"{called}: {own['value'].iloc[-1]:.4g} at epoch {own['epoch'].iloc[-1]}")
     if len(values) and values.min() > 0 and values.max() > _WIDE_RANGE * values.min():
         axes.set_yscale("log")
     if len(axes.get_legend_handles_labels()[1]) > 1:

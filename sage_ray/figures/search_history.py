@@ -52,7 +52,8 @@ def history(records: StudyRecords, columns: int) -> StudyFigure:
     choice = records.choice
     if choice is not None:
         axes.plot(choice.trial, choice.value, "*", color=ORANGE, markersize=10, markeredgecolor="black",
-                  markeredgewidth=0.5, linestyle="", label=f"chosen: trial {choice.trial}", zorder=4)  # fmt: skip
+                  markeredgewidth=0.5, linestyle="", gid=f"trial-{choice.trial}-chosen",
+                  label=f"chosen: trial {choice.trial}", zorder=4)  # fmt: skip
     if lost:
         axes.plot([t.number for t in lost], np.full(len(lost), 0.02), "|", color="black", markersize=7,
                   markeredgewidth=1.4, transform=axes.get_xaxis_transform(),

@@ -25,6 +25,9 @@ from sage_ray.study.file_schema import is_finite_number
 MOST_SETTINGS = 12
 """Settings that a figure has room for, in the order of the space."""
 
+MOST_MARKS = 700
+"""Points of slices up to which each is a mark of its own: more would make a page slow."""
+
 
 @dataclass(frozen=True)
 class SearchedSetting:
@@ -95,11 +98,12 @@ def slices(records: StudyRecords, columns: int) -> StudyFigure:
     figure = paper_figure(columns, 14 + 40 * down)
     grid = figure.subplots(down, across, sharey=True, squeeze=False)
     chosen = records.choice.trial if records.choice is not None else None
+    apart = len(shown) * (len(complete) + len(pruned)) <= MOST_MARKS
     for place, axes in enumerate(grid.flat):
         if place >= len(shown):
             axes.set_visible(False)
             continue
-        _draw_slice(axes, shown[place], complete, pruned, chosen)
+        _draw_slice(axes, shown[place], complete, pruned, chosen, apart=apart)
         paper_axes(axes)
     for axes in grid[:, 0]:
         axes.set_ylabel(records.score)
@@ -108,6 +112,9 @@ def slices(records: StudyRecords, columns: int) -> StudyFigure:
     constant = [d.path for d in records.searched if d.path not in {s.path for s in settings}]
     caption = [
         "Each point is a trial: a slice shows one setting and hides that the others differ too.",
+        "Points over a name or a choice are moved sideways a little, so that none hides another."
+        if any(s.names for s in shown)
+        else "",
         f"Settings that no two trials differ in are left out: {', '.join(constant)}." if constant else "",
         f"The first {MOST_SETTINGS} of {len(settings)} settings." if len(settings) > MOST_SETTINGS else "",
     ]
@@ -121,7 +128,10 @@ def _draw_slice(
     complete: Sequence[TrialStatus],
     pruned: Sequence[TrialStatus],
     chosen: int | None,
+    *,
+    apart: bool,
 ) -> None:
+    """Draw a panel; with `apart` every trial is a mark of its own, by whose name (gid) a page tells which it is."""
     groups = (
         ("stopped early", pruned, {"marker": "x", "color": "0.5", "s": 11, "linewidths": 0.8}),
         ("complete", complete, {"marker": "o", "color": BLUE, "s": 13, "edgecolors": "black", "linewidths": 0.4}),
@@ -132,7 +142,13 @@ def _draw_slice(
         points = [(place, float(t.value or 0), t.number) for t in trials if (place := setting.place(t)) is not None]
         # Points of one category are moved a little apart, by their numbers, so that none hides another.
         moved = [x + (0.25 * math.sin(2.4 * number) if setting.names else 0) for x, _, number in points]
-        axes.scatter(moved, [y for _, y, _ in points], label=text if trials else None, **look)
+        heights = [y for _, y, _ in points]
+        if not apart or not points:
+            axes.scatter(moved, heights, label=text if trials else None, **look)
+        for place, (x, y, (_, _, number)) in enumerate(zip(moved, heights, points, strict=True) if apart else ()):
+            axes.scatter(
+                [x], [y], label=None if place else text, gid=f"trial-{number}-{setting.path}-{text.split()[0]}", **look
+            )
     axes.set_xlabel(wrapped(setting.name, 24))
     if setting.names:
         axes.set_xticks(range(len(setting.names)), [wrapped(text, 11) for text in setting.names])

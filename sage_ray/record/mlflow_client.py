@@ -9,14 +9,14 @@ import ssl
 import urllib.error
 import urllib.request
 from http.client import HTTPException
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from sage_ray.locks import locked
 from sage_ray.record.home import Home
 from sage_ray.record.mlflow_places import follow_home
 from sage_ray.record.mlflow_views import MARK, view_tags
-from sage_ray.record.store_uris import is_http, redacted
+from sage_ray.record.store_uris import is_http, is_server, redacted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,6 +26,16 @@ EXPERIMENT = "sage-ray"
 """Experiment that holds all runs, unless `MLFLOW_EXPERIMENT_NAME` names another."""
 PROBE_TIMEOUT_S = 5.0
 LOCK_TIMEOUT_S = 60.0
+LOG_LEVEL = "MLFLOW_LOGGING_LEVEL"
+_LOUD = ("mlflow", "alembic", "psycopg", "sqlalchemy", "urllib3", "huey", "git")
+"""Loggers whose lines would stand between ours; psycopg's warns of each row that was there already."""
+_DATABASES: dict[str, dict[str, Any]] = {
+    "postgresql": {"connect_timeout": int(PROBE_TIMEOUT_S)},
+    "postgres": {"connect_timeout": int(PROBE_TIMEOUT_S)},
+    "mysql": {"connect_timeout": int(PROBE_TIMEOUT_S)},
+    "mssql": {"timeout": int(PROBE_TIMEOUT_S)},
+}
+"""Databases that have a server, with what limits the time of a connection."""
 _NO_ANSWER = ("API request to", "Max retries", "timed out")
 _NETWORK_ERRORS = ("Timeout", "ConnectTimeout", "ReadTimeout", "ConnectionError", "MaxRetryError", "InterfaceError")
 
@@ -80,7 +90,7 @@ def connect(home: Home) -> MlflowClient:
     The first use of a database file is guarded by a lock: two processes must not create its tables at once.
 
     Raises:
-        MirrorAway: the server does not answer within `PROBE_TIMEOUT_S`.
+        MirrorAway: the server, or that of a database, does not answer within `PROBE_TIMEOUT_S`, or lets nobody in.
         MirrorUnavailable: the database cannot be opened.
     """
     uri = home.mlflow_uri
@@ -88,8 +98,7 @@ def connect(home: Home) -> MlflowClient:
     prepare_import()
     from mlflow import MlflowClient
 
-    for name in ("mlflow", "alembic", "psycopg"):  # the last warns of each row that was there already
-        logging.getLogger(name).setLevel(logging.ERROR)
+    _quieten()
     home.path.mkdir(parents=True, exist_ok=True)
     try:
         with locked(home.path / ".mlflow.lock", LOCK_TIMEOUT_S) as held:
@@ -146,18 +155,33 @@ def prepare_import() -> None:
     # Standard output belongs to a verb's answer: MLflow prints links to runs and bars of progress.
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # What is an error there is raised, too, and told by us in one line.
+    os.environ.setdefault(LOG_LEVEL, "CRITICAL")
+
+
+def _quieten() -> None:
+    """Silence what MLflow and those whom it asks would log; to be called once MLflow is imported, which sets levels."""
+    chosen = os.environ.get(LOG_LEVEL, "CRITICAL").upper()
+    for name in _LOUD:
+        logging.getLogger(name).setLevel(chosen if chosen in logging.getLevelNamesMapping() else logging.CRITICAL)
 
 
 def probe(uri: str) -> None:
-    """Ask the server of a URI for any answer; nothing is asked of a database.
+    """Ask a server for any answer, and a database's server for a connection; nothing is asked of a file.
 
-    A connection alone proves nothing: a server that hangs still accepts it.
+    To connect to an HTTP server alone proves nothing: one that hangs still accepts it. MLflow itself would ask a
+    database's server that is away ten times, for nearly two minutes.
 
     Raises:
-        MirrorAway: there is no answer within `PROBE_TIMEOUT_S`.
+        MirrorAway: there is no answer within `PROBE_TIMEOUT_S`, or the database lets nobody in.
     """
-    if not is_http(uri):
-        return
+    if is_http(uri):
+        _ask_server(uri)
+    elif is_server(uri) and urlsplit(uri).scheme.partition("+")[0] in _DATABASES:
+        _ask_database(uri)
+
+
+def _ask_server(uri: str) -> None:
     parts = urlsplit(uri)
     # Without user and password: being refused is an answer too. So is a certificate that only MLflow knows.
     address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}/health"
@@ -170,6 +194,20 @@ def probe(uri: str) -> None:
         return
     except (OSError, ValueError, HTTPException) as error:
         raise MirrorAway(f"{redacted(uri)}: {one_line_of(error)}") from None
+
+
+def _ask_database(uri: str) -> None:
+    import sqlalchemy
+
+    _quieten()
+    try:
+        url = sqlalchemy.make_url(uri)
+        wait = {} if "connect_timeout" in url.query else _DATABASES[url.get_backend_name()]
+        engine = sqlalchemy.create_engine(url, connect_args=wait, poolclass=sqlalchemy.NullPool)
+        engine.connect().close()
+    except Exception as error:  # drivers raise their own; one that is not installed is an ImportError
+        cause = getattr(error, "orig", None) or error
+        raise MirrorAway(f"{redacted(uri)}: {one_line_of(cause)}") from None
 
 
 def unavailable(uri: str, error: BaseException) -> MirrorUnavailable:

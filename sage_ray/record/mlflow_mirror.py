@@ -136,28 +136,28 @@ class Mirror:
         with self._refusals():
             self.client.log_artifact(self._find_parent(name), str(file), folder)
 
-    def send_report(self, name: str, file: Path, sent: str) -> str | None:
+    def send_report(self, name: str, file: Path, sent: str, pictures: Sequence[Path] = ()) -> str | None:
         """Put a file under `report/` of the run of a study or final training, unless it is there.
 
         Args:
             name: of the study or final training.
-            file: to send.
-            sent: what the last call for this file returned; "" if there was none.
+            file, pictures: to send; the pictures that it refers to lie below its folder.
+            sent: what the last call for it returned; "" if there was none.
 
         Returns:
-            What tells the next call that this file, as it is now, is there; None if MLflow has no such run yet.
+            What tells the next call that all this is there as it is now; None if MLflow has no such run yet.
 
         Raises:
             MirrorUnavailable: as `push`.
         """
         with self._refusals():
-            client = self.client
-            found = self._find(self._parent_key(name))
-            if found is None:
+            if (found := self._find(self._parent_key(name))) is None:
                 return None
-            mark = f"{self.store} {found.info.run_id} {mlflow_rows.stamp(file)}"
-            if mark != sent:
-                client.log_artifact(str(found.info.run_id), str(file), REPORTS)
+            run_id, files = str(found.info.run_id), (*pictures, file)
+            mark = " ".join([self.store, run_id, *map(mlflow_rows.stamp, files)])
+            for each in files if mark != sent else ():
+                place = Path(REPORTS) / each.parent.relative_to(file.parent)
+                self.client.log_artifact(run_id, str(each), place.as_posix())
             return mark
 
     def stored_runs(self, run_ids: Sequence[str]) -> dict[str, Run]:

@@ -1,14 +1,16 @@
 """Which settings of a run MLflow shows as its params, and what the run is called there.
 
 A run of a study shows what varies in the study, its system, its preset and its seed: what tells it from its neighbours
-in the list. The run of the study itself, and a run of its own, show what differs from the preset. The whole config is
-the artifact `config.yaml` of each run.
+in the list. The run of the study itself, and a run of its own, show what differs from the preset: the one that the
+config was begun from where that is known, else the nearest, which then has another name. The whole config is the
+artifact `config.yaml` of each run.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -27,6 +29,8 @@ OBJECTIVE: dict[str, Any] = {"metric": "val/dice", "reduce": "plateau", "directi
 MAX_PARAM_CHARS = 6000
 MAX_VARIED = 20
 """Arms that differ in more settings than these are other networks or presets: their name says more."""
+NEAREST = "nearest_preset"
+"""Param in place of `preset` where it is not known what a config was begun from: the one that it differs least from."""
 _EPOCHS = ("pretrain.epochs", "adversarial.epochs")
 
 
@@ -38,13 +42,13 @@ def shown_params(config: ExperimentConfig, record: RunRecord, studies: Path) -> 
         record: of the run.
         studies: folder of the home's studies.
     """
-    found = _settings(config)
+    found, preset = _settings(config), preset_of_run(record, studies)
     asked = asked_params(record, studies) if record.study else None
-    names = sorted(own_settings(config)) if asked is None else [name for name in asked if name in found]
+    names = sorted(own_settings(config, preset)) if asked is None else [name for name in asked if name in found]
     values: dict[str, Any] = {name: found[name] for name in names}
     if record.arm is not None:
         values["arm"] = record.arm
-    return _texts({**values, **_common(config), "seed": config.seed})
+    return _texts({**values, **_common(config, preset), "seed": config.seed})
 
 
 def asked_params(record: RunRecord, studies: Path) -> list[str] | None:
@@ -54,9 +58,14 @@ def asked_params(record: RunRecord, studies: Path) -> list[str] | None:
     return varied(studies / record.study) if (studies / record.study / "study.json").is_file() else None
 
 
-def study_params(base: ExperimentConfig) -> dict[str, str]:
-    """Params of the run that holds those of a study: what all its runs have and its preset does not."""
-    return _texts({**own_settings(base), **_common(base)})
+def study_params(base: ExperimentConfig, preset: str | None = None) -> dict[str, str]:
+    """Params of the run that holds those of a study: what all its runs have and its preset does not.
+
+    Args:
+        base: of the study, or the config of a final training.
+        preset: that it was begun from; None: not known.
+    """
+    return _texts({**own_settings(base, preset), **_common(base, preset)})
 
 
 def run_name(record: RunRecord, studies: Path) -> str:
@@ -79,14 +88,50 @@ def system_of(config: ExperimentConfig) -> str:
     return config.adversarial.system if config.adversarial.num_epochs else config.segmenter.name
 
 
+def preset_of_run(record: RunRecord, studies: Path) -> str | None:
+    """The shipped preset that the config of a run was begun from; None: not known.
+
+    The study of a run says it. A run of its own has it in the id that was made for it, beside the hash of its config.
+    """
+    if record.study:
+        study = studies / record.study
+        if record.parent in (None, record.study):
+            return preset_of_study(study, record.arm)
+        # A final training may be that of any arm.
+        return None if (study_facts(study).get("presets") or {}).get("arms") else preset_of_study(study)
+    named = re.fullmatch(r"(.+)-([0-9a-f]{8})-s\d+", record.run_id)
+    if named is None or not record.config_hash.startswith(named[2]):
+        return None
+    return named[1] if named[1] in _presets() else None
+
+
+def preset_of_study(study: Path, arm: str | None = None) -> str | None:
+    """The shipped preset that the base of a study, or one arm of it, was begun from; None: not known.
+
+    Args:
+        study: folder of the study.
+        arm: one of its arms; None: the base.
+    """
+    begun = study_facts(study).get("presets") or {}
+    found = (begun.get("arms") or {}).get(arm) or begun.get("base")
+    return str(found) if found in _presets() else None
+
+
+def preset_words(shown: Mapping[str, str]) -> str:
+    """How a description calls the preset among params: the one that was begun from, or the nearest, said as such."""
+    if "preset" in shown:
+        return f"preset `{shown['preset']}`"
+    return f"nearest preset `{shown[NEAREST]}`"
+
+
 def nearest_preset(config: ExperimentConfig) -> str:
-    """The shipped preset that a config differs least from, data and seed aside; as a rule it was made of that one."""
+    """The shipped preset that a config differs least from, data and seed aside."""
     return _nearest(config)[0]
 
 
-def own_settings(config: ExperimentConfig) -> dict[str, Any]:
-    """Settings, by dotted name, that differ from the nearest preset; `data.path` is one of them."""
-    return _nearest(config)[1]
+def own_settings(config: ExperimentConfig, preset: str | None = None) -> dict[str, Any]:
+    """Settings, by dotted name, that differ from a preset, the nearest without one; `data.path` is one of them."""
+    return _nearest(config)[1] if preset is None else _apart(_settings(config), preset)
 
 
 def varied(study: Path) -> list[str]:
@@ -157,8 +202,9 @@ def _parsed(path: Path, _changed: int) -> Mapping[str, Any]:
     return tree if isinstance(tree, dict) else MappingProxyType({})
 
 
-def _common(config: ExperimentConfig) -> dict[str, Any]:
-    return {"system": system_of(config), "preset": nearest_preset(config)}
+def _common(config: ExperimentConfig, preset: str | None) -> dict[str, Any]:
+    begun = {NEAREST: nearest_preset(config)} if preset is None else {"preset": preset}
+    return {"system": system_of(config), **begun}
 
 
 def _settings(config: ExperimentConfig) -> dict[str, Any]:
@@ -176,8 +222,13 @@ def _nearest(config: ExperimentConfig) -> tuple[str, dict[str, Any]]:
         return _trained(theirs) != _trained(mine), apart, len(name)
 
     nearest = min(_presets(), key=distance)
-    theirs = _presets()[nearest]
-    return nearest, {path: value for path, value in mine.items() if value != theirs[path]}
+    return nearest, _apart(mine, nearest)
+
+
+def _apart(mine: Mapping[str, Any], preset: str) -> dict[str, Any]:
+    """The settings, the seed aside, that differ from those of a preset."""
+    theirs = _presets()[preset]
+    return {path: value for path, value in mine.items() if path != "seed" and value != theirs[path]}
 
 
 def _trained(settings: Mapping[str, Any]) -> str:

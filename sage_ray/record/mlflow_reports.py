@@ -1,4 +1,4 @@
-"""Reports of a study in MLflow: files under `report/` of the run that holds those of its trials.
+"""Reports of a study in MLflow: files under `report/` of the run that holds those of its trials, with their pictures.
 
 Which files they are is noted beside the study before any is sent; `sage-ray sync` sends what MLflow did not take.
 """
@@ -6,8 +6,10 @@ Which files they are is noted beside the study before any is sent; `sage-ray syn
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from urllib.parse import unquote
 
 from sage_ray.errors import UserError
 from sage_ray.files import read_json, write_json
@@ -17,6 +19,8 @@ from sage_ray.record.home import Home
 from sage_ray.record.mlflow_client import LOCK_TIMEOUT_S, MirrorUnavailable
 from sage_ray.record.mlflow_mirror import Mirror
 
+_PICTURE = re.compile(r"!\[.*?\]\(<?([^()<>\s]+\.(?:svg|png|jpe?g|gif|webp))>?\)", re.IGNORECASE)
+"""A picture in markdown, and its place."""
 NOTED = "mlflow_reports.json"
 """In the folder of a study or final training: each report file, and what says that it has been sent ("": nothing)."""
 
@@ -76,11 +80,21 @@ def send_reports(mirror: Mirror, study: str) -> bool:
             file = mirror.home.path / text
             if not file.is_file():
                 continue  # it was removed: MLflow keeps what it has of it
-            mark = mirror.send_report(study, file, sent)
+            mark = mirror.send_report(study, file, sent, pictures_of(file))
             if mark is not None and mark != sent:
                 noted[text], changed = mark, True
                 _note(folder, noted)
     return changed
+
+
+def pictures_of(file: Path) -> list[Path]:
+    """The pictures that a report in markdown refers to, those of them that lie below its folder; of HTML none."""
+    if file.suffix != ".md":
+        return []
+    named = dict.fromkeys(unquote(place) for place in _PICTURE.findall(file.read_text(encoding="utf-8")))
+    found = [(file.parent / place, place) for place in named if "://" not in place]
+    return [picture for picture, place in found if ".." not in Path(place).parts and picture.is_file()
+            and picture.is_relative_to(file.parent)]  # fmt: skip
 
 
 def _folder(home: Home, study: str) -> Path | None:

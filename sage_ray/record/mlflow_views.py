@@ -24,7 +24,13 @@ def view_tags() -> dict[str, str]:
     studies = [
         *("metrics.`best/objective`", "metrics.`test/dice`", "metrics.`reference/test/dice`"),
         *("metrics.`trials/complete`", "metrics.`trials/pruned`", "metrics.`trials/failed`", "metrics.`trials/wanted`"),
-        *("tags.`sage.state`", "params.`preset`", "params.`system`", "attributes.`Description`"),
+        *(
+            "tags.`sage.state`",
+            "params.`preset`",
+            "params.`nearest_preset`",
+            "params.`system`",
+            "attributes.`Description`",
+        ),
     ]
     runs = [
         *("metrics.`objective`", "metrics.`selected/val/dice`", "metrics.`test/dice`", "metrics.`total/seconds`"),

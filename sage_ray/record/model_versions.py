@@ -19,6 +19,7 @@ from sage_ray.record.mlflow_client import (
     connect,
     one_line_of,
     prepare_import,
+    probe,
     unavailable,
 )
 from sage_ray.record.store_uris import store_mark
@@ -64,6 +65,8 @@ def registry(home: Home) -> Iterator[MlflowClient]:
     from mlflow.exceptions import MlflowException
 
     try:
+        if home.registry_uri != home.mlflow_uri:
+            probe(home.registry_uri)
         yield connect(home)
     except MirrorUnavailable as error:
         raise _unreachable(str(error)) from None

@@ -11,16 +11,28 @@ from urllib.parse import quote, unquote, urlsplit
 
 NAMED_STORES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "SAGE_OPTUNA_URL")
 """Variables of the environment that hold the address of a store, and perhaps a password in it."""
-BARE_PASSWORD = "PGPASSWORD"
-"""Variable of the environment that is a password."""
+BARE_SECRETS = ("PGPASSWORD", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+"""Variables of the environment that are a password or a token."""
 HIDDEN = "***"
 
 # In a database's URI they begin a query or a fragment, or stand for another character.
 _SPECIAL = re.compile(r"[?#]|%[0-9A-Fa-f]{2}")
 _SQLITE = re.compile(r"^(?P<scheme>sqlite(?:\+\w+)?):///(?P<path>[^?]*)(?P<query>\?.*)?$")
 _PASSWORD = re.compile(r"(?P<before>://[^\s/?#:@]*:)[^\s/?#]*(?=@)")
-_PARAMETER = re.compile(r"(?P<before>[?&][a-z_]*(?:password|passwd|token|secret|api_key)=)[^&\s'\"]*", re.IGNORECASE)
+# What stands alone before the @ of a web address, or with a password that says nothing, is a token and no name.
+_LONE_USER = re.compile(r"(?P<before>https?://)[^\s/?#:@]+(?=@|:@|:x-oauth-basic@)", re.IGNORECASE)
+_SECRET_NAME = (
+    r"[\w.-]*(?:password|passwd|passphrase|pwd|token|secret|api[_-]?key|access[_-]?key|auth|credential|signature|jwt)"
+    r"|(?:user[_-]?)?pass|key|sig"
+)
+# In a query, in a fragment, or, as the drivers of databases write it, after a blank.
+_PARAMETER = re.compile(
+    rf"(?P<before>(?:[?&;#]|\bamp;)(?:{_SECRET_NAME})=|(?<![\w.-])(?:ssl)?password=)[^&;\s'\"]+", re.IGNORECASE
+)
+_QUERY_SECRET = re.compile(rf"[?&;](?:{_SECRET_NAME})=(?P<value>[^&;#\s]+)", re.IGNORECASE)
 _USER = re.compile(r"(?<=://)[^\s/?#]*@")
+# Marks of stores are kept in homes: what is left out of them stays as it was.
+_LEFT_OUT_OF_MARKS = re.compile(r"[?&][a-z_]*(?:password|passwd|token|secret|api_key)=[^&\s'\"]*", re.IGNORECASE)
 # A shorter password could be part of any word of a message.
 _LEAST_CHARS = 6
 
@@ -66,7 +78,12 @@ def is_server(uri: str) -> bool:
 
 
 def redacted(text: str) -> str:
-    """A text without the passwords of the addresses in it, nor those of `NAMED_STORES` wherever they stand."""
+    """A text without the secrets of the addresses in it, nor those of the environment wherever they stand.
+
+    Secrets are passwords, tokens before the @ of a web address, and such parameters as `token=`, `api_key=` or
+    `password=`; of the environment those in `NAMED_STORES` and `BARE_SECRETS`.
+    """
+    text = _LONE_USER.sub(rf"\g<before>{HIDDEN}", text)
     text = _PASSWORD.sub(rf"\g<before>{HIDDEN}", text)
     text = _PARAMETER.sub(rf"\g<before>{HIDDEN}", text)
     for secret in _secrets():
@@ -77,20 +94,24 @@ def redacted(text: str) -> str:
 
 
 def without_user(uri: str) -> str:
-    """The address without user and password, as for a browser, which asks for both."""
-    return _USER.sub("", uri, count=1)
+    """The address without user, password and secret parameters, as for a browser, which asks for them."""
+    place, mark, query = _USER.sub("", uri, count=1).partition("?")
+    kept = [part for part in query.split("&") if not _QUERY_SECRET.match(f"?{part}")]
+    return f"{place}?{'&'.join(kept)}" if mark and any(kept) else place
 
 
 def _secrets() -> Iterator[str]:
-    """Passwords in the addresses of the environment, as they are written there, decoded and encoded."""
+    """Secrets of the environment, as they are written there, decoded and encoded; longer ones first."""
+    found = {os.environ.get(name, "") for name in BARE_SECRETS}
     for name in NAMED_STORES:
-        rest = os.environ.get(name, "").partition("://")[2]
-        user_and_secret, found, _ = rest.rpartition("@")
-        secret = user_and_secret.partition(":")[2]
-        if found and secret:
-            yield from sorted({secret, unquote(secret), quote(secret, safe="")}, key=len, reverse=True)
-    if os.environ.get(BARE_PASSWORD):
-        yield os.environ[BARE_PASSWORD]
+        uri = os.environ.get(name, "")
+        user_and_secret, marked, _ = uri.partition("://")[2].rpartition("@")
+        user, _, secret = user_and_secret.partition(":")
+        if marked:
+            found.add(secret or (user if uri.lower().startswith("http") else ""))
+        found |= {match["value"] for match in _QUERY_SECRET.finditer(uri)}
+    spelled = {each for secret in found if secret for each in (secret, unquote(secret), quote(secret, safe=""))}
+    yield from sorted(spelled, key=lambda secret: (-len(secret), secret))
 
 
 def store_mark(uri: str, experiment: str | None = None) -> str:
@@ -102,6 +123,6 @@ def store_mark(uri: str, experiment: str | None = None) -> str:
     """
     mark = uri
     if "://" in uri:
-        plain = _PARAMETER.sub("", without_user(uri))
+        plain = _LEFT_OUT_OF_MARKS.sub("", _USER.sub("", uri, count=1))
         mark = f"sha256:{hashlib.sha256(plain.rstrip('/').encode()).hexdigest()[:32]}"
     return mark if experiment is None else f"{mark} {experiment}"

@@ -14,6 +14,7 @@ from sage_ray.metrics.definitions import label
 from sage_ray.record.home import Home
 from sage_ray.record.mlflow_calls import SIGNED
 from sage_ray.record.mlflow_inputs import data_title
+from sage_ray.record.mlflow_params import NEAREST, preset_words
 from sage_ray.record.mlflow_rows import Point
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import State
@@ -44,10 +45,13 @@ def final_note(plan: FinalPlan, home: Home, state: State, shown: Mapping[str, st
     seeds = f"seed{'s' if len(plan.seeds) > 1 else ''} {', '.join(map(str, plan.seeds))}"
     source = f"trial {plan.trial} of `{plan.source}`" if plan.trial is not None else f"`{plan.source}`"
     own = [
-        f"`{name}` {_short(value)}" for name, value in shown.items() if name not in ("system", "preset", "data.path")
+        f"`{name}` {_short(value)}"
+        for name, value in shown.items()
+        if name not in ("system", "preset", NEAREST, "data.path")
     ]
     more = f" and {len(own) - MAX_SETTINGS} more" if len(own) > MAX_SETTINGS else ""
     headline, table = _scores(plan, home)
+    words = preset_words(shown)
     lines = [
         f"{headline}; {word}.",
         "",
@@ -56,7 +60,7 @@ def final_note(plan: FinalPlan, home: Home, state: State, shown: Mapping[str, st
         "",
         f"Why this one: {plan.rule.rstrip('.')}.",
         "",
-        f"Preset `{shown['preset']}`, data `{data_title(shown.get('data.path', ''))}`"
+        f"{words[:1].upper()}{words[1:]}, data `{data_title(shown.get('data.path', ''))}`"
         + (f", with {', '.join(own[:MAX_SETTINGS])}{more}." if own else "."),
         "",
         *table,

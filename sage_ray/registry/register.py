@@ -21,7 +21,7 @@ from sage_ray.locks import is_locked
 from sage_ray.record.home import Home
 from sage_ray.record.mlflow_client import MirrorUnavailable
 from sage_ray.record.mlflow_mirror import Mirror
-from sage_ray.record.mlflow_params import study_params
+from sage_ray.record.mlflow_params import preset_of_run, study_params
 from sage_ray.record.mlflow_rows import ParentFacts
 from sage_ray.record.model_reference import MODEL_IN_PACKAGE, SEGMENTER_FILE
 from sage_ray.record.model_versions import (
@@ -74,7 +74,9 @@ def final_parent(plan: FinalPlan, home: Home) -> ParentFacts:
         "sage.seeds": ",".join(str(seed) for seed in plan.seeds),
         "sage.model": plan.model_name,
     }
-    shown = study_params(plan.run_config(plan.seeds[0]))
+    first = next((run.read() for run in runs if (run.path / "record.json").is_file()), None)
+    preset = None if first is None else preset_of_run(first, home.studies)
+    shown = study_params(plan.run_config(plan.seeds[0]), preset)
     note = final_note(plan, home, state, shown)
     files = (plan_path(home, plan.final_id),)
     return ParentFacts(plan.final_id, "final", folder, state, tags, final_points(plan, home), files, shown, note)

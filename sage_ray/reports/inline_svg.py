@@ -47,7 +47,11 @@ def svg_of(figure: Figure, name: str, alt: str) -> str:
 
 
 def standalone(svg: str) -> str:
-    """The `<svg>` element as a file of its own."""
+    """The `<svg>` element as a file of its own, with a size, without which some viewers (MLflow's) show nothing."""
+    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
+    if box is not None:
+        width, height = (float(side) * SCALE for side in box.groups())
+        svg = svg.replace("<svg", f'<svg width="{width:.0f}" height="{height:.0f}"', 1)
     return f'<?xml version="1.0" encoding="utf-8"?>\n{svg}\n'
 
 

@@ -10,12 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sage_ray.record.mlflow_client import MirrorUnavailable, one_line_of, probe
-from sage_ray.record.store_uris import is_http, redacted, sqlite_file
+from sage_ray.record.mlflow_client import MirrorUnavailable, probe
 from sage_ray.runtime.home_signs import answer_signs
 from sage_ray.runtime.surroundings import Surroundings
-
-MLFLOW_TIMEOUT_S = 5
 
 
 @dataclass(frozen=True)
@@ -114,24 +111,10 @@ def _cuda(needed: bool) -> tuple[int, str | None]:
 
 
 def _mlflow() -> str | None:
-    uri = os.environ["MLFLOW_TRACKING_URI"]
-    if is_http(uri):
-        try:
-            probe(uri)
-        except MirrorUnavailable as error:
-            return f"MLflow does not answer: {error}"
-        return None
-    if sqlite_file(uri) is not None or "://" not in uri:
-        return None
-    import sqlalchemy
-
-    wait = {"connect_timeout": MLFLOW_TIMEOUT_S} if uri.startswith("postgres") else {}
     try:
-        engine = sqlalchemy.create_engine(uri, connect_args=wait)
-        engine.connect().close()
-        engine.dispose()
-    except Exception as error:  # drivers raise their own; one that is not installed is an ImportError
-        return f"MLflow's database cannot be used: {redacted(uri)}: {one_line_of(error)}"
+        probe(os.environ["MLFLOW_TRACKING_URI"])
+    except MirrorUnavailable as error:
+        return f"MLflow does not answer: {error}"
     return None
 
 

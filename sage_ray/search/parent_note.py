@@ -8,6 +8,7 @@ from typing import Any
 from sage_ray.metrics.definitions import label
 from sage_ray.record.mlflow_calls import SIGNED
 from sage_ray.record.mlflow_inputs import data_title
+from sage_ray.record.mlflow_params import preset_words
 from sage_ray.search.parent_scores import PRIMARY, ArmStanding, best_arm, best_trial
 from sage_ray.search.study_status import StudyStatus, TrialStatus
 
@@ -27,7 +28,7 @@ def study_description(
     Args:
         status: of the study.
         tree: the study's own file.
-        shown: params of its run: system, preset and what the base sets.
+        shown: params of its run: system, preset (or the nearest) and what the base sets.
         arms: of an ablation.
         verdicts: lines about its arms; none before it has ended.
         tests: of the best trial of a search, where its runs have read the locked test.
@@ -35,7 +36,7 @@ def study_description(
     asked = _searched(status, tree) if status.kind == "sweep" else _compared(arms)
     found = [_best_trial(status, tests)] if status.kind == "sweep" else [verdicts, _arms(status, arms)]
     on = shown.get("data.path")
-    base = f"Base: preset `{shown['preset']}`" + (f", data `{data_title(on)}`." if on else ".") if shown else ""
+    base = f"Base: {preset_words(shown)}" + (f", data `{data_title(on)}`." if on else ".") if shown else ""
     # MLflow shows the first lines, and the rest when asked.
     about = [line for line in (_judged(status), base) if line]
     parts = [[_headline(status, arms)], *found, about, asked, [_go_on(status)], [SIGNED]]

@@ -15,7 +15,7 @@ from sage_ray.errors import UserError
 from sage_ray.record.mlflow_client import MirrorUnavailable
 from sage_ray.record.mlflow_follower import wait_for
 from sage_ray.record.mlflow_mirror import Mirror
-from sage_ray.record.mlflow_params import study_facts, study_params, study_tree, text_of
+from sage_ray.record.mlflow_params import preset_of_study, study_facts, study_params, study_tree, text_of
 from sage_ray.record.mlflow_rows import ParentFacts, Point
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import State
@@ -40,7 +40,7 @@ def study_parent(folder: StudyFolder, status: StudyStatus, state: State) -> Pare
     home = folder.home
     facts, tree = study_facts(folder.path), study_tree(folder.path)
     arms, best = arm_standings(status, facts, home), best_trial(status)
-    shown = study_params(_base(folder)) if folder.base_path.is_file() else {}
+    shown = study_params(_base(folder), preset_of_study(folder.path)) if folder.base_path.is_file() else {}
     tags = {"sage.study": folder.name, "sage.home": home.address}
     tags |= {"sage.metric": status.metric, "sage.direction": status.direction}
     values = counts(status)

@@ -176,6 +176,10 @@ class Design(StudySpec):
         structure = {"fraction": self.fraction.lines()} if self.fraction else {}
         return super().facts() | facts | structure
 
+    def _presets(self) -> dict[str, Any]:
+        own = {name: part.preset for name, part in self.file.arms.items() if part.preset}
+        return super()._presets() | ({"arms": own} if own else {})
+
     def not_run(self) -> dict[str, str]:
         """Arms that are declared but not trained, with the reason."""
         return {arm.name: arm.not_run for arm in self.arms if arm.not_run is not None}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
-from sage_ray.config import ExperimentConfig
+from sage_ray.config import DEFAULT_PRESET, ExperimentConfig
 from sage_ray.errors import UserError
 from sage_ray.sections import RuntimeConfig
 from sage_ray.study.dimension import Dimension, Sample
@@ -176,8 +176,17 @@ class StudySpec(ABC):
         """The file as YAML with `base_file` as its base, so that a study does not depend on a preset that changes."""
 
     def facts(self) -> dict[str, Any]:
-        """What study.json says of the file, beside its hash."""
-        return {"kind": self.kind, "trials": self.trials}
+        """What study.json says of the file, beside its hash.
+
+        `presets` is there where the file names them; a study's own copy of it does not.
+        """
+        begun = self._presets()
+        return {"kind": self.kind, "trials": self.trials} | ({"presets": begun} if begun else {})
+
+    def _presets(self) -> dict[str, Any]:
+        """The shipped preset that the base was begun from, and those of arms that have another; {} if not known."""
+        base = self.file.base
+        return {"base": base.preset or DEFAULT_PRESET} if base.file is None else {}
 
     def not_run(self) -> dict[str, str]:
         """Arms that are declared but not trained, with the reason."""

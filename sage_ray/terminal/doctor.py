@@ -146,7 +146,7 @@ def _ray() -> list[Check]:
 
 def _mlflow(home: Home) -> Check:
     from sage_ray.record.mlflow_client import MirrorUnavailable, chosen_experiment, probe
-    from sage_ray.record.store_uris import is_http, redacted, sqlite_file
+    from sage_ray.record.store_uris import is_server, redacted, sqlite_file
 
     uri = home.mlflow_uri
     chosen = chosen_experiment()
@@ -154,7 +154,7 @@ def _mlflow(home: Home) -> Check:
     file = sqlite_file(uri)
     if file is not None:
         return _sqlite(file, shown)
-    if not is_http(uri):
+    if not is_server(uri):
         return Check("mlflow", True, shown)
     try:
         probe(uri)

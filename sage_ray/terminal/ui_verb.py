@@ -43,11 +43,13 @@ def ui(
         left_out,
         pages_of,
         prepare_database,
+        refuse_silent,
         silent,
         started,
     )
 
     pages, missing = pages_of(session.home, mlflow_port, optuna_port)
+    refuse_silent(session.home, pages)
     names = [page.name for page in pages if page.words]
     try:
         if names:

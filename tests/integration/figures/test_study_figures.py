@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -92,6 +94,17 @@ def check(found: StudyFigure, columns: int) -> None:
                 pair for pair in itertools.pairwise(zip(boxes, labels, strict=True)) if pair[0][0].overlaps(pair[1][0])
             ]
             assert not clash, (found.name, columns, [each[1].get_text() for pair in clash for each in pair])
+    names = [
+        label for axes in figure.axes for labels in tick_labels(axes) for label in labels if len(label.get_text()) > 12
+    ]
+    said = [text for text in texts_of(figure) if text not in names]
+    crossed = [
+        (one.get_text(), other.get_text())
+        for one, other in itertools.combinations([*names, *said], 2)
+        if not (one.get_rotation() or other.get_rotation())
+        and one.get_window_extent().overlaps(other.get_window_extent())
+    ]
+    assert found.name in ("parallel", "generated", "examples") or not crossed, (found.name, columns, crossed)
     svg = svg_text(figure)
     assert svg.startswith("<svg") and len(svg) < 300_000, (found.name, len(svg))
 
@@ -167,6 +180,42 @@ def test_the_locked_test_is_drawn_against_the_untuned_base(tmp_path: Path, colum
     alone = study_figure(home, "final-fifty-best", "finals", columns)
     assert len(alone.figure.axes) == 1 and alone.alt.endswith("trial 1 (the choice of the search) 0.901.")
     check(alone, columns)
+
+
+HARD_NAMES = {
+    "arm_0": "Reference with a name of exactly 40 chars",
+    "arm_1": "a <i> & $x_1$ b $y$",
+    "arm_2": "_begins with an underscore, and is long",
+    "arm_3": "AVERYLONGWORDWITHOUTANYBREAKOFFORTYCHARSX",
+    **{f"arm_{k}": f"Learning rate of phase {k} ten times larger" for k in range(4, 13)},
+}
+
+
+@pytest.mark.parametrize("arms", [2, 13])
+def test_long_names_and_names_of_markup_are_drawn_as_they_are(tmp_path: Path, arms: int) -> None:
+    home = Home(tmp_path / "home")
+    levels = {f"arm_{k}": 0.6 + 0.01 * k for k in range(arms)}
+    write_ablation(home, "arms", levels, "arm_0", seeds=(0, 1))
+    (home.studies / "arms").rename(home.studies / "old")
+    write_design(home, "arms", list(levels), "arm_0", labels={arm: HARD_NAMES[arm] for arm in levels}, seeds=(0, 1))
+    for columns in (1, 2):
+        for found in drawn(home, "arms", columns).values():
+            check(found, columns)
+            svg = svg_text(found.figure)
+            ElementTree.fromstring(svg)
+            assert "a &lt;i&gt; &amp; $x_1$ b $y$</text>" in svg, found.name
+            # What a browser shows under the pointer.
+            assert "<title>a &lt;i&gt; &amp; $x_1$ b $y$" in svg, found.name
+            assert arms == 2 or found.name == "cost" or "_begins" in svg
+
+
+def test_every_mark_of_a_trial_can_be_found_by_its_name(searched: Home) -> None:
+    for name in ("forest", "slices", "history", "curves", "cost", "parallel"):
+        svg = svg_text(study_figure(searched, "found", name, 2).figure)
+        names = re.findall(r'id="(trial-[^"]+)"', svg)
+        assert {"trial-1", "trial-3"} <= {"-".join(each.split("-")[:2]) for each in names}, name
+        assert len(names) == len(set(names)), name
+    assert "moved sideways" in study_figure(searched, "found", "slices").caption
 
 
 def test_one_seed_and_many_arms_still_fit(tmp_path: Path) -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import pty
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow_cases import CONFIG, client, finish, free_port, make, runs, start, stop, the_run
+from sqlalchemy import create_engine
 from study_cases import Study, tiny_space
 
 from sage_ray.config import ExperimentConfig, flatten
@@ -29,6 +33,7 @@ from sage_ray.record.mlflow_params import nearest_preset, own_settings
 from sage_ray.record.mlflow_reports import attach
 from sage_ray.record.mlflow_views import STUDIES
 from sage_ray.record.run_folder import RunFolder
+from sage_ray.runtime.launch import default_run_id
 from sage_ray.search.reconcile import take_up
 from sage_ray.upkeep.mlflow_sync import sync
 
@@ -76,7 +81,7 @@ def test_a_run_of_an_ablation_shows_what_varies_and_little_more(home: Home) -> N
     lr = str(CONFIG.adversarial.lr)
     assert run.data.params == {
         **{"adversarial.lr": lr, "arm": "plain", "seed": "0"},
-        **{"system": "sage_gan", "preset": "sage_gan_paper"},
+        **{"system": "sage_gan", "nearest_preset": "sage_gan_paper"},
     }
     inputs = {each.dataset.name: (each.dataset.digest, each.tags[0].value) for each in run.inputs.dataset_inputs}
     assert len(inputs) == 3 and set(inputs.values()) == {(PRINT, "training"), (PRINT, "validation"), (PRINT, "test")}
@@ -103,9 +108,28 @@ def test_a_run_of_an_ablation_shows_what_varies_and_little_more(home: Home) -> N
 def test_a_run_of_its_own_shows_what_differs_from_its_preset(home: Home) -> None:
     Mirror(home).push(make(home, "alone"))
     params = the_run(home, "alone").data.params
-    assert {"pretrain.epochs": "2", "adversarial.epochs": "3", "preset": "sage_gan_paper"}.items() <= params.items()
-    assert len(params) < 8
+    shown = {"pretrain.epochs": "2", "adversarial.epochs": "3", "nearest_preset": "sage_gan_paper"}
+    assert shown.items() <= params.items() and len(params) < 8 and "preset" not in params
     assert nearest_preset(ExperimentConfig()) == "sage_gan_paper" and not own_settings(ExperimentConfig())
+
+
+def test_the_preset_is_the_one_that_was_begun_from_or_is_called_the_nearest(home: Home) -> None:
+    # A run of its own that was made from a preset has it in its id, whatever preset it resembles by now.
+    run_id = default_run_id(CONFIG, "tiny_unet")
+    Mirror(home).push(make(home, run_id))
+    params = the_run(home, run_id).data.params
+    assert params["preset"] == "tiny_unet" and "nearest_preset" not in params
+    assert "segmenter.base_channels" in params or len(params) > 8, "what differs from that preset"
+    Mirror(home).push(make(home, run_id.replace("tiny_unet", "mine")))
+    assert the_run(home, run_id.replace("tiny_unet", "mine")).data.params["nearest_preset"] == "sage_gan_paper"
+    # Of a study its file says it, for arms that have another preset as well.
+    begun = {"base": "tiny_sage_gan", "arms": {"plain": "tiny_unet"}}
+    ablation(home, {"full": {"values": {}}, "plain": {"values": {}}}, presets=begun)
+    for arm, preset in (("full", "tiny_sage_gan"), ("plain", "tiny_unet")):
+        Mirror(home).push(make(home, f"parts-{arm}-s0", study="parts", arm=arm))
+        assert the_run(home, f"parts-{arm}-s0").data.params["preset"] == preset
+    Mirror(home).push(make(home, "final-parts-s0", study="parts", arm="final", parent="final-parts"))
+    assert "preset" not in the_run(home, "final-parts-s0").data.params, "nobody knows of which arm it is"
 
 
 def test_locked_test_scores_are_told_once_they_were_read(home: Home) -> None:
@@ -255,7 +279,34 @@ def test_every_search_of_the_docs_finds_what_it_says(home: Home, study: Study) -
         assert c.search_runs(where, filled), f"{query} finds nothing"
 
 
+def test_a_report_in_markdown_is_attached_with_its_pictures(home: Home, study: Study, tmp_path: Path) -> None:
+    page, figures = home.path / "reports" / "tiny.md", home.path / "reports" / "tiny-1"
+    figures.mkdir(parents=True)
+    names = ("forest.svg", "a b.png", "unnamed.svg")
+    for name in names:
+        (figures / name).write_text(name)
+    (tmp_path / "outside.svg").write_text("outside")
+    pictures = "![Dice +.1 [0, .2].](tiny-1/forest.svg) and ![b](tiny-1/a%20b.png)\n![c](tiny-1/gone.svg)\n"
+    page.write_text(f"# tiny\n{pictures}![d](../../outside.svg) ![e](https://example.org/e.svg)\n")
+    attach(home, "tiny", [page])
+    sync(home)
+    run_id = parent_of(home).info.run_id
+    assert reports_of(home) == {"report/tiny.md", "report/tiny-1"}
+    sent = {file.path for file in client(home).list_artifacts(run_id, "report/tiny-1")}
+    assert sent == {"report/tiny-1/forest.svg", "report/tiny-1/a b.png"}
+    # What an earlier release has sent without its pictures, the next sync completes.
+    noted = read_json(home.studies / "tiny" / "mlflow_reports.json")["files"]
+    (text, mark), = noted.items()  # fmt: skip
+    write_json(home.studies / "tiny" / "mlflow_reports.json", {"files": {text: " ".join(mark.split()[:3])}})
+    assert sync(home).parents == ["tiny"] and sync(home).parents == []
+    (figures / "forest.svg").write_text("drawn anew")
+    assert sync(home).parents == ["tiny"]
+    stored = client(home).download_artifacts(run_id, "report/tiny-1/forest.svg", str(tmp_path))
+    assert Path(stored).read_text() == "drawn anew"
+
+
 FORBIDDEN = ("View run", "View experiment", "alembic", "INFO mlflow", "WARNING mlflow", "UserWarning", "FutureWarning")
+FORBIDDEN += ("urllib3", "Retrying", "Traceback", "SADeprecation", "psycopg.", "out-of-date")
 FORBIDDEN += ("Downloading artifacts", "Uploading", "DeprecationWarning", "🏃", "🧪", "sqlalchemy", "Created version")
 
 
@@ -297,3 +348,76 @@ def test_lines_of_mlflow_are_never_printed(home: Home, server: str, tmp_path: Pa
         assert done.returncode == 0, said
         assert not [line for line in FORBIDDEN if line in said], said
     assert "2 runs sent" in said
+
+
+EARLIER = "1b5f0d9ad7c1"
+"""Version of the tables of an MLflow before the one that is installed."""
+VERBS = (
+    *("list", "status tiny", "sync", "compare", "promote", "best tiny", "export tiny -o {out}/t.csv", "report tiny"),
+    *("evaluate tiny-t0000-s0", "predict models:/sage-gan@1 {out} -o {out}/p", "fidelity models:/sage-gan@1"),
+    *("generate models:/sage-gan@1 {out} -o {out}/g", "forget tiny", "forget tiny --yes", "gc"),
+)
+CALLS = """
+import sys
+from sage_ray.terminal.cli import call
+for line in sys.argv[1:]:
+    print("now:", line, flush=True)
+    call(line.split())
+"""
+
+
+def earlier_database(file: Path) -> None:
+    """An MLflow database whose tables have to be brought up to date first."""
+    from alembic import command
+    from mlflow.store.db import utils
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(f"sqlite:///{file}")
+    utils.InitialBase.metadata.create_all(engine)
+    config = utils._get_alembic_config(f"sqlite:///{file}")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, EARLIER)
+    engine.dispose()
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("store", ["earlier elsewhere", "server away", "database away"])
+def test_no_verb_prints_a_line_of_mlflow_whatever_its_store_is_like(home: Home, tmp_path: Path, store: str) -> None:
+    Study(home, tiny_space(tmp_path, trials=1), running=0)
+    finish(with_data(make(home, "tiny-t0000-s0", study="tiny", trial=0)))
+    file = tmp_path / "elsewhere.db"
+    places = {
+        "earlier elsewhere": {"MLFLOW_TRACKING_URI": f"sqlite:///{file}"},
+        "server away": {"MLFLOW_TRACKING_URI": f"http://ann:hush-hush@127.0.0.1:{free_port()}/?token=hush-too"},
+        "database away": {"MLFLOW_TRACKING_URI": f"postgresql://ann:hush-hush@127.0.0.1:{free_port()}/x"},
+    }
+    if store == "earlier elsewhere":
+        earlier_database(file)
+        earlier_database(home.path / "mlflow.db")  # for the terminal
+    plain = {name: text for name, text in os.environ.items() if not name.startswith(("MLFLOW_", "GIT_PYTHON"))}
+    plain |= {"SAGE_HOME": str(home.path), **places[store]}
+    words = [sys.executable, "-c", CALLS, *(line.format(out=tmp_path) for line in VERBS)]
+    begun = time.monotonic()
+    piped = subprocess.run(words, capture_output=True, text=True, env=plain, timeout=180, check=False)
+    took, said = time.monotonic() - begun, piped.stdout + piped.stderr
+    assert piped.returncode == 0 and "now: gc" in said, said
+    if store == "earlier elsewhere":  # the same into a terminal, where MLflow would also show bars of progress
+        said += in_a_terminal(words, {name: text for name, text in plain.items() if name != "MLFLOW_TRACKING_URI"})
+        assert said.count("now: gc") == 2, said
+    assert not [line for line in FORBIDDEN if line in said], said
+    assert "hush" not in said and took < 150, said
+    kept = [each for each in home.path.rglob("*") if each.is_file() and each.suffix in (".json", ".txt", ".md", ".log")]
+    assert kept and not [each for each in kept if "hush" in each.read_text(errors="replace")]
+
+
+def in_a_terminal(words: Sequence[str], environment: Mapping[str, str]) -> str:
+    """All that a command writes to a terminal."""
+    said, (ours, theirs) = b"", pty.openpty()
+    with subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs, env=environment):
+        os.close(theirs)
+        with contextlib.suppress(OSError):  # how a terminal says that its last program has ended
+            while read := os.read(ours, 65536):
+                said += read
+        os.close(ours)
+    return said.decode(errors="replace")

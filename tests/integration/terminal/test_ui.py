@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
@@ -139,6 +140,29 @@ def test_a_port_in_use_and_a_home_that_is_not_there_are_one_line_before_anything
     with pytest.raises(UserError, match="no such home"):
         pages_of(Home(home.path / "other"))
     assert not (home.path / "mlflow.db").exists() and not (home.path / "other").exists()
+
+
+def test_a_database_that_is_away_is_one_line_before_anything_starts(home: Home) -> None:
+    home.check_writable()
+    with socket.socket() as deaf:
+        # It takes connections and never answers; nobody listens at the other port.
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        for port in (free_port(), deaf.getsockname()[1]):
+            uri = f"postgresql://ann:hush-hush@127.0.0.1:{port}/runs"
+            begun = time.monotonic()
+            done = subprocess.run(
+                [sys.executable, "-m", "sage_ray", "ui", "--home", str(home.path)],
+                capture_output=True,
+                text=True,
+                timeout=90,
+                env=os.environ | {"MLFLOW_TRACKING_URI": uri},
+            )
+            assert time.monotonic() - begun < 40, "10 s on an idle machine"
+            assert done.returncode == 2 and done.stdout == ""
+            (line,) = done.stderr.splitlines()
+            assert line.startswith(f"MLflow's server does not answer: postgresql://ann:***@127.0.0.1:{port}/runs: ")
+            assert line.endswith("start it, or mend MLFLOW_TRACKING_URI (MLFLOW_REGISTRY_URI)") and "hush" not in line
 
 
 def test_without_optunas_dashboard_mlflow_is_shown_alone(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

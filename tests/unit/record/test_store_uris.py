@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import create_engine, make_url
 
 from sage_ray.record.mlflow_rows import Cursor, hide_password
-from sage_ray.record.store_uris import absolute, redacted, sqlite_file, sqlite_uri, store_mark
+from sage_ray.record.store_uris import absolute, redacted, sqlite_file, sqlite_uri, store_mark, without_user
 
 PATHS = ["plain", "a b", "grün", "50% of it", "what?", "a#b", "a%20b", "a%2520b", "q?x=1#y%3Fz", "a:b@c"]
 
@@ -47,7 +47,17 @@ def test_a_relative_database_is_made_absolute(tmp_path: Path, monkeypatch: pytes
         ("postgresql://db/x?user=ann&password=s3cret&sslmode=require", "postgresql://db/x?user=ann&password=***&sslmode=require"),
         ("two: http://a:b@c, http://d:e@f", "two: http://a:***@c, http://d:***@f"),
         ("http://127.0.0.1:5000/#/experiments", "http://127.0.0.1:5000/#/experiments"),
-        ("http://ann@host:5000", "http://ann@host:5000"),
+        # What stands alone before the @ of a web address is a token as a rule; of a database it is a user.
+        ("http://ann@host:5000", "http://***@host:5000"),
+        ("https://dapi0123:@host and https://dapi0123:x-oauth-basic@host", "https://***:***@host and https://***:***@host"),
+        ("postgresql://ann@db/mlflow", "postgresql://ann@db/mlflow"),
+        ("http://host/?token=abc&x=1 is away", "http://host/?token=***&x=1 is away"),
+        ("GET http://host/a?x=1&api-key=abc'", "GET http://host/a?x=1&api-key=***'"),
+        ("http://host/?access_token=abc", "http://host/?access_token=***"),
+        ("http://host/?X-Amz-Signature=abc&key=def", "http://host/?X-Amz-Signature=***&key=***"),
+        ("host=db user=ann password=s3cret dbname=x", "host=db user=ann password=*** dbname=x"),
+        ("http://h/?monkey=a&author=b&keys=3#passenger=4", "http://h/?monkey=a&author=b&keys=3#passenger=4"),
+        ("pretrain.token=3, password authentication failed", "pretrain.token=3, password authentication failed"),
         ("a line: like ann:x@host", "a line: like ann:x@host"),
         ("sqlite:////a:b@c/mlflow.db", "sqlite:////a:b@c/mlflow.db"),
     ],
@@ -67,6 +77,31 @@ def test_the_password_in_use_is_hidden_wherever_it_stands(
         assert spelled not in said and "ann:***@host:5000" in said
     monkeypatch.setenv(name, "http://ann:ray@host")
     assert redacted("sage_ray is away") == "sage_ray is away"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MLFLOW_TRACKING_URI", "http://host:5000/?token=hush-hush"),
+        ("MLFLOW_TRACKING_URI", "https://hush-hush@host"),
+        ("MLFLOW_TRACKING_URI", "postgresql://ann@db/x?password=hush-hush"),
+        ("SAGE_OPTUNA_URL", "postgresql://ann@db/x?sslpassword=hush-hush"),
+        ("MLFLOW_TRACKING_TOKEN", "hush-hush"),
+        ("MLFLOW_TRACKING_PASSWORD", "hush-hush"),
+        ("PGPASSWORD", "hush-hush"),
+    ],
+)
+def test_secrets_of_the_environment_are_hidden_in_any_sentence(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert redacted("the server refuses hush-hush, sent by ann") == "the server refuses ***, sent by ann"
+
+
+def test_an_address_for_a_browser_has_no_secrets() -> None:
+    assert without_user("http://ann:s3cret@host:5000/x?token=abc&b=2") == "http://host:5000/x?b=2"
+    assert without_user("http://host/x?api_key=abc") == "http://host/x"
+    assert without_user("http://host/#/experiments/1?searchFilter=x") == "http://host/#/experiments/1?searchFilter=x"
 
 
 def test_a_mark_tells_stores_apart_and_not_their_users() -> None:
