@@ -80,7 +80,10 @@ def report(study: str, home: Home) -> ReportFiles:
     Raises:
         UserError: nothing of that name, no finished run, a damaged record, or runs on several data sets.
     """
+    page_of_model = None if study in {*home.study_names(), *home.final_ids()} else _model(study, home)
     home.check_writable()
+    if page_of_model is not None:
+        return _written("model", study, page_of_model, home, [])
     if study in home.study_names():
         evidence = read_study(study, home)
         from sage_ray.reports.study_page import study_page
@@ -100,12 +103,10 @@ def report(study: str, home: Home) -> ReportFiles:
         model = models[-1] if len(models) > 1 or (models and own) else ""
         files = _written("study", study, page, home, folders, records)
         return replace(files, has_best=choice is not None, model=model, lacks_base=lacks_base)
-    if study in home.final_ids():
-        from sage_ray.reports.model_page import final_page
+    from sage_ray.reports.model_page import final_page
 
-        files = _written("final", study, final_page(study, home), home, _folders_of_final(study, home))
-        return replace(files, model=read_plan(home, study).model_name)
-    return _written("model", study, _model(study, home), home, [])
+    files = _written("final", study, final_page(study, home), home, _folders_of_final(study, home))
+    return replace(files, model=read_plan(home, study).model_name)
 
 
 def _folders_of_final(final_id: str, home: Home) -> list[RunFolder]:

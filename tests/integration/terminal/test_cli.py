@@ -138,6 +138,26 @@ def test_config_show_is_a_config_file_that_tells_origins(capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize(
+    "args",
+    [
+        ["report", "x"], ["report", "x", "--figures", "figures"], ["ui"], ["fidelity", "x"], ["best", "x"],
+        ["final", "x"], ["compare"], ["promote"], ["evaluate", "x"], ["evaluate", "models:/x/1"], ["status", "x"],
+        ["export", "x", "-o", "x.csv"], ["gc"], ["forget", "x"], ["sync"], ["predict", "x", "in", "-o", "out"],
+        ["generate", "x", "in", "-o", "out"], ["resume", "x"], ["stop", "x"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_mistyped_home_is_not_made_by_what_only_reads(
+    args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert call([*args, "--home", "mistyped"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize(
     ("args", "said"),
     [
         (["config", "show", "--preset", "sage_gan_papr"], "did you mean sage_gan_paper?"),
