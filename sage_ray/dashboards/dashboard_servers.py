@@ -164,10 +164,11 @@ def prepare_database(home: Home) -> None:
     All who do either hold a lock meanwhile, so that a study may begin at the same time.
 
     Raises:
-        UserError: the database cannot be used.
+        UserError: the home cannot be written, or the database cannot be used.
     """
     if home.database is None or home.in_bucket:
         return
+    home.check_writable()
     try:
         with locked(home.path / ".mlflow.lock", LOCK_TIMEOUT_S):
             forget_unmade(home.database)

@@ -255,6 +255,21 @@ def test_each_kind_of_error_has_its_exit_code(tmp_path: Path) -> None:
     assert in_session(ZeroDivisionError("bug"), tmp_path).exit_code == 1
 
 
+def test_a_disk_that_takes_nothing_is_told_in_one_line_without_a_trace(tmp_path: Path) -> None:
+    """Writing to a device that is always full, as a report, a figure or a table does on a full disk."""
+    with pytest.raises(OSError, match="No space left") as full, open("/dev/full", "w") as device:
+        device.write("a page")
+        device.flush()
+    answer = in_session(full.value, tmp_path)
+    assert answer.error is not None and answer.error.startswith("cannot write (No space left on device): ")
+    assert (answer.exit_code, answer.paths) == (2, {}) and "same command again" in answer.error
+    assert not (tmp_path / "home").exists(), "no trace is written, for which there is no room either"
+
+
+def test_an_interruption_where_nothing_is_resumed_says_what_to_do(tmp_path: Path) -> None:
+    assert in_session(KeyboardInterrupt(), tmp_path).error == "interrupted; give the same command again"
+
+
 def test_an_error_that_a_worker_raised_is_told_as_its_cause(tmp_path: Path) -> None:
     wrapped = RuntimeError("ray::train() many\nlines")
     wrapped.cause = UserError("bad", "there", "mend")  # type: ignore[attr-defined]
