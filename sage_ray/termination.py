@@ -27,27 +27,6 @@ def handled(numbers: Sequence[int], handle: Callable[[int, Any], None]) -> Itera
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
-    """Ctrl-C and signals of `END_SOON` raise KeyboardInterrupt once the body has ended; a second one at once.
-
-    For calls of other people's code that may swallow what is raised within them, or put handlers of their own in place.
-    """
-    seen: list[int] = []
-
-    def handle(number: int, frame: Any) -> None:
-        if seen:
-            raise KeyboardInterrupt(f"{signal.Signals(number).name} twice")
-        seen.append(number)
-
-    # Those without a handler stay as they are: a process in the background of a shell ignores SIGINT.
-    numbers = [number for number in (signal.SIGINT, *END_SOON) if callable(signal.getsignal(number))]
-    with handled(numbers, handle):
-        yield
-    if seen:
-        raise KeyboardInterrupt(f"{signal.Signals(seen[0]).name} received")
-
-
-@contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
     """Signals of `END_SOON` raise KeyboardInterrupt in the body, as Ctrl-C does."""
 

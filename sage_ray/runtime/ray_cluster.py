@@ -16,7 +16,6 @@ from sage_ray.runtime.devices import Machines, Node, ray_nodes
 from sage_ray.runtime.room import WAIT_VARIABLE, await_room
 from sage_ray.runtime.surroundings import settings_of_processes
 from sage_ray.sections import RuntimeConfig
-from sage_ray.termination import held_back
 from sage_ray.training.context import available_cpus
 
 PROBE_TIMEOUT_S = 3.0
@@ -62,29 +61,25 @@ def connect(*, num_cpus: int | None = None, num_gpus: int | None = None) -> None
     if address and address != "local":
         _check_address(address)
         env_vars = settings_of_processes(_SETTINGS)
-        with held_back():
-            ray.init(
-                address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": env_vars}
-            )
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": env_vars})
         return
     try:
-        with held_back():
-            ray.init(
-                address="local",
-                num_cpus=num_cpus or available_cpus(),
-                num_gpus=num_gpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=OBJECT_STORE_BYTES,
-            )
-            _OWN[:] = [os.getpid()]
+        ray.init(
+            address="local",
+            num_cpus=num_cpus or available_cpus(),
+            num_gpus=num_gpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=OBJECT_STORE_BYTES,
+        )
     except (RuntimeError, OSError, TimeoutError, ValueError) as error:
         raise UserError("Ray does not start", "this machine", f"`sage-ray doctor` looks closer ({error})") from None
     except Exception as error:  # Ray has no class of its own for a part of it that ended, or that took too long
         if type(error) is not Exception:
             raise
         raise RunFailed(f"Ray did not start; start the command again ({error})") from None
+    _OWN[:] = [os.getpid()]
 
 
 def self_started() -> bool:
