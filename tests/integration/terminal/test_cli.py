@@ -240,6 +240,17 @@ def test_status_of_a_run_advises_what_its_system_can_do(preset: str, verb: str, 
     assert [words.split()[1] for words in advised] == [verb, *(["evaluate"] if verb == "predict" else [])]
 
 
+@pytest.mark.parametrize("verb", ["report", "best", "stop"])
+def test_a_run_where_a_study_is_wanted_is_told_as_what_it_is(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = Home(tmp_path / "home")
+    home.check_writable()
+    RunFolder.create(home.runs, "done", resolve(preset="tiny_unet").config, RunLabels())
+    assert call([verb, "done", "--home", str(home.path)]) == 2
+    assert "it is a run, which `sage-ray status done` shows" in capsys.readouterr().err
+
+
 def in_session(error: BaseException, tmp_path: Path, resumable: str | None = None) -> Answer:
     session = Session("train", tmp_path / "home", quiet=True)
     session.resumable = resumable
