@@ -35,7 +35,7 @@ from sage_ray.record.mlflow_client import (
     prepare_import,
     probe,
 )
-from sage_ray.record.mlflow_places import follow_home
+from sage_ray.record.mlflow_places import follow_home, forget_unmade
 from sage_ray.record.sqlite_reading import reading
 from sage_ray.record.store_uris import is_http, is_server, redacted, without_user
 
@@ -86,8 +86,7 @@ def pages_of(
     Raises:
         UserError: the home is not there, a given port is in use, or nothing can be shown.
     """
-    if not home.in_bucket and not home.path.is_dir():
-        raise UserError("no such home", home.address, "begin a run or a study, or give another with --home DIR")
+    home.refuse_missing()
     if mlflow_port is not None and mlflow_port == optuna_port:
         raise UserError(f"port {mlflow_port} is given twice", "--optuna-port", "give another, or none")
     for port, option in ((mlflow_port, "--mlflow-port"), (optuna_port, "--optuna-port")):
@@ -183,11 +182,14 @@ def prepare_database(home: Home) -> None:
     All who do either hold a lock meanwhile, so that a study may begin at the same time.
 
     Raises:
-        UserError: the database cannot be used.
+        UserError: the home cannot be written, or the database cannot be used.
     """
     if home.database is None or home.in_bucket:
         return
+    home.check_writable()
     try:
+        with locked(home.path / ".mlflow.lock", LOCK_TIMEOUT_S):
+            forget_unmade(home.database)
         if not home.database.is_file():
             connect(home)
             return

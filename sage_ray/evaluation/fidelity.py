@@ -31,6 +31,7 @@ from sage_ray.losses.perceptual import VGG19Loss, cached_vgg19, load_vgg19
 from sage_ray.notebook_view import NotebookView
 from sage_ray.record.home import Home
 from sage_ray.record.metric_lines import finite
+from sage_ray.record.model_reference import resolve_model
 from sage_ray.training.context import choose_device
 
 if TYPE_CHECKING:
@@ -141,6 +142,7 @@ def fidelity(
             would be judged on, fewer than 8 images or 4 micrographs, features without weights, or a judge that is none.
     """
     _check_numbers(draws, seed)
+    resolve_model(model, home)  # before anything is made for a model that is not there
     home.check_writable()
     task = fidelity_task(model, data, home, allow_seen=allow_seen)
     # All that can be refused is, before anything is trained.

@@ -148,8 +148,8 @@ def evaluate(
     Raises:
         UserError: no such model or data, nothing unseen in it, or a model of unknown data asked for its own test part.
     """
-    home.check_writable()
     ref = resolve_model(model, home)
+    home.check_writable()
     task = reading_task(ref, data, home, foreground)
     run = _run_of(ref, home)
     # The run's folder holds scores of its whole locked test, at the size of training, and no others.

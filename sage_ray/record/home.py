@@ -199,6 +199,12 @@ class Home:
         pull(self.finals, every_s=LOOK_S)
         return sorted(path.stem for path in self.finals.glob("*.json"))
 
+    def refuse_missing(self) -> None:
+        """Raise UserError if the home is a folder that is not there: what only reads makes none of a mistyped name."""
+        if not self.in_bucket and not self.path.is_dir():
+            mend = "begin a run or a study there, or give another with --home DIR or SAGE_HOME"
+            raise UserError("no such home", self.address, mend)
+
     def check_writable(self) -> None:
         """Create the home if need be and prove that a file can be written.
 

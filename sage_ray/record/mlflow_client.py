@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from sage_ray.locks import locked
 from sage_ray.record.home import Home
-from sage_ray.record.mlflow_places import follow_home
+from sage_ray.record.mlflow_places import follow_home, forget_unmade
 from sage_ray.record.mlflow_views import MARK, view_tags
 from sage_ray.record.store_uris import is_http, is_server, redacted
 
@@ -87,7 +87,8 @@ def connect(home: Home) -> MlflowClient:
 
     The places of artifacts in the home's own database follow the home (`mlflow_places`).
 
-    The first use of a database file is guarded by a lock: two processes must not create its tables at once.
+    The first use of a database file is guarded by a lock: two processes must not create its tables at once. One that a
+    killed process has left half made is made anew.
 
     Raises:
         MirrorAway: the server, or that of a database, does not answer within `PROBE_TIMEOUT_S`, or lets nobody in.
@@ -105,6 +106,7 @@ def connect(home: Home) -> MlflowClient:
             if not held:
                 raise MirrorUnavailable("another process is opening it")
             if home.database is not None:
+                forget_unmade(home.database)
                 for name in dict.fromkeys((EXPERIMENT, experiment_name())):
                     follow_home(home.database, name, home.artifact_root)
             return MlflowClient(tracking_uri=uri, registry_uri=home.registry_uri)
@@ -240,5 +242,6 @@ def _is_silence(error: BaseException | None) -> bool:
 
 
 def one_line_of(error: BaseException) -> str:
-    """What an error says, on one line of at most 200 characters and no password."""
-    return (" ".join(redacted(str(error)).split()) or type(error).__name__)[:200]
+    """What an error says, on one line of at most 200 characters, without a password and without statements of SQL."""
+    said = " ".join(redacted(str(error)).split()).partition(" [SQL: ")[0]
+    return (said or type(error).__name__)[:200]

@@ -52,6 +52,26 @@ def follow_home(database: Path, experiment: str, root: Path) -> bool:
     return True
 
 
+def forget_unmade(database: Path) -> bool:
+    """Remove an MLflow database whose making was cut off, which MLflow could never use; returns whether there was one.
+
+    MLflow makes its tables in dozens of steps, of which a kill leaves any; its first experiment comes last. So a file
+    without an experiment holds nothing yet. Only one process at a time may make or look (`mlflow_client.connect`).
+
+    Raises:
+        sqlite3.Error: the file is no database, or stayed locked for `BUSY_S`.
+    """
+    if not database.is_file():
+        return False
+    with closing(sqlite3.connect(database, timeout=BUSY_S, isolation_level=None)) as connection:
+        for table in ("experiments", "registered_models"):
+            if _columns(connection, table) and connection.execute(f'SELECT 1 FROM "{table}" LIMIT 1').fetchone():
+                return False
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        database.with_name(database.name + suffix).unlink(missing_ok=True)
+    return True
+
+
 def _location(connection: sqlite3.Connection, experiment: str) -> str | None:
     if not _columns(connection, "experiments"):
         return None

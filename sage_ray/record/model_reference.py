@@ -201,5 +201,7 @@ def _from_folder(name: str, path: Path) -> ModelRef:
 
 
 def _nearest_run(name: str, home: Home) -> str:
+    if name in home.study_names():
+        return f"it is a study, of whose best trial `sage-ray final {name}` makes a model"
     otherwise = "give a run id (`sage-ray list`), a folder or models:/NAME@ALIAS"
     return did_you_mean(name, home.run_ids(), otherwise, least=0.5)

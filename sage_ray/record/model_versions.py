@@ -85,6 +85,8 @@ def _unreachable(where: str) -> UserError:
 
 def list_versions(home: Home, name: str = MODEL_NAME) -> list[Version]:
     """All versions of a model, oldest first; empty if the model does not exist."""
+    if _is_unmade(home):
+        return []
     with registry(home) as client:
         aliases: dict[str, list[str]] = {}
         for model in client.search_registered_models(f"name = '{_quoted(name)}'"):
@@ -127,9 +129,16 @@ def get_version(home: Home, name: str, version: str | int) -> Version:
     raise UserError("no such version", f"models:/{name}, {version}", "it has " + ", ".join(known))
 
 
+def _is_unmade(home: Home) -> bool:
+    """Whether the registry is a file of the home that is not there; to look is no reason to make it."""
+    return home.database is not None and home.registry_uri == home.mlflow_uri and not home.database.is_file()
+
+
 def _nearest_model(home: Home, name: str) -> str:
-    with registry(home) as client:
-        names = [model.name for model in client.search_registered_models(max_results=200)]
+    names: list[str] = []
+    if not _is_unmade(home):
+        with registry(home) as client:
+            names = [model.name for model in client.search_registered_models(max_results=200)]
     there = "registered are " + ", ".join(names) if names else "nothing is registered yet: `sage-ray final STUDY` does"
     return did_you_mean(name, names, there)
 

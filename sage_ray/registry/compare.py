@@ -54,7 +54,6 @@ def compare(home: Home, versions: Sequence[int | str] | None = None, model_name:
     Raises:
         UserError: no such model or version, or versions scored on other data, test sets or definitions.
     """
-    home.check_writable()
     if versions is None:
         chosen = list_versions(home, model_name)
         if not chosen:
@@ -62,6 +61,7 @@ def compare(home: Home, versions: Sequence[int | str] | None = None, model_name:
     else:
         found = {v.version: v for v in (get_version(home, model_name, each) for each in versions)}
         chosen = [found[number] for number in sorted(found)]
+    home.check_writable()
     comparison = compare_versions(home, chosen, reference_of(home, chosen))
     path = home.path / "reports" / f"compare-{model_name}-{'-'.join(str(v.version) for v in chosen)}.md"
     path.parent.mkdir(exist_ok=True)

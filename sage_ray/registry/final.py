@@ -122,8 +122,8 @@ def final(
     Raises:
         UserError: as `make_plan`, or the registry cannot be reached. RunFailed: a seed's run did not finish.
     """
-    home.check_writable()
     plan = make_plan(source, home, trial=trial, seeds=tuple(int(seed) for seed in seeds), model_name=model_name)
+    home.check_writable()
     _check_at_hand(plan, home)
     plan = declare(plan, home)
     if declared is not None:
@@ -133,6 +133,7 @@ def final(
 
 def resume_final(final_id: str, home: Home, watch: Watch | None = None) -> FinalResult:
     """Go on with a declared final training. Raises as `final`."""
+    home.refuse_missing()
     home.check_writable()
     return _carry_out(read_plan(home, final_id), home, watch)
 

@@ -68,8 +68,8 @@ def promote(
     Raises:
         UserError: no such model or version, or it cannot be compared with the champion (without `force`).
     """
-    home.check_writable()
     entry = get_version(home, model_name, "latest" if version is None else version)
+    home.check_writable()
     versions = list_versions(home, model_name)
     before = next((v for v in versions if CHAMPION in v.aliases), None)
     if before is not None and before.version == entry.version:

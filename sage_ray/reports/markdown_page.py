@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 
 from sage_ray.analysis.tables import markdown_cell
 from sage_ray.reports.page_parts import Bullets, Chapter, Code, DrawnFigure, Grid, Page, Paragraph, Part, Verdicts
+
+_TAG, _ENTITY = re.compile(r"<(?=[A-Za-z/!?])"), re.compile(r"&(?=#?\w+;)")
 
 
 def markdown(page: Page, drawn: Mapping[str, DrawnFigure] | None = None, folder: str = "") -> str:
@@ -24,7 +27,19 @@ def markdown(page: Page, drawn: Mapping[str, DrawnFigure] | None = None, folder:
         for part in chapter.parts:
             lines += [*_part(part), ""]
         lines += _figures(chapter, drawn or {}, folder)
-    return "\n".join([*lines, "---", "", page.foot, ""])
+    return "\n".join(_harmless([*lines, "---", "", page.foot, ""]))
+
+
+def _harmless(lines: Sequence[str]) -> Iterator[str]:
+    """The lines with tags and entities that names and labels have in them as text; code shows what it has as it is."""
+    fenced = False
+    for line in "\n".join(lines).split("\n"):
+        fence = line.startswith("```")
+        fenced ^= fence
+        pieces = line.split("`")
+        if not (fence or fenced):
+            pieces[::2] = [_TAG.sub("&lt;", _ENTITY.sub("&amp;", piece)) for piece in pieces[::2]]
+        yield "`".join(pieces)
 
 
 def _figures(chapter: Chapter, drawn: Mapping[str, DrawnFigure], folder: str) -> list[str]:

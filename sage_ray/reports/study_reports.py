@@ -109,7 +109,10 @@ def report(study: str, home: Home) -> ReportFiles:
     Raises:
         UserError: nothing of that name, no finished run, a damaged record, or runs on several data sets.
     """
+    comparison = None if study in {*home.study_names(), *home.final_ids()} else _comparison(study, home)
     home.check_writable()
+    if comparison is not None:
+        return _of_versions(comparison, study, home)
     if study in home.study_names():
         evidence = read_study(study, home)
         from sage_ray.reports.study_page import study_page
@@ -129,17 +132,18 @@ def report(study: str, home: Home) -> ReportFiles:
         model = models[-1] if len(models) > 1 or (models and own) else ""
         files = _written("study", study, page, home, folders, evidence.images, _of_study(home, study, records))
         return replace(files, has_best=choice is not None, model=model, lacks_base=lacks_base)
-    if study in home.final_ids():
-        from sage_ray.reports.model_page import final_page
+    from sage_ray.reports.model_page import final_page
 
-        plan, folders = read_plan(home, study), _folders_of_final(study, home)
-        images = known_images(home, plan.run_ids[0])
-        files = _written("final", study, final_page(study, home, images), home, folders, images, _of_study(home, study))
-        return replace(files, model=plan.model_name)
-    comparison = _comparison(study, home)
+    plan, folders = read_plan(home, study), _folders_of_final(study, home)
+    images = known_images(home, plan.run_ids[0])
+    files = _written("final", study, final_page(study, home, images), home, folders, images, _of_study(home, study))
+    return replace(files, model=plan.model_name)
+
+
+def _of_versions(comparison: Comparison, name: str, home: Home) -> ReportFiles:
     from sage_ray.reports.model_page import model_page
 
-    return _written("model", study, model_page(comparison), home, [], None, lambda _: _of_model(comparison))
+    return _written("model", name, model_page(comparison), home, [], None, lambda _: _of_model(comparison))
 
 
 def _folders_of_final(final_id: str, home: Home) -> list[RunFolder]:

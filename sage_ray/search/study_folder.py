@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -81,8 +81,7 @@ class StudyFolder:
         folder = cls(home.look(), name)
         known = home.study_names()
         if name not in known:
-            otherwise = f"`sage-ray list` shows the studies under {home.studies}"
-            raise UserError("no such study", name, did_you_mean(name, known, otherwise))
+            raise UserError("no such study", name, _instead(name, known, home))
         return folder
 
     def meta(self) -> dict[str, Any]:
@@ -163,6 +162,16 @@ class StudyFolder:
             if lease is None:
                 raise UserError("study is being run", self.name, f"wait, or end it with `sage-ray stop {self.name}`")
             yield lease
+
+
+def _instead(name: str, known: Sequence[str], home: Home) -> str:
+    """How to mend the name of a study that there is not: it may be that of something else."""
+    if not home.in_bucket and not home.path.is_dir():
+        return f"there is no home at {home.path}: give another with --home DIR or SAGE_HOME"
+    kinds = (("a run", home.run_ids()), ("a final training", home.final_ids()))
+    if other := next((kind for kind, names in kinds if name in names), None):
+        return f"it is {other}, which `sage-ray status {name}` shows"
+    return did_you_mean(name, known, f"`sage-ray list` shows the studies under {home.studies}")
 
 
 def stored_place(store: OptunaStore) -> dict[str, str]:

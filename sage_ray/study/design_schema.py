@@ -46,6 +46,11 @@ class ArmPart(Part):
     budget: BudgetPart | None = later(None)
     """Epochs of phase 1 that follow another arm; the arm has phase 1 alone."""
 
+    @field_validator("label")
+    @classmethod
+    def _one_line(cls, label: str | None) -> str | None:
+        return label and re.sub(r"[\x00-\x1f\x7f-\x9f\s]+", " ", label).strip()
+
     @field_validator("not_run")
     @classmethod
     def _reason(cls, reason: str | None) -> str | None:

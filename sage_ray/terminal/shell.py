@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import inspect
 import json
 import math
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from sage_ray.watch import Watch
 
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+_NO_FAULT_OF_OURS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""A disk without room, a quota that is used up, a file system that cannot be written."""
 
 # typer keeps the class of command-line mistakes private; it is the parent of the one that it exports.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -195,8 +199,13 @@ def answer_to(error: BaseException, session: Session) -> Answer:
         return Answer(exit_code=EXIT_BAD_INPUT, error=one_line(_text(error)))
     if isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code == EXIT_INTERRUPTED):
         again = session.command(f"resume {session.resumable}") if session.begun else None
-        tail = f"; go on with: {again}" if again else "; nothing was begun" if session.resumable else ""
+        begun = "; nothing was begun" if session.resumable else "; give the same command again"
+        tail = f"; go on with: {again}" if again else begun
         return Answer(exit_code=EXIT_INTERRUPTED, error=f"interrupted{tail}", next=[again] if again else [])
+    if isinstance(error, OSError) and error.errno in _NO_FAULT_OF_OURS:
+        where = error.filename or f"home {session.home_name}, or where results go"
+        mend = "make room (`sage-ray gc` shows what can go) or write elsewhere, then give the same command again"
+        return Answer(exit_code=EXIT_BAD_INPUT, error=one_line(f"cannot write ({error.strerror}): {where}: {mend}"))
     trace = getattr(error, "trace", None) or write_trace(error, session)
     kind = "failed" if isinstance(error, RunFailed) else f"failed unexpectedly: {type(error).__name__}"
     return Answer(

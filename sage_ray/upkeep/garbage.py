@@ -87,8 +87,7 @@ def collect_garbage(
     Raises:
         UserError: there is no such home or store.
     """
-    if not home.path.is_dir():
-        raise UserError("no such home", home.path, "give another with --home DIR or SAGE_HOME")
+    home.refuse_missing()
     place = StageStore(store or home.stage_store)
     if store is not None and place.local_root is not None and not place.local_root.is_dir():
         raise UserError("no such stage store", store, "give a folder or a URI that a run names as runtime.stage_store")

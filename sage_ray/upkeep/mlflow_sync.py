@@ -67,8 +67,9 @@ def sync(home: Home, *, say: Callable[[str], None] | None = None) -> SyncReport:
         say: told each refusal.
 
     Raises:
-        UserError: MLflow cannot be reached.
+        UserError: there is no such home, or MLflow cannot be reached.
     """
+    home.refuse_missing()
     report = SyncReport()
     for place in (home.runs, home.studies, home.finals):
         for cursor in sorted(place.glob(f"*/{CURSOR}")):
@@ -79,6 +80,8 @@ def sync(home: Home, *, say: Callable[[str], None] | None = None) -> SyncReport:
     except MirrorUnavailable as error:
         if not report.sent and not report.parents:
             mend = "start the server or mend MLFLOW_TRACKING_URI, then sync again"
+            if home.database is not None:
+                mend = "restore that file, or move it away: then `sage-ray sync` fills a new one"
             raise UserError("MLflow did not take the runs", str(error), mend) from None
         report.failed["the rest"] = str(error)
     if say is not None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import mlflow
 import pytest
+import sqlalchemy
 
 from sage_ray.record.home import Home
-from sage_ray.record.mlflow_client import EXPERIMENT, connect
+from sage_ray.record.mlflow_client import EXPERIMENT, connect, one_line_of
 from sage_ray.record.mlflow_mirror import Mirror
-from sage_ray.record.mlflow_places import follow_home
+from sage_ray.record.mlflow_places import follow_home, forget_unmade
 
 
 def filled(path: Path) -> tuple[Home, str]:
@@ -102,3 +104,39 @@ def test_a_store_named_by_the_environment_is_not_the_homes_own(tmp_path: Path, m
     assert home.database == tmp_path / "mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
     assert home.database is None
+
+
+CUT_OFF = """
+import os, signal, sys
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+from sage_ray.record.home import Home
+from sage_ray.record.mlflow_client import connect
+
+@event.listens_for(Engine, "before_cursor_execute")
+def die(connection, cursor, statement, *rest):
+    if statement.startswith("INSERT INTO _alembic_tmp_latest_metrics"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+connect(Home(sys.argv[1]))
+"""
+
+
+def test_a_database_whose_making_was_cut_off_is_made_anew(tmp_path: Path) -> None:
+    killed = subprocess.run([sys.executable, "-c", CUT_OFF, str(tmp_path)], timeout=120, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    home = Home(tmp_path)
+    assert home.database is not None and home.database.is_file()
+    client = connect(home)
+    assert client.create_experiment("another")
+    assert not forget_unmade(home.database), "one that holds anything stays"
+    assert client.get_experiment_by_name("another") is not None
+
+
+def test_an_error_of_the_database_is_told_without_its_statement() -> None:
+    with sqlalchemy.create_engine("sqlite://").connect() as connection:
+        connection.execute(sqlalchemy.text("CREATE TABLE there (a)"))
+        with pytest.raises(sqlalchemy.exc.OperationalError) as caught:
+            connection.execute(sqlalchemy.text("CREATE TABLE there (a)"))
+    said = one_line_of(caught.value)
+    assert said.endswith("table there already exists") and "CREATE" not in said

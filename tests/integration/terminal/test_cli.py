@@ -138,6 +138,26 @@ def test_config_show_is_a_config_file_that_tells_origins(capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize(
+    "args",
+    [
+        ["report", "x"], ["report", "x", "--figures", "figures"], ["ui"], ["fidelity", "x"], ["best", "x"],
+        ["final", "x"], ["compare"], ["promote"], ["evaluate", "x"], ["evaluate", "models:/x/1"], ["status", "x"],
+        ["export", "x", "-o", "x.csv"], ["gc"], ["forget", "x"], ["sync"], ["predict", "x", "in", "-o", "out"],
+        ["generate", "x", "in", "-o", "out"], ["resume", "x"], ["stop", "x"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_mistyped_home_is_not_made_by_what_only_reads(
+    args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert call([*args, "--home", "mistyped"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize(
     ("args", "said"),
     [
         (["config", "show", "--preset", "sage_gan_papr"], "did you mean sage_gan_paper?"),
@@ -220,6 +240,17 @@ def test_status_of_a_run_advises_what_its_system_can_do(preset: str, verb: str, 
     assert [words.split()[1] for words in advised] == [verb, *(["evaluate"] if verb == "predict" else [])]
 
 
+@pytest.mark.parametrize("verb", ["report", "best", "stop"])
+def test_a_run_where_a_study_is_wanted_is_told_as_what_it_is(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = Home(tmp_path / "home")
+    home.check_writable()
+    RunFolder.create(home.runs, "done", resolve(preset="tiny_unet").config, RunLabels())
+    assert call([verb, "done", "--home", str(home.path)]) == 2
+    assert "it is a run, which `sage-ray status done` shows" in capsys.readouterr().err
+
+
 def in_session(error: BaseException, tmp_path: Path, resumable: str | None = None) -> Answer:
     session = Session("train", tmp_path / "home", quiet=True)
     session.resumable = resumable
@@ -233,6 +264,21 @@ def test_each_kind_of_error_has_its_exit_code(tmp_path: Path) -> None:
     assert in_session(KeyboardInterrupt(), tmp_path).exit_code == 130
     assert in_session(SystemExit(130), tmp_path).exit_code == 130
     assert in_session(ZeroDivisionError("bug"), tmp_path).exit_code == 1
+
+
+def test_a_disk_that_takes_nothing_is_told_in_one_line_without_a_trace(tmp_path: Path) -> None:
+    """Writing to a device that is always full, as a report, a figure or a table does on a full disk."""
+    with pytest.raises(OSError, match="No space left") as full, open("/dev/full", "w") as device:
+        device.write("a page")
+        device.flush()
+    answer = in_session(full.value, tmp_path)
+    assert answer.error is not None and answer.error.startswith("cannot write (No space left on device): ")
+    assert (answer.exit_code, answer.paths) == (2, {}) and "same command again" in answer.error
+    assert not (tmp_path / "home").exists(), "no trace is written, for which there is no room either"
+
+
+def test_an_interruption_where_nothing_is_resumed_says_what_to_do(tmp_path: Path) -> None:
+    assert in_session(KeyboardInterrupt(), tmp_path).error == "interrupted; give the same command again"
 
 
 def test_an_error_that_a_worker_raised_is_told_as_its_cause(tmp_path: Path) -> None:

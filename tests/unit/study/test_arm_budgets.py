@@ -114,6 +114,8 @@ def test_labels_and_names_of_budgets_that_are_settled_change_no_hash(tmp_path: P
     plain = load(tree(), tmp_path)
     labelled = load(changed(tree(), arms__plain__label="Plain network"), tmp_path)
     assert plain.hash == labelled.hash
+    broken = load(changed(tree(), arms__plain__label=" Plain\n\tnetwork\x1b[31m 😀 "), tmp_path)
+    assert broken.labels() == {"plain": "Plain network [31m 😀"}, "a row of a table stays one line"
     assert "label" not in plain.facts()["arms"][1] and "budget" not in plain.facts()["arms"][1]
     timed, counted = (load(tree(x=follower(unit)), tmp_path) for unit in ("gpu_seconds", "epochs"))
     assert timed.hash != counted.hash
