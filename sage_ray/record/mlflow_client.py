@@ -227,6 +227,12 @@ def is_gone(error: BaseException) -> bool:
     return getattr(error, "error_code", None) in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
 
 
+def is_refusal(error: BaseException) -> bool:
+    """Whether an error of MLflow says that the server is none of MLflow's, or does not let this user in."""
+    code = getattr(error, "error_code", None)
+    return code in ("PERMISSION_DENIED", "UNAUTHENTICATED") or "API request to endpoint" in str(error)
+
+
 def _is_silence(error: BaseException | None) -> bool:
     """Whether an error, or one that it came from, tells that nobody answered."""
     for _ in range(10):
@@ -242,6 +248,6 @@ def _is_silence(error: BaseException | None) -> bool:
 
 
 def one_line_of(error: BaseException) -> str:
-    """What an error says, on one line of at most 200 characters, without a password and without statements of SQL."""
-    said = " ".join(redacted(str(error)).split()).partition(" [SQL: ")[0]
+    """What an error says, on one line of at most 200 characters, without passwords, statements of SQL and web pages."""
+    said = " ".join(redacted(str(error)).split()).partition(" [SQL: ")[0].partition(". Response body: ")[0]
     return (said or type(error).__name__)[:200]

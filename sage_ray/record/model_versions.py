@@ -17,6 +17,7 @@ from sage_ray.record.mlflow_client import (
     MirrorAway,
     MirrorUnavailable,
     connect,
+    is_refusal,
     one_line_of,
     prepare_import,
     probe,
@@ -56,10 +57,10 @@ class Version:
 
 @contextmanager
 def registry(home: Home) -> Iterator[MlflowClient]:
-    """A client of the home's registry; a server that is away becomes one line.
+    """A client of the home's registry; a server that is away or refuses becomes one line.
 
     Raises:
-        UserError: the tracking or registry server cannot be reached.
+        UserError: the tracking or registry server cannot be reached, is none of MLflow's, or lets nobody in.
     """
     prepare_import()
     from mlflow.exceptions import MlflowException
@@ -72,6 +73,9 @@ def registry(home: Home) -> Iterator[MlflowClient]:
         raise _unreachable(str(error)) from None
     except MlflowException as error:
         refused = unavailable(home.registry_uri, error)
+        if is_refusal(error):
+            mend = "give an MLflow server in MLFLOW_TRACKING_URI (MLFLOW_REGISTRY_URI), and who may enter it"
+            raise UserError("MLflow registry cannot be used", str(refused), mend) from None
         if not isinstance(refused, MirrorAway):
             raise
         raise _unreachable(str(refused)) from None

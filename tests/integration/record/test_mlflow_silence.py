@@ -92,6 +92,43 @@ def test_a_server_whose_database_hangs_is_asked_once(home: Home, monkeypatch: py
     assert len(_HealthAlone.asked) == 2
 
 
+class _NotMLflow(BaseHTTPRequestHandler):
+    """Any other web server: a page for each address, with the status that the test wants."""
+
+    status: ClassVar[int] = 404
+
+    def do_GET(self) -> None:
+        page = b"<html><title>nothing here</title></html>"
+        self.send_response(self.status)
+        self.send_header("Content-Length", str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)
+
+    do_POST = do_GET
+
+    def log_message(self, *words: Any) -> None:
+        """Nothing is shown."""
+
+
+@pytest.mark.parametrize("code", [200, 401, 403, 404])
+@pytest.mark.parametrize("verb", ["compare", "promote", "report"])
+def test_a_server_that_is_none_of_mlflow_is_told_in_one_line(
+    code: int, verb: str, home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(_NotMLflow, "status", code)
+    home.check_writable()
+    with ThreadingHTTPServer(("127.0.0.1", 0), _NotMLflow) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+        given = ["sage-gan"] if verb == "report" else []
+        assert call([verb, *given, "--home", str(home.path)]) == 2
+        server.shutdown()
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and "MLflow registry cannot be used" in said[0] and "MLFLOW_TRACKING_URI" in said[0]
+    assert "<html>" not in said[0] and str(server.server_port) in said[0]
+
+
 def test_a_study_does_not_wait_and_says_it_once(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = Study(home, tiny_space(tmp_path), running=1)
     watch = Heard()
