@@ -189,8 +189,9 @@ def _trials(records: StudyRecords, columns: int) -> StudyFigure:
     left_out = len(order) - len(shown)
     caption = [
         "Complete trials by their score.",
-        "Bars: one standard error of the difference to the best score; filled: within it." if choice else "",
-        f"Chosen by the rule: {choice.rule}" if choice else "",
+        "Bars: one standard error of the difference to the best score; filled: within it; hollow: further behind."
+        if choice
+        else "",
         f"{left_out} lower trials are not drawn." if left_out else "",
     ]
     alt = f"Scores of {len(shown)} complete trials; highest {order[0].value:.3f} of trial {order[0].number}."

@@ -58,7 +58,7 @@ def particles(records: StudyRecords, columns: int) -> StudyFigure:
     caption = [
         f"{counted(numbers[0], 'whole particle')} found where {numbers[1]} are marked, in {some} validation images at "
         f"the size of training. {found.pooled.cut} found and {true.pooled.cut} marked ones that the frame cuts are "
-        "left out and the others weighted for it.",
+        "left out; as large ones are cut more often, larger ones count for more.",
         f"Sizes are in pixels: {true.unit.why_pixels}." if true.unit.why_pixels else "",
         records.winner.why,
     ]

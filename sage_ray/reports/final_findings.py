@@ -105,7 +105,7 @@ def _parts(found: ComparedFinals, findings: Mapping[str, Finding]) -> list[Part]
         rows.append([upper_first(each.name), str(each.scores[PRIMARY].seeds), cells[0], *told, *cells[1:]])
     line = tested[0].scores[PRIMARY]
     basis = f"{share(line.level)} intervals over {line.over}" if line.level else line.over
-    caption = f"Locked test, {counted(line.images, 'image')} that no training and no choice has seen; {basis}."
+    caption = f"Locked test, {counted(line.images, 'image')} that no training has learned from; {basis}."
     texts = frozenset({0, head.index("verdict")}) if several else frozenset({0})
     marked = frozenset(place for place, each in enumerate(tested) if several and each is found.reference)
     parts: list[Part] = [Grid(head, rows, texts, caption, sortable=several, marked=marked)]

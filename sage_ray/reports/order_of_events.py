@@ -20,10 +20,7 @@ def why_tested(evidence: StudyEvidence) -> list[Part]:
     """For each final training what it is of, why it was made, and what was known of the test when it was declared."""
     if not evidence.finals:
         return []
-    rows = ledger.read(evidence.home.path / ledger.TEST_READS)
-    own = {record.run_id for final in evidence.finals for record in final.records}
-    test_sets = {row.get("test_set") for row in rows if row.get("reader") in own}
-    readings = [row for row in rows if row.get("test_set") in test_sets]
+    readings = _readings(evidence)
     names = {run_id: final.called for final in evidence.finals for run_id in final.plan.run_ids}
     lines = [
         f"{upper_first(final.called)}: {_why(evidence, final)}{_settings(evidence, final)} "
@@ -31,6 +28,31 @@ def why_tested(evidence: StudyEvidence) -> list[Part]:
         for final in evidence.finals
     ]
     return [Paragraph("Why these were trained for the test, and when that was decided:"), Bullets(lines)]
+
+
+def asked_after_reading(evidence: StudyEvidence) -> str:
+    """The final trainings that somebody asked for by number when the test had been read for another one; "" if none."""
+    readings = _readings(evidence)
+    late = [
+        final.called
+        for final in evidence.finals
+        if final.plan.choice not in ("best", "base") and final.plan.created and _before(final, readings)
+    ]
+    return listed(late) if late else ""
+
+
+def _readings(evidence: StudyEvidence) -> list[Row]:
+    """What the home's ledger has of the test sets of the study's final trainings."""
+    rows = ledger.read(evidence.home.path / ledger.TEST_READS)
+    own = {record.run_id for final in evidence.finals for record in final.records}
+    test_sets = {row.get("test_set") for row in rows if row.get("reader") in own}
+    return [row for row in rows if row.get("test_set") in test_sets]
+
+
+def _before(final: FinalEvidence, readings: Sequence[Row]) -> list[Row]:
+    """Readings by others from before the final training was declared."""
+    others = [row for row in readings if row.get("reader") not in final.plan.run_ids]
+    return [row for row in others if str(row.get("when", "")) < final.plan.created]
 
 
 def _why(evidence: StudyEvidence, final: FinalEvidence) -> str:
@@ -73,21 +95,20 @@ def _when(final: FinalEvidence, readings: Sequence[Row], names: Mapping[str, str
         return "When it was declared is not recorded."
     said = f"Declared {_moment(plan.created)}"
     own = sorted(str(row["when"]) for row in readings if row.get("reader") in plan.run_ids and row.get("when"))
-    others = [row for row in readings if row.get("reader") not in plan.run_ids]
-    before = [row for row in others if str(row.get("when", "")) < plan.created]
+    before = _before(final, readings)
     if not own and not before:
         return f"{said}."
     if not before:
         first = f" (it was first read {_moment(own[0])})" if own else ""
-        told = f"{said}, before any model of this home had been scored on this test{first}"
-        return f"{told}: its scores had no part in it."
+        told = f"{said}, before any model of this home (its folder of studies) had been scored on this test{first}"
+        return f"{told}: no score on it had a part in that."
     readers = listed(list(dict.fromkeys(names.get(str(row.get("reader")), "other models") for row in before)))
     text = f"{said}, after {counted(len(before), 'reading')} of this test (by {readers})."
     if plan.choice == "best":
         return f"{text} {RULE_KNOWS}"
     if plan.choice == "base":
         return f"{text} The base is always the same: no test score chose it."
-    return f"{text} So the record cannot show that those scores had no part in asking for it."
+    return f"{text} Whoever asked for it may have known those scores."
 
 
 def _moment(stamp: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from statistics import mean, median
+from statistics import mean, median_high
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from sage_ray.reports.page_parts import Grid, Paragraph, Part
 from sage_ray.statistics import by_group
 from sage_ray.statistics.crossed import components
 from sage_ray.statistics.power import design, images_needed, minimum_detectable, seeds_needed
-from sage_ray.statistics.verdict_sentences import counted, score_digits, share, signed, upper_first
+from sage_ray.statistics.verdict_sentences import FEW_SEEDS, counted, score_digits, share, signed, upper_first
 
 MOST_ROWS = 40
 """Images of the table; of more, those with the lowest scores."""
@@ -71,8 +71,8 @@ def _score_of_study(evidence: StudyEvidence, at_epoch: float) -> str:
     if choice is None or evidence.status.metric != f"val/{PRIMARY}" or abs(choice.value - at_epoch) < 0.0005:
         return ""
     return (
-        f"The score that it was chosen by, {choice.value:.3f}, is not that of this one epoch: the curves of the "
-        "training show from which epochs it is made."
+        f"The score that it was chosen by, {choice.value:.3f}, is taken over several epochs, not from this one: see "
+        "the curves of the training."
     )
 
 
@@ -100,21 +100,44 @@ def _lowest(where: str, scores: Mapping[str, float], images: KnownImages) -> str
     if not others:
         return f"{text}, the only one."
     return (
-        f"{text}; half of them have {median(scores.values()):.3f} or more, and the mean is {mean(scores.values()):.3f}"
-        f" ({mean(others):.3f} without the lowest)."
+        f"{text}; half of them have {median_high(scores.values()):.3f} or more, and the mean is "
+        f"{mean(scores.values()):.3f} ({mean(others):.3f} without the lowest)."
+    )
+
+
+def _apart(scores: Mapping[str, float], images: KnownImages) -> tuple[list[float], list[float]] | None:
+    """Scores of images with dark particles and of those with bright ones; None where that makes no difference."""
+    dark = [value for sha, value in scores.items() if images.dark.get(sha) is True]
+    bright = [value for sha, value in scores.items() if images.dark.get(sha) is False]
+    if not dark or not bright or abs(mean(dark) - mean(bright)) < APART:
+        return None
+    return dark, bright
+
+
+def weak_kind(evidence: StudyEvidence) -> str:
+    """Which kind of image the chosen trial does badly on; "" if none stands out."""
+    kinds = _apart(validation_dice(evidence), evidence.images)
+    if kinds is None:
+        return ""
+    words = ("darker", "brighter") if mean(kinds[0]) < mean(kinds[1]) else ("brighter", "darker")
+    low, high = sorted(kinds, key=mean)
+    return (
+        f"It does worse where particles are {words[0]} than the ground around them: {label(PRIMARY)} {mean(low):.3f} "
+        f"({counted(len(low), 'validation image')}), beside {mean(high):.3f} where they are {words[1]} ({len(high)})."
     )
 
 
 def _kinds(scores: Mapping[str, float], images: KnownImages) -> str:
     """How images with dark particles differ from those with bright ones; "" where there is one kind, or no matter."""
-    dark = [value for sha, value in scores.items() if images.dark.get(sha) is True]
-    bright = [value for sha, value in scores.items() if images.dark.get(sha) is False]
-    if not dark or not bright or abs(mean(dark) - mean(bright)) < APART:
+    kinds = _apart(scores, images)
+    if kinds is None:
         return ""
+    dark, bright = kinds
     return (
         "The kind of image makes the difference: where particles are darker than the ground around them "
         f"({counted(len(dark), 'validation image')}) the mean is {mean(dark):.3f}, where they are brighter "
-        f"({len(bright)}) it is {mean(bright):.3f}."
+        f"({len(bright)}) it is {mean(bright):.3f}. How many images of the locked test are of which kind is not known "
+        "here: nobody looks at them."
     )
 
 
@@ -125,7 +148,7 @@ def image_by_image(tested: Sequence[Tested], images: KnownImages) -> list[Part]:
     found = compared_finals(tested)
     shown = [each for each in found.tested if each is found.reference or each.final_id in found.differences]
     columns = [dice_by_image(each) for each in shown]
-    shas = sorted(columns[0], key=lambda sha: (min(column[sha] for column in columns), images.name(sha)))
+    shas = sorted(columns[0], key=lambda sha: (columns[0][sha], images.name(sha)))
     listed = shas[:MOST_ROWS]
     digits = max((score_digits([column[sha] for column in columns]) for sha in listed), default=3)
     head = ["image of the locked test", *(upper_first(each.name) for each in shown)]
@@ -154,7 +177,12 @@ def _particles(tested: Sequence[Tested]) -> str:
         if sums[MARKED] > 0:
             told.append(f"{each.name} found {sums[FOUND] / seeds:.0f} where {sums[MARKED] / seeds:.0f} are marked")
     over = ", mean over seeds" if any(each.scores[PRIMARY].seeds > 1 for each in tested) else ""
-    return f"Particles on the locked test{over}: {'; '.join(told)}." if told else ""
+    if not told:
+        return ""
+    return (
+        f"Particles on the locked test{over}: {'; '.join(told)}. These are counts: one that was invented makes up for "
+        "one that was missed."
+    )
 
 
 def _needed(found: ComparedFinals) -> list[Part]:
@@ -179,10 +207,13 @@ def _needed(found: ComparedFinals) -> list[Part]:
     if least == 0:
         return []
     more = minimum_detectable(spread, replace(plan, num_seeds=plan.num_seeds + 1), POWER)
-    text = (
-        f"**What such a test can find.** With {here}, a true difference of {least:.3f} {label(PRIMARY)} is found in "
-        f"{share(POWER)} of such tests, and a smaller one less often; with one more seed of each it is {more:.3f}. "
-    )
+    find = f"a true difference of {{:.3f}} {label(PRIMARY)} is found in {share(POWER)} of such tests"
+    text = f"**What such a test can find.** With {here}, {find.format(least)}, and a smaller one less often. "
+    text += f"With one more seed of each, one of {more:.3f}. "
+    if plan.num_seeds < FEW_SEEDS:
+        # Of two seeds the spread is known so badly that the allowance for it would be most of the number.
+        more_seeds = f"{counted(plan.num_seeds + 1, 'seed')} of each"
+        text = f"**What such a test can find.** Two seeds are too few to tell. With {more_seeds}, {find.format(more)}. "
     if least <= WORTH_HAVING:
         text += f"That is enough for a difference of {WORTH_HAVING:g}. "
     else:

@@ -16,9 +16,9 @@ from sage_ray.reports.cost_and_origin import (
 )
 from sage_ray.reports.evidence import StudyEvidence
 from sage_ray.reports.final_findings import FinalsFound, finals_found
-from sage_ray.reports.order_of_events import why_tested
+from sage_ray.reports.order_of_events import asked_after_reading, why_tested
 from sage_ray.reports.page_parts import Chapter, Page, Paragraph, Part, Verdicts
-from sage_ray.reports.scores_by_image import image_by_image, whose_images
+from sage_ray.reports.scores_by_image import image_by_image, weak_kind, whose_images
 from sage_ray.reports.study_words import judged_by, score_text
 from sage_ray.reports.trial_tables import arm_grid, choice_parts, failures, params_text, space_grid, trial_grid
 from sage_ray.statistics.verdict_sentences import Said, counted, signed, upper_first
@@ -33,7 +33,7 @@ HOW_TO_READ = (
     "marked: 0 nothing in common, 1 the same. A **95 % interval** is the range of differences that fit the data; a "
     "difference is called better or worse only if its whole range lies on one side of zero, and open otherwise, which "
     "does not mean equal. A **seed** is one training from its own random start; the **locked test** are images that no "
-    "training and no choice has seen."
+    "training learns from and no rule chooses by."
 )
 OF_A_SEARCH = (
     " A **trial** is one choice of settings, trained and scored on **validation images**; the **untuned base** has the "
@@ -99,7 +99,7 @@ def _ablation_page(evidence: StudyEvidence, finals: FinalsFound) -> Page:
 
 def _common(evidence: StudyEvidence) -> list[Chapter]:
     """The chapters that every study has."""
-    pictures = "Worst, median and best image by Dice. Look at the worst first: it shows what to expect at the edge."
+    pictures = "Worst, median and best image by Dice. Look at the worst first: it shows what to expect of hard images."
     return [
         Chapter("curves", "How training went", [], ("curves",)),
         Chapter("examples", "What the model does with images", [Paragraph(pictures)], ("examples",)),
@@ -133,7 +133,7 @@ def _page(evidence: StudyEvidence, noun: str, lead: str, chapters: Sequence[Chap
 
 def _final_seeds(evidence: StudyEvidence) -> str:
     seeds = {record.seed for final in evidence.finals for record in final.records if record.finished}
-    return f"; {len(seeds)} in final trainings" if seeds else ""
+    return f"; final trainings {seeds_fact(sorted(seeds))}" if seeds else ""
 
 
 def seeds_fact(seeds: Sequence[int]) -> str:
@@ -160,7 +160,8 @@ def search_said(evidence: StudyEvidence, *, tested: bool) -> Said:
     base = evidence.base_trial
     headline = f"The search proposes trial {choice.trial}: {params_text(choice.params)}."
     if base is not None and base.number == choice.trial:
-        headline = "No trial was clearly better than the untuned base, so the search proposes the base itself."
+        told = "scored higher" if choice.top_trial == choice.trial else "was clearly better"
+        headline = f"No trial {told} than the untuned base, so the search proposes the base itself."
     seeds = counted(len(choice.seed_values), "seed")
     numbers = f"{score} {choice.value:.3f} on validation images, {seeds}"
     if base is not None and base.number != choice.trial and base.value is not None:
@@ -168,14 +169,14 @@ def search_said(evidence: StudyEvidence, *, tested: bool) -> Said:
             numbers += f", {signed(choice.value - base.value)} to the untuned base ({base.value:.3f})"
         else:
             numbers += f"; the untuned base stood at {base.value:.3f} when it was stopped early, no final score"
-    plain = "The validation images chose the trial, so its score on them is no fair test"
+    plain = f"Trial {choice.trial} was chosen by its score on the validation images, so that this score flatters it"
     ask = f"`sage-ray final {evidence.name}`"
     if base is None or base.number != choice.trial:
         ask += f" and `sage-ray final {evidence.name} --trial base`"
     ask += ", then this report again"
-    other = "; the final trainings on the locked test are. Their scores are of other images: see below"
-    plain += f"{other}." if tested else f". For one run {ask}."
-    beware = []
+    fair = "; the fair scores are those of the final trainings on the locked test. They are of other images: see below"
+    plain += f"{fair}." if tested else f". For a fair one run {ask}."
+    beware = [weak] if (weak := weak_kind(evidence)) else []
     if choice.top_trial != choice.trial:
         beware.append(
             f"Trial {choice.top_trial} scored higher, by no more than one standard error; the one proposed is cheaper."
@@ -227,6 +228,9 @@ def _cautions(evidence: StudyEvidence, finals: FinalsFound) -> list[Part]:
     other = [each.name for each in finals.tested if own and each.fingerprint not in {str(each) for each in own}]
     if other:
         found.append(f"Trained on other data than the study, so no test of its choice: {', '.join(other)}.")
+    late = asked_after_reading(evidence)
+    if late:
+        found.append(f"Asked for when this test had been read already, so that its scores may have had a part: {late}.")
     if any(record.unknown_pairs for record in evidence.all_records):
         found.append("Some runs learned from extra pairs of unknown origin, which may know images of the locked test.")
     return [Paragraph(text, "caution") for text in found]

@@ -70,7 +70,7 @@ def trial_grid(study: StudyStatus, chosen: int | None) -> Grid:
     marked = frozenset(place for place, number in enumerate(numbers) if number == chosen)
     better = "higher" if study.direction == "maximize" else "lower"
     caption = f"Score: {study.metric}, {better} is better; of a trial that was stopped early, where it stood then. "
-    caption += "Seconds: from its start to its end, waiting for others included."
+    caption += "Complete trials come first. Seconds: from its start to its end, waiting for others included."
     return Grid(head, rows, frozenset({1}), caption, trials=tuple(numbers), sortable=True, marked=marked)
 
 
@@ -124,8 +124,19 @@ def space_grid(evidence: StudyEvidence) -> list[Part]:
     how = [f"sampler {sampler.get('name', 'tpe')}", f"scheduler {scheduler.get('name', 'fifo')}"]
     seeds = [str(seed) for seed in file.get("seeds") or [0]]
     how += [f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)} of each trial"]
-    told = f"What the search was free to choose: {', '.join(how)}."
+    told = f"What the search was free to choose: {', '.join(how)}.{_stopping(scheduler)}"
     return [Grid(head, rows, frozenset(range(len(head))), told), *meanings(file.get("space") or {})]
+
+
+def _stopping(scheduler: Mapping[str, Any]) -> str:
+    """When trials are stopped early, in words; "" where they are not."""
+    grace, factor = scheduler.get("grace_epochs"), scheduler.get("reduction_factor")
+    if scheduler.get("name") != "asha" or not grace or not factor:
+        return ""
+    return (
+        f" A trial is stopped early if, after {grace} epochs and each time that these have grown {factor}-fold, it is "
+        f"not among the best 1 in {factor} of the trials that had got as far by then."
+    )
 
 
 def range_text(given: Any) -> str:
@@ -180,22 +191,33 @@ def _why_chosen(evidence: StudyEvidence, choice: BestChoice) -> str:
     noun = "trial" if evidence.is_search else "arm"
     near = sum(row.within for row in choice.runner_ups)
     top = next((row for row in choice.runner_ups if row.trial == choice.top_trial), None)
-    taken = "the one that is best in the second objective is taken" if choice.front else "the cheapest is taken"
     rule = "The rule stands in the program, looks at validation scores alone, and cannot know the locked test."
     if top is None:
         told = "It has the best score of all that were trained to the end."
         if near:
             told += (
-                f" {counted(near, f'other {noun}')} lie{'s' if near == 1 else ''} within one standard error of it: it "
-                f"is open which of these is better, so {taken}."
+                f" {counted(near, f'other {noun}')} lie{'s' if near == 1 else ''} within one standard error of it, too "
+                f"close to tell apart; of these and it {_taken(choice)}, which is this one."
             )
         return f"{told} {rule}"
     name = str(top.trial) if evidence.is_search else _arm(choice, top.params, top.trial)
     return (
         f"{upper_first(noun)} {name} scored better ({score_text(top.value)}), but by no more than one standard error "
-        f"of the difference ({choice.standard_error:.4f}): it is open which of the two is better, and where that is "
-        f"open, {taken}. {rule}"
+        f"of the difference ({choice.standard_error:.4f}), too close to tell the two apart; where that is so, "
+        f"{_taken(choice)}. {rule}"
     )
+
+
+def _taken(choice: BestChoice) -> str:
+    """By which part of the rule one of several trials that cannot be told apart is taken."""
+    if choice.front:
+        return "the one that is best in the second objective is taken"
+    near = [row for row in choice.runner_ups if row.within]
+    if any(row.epochs > choice.config.num_epochs for row in near):
+        return "the one with the fewest epochs is taken"
+    if len({row.network_flops for row in near}) > 1 or any(row.network_flops is not None for row in near):
+        return "the one with the smallest network is taken, or the first of equal ones"
+    return "the first is taken, as all cost the same"
 
 
 def _arm(choice: BestChoice, params: Mapping[str, Any], trial: int) -> str:

@@ -75,8 +75,12 @@ class Finding:
 
     @property
     def digits(self) -> int:
-        """Decimals with which its numbers are said: 4 where its means would look equal with 3, and are not."""
-        return score_digits(self.means) if self.means is not None else 3
+        """Decimals with which its numbers are said: 4 where its means, or their difference, would look wrong with 3."""
+        if self.means is None:
+            return 3
+        first, second = (round(mean, 3) for mean in self.means)
+        fits = abs(abs(first - second) - abs(round(self.difference, 3))) < 5e-4
+        return score_digits(self.means) if fits else 4
 
 
 @dataclass(frozen=True)
@@ -221,8 +225,8 @@ def _plain(finding: Finding, tone: str) -> str:
         )
     more = "more seeds or images" if finding.images else "more seeds"
     return (
-        f"{upper_first(better)} scored better{beside}, but the data fit {finding.subject} being "
-        f"{abs(worst):.{digits}f} worse as well as {best:.{digits}f} better; {more} would narrow that down. "
+        f"{upper_first(better)} scored better{beside}, but that may be chance: {finding.subject} may be anything from "
+        f"{abs(worst):.{digits}f} worse to {best:.{digits}f} better; {more} would narrow that down. "
         "It does not show that the two are equal."
     )
 

@@ -132,10 +132,14 @@ def test_it_says_why_and_when_each_was_trained_for_the_test(tmp_path: Path) -> N
     later = plan_path(home, final)
     later.write_text(re.sub(r'"created": "[^"]*"', '"created": "2999-01-01T10:00:00Z"', later.read_text()))
     text = report("fifty", home).markdown.read_text()
-    assert "Declared 2026-11-29 10:00:00 UTC, before any model of this home had been scored on this test" in text
+    assert "Declared 2026-11-29 10:00:00 UTC, before any model of this home (its folder of studies) had been" in text
     assert "Trial 1: asked for by its number, not proposed by the rule." in text
     assert "In the search it stood 2nd of 6 with 0.8367; the first is trial 0 with 0.8556." in text
-    assert "after 2 readings of this test (by the untuned base). So the record cannot show" in text
+    assert (
+        "after 2 readings of this test (by the untuned base). Whoever asked for it may have known those scores." in text
+    )
+    first = text[: text.index("## On the locked test")]
+    assert "Asked for when this test had been read already, so that its scores may have had a part: trial 1" in first
     assert text.count("The rule stands in the program, looks at validation scores alone") == 1
 
 
