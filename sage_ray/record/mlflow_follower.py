@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable
 
 from sage_ray.errors import UserError
+from sage_ray.locks import is_locked
 from sage_ray.record.home import Home
 from sage_ray.record.mlflow_breaker import Breaker
 from sage_ray.record.mlflow_client import MirrorUnavailable
 from sage_ray.record.mlflow_mirror import Mirror
+from sage_ray.record.mlflow_rows import SENDING_LOCK
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.store_uris import is_http
 
@@ -39,9 +41,17 @@ class Follower:
         self._thread.start()
 
     def leave(self) -> None:
-        """Send the end of the run while the process goes on with others; `wait_for_left` waits for it."""
+        """Send the end of the run while the process goes on with others; `wait_for_left` waits for it.
+
+        So does the process before it ends: cut off in the middle, it would leave the run to nobody for as long as it
+        takes to see that it is dead.
+        """
         self._ending.set()
         _LEFT.append(self)
+        threading.Thread(target=self._wait, args=(FLUSH_S,), name="stays", daemon=False).start()
+
+    def _wait(self, timeout_s: float) -> bool:
+        return wait_for(self._thread, timeout_s, self._mirror.breaker)
 
     def close(self, timeout_s: float = FLUSH_S) -> bool:
         """Send the end of the run, for at most `timeout_s`; returns whether MLflow has all of it.
@@ -50,7 +60,7 @@ class Follower:
         """
         asked = time.time()
         self._ending.set()
-        in_time = wait_for(self._thread, timeout_s, self._mirror.breaker)
+        in_time = self._wait(timeout_s)
         if not in_time and not is_http(self._mirror.uri) and not self._mirror.uri.startswith("sqlite"):
             # A database's driver has no time-out of its own.
             self._mirror.breaker.trip("it did not take the end of a run in time", asked)
@@ -85,6 +95,11 @@ def wait_for_left(timeout_s: float = FLUSH_S) -> None:
     """Wait, as `Follower.close` does, for the followers that were left: the next run has no more than one before it."""
     while _LEFT:
         _LEFT.pop().close(timeout_s)
+
+
+def is_sending(run: RunFolder) -> bool:
+    """Whether a process, alive, seems to be sending a run to MLflow."""
+    return is_locked(run.path / SENDING_LOCK)
 
 
 def wait_for(thread: threading.Thread, timeout_s: float, breaker: Breaker) -> bool:

@@ -207,7 +207,7 @@ class Mirror:
 
     @contextlib.contextmanager
     def _alone(self, folder: Path, name: str) -> Iterator[None]:
-        with locked(folder / ".mirror.lock", LOCK_TIMEOUT_S) as held:
+        with locked(folder / mlflow_rows.SENDING_LOCK, LOCK_TIMEOUT_S) as held:
             if not held:
                 raise MirrorUnavailable(f"another process is sending {name}")
             yield

@@ -22,6 +22,8 @@ from sage_ray.record.run_record import RunRecord, State
 from sage_ray.record.store_uris import store_mark
 
 MAX_TAG_CHARS = 5000
+SENDING_LOCK = ".mirror.lock"
+"""In a folder: held by the process that sends it to MLflow."""
 
 STATUS: dict[State, str] = {
     "RUNNING": "RUNNING",

@@ -105,8 +105,11 @@ class ParentRun:
         if self._thread is not None:
             wait_for(self._thread, WAIT_S, self._mirror.breaker)
         self._start(state, status, runs)
-        if state != "RUNNING" and self._thread is not None:
-            wait_for(self._thread, WAIT_S, self._mirror.breaker)
+        if state == "RUNNING" or self._thread is None:
+            return
+        in_time = wait_for(self._thread, WAIT_S, self._mirror.breaker)
+        if not in_time and self._mirror.breaker.away() is None:
+            self._tell("it did not take it in time")
 
     def watching(self) -> Watch:
         """The study's watch, through which MLflow also hears of a better trial as soon as there is one."""
@@ -136,9 +139,12 @@ class ParentRun:
             for run in runs:
                 self._mirror.push(run)
         except (MirrorUnavailable, UserError) as error:
-            if not self._said:
-                self._said = True
-                self._watch.line(f"MLflow does not have all of the study ({error}); `sage-ray sync` sends it later")
+            self._tell(str(error))
+
+    def _tell(self, reason: str) -> None:
+        if not self._said:
+            self._said = True
+            self._watch.line(f"MLflow does not have all of the study ({reason}); `sage-ray sync` sends it later")
 
 
 class _BestWatch:

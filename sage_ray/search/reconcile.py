@@ -12,6 +12,7 @@ from typing import Any
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from sage_ray.followed import pull
+from sage_ray.record.mlflow_follower import is_sending
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import State
 from sage_ray.search.halving import Halving
@@ -19,7 +20,7 @@ from sage_ray.search.objectives import run_objectives
 from sage_ray.search.storage import StudyStorage, TrialRow
 from sage_ray.search.study_fault import is_study_fault
 from sage_ray.search.study_folder import StudyFolder
-from sage_ray.search.study_status import StudyStatus
+from sage_ray.search.study_status import StudyStatus, status_of
 from sage_ray.study.objective import reduce_reports
 from sage_ray.study.spec import StudySpec
 
@@ -90,6 +91,17 @@ def await_left(storage: StudyStorage, folder: StudyFolder, spec: StudySpec, pati
     for run, _ in _unsettled(storage, folder, spec):
         if not _left(run, deadline):
             return
+
+
+def await_sent(storage: StudyStorage, folder: StudyFolder, spec: StudySpec, patience_s: float) -> None:
+    """Wait, for at most `patience_s`, until the processes of trials that have just ended have sent that to MLflow.
+
+    To be called while Ray still runs: a process that ends with it would keep a run from being sent by another one.
+    """
+    deadline = time.monotonic() + patience_s
+    for run in lately_ended(folder, status_of(folder, spec, storage.rows())):
+        while is_sending(run) and time.monotonic() < deadline:
+            time.sleep(LOOK_S)
 
 
 def _unsettled(storage: StudyStorage, folder: StudyFolder, spec: StudySpec) -> Iterator[tuple[RunFolder, TrialRow]]:

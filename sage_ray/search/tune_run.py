@@ -21,7 +21,7 @@ from sage_ray.search.halt import FAULT, LOST, Halt, HaltStopper, signals
 from sage_ray.search.nodes import TrialNodes
 from sage_ray.search.placement import worker_resources
 from sage_ray.search.ray_session import environment, ray_session
-from sage_ray.search.reconcile import await_left, make_scheduler
+from sage_ray.search.reconcile import await_left, await_sent, make_scheduler
 from sage_ray.search.sampling import drawn_blindly
 from sage_ray.search.searcher import OptunaSearcher
 from sage_ray.search.storage import Drawn, Progress, StudyStorage
@@ -112,6 +112,7 @@ class TuneRun:
             )
             if self._halt.reason != LOST:
                 await_left(self._storage, self._folder, self._spec, LEAVE_S)
+                await_sent(self._storage, self._folder, self._spec, LEAVE_S)
             for number in self._faults.close(stopped=self._halt.reason is not None):
                 nodes.leave_open(number, "ended by what ended every trial; it goes on with its study")
 

@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 import pytest
 import ray
+from mlflow_cases import runs
 from sweep_cases import TOO_MUCH, record, start, write_space
 
 from sage_ray.errors import UserError
@@ -85,6 +86,15 @@ def test_states_are_exact_and_agree_everywhere(swept: tuple[Home, Path, Seen]) -
     assert (home.runs / "tiny-t0001-s0" / "error.txt").read_text().strip()
     log = (home.runs / "tiny-t0001-s0" / "log.txt").read_text()
     assert "data: drawn particles" in log and "attempt 1 on CPU" in log and "RUNNING -> FAIL: diverged" in log
+
+
+def test_mlflow_knows_how_each_trial_has_ended(swept: tuple[Home, Path, Seen]) -> None:
+    """Also of one that its scheduler stopped last: its process ends with the study, and may be sending just then."""
+    home, _, _ = swept
+    told = {run.data.tags["sage.run_id"]: run.info.status for run in runs(home) if "sage.run_id" in run.data.tags}
+    ended = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+    states = {run.run_id: run.state for trial in status("tiny", home).trials for run in trial.runs}
+    assert {name: ended[state] for name, state in states.items() if (home.runs / name).is_dir()} == told
 
 
 def test_poorest_point_is_pruned_at_its_step(swept: tuple[Home, Path, Seen]) -> None:

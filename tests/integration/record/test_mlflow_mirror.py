@@ -15,11 +15,14 @@ import pytest
 from mlflow_cases import CONFIG, client, finish, free_port, history, make, runs, start, stop, the_run
 
 from sage_ray.errors import UserError
+from sage_ray.locks import locked
 from sage_ray.record import mlflow_follower
 from sage_ray.record.home import Home
 from sage_ray.record.mlflow_client import MirrorUnavailable
-from sage_ray.record.mlflow_follower import Follower
+from sage_ray.record.mlflow_follower import Follower, is_sending
 from sage_ray.record.mlflow_mirror import Mirror
+from sage_ray.record.mlflow_rows import SENDING_LOCK
+from sage_ray.record.run_folder import RunFolder
 from sage_ray.upkeep.mlflow_sync import sync
 
 
@@ -256,3 +259,30 @@ def test_a_real_server_that_goes_away_and_comes_back(
     assert history(home, run, "val/dice") == [(1, 0.1), (2, 0.2), (3, 0.3)]
     assert run.info.status == "FINISHED"
     assert {p.path for p in client(home).list_artifacts(run.info.run_id)} >= {"config.yaml", "record.json", "pictures"}
+
+
+LEAVES = """
+import sys
+from mlflow_cases import finish, make
+from sage_ray.record.home import Home
+from sage_ray.record.mlflow_follower import Follower
+home = Home(sys.argv[1])
+folder = make(home)
+finish(folder)
+Follower(home, folder, print).leave()
+"""
+
+
+def test_a_process_that_ends_has_sent_the_run_that_it_left(home: Home) -> None:
+    """Its end would cut the sending off, and keep the run from all others until that shows."""
+    subprocess.run([sys.executable, "-c", LEAVES, str(home.path)], check=True, timeout=120)
+    assert the_run(home).info.status == "FINISHED"
+    assert not is_sending(RunFolder(home.runs / "run-1"))
+
+
+def test_who_sends_a_run_is_seen(home: Home) -> None:
+    folder = make(home)
+    assert not is_sending(folder)
+    with locked(folder.path / SENDING_LOCK, 0.0):
+        assert is_sending(folder)
+    assert not is_sending(folder)
