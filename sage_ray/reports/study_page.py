@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sage_ray.figures.tested_finals import tested_finals
 from sage_ray.metrics.definitions import label, name_of
+from sage_ray.record.model_versions import MODEL_NAME
 from sage_ray.reports.cost_and_origin import (
     cost_parts,
     hours_fact,
@@ -62,7 +63,12 @@ def _search_page(evidence: StudyEvidence, finals: FinalsFound) -> Page:
         Chapter(
             "found",
             "What was found",
-            [Verdicts(said), *_cautions(evidence, finals), Paragraph(HOW_TO_READ + OF_A_SEARCH, "note")],
+            [
+                Verdicts(said),
+                *_cautions(evidence, finals),
+                *_next(evidence, finals),
+                Paragraph(HOW_TO_READ + OF_A_SEARCH, "note"),
+            ],
         ),
         Chapter("tested", "On the locked test", _tested_parts(evidence, finals), ("finals",)),
         Chapter("chosen", "What was chosen, and why", choice_parts(evidence), ("forest",)),
@@ -186,6 +192,21 @@ def search_said(evidence: StudyEvidence, *, tested: bool) -> Said:
         for stopped in choice.stopped_higher[:1]
     ]
     return Said("proposed", headline, numbers, plain, tuple(beware))
+
+
+def _next(evidence: StudyEvidence, finals: FinalsFound) -> list[Part]:
+    """How the model that was tested comes into use; [] before there is one."""
+    tested = {each.final_id for each in finals.tested}
+    names = [final.plan.model_name for final in evidence.finals if final.plan.final_id in tested]
+    if not names:
+        return []
+    given = "" if names[-1] == MODEL_NAME else f" --model-name {names[-1]}"
+    return [
+        Paragraph(
+            f"**To do next**: `sage-ray promote{given}` makes the newest version the champion if it is better than the "
+            f"one before; `sage-ray predict models:/{names[-1]}@champion IMAGES -o masks` measures images with it."
+        )
+    ]
 
 
 def _nothing_said(reason: str) -> Said:

@@ -139,6 +139,7 @@ def test_it_says_why_and_when_each_was_trained_for_the_test(tmp_path: Path) -> N
         "after 2 readings of this test (by the untuned base). Whoever asked for it may have known those scores." in text
     )
     first = text[: text.index("## On the locked test")]
+    assert "**To do next**: `sage-ray promote" in first and "predict models:/" in first
     assert "Asked for when this test had been read already, so that its scores may have had a part: trial 1" in first
     assert text.count("The rule stands in the program, looks at validation scores alone") == 1
 
