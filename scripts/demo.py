@@ -61,7 +61,7 @@ class DemoFailed(Exception):
 class MemoryWatch(threading.Thread):
     """Samples the proportional set size of this process and all its descendants; `peak` is in bytes."""
 
-    def __init__(self, every_s: float = 1.0) -> None:
+    def __init__(self, every_s: float = 2.0) -> None:
         super().__init__(daemon=True)
         self.peak, self.at = 0, ""
         self._every_s = every_s
