@@ -94,7 +94,8 @@ class Onlooker(threading.Thread):
 def test_a_sweep_ends_as_if_nobody_looked_and_is_seen_while_it_runs(ui: Ui, tmp_path: Path) -> None:
     onlooker = Onlooker(ui)
     onlooker.start()
-    base = {"adversarial.epochs": 6, "runtime.pictures": True}
+    # Long enough that a trial is seen between its epochs: the dashboard keeps what it has read for two seconds.
+    base = {"adversarial.epochs": 16, "runtime.pictures": True}
     space = write_space(tmp_path, base=base, trials=2, concurrency=1)
     code, answer, lines = ended(start("sweep", str(space), "--home", str(ui.home.path), "--json"))
     time.sleep(3.0)  # the dashboard itself keeps trials for 2 s
