@@ -73,8 +73,10 @@ def _lines(values: np.ndarray, together: Clusters, told: Sequence[str]) -> list[
     )
     difference, half = judged.contrasts.difference, judged.contrasts.half_width(LEVEL)
     seeds, others = values.shape[-1], told[1:]
+    reference, *means = values.mean(axis=(1, 2)).tolist()
     lines = []
-    for name, gain, error, word in zip(others, difference.tolist(), half.tolist(), judged.words, strict=True):
+    each = zip(others, means, difference.tolist(), half.tolist(), judged.words, strict=True)
+    for name, mean, gain, error, word in each:
         finding = Finding(
             subject=name,
             reference=told[0],
@@ -90,6 +92,7 @@ def _lines(values: np.ndarray, together: Clusters, told: Sequence[str]) -> list[
             claim="worse",
             why_no_interval="one seed" if seeds < MIN_SEEDS else "one image",
             corrected_over=len(others),
+            means=(mean, reference),
         )
         said = say(finding)
         lines.append(f"- {said.headline.rstrip('.')}: {said.numbers}.")

@@ -263,19 +263,19 @@ def test_a_real_server_that_goes_away_and_comes_back(
 
 LEAVES = """
 import sys
-from mlflow_cases import finish, make
+from pathlib import Path
 from sage_ray.record.home import Home
 from sage_ray.record.mlflow_follower import Follower
-home = Home(sys.argv[1])
-folder = make(home)
-finish(folder)
-Follower(home, folder, print).leave()
+from sage_ray.record.run_folder import RunFolder
+Follower(Home(sys.argv[1]), RunFolder(Path(sys.argv[2])), print).leave()
 """
 
 
 def test_a_process_that_ends_has_sent_the_run_that_it_left(home: Home) -> None:
     """Its end would cut the sending off, and keep the run from all others until that shows."""
-    subprocess.run([sys.executable, "-c", LEAVES, str(home.path)], check=True, timeout=120)
+    folder = make(home)
+    finish(folder)
+    subprocess.run([sys.executable, "-c", LEAVES, str(home.path), str(folder.path)], check=True, timeout=120)
     assert the_run(home).info.status == "FINISHED"
     assert not is_sending(RunFolder(home.runs / "run-1"))
 
