@@ -1,24 +1,21 @@
-"""`data fetch` on loopback: public sets by name, archives by address, and everything that a network does to them."""
+"""`data fetch` on loopback: public sets by name, archives by address, and what is wrong with either."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import http.server
-import io
 import json
 import shutil
-import socket
 import subprocess
 import sys
-import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fetch_cases import Server, leftovers, zipped
 
 from sage_ray.data import download, fetch
 from sage_ray.data.pairs import folder_fingerprint
@@ -29,87 +26,6 @@ from sage_ray.terminal.cli import call
 REPO = Path(__file__).resolve().parents[3]
 DOZEN = REPO / "tests" / "data" / "emps"
 EMPS = PUBLIC_SETS["emps"]
-
-
-class Server:
-    """A loopback server of named contents, each of which may misbehave a number of times first."""
-
-    def __init__(self) -> None:
-        self.contents: dict[str, bytes] = {}
-        self.faults: dict[str, list[str]] = {}
-        self.asked: list[tuple[str, str | None]] = []
-        self.announce_length = self.resumable = True
-        server = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                server.answer(self)
-
-            def log_message(self, format: str, *args: object) -> None:
-                """Quiet."""
-
-        self._http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.port = self._http.server_address[1]
-        self.address = f"http://127.0.0.1:{self.port}"
-        threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-
-    def answer(self, request: http.server.BaseHTTPRequestHandler) -> None:
-        name = request.path.rsplit("/", 1)[-1]
-        self.asked.append((request.path, request.headers.get("Range")))
-        data = self.contents.get(name)
-        fault = self.faults.get(name, []).pop(0) if self.faults.get(name) else ""
-        request.close_connection = True
-        if data is None or fault.isdigit():
-            request.send_error(int(fault or 404))
-            return
-        start = 0
-        wanted = request.headers.get("Range")
-        if wanted and self.resumable and request.headers.get("If-Range") == '"v1"':
-            start = int(wanted.removeprefix("bytes=").rstrip("-"))
-        request.send_response(206 if start else 200)
-        if self.resumable:
-            request.send_header("ETag", '"v1"')
-            request.send_header("Accept-Ranges", "bytes")
-        if self.announce_length:
-            request.send_header("Content-Length", str(len(data) - start))
-        else:
-            request.send_header("Transfer-Encoding", "chunked")
-        request.end_headers()
-        body = data[start:]
-        half = body[: len(body) // 2]
-        if fault == "stall":
-            request.wfile.write(half)
-            request.wfile.flush()
-            time.sleep(1.5)
-        elif fault == "break":
-            request.wfile.write(half if self.announce_length else b"%x\r\n%b" % (len(body), half))
-        elif self.announce_length:
-            request.wfile.write(body)
-        else:
-            request.wfile.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(download, "WAITS_S", (0.0, 0.0))
-    running = Server()
-    yield running
-    running.close()
-
-
-def zipped(members: dict[str, bytes], **words: int) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", **words) as package:  # type: ignore[arg-type]
-        for name, data in members.items():
-            package.writestr(name, data)
-    return buffer.getvalue()
 
 
 def repository_members(commit: str = EMPS.commit) -> dict[str, bytes]:
@@ -128,10 +44,6 @@ def dozen(monkeypatch: pytest.MonkeyPatch) -> PublicSet:
     entry = replace(EMPS, name="dozen", pairs=pairs, fingerprint=fingerprint)
     monkeypatch.setitem(PUBLIC_SETS, "dozen", entry)
     return entry
-
-
-def leftovers(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 def test_the_table_of_public_sets_is_whole() -> None:
@@ -253,103 +165,6 @@ def test_a_folder_with_other_files_is_left_alone(server: Server, dozen: PublicSe
         fetch.fetch_public(dozen, tmp_path / "file", origin=f"{server.address}/commit.zip")
     with pytest.raises(UserError, match="cannot be written"):
         fetch.fetch_public(dozen, tmp_path / "file" / "deeper", origin=f"{server.address}/commit.zip")
-
-
-def fetched(server: Server, name: str, target: Path, limit: int = 1 << 30) -> tuple[bytes, list[str]]:
-    said: list[str] = []
-    download.download(f"{server.address}/{name}", target, limit, said.append)
-    return target.read_bytes(), said
-
-
-DATA = bytes(range(256)) * 12_000  # 3 MB: several chunks
-
-
-@pytest.mark.parametrize("resumable", [True, False])
-@pytest.mark.parametrize("announced", [True, False], ids=["length", "chunked"])
-def test_a_broken_connection_is_mended(announced: bool, resumable: bool, server: Server, tmp_path: Path) -> None:
-    server.announce_length, server.resumable = announced, resumable
-    server.contents["a.zip"], server.faults["a.zip"] = DATA, ["break", "break"]
-    data, said = fetched(server, "a.zip", tmp_path / "a")
-    assert data == DATA and len(server.asked) == 3 and "trying again" in said[1]
-    assert (server.asked[1][1] is not None) == resumable
-    if resumable and announced:
-        assert [wanted for _, wanted in server.asked] == [None, "bytes=1536000-", "bytes=2304000-"]
-
-
-def test_a_file_that_changed_meanwhile_is_fetched_anew(server: Server, tmp_path: Path) -> None:
-    server.contents["a.zip"], server.faults["a.zip"] = DATA, ["break"]
-    started = server.answer
-
-    def changed(request: http.server.BaseHTTPRequestHandler) -> None:
-        if server.asked:
-            server.contents["a.zip"], server.resumable = b"another", False  # what a server does when the mark is old
-        started(request)
-
-    server.answer = changed  # type: ignore[method-assign]
-    assert fetched(server, "a.zip", tmp_path / "a")[0] == b"another"
-
-
-@pytest.mark.parametrize("faults", [["503"], ["500", "429"], ["416"]])
-def test_a_server_that_is_ill_for_a_while_is_asked_again(faults: list[str], server: Server, tmp_path: Path) -> None:
-    server.contents["a.zip"], server.faults["a.zip"] = DATA, faults.copy()
-    assert fetched(server, "a.zip", tmp_path / "a")[0] == DATA and len(server.asked) == len(faults) + 1
-
-
-@pytest.mark.parametrize(
-    ("faults", "times", "said"),
-    [
-        (["break"] * 3, 3, "the connection closed early"),
-        (["503"] * 3, 3, "503 Service Unavailable"),
-        (["403"], 1, "403 Forbidden"),
-        (["404"], 1, "404 Not Found"),
-    ],
-)
-def test_a_fault_that_stays_is_one_line(
-    faults: list[str], times: int, said: str, server: Server, tmp_path: Path
-) -> None:
-    server.contents["a.zip"], server.faults["a.zip"] = DATA, faults.copy()
-    with pytest.raises(UserError, match=said):
-        fetched(server, "a.zip", tmp_path / "a")
-    assert len(server.asked) == times
-
-
-def test_a_server_that_stalls_is_given_up(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "TIMEOUT_S", 0.2)
-    server.contents["a.zip"], server.faults["a.zip"] = DATA, ["stall"]
-    data, said = fetched(server, "a.zip", tmp_path / "a")
-    assert data == DATA and "timed out" in said[1]
-
-
-def test_nobody_there_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(download, "WAITS_S", (0.0, 0.0))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with pytest.raises(UserError, match=r"cannot be fetched.*refused.*https_proxy"):
-        download.download(f"http://127.0.0.1:{port}/a.zip", tmp_path / "a", 1, lambda line: None)
-    with pytest.raises(UserError, match="^cannot be fetched: http://:x/"):
-        download.download("http://:x/", tmp_path / "a", 1, lambda line: None)
-    for address in ("ftp://127.0.0.1/a", "file:///etc/passwd", "a.zip"):
-        with pytest.raises(UserError, match="unsupported address"):
-            download.download(address, tmp_path / "a", 1, lambda line: None)
-
-
-def test_the_proxy_of_the_environment_is_used(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("no_proxy", "")
-    monkeypatch.setenv("http_proxy", server.address)
-    server.contents["a.zip"] = DATA
-    download.download("http://archive.invalid/a.zip", tmp_path / "a", 1 << 30, lambda line: None)
-    assert server.asked == [("http://archive.invalid/a.zip", None)] and (tmp_path / "a").read_bytes() == DATA
-
-
-@pytest.mark.parametrize("announced", [True, False], ids=["length", "chunked"])
-def test_more_than_the_limit_is_not_written(announced: bool, server: Server, tmp_path: Path) -> None:
-    server.announce_length = announced
-    server.contents["a.zip"] = DATA
-    with pytest.raises(UserError, match="^archive is too large"):
-        fetched(server, "a.zip", tmp_path / "a", limit=2_000_000)
-    assert not (tmp_path / "a").exists() or (tmp_path / "a").stat().st_size <= 2_000_000 + download.CHUNK_BYTES
 
 
 def test_an_archive_that_unpacks_to_too_much_writes_nothing(dozen: PublicSet, tmp_path: Path) -> None:
