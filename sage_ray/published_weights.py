@@ -32,6 +32,10 @@ RESNET34_SHA256 = "b627a593"
 """First digits; the published file carries them in its name. They stand in stage keys, too, and so they are here."""
 
 
+WITHOUT_FEATURES = "give a file with --feature-weights, or use the judge's features, which need no download"
+"""How to go on without the weights of a network that makes features of images."""
+
+
 @dataclass(frozen=True)
 class PublishedWeights:
     """A published file of weights, and what of it is wanted.
@@ -150,6 +154,11 @@ class PublishedWeights:
             raise UserError(f"not usable as {self.label} weights", where, mend) from None
         wanted = {name: tensors[name] for name in self.shapes}
         return {name: (t.float() if t.is_floating_point() else t).contiguous() for name, t in wanted.items()}
+
+
+def published_shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Shapes of a network's tensors, by name, without the counters of batch norms: published files may lack them."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
 
 
 def _tensors(path: Path) -> Mapping[str, Tensor]:

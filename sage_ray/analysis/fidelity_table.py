@@ -22,6 +22,7 @@ from sage_ray.analysis.ablation import Judged, add_options, difference_table, fo
 from sage_ray.analysis.command import chosen_scores, script_parser, study_script
 from sage_ray.analysis.generation_table import (
     ScoredRun,
+    ScoredStudy,
     distance_numbers,
     generation_table,
     mask_table,
@@ -117,12 +118,11 @@ def make(tidy: Tidy, facts: StudyFacts, out: Path, options: argparse.Namespace) 
     every = study_runs(tidy, facts.name)
     finished = every[(every["state"] == FINISHED) & ~every["arm"].isin(list(options.without))]
     partial = _partial(facts, judged, finished, runs)
-    tables = [make_one(facts, runs, means, options.level, partial) for make_one in (mask_table, generation_table)]
+    scored = ScoredStudy(facts, runs, means, options.level, partial)
     title = f"Generated images of {facts.name}"
     compared = {score: one for score, one in judged.items() if score not in BESIDE or score in options.score}
-    tables = [table for table in tables if runs] + [
-        difference_table(one, score, title) for score, one in compared.items()
-    ]
+    tables = [mask_table(scored), generation_table(scored)] if runs else []
+    tables += [difference_table(one, score, title) for score, one in compared.items()]
     source = provenance_of(facts.name, finished)
     frames = [*(numbers(one) for one in judged.values()), unpaired_numbers(runs, options.level)]
     frame = pd.concat([each for each in frames if not each.empty], ignore_index=True)

@@ -52,6 +52,40 @@ class ScoredRun:
         return bool(self.told.get("paired", True))
 
 
+@dataclass(frozen=True)
+class ScoredStudy:
+    """The images of a study's arms, as both tables take them.
+
+    Attributes:
+        facts: of the study.
+        runs: that were scored.
+        means: of a score and an arm, where images are crossed with seeds.
+        level: of the intervals.
+        partial: what is missing.
+    """
+
+    facts: StudyFacts
+    runs: Sequence[ScoredRun]
+    means: Mapping[tuple[str, str], ArmMean]
+    level: float
+    partial: Sequence[str] = ()
+
+    def by_arm(self) -> list[tuple[str, list[ScoredRun]]]:
+        """The arms that have scored runs, in the order of the design, with those."""
+        arms = dict.fromkeys([*self.facts.arms, *(run.arm for run in self.runs)])
+        found = ((arm, [run for run in self.runs if run.arm == arm]) for arm in arms)
+        return [(arm, own) for arm, own in found if own]
+
+    def score(self, arm: str, own: Sequence[ScoredRun], name: str) -> str:
+        """The mean of a score over the runs of an arm with its interval, as text."""
+        known = self.means.get((name, arm))
+        if known is not None and math.isfinite(known.low):
+            return interval(known.mean, known.low, known.high)
+        lines = [run.told["scores"][name] for run in own if name in run.told.get("scores", {})]
+        lines = [line for line in lines if line["mean"] is not None]
+        return interval(*over_runs(lines, "mean", self.level)) if lines else NONE
+
+
 def scored_runs(tidy: Tidy, facts: StudyFacts, without: Collection[str] = ()) -> list[ScoredRun]:
     """The finished runs of a study whose images were scored and whose artifacts are at hand.
 
@@ -97,67 +131,47 @@ def over_runs(lines: Sequence[Mapping[str, Any]], value: str, level: float) -> t
     return mean, mean - math.hypot(below, spread), mean + math.hypot(above, spread)
 
 
-def mask_table(
-    facts: StudyFacts,
-    runs: Sequence[ScoredRun],
-    means: Mapping[tuple[str, str], ArmMean],
-    level: float,
-    partial: Sequence[str] = (),
-) -> TextTable:
-    """Fidelity beside its ceiling, null and collusion of each arm.
-
-    Args:
-        facts: of the study.
-        runs: that were scored.
-        means: of a score and an arm, where images are crossed with seeds.
-        level: of the intervals.
-        partial: what is missing.
-    """
+def mask_table(study: ScoredStudy) -> TextTable:
+    """Fidelity beside its ceiling, null and collusion of each arm."""
     rows = []
-    for arm, own in _by_arm(facts, runs):
-        cells = [_score(arm, own, name, means, level) for name in ("fidelity", "null", "collusion")]
+    for arm, own in study.by_arm():
+        cells = [study.score(arm, own, name) for name in ("fidelity", "null", "collusion")]
         real = [run.told["judge_on_real"] for run in own if "judge_on_real" in run.told]
-        ceiling = _score(arm, own, "ceiling", means, level)
+        ceiling = study.score(arm, own, "ceiling")
         if ceiling == NONE and real:
             ceiling = f"({number(float(np.mean([line['mean'] for line in real])))})"
         kind = f"{own[0].told.get('images', NONE)} {'masks' if own[0].paired else 'made pairs'}"
-        rows.append([facts.called(arm), str(len(own)), kind, cells[0], ceiling, *cells[1:]])
+        rows.append([study.facts.called(arm), str(len(own)), kind, cells[0], ceiling, *cells[1:]])
     return TextTable(
-        title=f"Do the images of {facts.name} show their masks?",
-        columns=["arm", "runs", "images", f"fidelity [{percent(level)}]", "ceiling", "null", "collusion"],
+        title=f"Do the images of {study.facts.name} show their masks?",
+        columns=["arm", "runs", "images", f"fidelity [{percent(study.level)}]", "ceiling", "null", "collusion"],
         rows=rows,
-        notes=[*MASK_NOTES, *_judge(runs)],
-        partial=partial,
+        notes=[*MASK_NOTES, *_judge(study.runs)],
+        partial=study.partial,
     )
 
 
-def generation_table(
-    facts: StudyFacts,
-    runs: Sequence[ScoredRun],
-    means: Mapping[tuple[str, str], ArmMean],
-    level: float,
-    partial: Sequence[str] = (),
-) -> TextTable:
-    """Distances of each arm's images from real ones; arguments as of `mask_table`."""
-    features = sorted({str(run.told["distances"]["features"]) for run in runs})
+def generation_table(study: ScoredStudy) -> TextTable:
+    """Distances of each arm's images from real ones."""
+    features = sorted({str(run.told["distances"]["features"]) for run in study.runs})
     alike = len(features) == 1
     rows = [
-        [facts.called(arm), str(len(own)), *_distances(arm, own, means, level, alike=alike)]
-        for arm, own in _by_arm(facts, runs)
+        [study.facts.called(arm), str(len(own)), *_distances(study, arm, own, alike=alike)]
+        for arm, own in study.by_arm()
     ]
     told = f"MMD and Frechet distances are in {features[0]}." if alike else (
         f"MMD and Frechet distances are left out: runs have them in several features ({'; '.join(features)})."
     )  # fmt: skip
     columns = [
-        "arm", "runs", f"MMD [{percent(level)}]", "p < .05", "MMD of halves", "SSIM", "LPIPS", "spectrum",
+        "arm", "runs", f"MMD [{percent(study.level)}]", "p < .05", "MMD of halves", "SSIM", "LPIPS", "spectrum",
         "grey inside", "matched", "grey outside", "matched", "Frechet", "of halves", "published",
     ]  # fmt: skip
     return TextTable(
-        title=f"Do the images of {facts.name} look real?",
+        title=f"Do the images of {study.facts.name} look real?",
         columns=columns,
         rows=rows,
         notes=[told, *SET_NOTES],
-        partial=partial,
+        partial=study.partial,
     )
 
 
@@ -189,28 +203,8 @@ def unpaired_numbers(runs: Sequence[ScoredRun], level: float) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _by_arm(facts: StudyFacts, runs: Sequence[ScoredRun]) -> list[tuple[str, list[ScoredRun]]]:
-    """The arms that have scored runs, in the order of the design, with those."""
-    arms = dict.fromkeys([*facts.arms, *(run.arm for run in runs)])
-    found = ((arm, [run for run in runs if run.arm == arm]) for arm in arms)
-    return [(arm, own) for arm, own in found if own]
-
-
-def _score(
-    arm: str, own: Sequence[ScoredRun], score: str, means: Mapping[tuple[str, str], ArmMean], level: float
-) -> str:
-    """The mean of a score with its interval, as text."""
-    known = means.get((score, arm))
-    if known is not None and math.isfinite(known.low):
-        return interval(known.mean, known.low, known.high)
-    lines = [run.told["scores"][score] for run in own if score in run.told.get("scores", {})]
-    lines = [line for line in lines if line["mean"] is not None]
-    return interval(*over_runs(lines, "mean", level)) if lines else NONE
-
-
-def _distances(
-    arm: str, own: Sequence[ScoredRun], means: Mapping[tuple[str, str], ArmMean], level: float, *, alike: bool
-) -> list[str]:
+def _distances(study: ScoredStudy, arm: str, own: Sequence[ScoredRun], *, alike: bool) -> list[str]:
+    """The cells of an arm in `generation_table`; `alike`: whether all runs have the same features."""
     told = [run.told["distances"] for run in own]
     mmd = [NONE] * 3
     frechet = [NONE] * 3
@@ -218,7 +212,7 @@ def _distances(
         p_values = [found["mmd"]["p_value"] for found in told]
         low = sum(p < 0.05 for p in p_values)
         mmd = [
-            _short_interval(*over_runs([found["mmd"] for found in told], "value", level)),
+            _short_interval(*over_runs([found["mmd"] for found in told], "value", study.level)),
             f"{low} of {len(told)} ({np.median(p_values):.3f})",
             _short(_mean(told, "real_halves", "value")),
         ]
@@ -227,7 +221,7 @@ def _distances(
     sets = [
         _beside_halves(told, name) for name in ("spectrum", "inside", "inside_matched", "outside", "outside_matched")
     ]
-    return [*mmd, *(_score(arm, own, name, means, level) for name in ("ssim", "lpips")), *sets, *frechet]
+    return [*mmd, *(study.score(arm, own, name) for name in ("ssim", "lpips")), *sets, *frechet]
 
 
 def _beside_halves(told: Sequence[dict[str, Any]], name: str) -> str:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sage_ray.published_weights import PublishedWeights
+from sage_ray.published_weights import WITHOUT_FEATURES, PublishedWeights, published_shapes
 
 URL = "https://dl.fbaipublicfiles.com/dinov2/dinov2_vits14/dinov2_vits14_pretrain.pth"
 SHA256 = "b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9"
@@ -129,8 +129,8 @@ def dinov2_weights() -> PublishedWeights:
         stem="dinov2-vits14",
         url=URL,
         sha256=SHA256,
-        shapes={name: tuple(tensor.shape) for name, tensor in tensors.items()},
-        how_to_go_on="give a file with --feature-weights, or use the judge's features, which need no download",
+        shapes=published_shapes(tensors),
+        how_to_go_on=WITHOUT_FEATURES,
     )
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sage_ray.published_weights import PublishedWeights
+from sage_ray.published_weights import WITHOUT_FEATURES, PublishedWeights, published_shapes
 
 URL = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
@@ -173,8 +173,8 @@ def inception_weights() -> PublishedWeights:
         stem="inception-v3-fid",
         url=URL,
         sha256=SHA256,
-        shapes={name: tuple(t.shape) for name, t in tensors.items() if not name.endswith("num_batches_tracked")},
-        how_to_go_on="give a file with --feature-weights, or use the judge's features, which need no download",
+        shapes=published_shapes(tensors),
+        how_to_go_on=WITHOUT_FEATURES,
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sage_ray.models.blocks import DoubleConv, pad_to_multiple
 from sage_ray.models.norm import make_norm
 from sage_ray.models.segmenter import Segmenter
-from sage_ray.published_weights import RESNET34_SHA256, RESNET34_URL, PublishedWeights
+from sage_ray.published_weights import RESNET34_SHA256, RESNET34_URL, PublishedWeights, published_shapes
 
 PUBLISHED_WIDTH, PUBLISHED_DEPTH = 64, 5
 """Layout of the published network."""
@@ -133,8 +133,7 @@ class ResNet34UNet(Segmenter):
 
     def published(self) -> PublishedWeights:
         """What the encoder takes of the published file (or of another one of the same names, at another width)."""
-        state = self.encoder.state_dict()
-        shapes = {name: tuple(value.shape) for name, value in state.items() if not name.endswith("num_batches_tracked")}
+        shapes = published_shapes(self.encoder.state_dict())
         shapes["conv1.weight"] = (shapes["conv1.weight"][0], 3, *shapes["conv1.weight"][2:])
         return PublishedWeights(
             label="ResNet-34",
