@@ -34,16 +34,23 @@ def given_sizes(
     return draw
 
 
-def fit_lognormal(diameters_px: np.ndarray, smaller_side: int) -> tuple[float, float]:
+def fit_lognormal(
+    diameters_px: np.ndarray, smaller_side: int, where: str = "render.sizes=fitted"
+) -> tuple[float, float]:
     """Median as a share of the image's smaller side, and deviation of the logarithm, of diameters (n,) in pixels.
+
+    Args:
+        diameters_px: what is not finite or not above 0 is left out.
+        smaller_side: of the image, in pixels.
+        where: names their source in an error.
 
     Raises:
         UserError: fewer than 5 of them.
     """
     found = diameters_px[np.isfinite(diameters_px) & (diameters_px > 0)]
     if len(found) < LEAST_PARTICLES:
-        where = f"{len(found)} particles of known size"
-        raise UserError("too few particles to fit sizes to", where, "give render.sizes=lognormal and render.diameter")
+        what = f"too few particles to fit sizes to ({len(found)} of known size, {LEAST_PARTICLES} needed)"
+        raise UserError(what, where, "give render.sizes=lognormal and render.diameter")
     logs = np.log(found / smaller_side)
     return float(np.exp(logs.mean())), float(min(logs.std(ddof=1), 2.0))
 
@@ -62,14 +69,18 @@ def diameters_of_table(path: Path) -> np.ndarray:
     """Equivalent diameters in pixels of a particles.csv that `sage-ray predict` wrote.
 
     Raises:
-        UserError: no such file, or no such column in it.
+        UserError: no such file, no such column in it, or a value that is no number.
     """
+    where = f"render.sizes_table={path}"
     try:
         table = pd.read_csv(path)
     except (OSError, ValueError) as error:
-        raise UserError("cannot be read", f"render.sizes_table={path}", f"give a particles.csv ({error})") from None
+        raise UserError("cannot be read", where, f"give a particles.csv ({error})") from None
     if COLUMN not in table:
-        raise UserError(f"no column {COLUMN}", f"render.sizes_table={path}", "give a particles.csv of predict")
+        raise UserError(f"no column {COLUMN}", where, "give a particles.csv of predict")
     if "touches_border" in table:
         table = table[~table["touches_border"].astype(bool)]
-    return table[COLUMN].to_numpy(float)
+    try:
+        return table[COLUMN].to_numpy(float)
+    except ValueError as error:
+        raise UserError(f"column {COLUMN} is not of numbers", where, f"give pixels ({error})") from None

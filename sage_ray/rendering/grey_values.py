@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sage_ray.rendering.index_pass import visible
+from sage_ray.rendering.kept_within import KeptWithin
 from sage_ray.rendering.scenes import Scene
 from sage_ray.rendering.views import View
 
@@ -22,6 +23,8 @@ LEVELS = 1024
 """Steps of the quantile function of the real images."""
 COUNTED_SCENES = 64
 """Scenes that say what particles cover on average; more change little."""
+KEPT_BYTES = 1 << 30
+"""Of weights that are kept for scenes that come again."""
 
 
 def grey_quantiles(images: Iterable[np.ndarray]) -> Tensor:
@@ -94,7 +97,7 @@ class RealGreys:
     ) -> None:
         self._quantiles = grey_quantiles(real_images).to(device)
         self._scene, self._count, self._view, self._device = scene, count, view, device
-        self._kept: dict[int, Tensor] = {}
+        self._kept: KeptWithin[Tensor] = KeptWithin(KEPT_BYTES)
 
     @cached_property
     def coverage(self) -> float:
@@ -106,10 +109,8 @@ class RealGreys:
         return distance_to_set(image, self.weights(number), self._quantiles)
 
     def weights(self, number: int) -> Tensor:
-        """(H,W) float32 of a scene, as `scene_weights`, kept once they have been asked for."""
-        if number not in self._kept:
-            self._kept[number] = scene_weights(self._particle(number), self.coverage).to(self._device)
-        return self._kept[number]
+        """(H,W) float32 of a scene, as `scene_weights`, kept where there is room for them."""
+        return self._kept.get(number, lambda: scene_weights(self._particle(number), self.coverage).to(self._device))
 
     def _particle(self, number: int) -> np.ndarray:
         return visible(self._scene(number), self._view).instances > 0

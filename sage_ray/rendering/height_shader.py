@@ -18,6 +18,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from sage_ray.rendering.index_pass import visible
+from sage_ray.rendering.kept_within import KeptWithin
 from sage_ray.rendering.scenes import Scene
 from sage_ray.rendering.views import SMALLER_SIDE, View
 
@@ -39,7 +40,7 @@ class _Relief:
     depth: Tensor
 
     @property
-    def bytes(self) -> int:
+    def nbytes(self) -> int:
         """Memory of all four."""
         return 4 * self.depth.nbytes
 
@@ -50,15 +51,11 @@ class HeightShader:
     def __init__(self, view: View, device: torch.device | str = "cpu") -> None:
         self.view, self.device = view, torch.device(device)
         self._fine = View(view.rows * GRID, view.columns * GRID)
-        self._kept: dict[Hashable, _Relief] = {}
+        self._kept: KeptWithin[_Relief] = KeptWithin(KEPT_BYTES)
 
     def render(self, scene: Scene, materials: Mapping[str, Tensor], seed: int, name: Hashable | None = None) -> Tensor:
         """As `Renderer`; the seed is not used, as nothing is sampled."""
-        relief = self._kept.get(name) if name is not None else None
-        if relief is None:
-            relief = self._relief(scene)
-            if name is not None and (len(self._kept) + 1) * relief.bytes <= KEPT_BYTES:
-                self._kept[name] = relief
+        relief = self._relief(scene) if name is None else self._kept.get(name, lambda: self._relief(scene))
         particle = materials["particle_base_color"] * (
             1 + materials["particle_tilt"] * relief.tilt + materials["particle_edge"] * relief.edge
         )

@@ -33,6 +33,12 @@ class Scene:
     particles: tuple[ParticleMesh, ...]
     table: np.ndarray
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the meshes, in bytes."""
+        arrays = (a for p in self.particles for a in (p.vertices, p.normals, p.faces, p.balls))
+        return sum(array.nbytes for array in arrays)
+
     def merged(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """All particles as one mesh: vertices (V,3), normals (V,3), faces (F,3), and the particle of each face (F,)."""
         starts = np.cumsum([0, *(len(p.vertices) for p in self.particles[:-1])])

@@ -68,8 +68,10 @@ def check_can_render(config: ExperimentConfig, device: str) -> None:
     if settings.engine == "mitsuba":
         check_mitsuba(device, "render.engine=mitsuba")
     table = settings.sizes_table
-    if settings.sizes == "fitted" and table is not None and not Path(table).is_file():
-        raise UserError("no such file", f"render.sizes_table={table}", "give a particles.csv of `sage-ray predict`")
+    if settings.sizes == "fitted" and table is not None:
+        if not Path(table).is_file():
+            raise UserError("no such file", f"render.sizes_table={table}", "give a particles.csv of `sage-ray predict`")
+        _fitted_to_table(table, config)
 
 
 def build_engine(config: ExperimentConfig, device: torch.device) -> Engine:
@@ -122,7 +124,12 @@ def _diameters(config: ExperimentConfig, data: PreparedData) -> Diameters:
             settings.sizes, settings.diameter, settings.spread, settings.second_diameter, settings.second_share
         )
     if settings.sizes_table is not None:
-        found = diameters_of_table(Path(settings.sizes_table))
-    else:
-        found = diameters_of_masks(np.asarray(data.masks[row]) for row in data.split.train)
-    return given_sizes("lognormal", *fit_lognormal(found, min(config.data.image_size)))
+        return _fitted_to_table(settings.sizes_table, config)
+    found = diameters_of_masks(np.asarray(data.masks[row]) for row in data.split.train)
+    where = f"render.sizes=fitted, {len(data.split.train)} training masks of {config.data.path}"
+    return given_sizes("lognormal", *fit_lognormal(found, min(config.data.image_size), where))
+
+
+def _fitted_to_table(table: str, config: ExperimentConfig) -> Diameters:
+    found = fit_lognormal(diameters_of_table(Path(table)), min(config.data.image_size), f"render.sizes_table={table}")
+    return given_sizes("lognormal", *found)

@@ -24,6 +24,7 @@ from sage_ray.models import DISCRIMINATORS
 from sage_ray.models.init import initialise, normal
 from sage_ray.rendering.grey_values import RealGreys
 from sage_ray.rendering.index_pass import visible
+from sage_ray.rendering.kept_within import KeptWithin
 from sage_ray.rendering.render_gan import RenderRecipe, render_step, rendered
 from sage_ray.rendering.scenes import Scene, draw_scene
 from sage_ray.sections import ScheduleConfig
@@ -45,6 +46,8 @@ from sage_ray.training.snapshots import Snapshots
 from sage_ray.training.state import TrainState
 
 STAGE = "render"
+KEPT_BYTES = 1 << 30
+"""Of scenes that are kept for the next step on them; those beyond are drawn each time."""
 SEED_BITS = (1 << 31) - 1
 """Largest seed of an engine's samples."""
 
@@ -150,7 +153,7 @@ class _RenderRun:
         self._phase, self._reports = phase, reports
         self._engine: Engine = build_engine(config, ctx.device)
         self._law = scene_law(config, data)
-        self._scenes: dict[int, Scene] = {}
+        self._scenes: KeptWithin[Scene] = KeptWithin(KEPT_BYTES)
         self._rows = judged_rows(data, config)
         """Rows of the real images that the adversary sees: their masks go nowhere."""
         settings, view = config.render, self._engine.view
@@ -282,9 +285,7 @@ class _RenderRun:
         return torch.from_numpy(turned.copy()).to(self._ctx.device)[None, None].float() / 255
 
     def _scene(self, number: int) -> Scene:
-        if number not in self._scenes:
-            self._scenes[number] = self._drawn_scene("scene", number)
-        return self._scenes[number]
+        return self._scenes.get(number, lambda: self._drawn_scene("scene", number))
 
     def _drawn_scene(self, what: str, number: int) -> Scene:
         rng = np.random.default_rng(keyed_seed(self._config.seed, STAGE, what, number))

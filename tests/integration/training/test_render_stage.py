@@ -212,6 +212,17 @@ def test_a_table_that_is_not_there_is_refused_before_training() -> None:
         check_renderer(rendering("render.sizes=fitted", "render.sizes_table=/nowhere.csv"), "cpu")
 
 
+@pytest.mark.parametrize(
+    ("rows", "said"), [("9\nwide\n", "is not of numbers"), ("9\n" * 4, "too few .*4 of known size, 5 needed")]
+)
+def test_a_table_that_no_sizes_can_be_fitted_to_is_refused_before_training(
+    rows: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "sizes.csv").write_text(f"equivalent_diameter_px\n{rows}")
+    with pytest.raises(UserError, match=f"{said}.*: render.sizes_table=.*sizes.csv"):
+        check_renderer(rendering("render.sizes=fitted", f"render.sizes_table={tmp_path / 'sizes.csv'}"), "cpu")
+
+
 def test_numbers_of_hidden_particles_are_closed_up() -> None:
     assert renumbered(np.array([[0, 4], [2, 4]], np.int32)).tolist() == [[0, 2], [1, 2]]
 

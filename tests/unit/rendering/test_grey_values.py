@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import wasserstein_distance
 
+from sage_ray.rendering import grey_values
 from sage_ray.rendering.fitted_sizes import given_sizes
 from sage_ray.rendering.grey_values import LEVELS, RealGreys, distance_to_set, grey_quantiles, scene_weights
 from sage_ray.rendering.index_pass import visible
@@ -92,7 +93,7 @@ def test_gradients_go_to_the_image_alone() -> None:
     assert image.grad is not None and torch.allclose(image.grad[0], weights[0], atol=1e-6)
 
 
-def test_scenes_are_balanced_by_their_mean_coverage() -> None:
+def test_scenes_are_balanced_by_their_mean_coverage_and_kept_up_to_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
     law = SceneLaw((3, 12), 2, 0.3, ("sphere",), given_sizes("lognormal", 0.2, 0.2))
 
     def scene(number: int) -> Scene:
@@ -107,5 +108,10 @@ def test_scenes_are_balanced_by_their_mean_coverage() -> None:
         found = greys.weights(number)
         assert float(found[torch.from_numpy(particle[number])].sum()) == pytest.approx(coverage, abs=1e-5)
     assert greys.weights(0) is greys.weights(0)
+    monkeypatch.setattr(grey_values, "KEPT_BYTES", 2 * 4 * VIEW.rows * VIEW.columns)
+    few = RealGreys([image], scene, 5, VIEW)
+    for number in (0, 1, 2, 3, 0, 3):
+        assert torch.equal(few.weights(number), greys.weights(number))
+    assert few._kept.names == [0, 1]
     shown = torch.rand(1, 1, 32, 48, generator=torch.Generator().manual_seed(0))
     assert greys.distance(shown, 4) == distance_to_set(shown, greys.weights(4), grey_quantiles([image]))

@@ -75,6 +75,12 @@ def test_without_agglomerates_particles_stand_alone() -> None:
     assert len(scene.particles) >= 10 and gaps(scene).min() > 0
 
 
+def test_a_scene_says_how_much_memory_it_takes() -> None:
+    scene = drawn("sphere", 0)
+    vertices, normals, faces, _ = scene.merged()
+    assert scene.nbytes == vertices.nbytes + normals.nbytes + faces.nbytes + 32 * len(scene.particles)
+
+
 def test_a_seed_gives_one_scene() -> None:
     one, same, other = drawn("crystal", 1), drawn("crystal", 1), drawn("crystal", 2)
     assert np.array_equal(one.table, same.table) and one.table.shape != (0,)
@@ -107,10 +113,13 @@ def test_sizes_are_fitted_to_the_particles_of_masks(tmp_path) -> None:
     table = tmp_path / "particles.csv"
     table.write_text("label,equivalent_diameter_px,touches_border\n1,8,False\n2,12,False\n3,3,True\n")
     assert list(diameters_of_table(table)) == [8, 12]
-    with pytest.raises(UserError, match="too few particles"):
-        fit_lognormal(found[:3], 100)
+    with pytest.raises(UserError, match=r"too few particles to fit sizes to \(3 of known size, 5 needed\): here"):
+        fit_lognormal(found[:3], 100, "here")
     with pytest.raises(UserError, match="cannot be read"):
         diameters_of_table(tmp_path / "none.csv")
     table.write_text("label\n1\n")
     with pytest.raises(UserError, match="no column"):
+        diameters_of_table(table)
+    table.write_text("label,equivalent_diameter_px\n1,8\n2,wide\n")
+    with pytest.raises(UserError, match="_px is not of numbers: render.sizes_table=.*particles.csv"):
         diameters_of_table(table)
