@@ -60,6 +60,12 @@ class Lineage:
             lists["source_masks"] = _union(lists["source_masks"], sizes_from)
         return cls(str(origin.get("maker", "unknown")), bool(origin.get("known", True)), **lists)
 
+    @property
+    def seen(self) -> frozenset[str]:
+        """sha256 of all images and mask files that the maker learned from, with masks or without, or was shown."""
+        with_masks = {*self.trained_on, *self.chosen_on, *self.source_masks, *self.source_mask_files}
+        return frozenset(with_masks | set(self.unlabelled))
+
     def plain(self) -> dict[str, Any]:
         """As `of` reads it."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
@@ -185,6 +191,7 @@ def check_lineage(lineage: Lineage, data: PreparedData, where: str) -> None:
     """
     labelled = {*lineage.trained_on, *lineage.source_masks}
     known = labelled | set(lineage.unlabelled)
+    shown = set(lineage.source_mask_files)
     parts = (
         ("locked test", data.split.test, known | set(lineage.chosen_on)),
         ("validation", data.split.validation, known),
@@ -192,7 +199,7 @@ def check_lineage(lineage: Lineage, data: PreparedData, where: str) -> None:
     )
     for part, images, seen in parts:
         facts = [data.facts[i] for i in images]
-        met = [f for f in facts if f.image_sha in seen or f.mask_sha in set(lineage.source_mask_files)]
+        met = [f for f in facts if f.image_sha in seen or f.mask_sha in shown]
         if met:
             what = f"extra pairs come from {len(met)} of the {len(facts)} images of the {part} part"
             raise UserError(what, where, "make them from the masks, and by a model, of this run's training part alone")

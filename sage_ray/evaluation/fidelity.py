@@ -27,7 +27,7 @@ from sage_ray.evaluation.scored_images import ScoredImages, of_generator, of_pai
 from sage_ray.files import replacing, sha256_of, write_json
 from sage_ray.followed import push
 from sage_ray.locks import locked
-from sage_ray.losses.perceptual import VGG19Loss, cached_vgg19, load_vgg19
+from sage_ray.losses.perceptual import VGG19, VGG19Loss, cached_vgg19
 from sage_ray.notebook_view import NotebookView
 from sage_ray.record.home import Home
 from sage_ray.record.metric_lines import finite
@@ -41,6 +41,7 @@ PART = "generated"
 """Part of the rows of per_image.parquet."""
 RESULT = "fidelity.json"
 DRAWS = 4
+LPIPS_WEIGHTS = replace(VGG19, how_to_go_on="give a file with --lpips, or leave that out: the other scores need none")
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def fidelity(
         UserError: a model without generator or made pairs, or of unknown training images, one that has seen what it
             would be judged on, fewer than 8 images or 4 micrographs, features without weights, or a judge that is none.
     """
-    _check_numbers(draws, seed)
+    _check_options(draws, seed, features, feature_weights)
     resolve_model(model, home)  # before anything is made for a model that is not there
     home.check_writable()
     task = fidelity_task(model, data, home, allow_seen=allow_seen)
@@ -157,9 +158,12 @@ def fidelity(
     return _kept(_result(scored, task, who, home, seed=seed), scored, task, home)
 
 
-def _check_numbers(draws: int, seed: int) -> None:
+def _check_options(draws: int, seed: int, features: str, feature_weights: str | Path | None) -> None:
     if draws < 1 or seed < 0:
         raise UserError("bad number", f"draws={draws}, seed={seed}", "draws is at least 1, seed at least 0")
+    if features == JUDGE and feature_weights is not None:
+        mend = "name the network that they are of: --features inception or dinov2"
+        raise UserError("weights for the judge's features, which have their own", feature_weights, mend)
 
 
 def _judge(
@@ -192,7 +196,7 @@ def _perceptual(lpips: str | Path | None, home: Home) -> tuple[VGG19Loss | None,
     if lpips is None and not cached_vgg19(home.cache).is_file():
         return None, ""
     path = None if lpips is None or str(lpips) == "download" else Path(lpips)
-    weights = load_vgg19(path, home.cache)
+    weights = LPIPS_WEIGHTS.load(path, home.cache)
     sha = sha256_of(path) if path is not None else sha256_of(cached_vgg19(home.cache))
     return VGG19Loss(weights).to(choose_device("auto")), sha[:16]
 

@@ -33,7 +33,8 @@ class RunPairs:
         masks: (m,H,W) bool.
         text: what they are, for definitions: the same for runs that differ in their seed alone.
         place: where they lie.
-        seen: sha256 of images and mask files that their maker has learned from, was chosen on, or was shown.
+        seen: sha256 of images and mask files that their maker has learned from (a renderer: without masks), was chosen
+            on, or was shown.
         known: whether that is all of it.
     """
 
@@ -112,5 +113,4 @@ def _stored(
 
 
 def _pairs(images: np.ndarray, masks: np.ndarray, text: str, place: str, lineage: Lineage) -> RunPairs:
-    seen = {*lineage.trained_on, *lineage.chosen_on, *lineage.source_masks, *lineage.source_mask_files}
-    return RunPairs(images, masks > 0, text, place, frozenset(seen), lineage.known)
+    return RunPairs(images, masks > 0, text, place, lineage.seen, lineage.known)

@@ -21,7 +21,7 @@ def seen_by(ref: ModelRef, home: Home) -> tuple[set[str], set[str], str | None]:
     and of the mask files that were shown to a generator.
     """
     before = handed_on(ref.folder)
-    handed = {*before.trained_on, *before.chosen_on, *before.source_masks, *before.source_mask_files}
+    handed = set(before.seen)
     note = None if before.known else UNKNOWN_ORIGIN
     if ref.provenance is not None:
         return handed | set(ref.provenance["seen_shas"]), set(ref.provenance["test_shas"]), note

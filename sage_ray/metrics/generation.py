@@ -31,6 +31,7 @@ class Mmd:
     value: float
     low: float
     high: float
+    """NaN, as `low`, where a set has fewer than four micrographs: a half of them is no sample of two."""
     level: float
     p_value: float
     kernel: str
@@ -146,7 +147,7 @@ def unpaired_mmd(
         name, level, seed: as `paired_mmd`.
 
     Raises:
-        ValueError: a micrograph in both sets, or fewer than four micrographs.
+        ValueError: a micrograph in both sets, or fewer than four micrographs, or two in one of the sets.
     """
     codes, num_groups = _coded(groups, len(kernel))
     of_group = np.zeros(num_groups, bool)
@@ -154,6 +155,9 @@ def unpaired_mmd(
     if not np.array_equal(of_group[codes], np.asarray(is_first, bool)):
         raise ValueError("a micrograph has images in both sets; keep its crops together")
     _check_groups(num_groups)
+    smaller = int(min(of_group.sum(), (~of_group).sum()))
+    if smaller < 2:
+        raise ValueError(f"{smaller} micrographs in one of the sets: the distance needs two or more in each")
     rng = np.random.default_rng([seed, 2])
     labels = rng.permuted(np.tile(of_group, (PERMUTATIONS, 1)), axis=1)[:, codes].astype(np.float64)
     weights = (codes[:, None] != codes[None]).astype(np.float64)
@@ -161,6 +165,8 @@ def unpaired_mmd(
     first = of_group[codes].astype(np.float64)
     value = float(_statistics(first[None], 1 - first[None], values, weights)[0])
     p_value = _p_value(_statistics(labels, 1 - labels, values, weights), value)
+    if smaller < LEAST_GROUPS:
+        return Mmd(value, np.nan, np.nan, level, p_value, name, num_groups)
     chosen = _halves([np.flatnonzero(of_group), np.flatnonzero(~of_group)], num_groups, seed)[:, codes]
     low, high = _limits(_statistics(chosen * first, chosen * (1 - first), values, weights), value, level)
     return Mmd(value, low, high, level, p_value, name, num_groups)
@@ -268,7 +274,7 @@ def _statistics(first: np.ndarray, second: np.ndarray, values: np.ndarray, weigh
 
 
 def _halves(strata: Sequence[np.ndarray], num_groups: int, seed: int) -> np.ndarray:
-    """(SUBSAMPLES, num_groups) of 0 and 1: half of the micrographs of each stratum, without repeats.
+    """(SUBSAMPLES, num_groups) of 0 and 1: half of the micrographs of each stratum, four at least, without repeats.
 
     Repeats, as a bootstrap has them, would inflate the distance. The deviation of a half sample from the whole has the
     variance of the whole sample, as half of the micrographs is left out.
@@ -276,7 +282,7 @@ def _halves(strata: Sequence[np.ndarray], num_groups: int, seed: int) -> np.ndar
     rng = np.random.default_rng([seed, 4])
     kept = np.zeros((SUBSAMPLES, num_groups))
     for stratum in strata:
-        drawn = np.tile(np.arange(len(stratum)) < max(len(stratum) // 2, 2), (SUBSAMPLES, 1))
+        drawn = np.tile(np.arange(len(stratum)) < len(stratum) // 2, (SUBSAMPLES, 1))
         kept[:, stratum] = rng.permuted(drawn, axis=1)
     return kept
 

@@ -24,17 +24,23 @@ def set_summaries(
     ours, theirs = mean_spectrum(images), mean_spectrum(other_images)
     found = {"set_spectrum": float(np.abs(ours - theirs).mean())}
     levels = np.arange(GREYS, dtype=np.float64)
-    matched = _matched(images, other_images)
+    here, there = grey_counts(images, masks), grey_counts(other_images, other_masks)
+    matched = _matched(here.sum(0), there.sum(0))
     for name, values in (("", levels), ("_matched", matched)):
-        for place in ("inside", "outside"):
-            here, there = (
-                np.bincount(i[(m > 0) == (place == "inside")], minlength=GREYS)
-                for i, m in ((images, masks), (other_images, other_masks))
-            )
-            known = here.sum() and there.sum()
+        for place, ours_here, theirs_here in zip(("inside", "outside"), here, there, strict=True):
+            known = ours_here.any() and theirs_here.any()
             found[f"set_{place}{name}"] = (
-                float(wasserstein_distance(values, levels, here, there)) if known else float("nan")
+                float(wasserstein_distance(values, levels, ours_here, theirs_here)) if known else float("nan")
             )
+    return found
+
+
+def grey_counts(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """(2, GREYS) int64: pixels of each grey value inside the masks, and outside, over all images."""
+    found = np.zeros((2, GREYS), np.int64)
+    for image, mask in zip(images, masks, strict=True):  # one by one: counting takes eight times an image's memory
+        for place, pixels in enumerate((image[mask > 0], image[mask == 0])):
+            found[place] += np.bincount(pixels, minlength=GREYS)
     return found
 
 
@@ -44,8 +50,16 @@ def mean_spectrum(images: np.ndarray) -> np.ndarray:
     return np.asarray(np.mean([np.log10(radial_spectrum(image) + floor) for image in images], axis=0))
 
 
-def _matched(images: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """What each grey level (GREYS,) of `images` becomes when they get mean and deviation of the target."""
-    spread = float(images.std())
-    scale = float(target.std()) / spread if spread > 0 else 0.0
-    return np.asarray((np.arange(GREYS) - float(images.mean())) * scale + float(target.mean()))
+def _matched(counts: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """What each grey level (GREYS,) becomes when images of these counts get mean and deviation of the target's."""
+    mean, spread = _moments(counts)
+    wanted, wanted_spread = _moments(target)
+    scale = wanted_spread / spread if spread > 0 else 0.0
+    return np.asarray((np.arange(GREYS) - mean) * scale + wanted)
+
+
+def _moments(counts: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation of the grey values that were counted (GREYS,)."""
+    levels = np.arange(GREYS, dtype=np.float64)
+    mean = float(np.average(levels, weights=counts))
+    return mean, float(np.sqrt(np.average((levels - mean) ** 2, weights=counts)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from sage_ray.metrics.definitions import CYCLE_SCORES, PAIR_SCORES, SET_LABELS, label
@@ -73,4 +74,5 @@ def _distances(found: Any) -> list[str]:
 
 
 def _mmd(found: Any) -> str:
-    return f"{found.value:.4g} [{found.low:.4g}, {found.high:.4g}], p = {found.p_value:.4f}"
+    ends = f"[{found.low:.4g}, {found.high:.4g}]" if math.isfinite(found.low) else "(too few micrographs: no interval)"
+    return f"{found.value:.4g} {ends}, p = {found.p_value:.4f}"

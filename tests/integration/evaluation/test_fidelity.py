@@ -17,10 +17,12 @@ from sage_ray.errors import UserError
 from sage_ray.evaluation import scored_images
 from sage_ray.evaluation.fidelity import CycleFidelity, fidelity
 from sage_ray.evaluation.judge import judge_config, real_data, trained_judge
+from sage_ray.evaluation.run_pairs import pairs_of_run
 from sage_ray.imaging.model import Model
 from sage_ray.metrics import generation
 from sage_ray.metrics.definitions import SET_SUMMARIES
 from sage_ray.record.home import Home
+from sage_ray.record.model_reference import resolve_model
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.runtime.launch import run
 from sage_ray.terminal.cli import app
@@ -161,7 +163,8 @@ def test_a_generator_of_all_images_is_refused_or_said_everywhere(home: Home) -> 
     [
         ({"features": "inception", "feature_weights": "nothing.pth"}, "no such file of Inception weights"),
         ({"features": "vgg"}, "no such features"),
-        ({"lpips": "nothing.pth"}, "no such file of VGG19 weights"),
+        ({"feature_weights": "dinov2.pth"}, "weights for the judge's features, .*: dinov2.pth: name the network"),
+        ({"lpips": "nothing.pth"}, "no such file of VGG19 weights: nothing.pth: give a file with --lpips"),
         ({"draws": 0}, "bad number"),
         ({"data": "synthetic://ordered?num=12&size=32&seed=1"}, "fewer than 8 images"),
         ({"data": "synthetic://ordered?num=60&size=32&seed=3"}, "locked test"),  # holds the generator's own images
@@ -205,6 +208,11 @@ def test_the_verb_answers_in_words_and_in_json(home: Home) -> None:
 
 
 def test_a_run_that_was_trained_on_rendered_pairs_has_those_judged(home: Home) -> None:
+    ref, learned = resolve_model(RENDERED, home), prepare(tiny("A").data, home.cache)
+    config = ref.config(home)
+    pairs = None if config is None else pairs_of_run(ref, config, home)
+    # The adversary has seen these without their masks: they are no images to compare with.
+    assert pairs is not None and pairs.seen == {learned.shas[row] for row in learned.split.train}
     before = RunFolder.open(home.runs, RENDERED).per_image()
     found = judged(home, RENDERED)
     assert not found.paired and found.images == 12 and found.real_images == 10 and found.draws == 1

@@ -55,6 +55,13 @@ def test_of_the_validation_part_no_image_may_be_learned_from_but_weights_be_chos
             check_lineage(Lineage("generator", **{list_name: (sha,)}), data, "here")
 
 
+def test_what_a_maker_has_seen_are_pictures_without_masks_and_mask_files_too() -> None:
+    known = Lineage("generator", True, ("a",), ("b",), ("c",), ("d",), ("e",))
+    assert known.seen == set("abcde")
+    rendered = Lineage.of({"maker": "renderer", "trained_on": ["a"], "sizes_from_masks_of": ["b"]})
+    assert rendered.seen == {"a", "b"} and not rendered.trained_on
+
+
 def test_the_training_part_may_be_known_wholly(data: PreparedData) -> None:
     shas = tuple(data.shas[i] for i in data.split.train)
     check_lineage(Lineage("generator", trained_on=shas, source_masks=shas), data, "here")

@@ -107,10 +107,22 @@ def test_frechet_distances_stand_beside_those_of_real_halves() -> None:
     assert far.generated > far.real + 50 and far.real == same.real
 
 
+@pytest.mark.parametrize(("first", "num"), [(2, 4), (3, 6), (3, 20)])
+def test_sets_too_small_to_leave_half_out_have_no_interval(first: int, num: int) -> None:
+    features = np.random.default_rng(first).normal(size=(num, 5))
+    found = unpaired_mmd(kernel_matrix(features), np.arange(num) < first)
+    assert np.isfinite(found.value) and 0 < found.p_value <= 1
+    assert np.isnan(found.low) and np.isnan(found.high), "half of three is one micrograph, which is at no distance"
+    whole = unpaired_mmd(kernel_matrix(features), np.arange(num) < num // 2)
+    assert (whole.low < whole.high) if num >= 8 else np.isnan(whole.low)
+
+
 def test_bad_input_is_named() -> None:
     kernel = np.eye(9)
     with pytest.raises(ValueError, match="four or more"):
         unpaired_mmd(np.eye(6), np.arange(6) < 2, ["a", "a", "b", "b", "c", "c"])
+    with pytest.raises(ValueError, match="1 micrographs in one of the sets"):
+        unpaired_mmd(kernel, np.arange(9) < 1)
     with pytest.raises(ValueError, match="in both sets"):
         unpaired_mmd(kernel, np.arange(9) < 1, list("aabbccdde"))
     with pytest.raises(ValueError, match="9 images"):
