@@ -119,10 +119,12 @@ def _labelled(pool: list[_Unit], config: SplitConfig, where: str) -> list[_Unit]
         mend = f"give at most {images}, or 0 for all of them"
         raise UserError(f"{config.labels} labels, but {images} training images", f"{where}, labels", mend)
     chosen: list[_Unit] = []
+    left = config.labels
     for unit in sorted(pool, key=lambda unit: _draw(f"labels:{config.subset}", unit.key)):
-        if sum(one.size for one in chosen) + unit.size > config.labels:
+        if unit.size > left:
             break
         chosen.append(unit)
+        left -= unit.size
     if not chosen:
         what = f"{config.labels} labels are fewer than the crops of the first micrograph of subset {config.subset}"
         raise UserError(what, f"{where}, labels", "give more labels, or another data.split.subset")

@@ -51,7 +51,7 @@ class LabelsSaved:
     level: float
 
     def text(self) -> str:
-        """Such as "12 [3, 20]", "more than 12", "none: not reached at 64 labels (low end open)"."""
+        """Such as "12 [3, 20]", "> 12 (reached at 4) [9, > 12]" or "not reached at 64"; one run has no interval."""
         if math.isinf(self.saved):
             fewest, most = self.at - self.most, self.at - self.least
             value = f"> {self.most:.0f} (reached at {fewest:.0f})" if self.saved > 0 else f"not reached at {most:.0f}"
