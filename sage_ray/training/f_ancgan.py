@@ -27,12 +27,10 @@ Source: arXiv 2505.18106; docs/systems.md.
 from __future__ import annotations
 
 import functools
-from contextlib import nullcontext
 
 from torch import Tensor
 
 from sage_ray.models.dropout import keyed_dropout
-from sage_ray.models.norm import hold_statistics
 from sage_ray.training.batches import Batch
 from sage_ray.training.draws import StepDraws
 from sage_ray.training.gan_parts import (
@@ -42,15 +40,15 @@ from sage_ray.training.gan_parts import (
     image_features,
     image_terms,
     judged_real,
-    mask_of,
+    mask_judged_real,
     maybe_augment,
+    predicted_mask,
     synthetic_pass,
     update,
     without_gradient,
 )
 from sage_ray.training.recipe import Recipe
 from sage_ray.training.state import TrainState
-from sage_ray.training.supervision import head_logits, predicted_logits, supervised_loss
 from sage_ray.training.terms import OBJECTIVE, term_weights
 
 
@@ -99,12 +97,8 @@ def f_ancgan_terms(
             terms["rec_mask"] = weights["rec_mask"] * recipe.segmentation_loss(rec_logits, real_mask)
 
         # Backward cycle.
-        with keyed_dropout(draws, "real"):
-            heads = head_logits(segmenter, real_image)
-        pred_logits = predicted_logits(heads)
-        if weights["id_mask"]:
-            terms["id_mask"] = weights["id_mask"] * supervised_loss(heads, real_mask, recipe)
-        pred_mask = mask_of(pred_logits, settings.mask_path)
+        pred_mask, compared = predicted_mask(segmenter, batch, draws, weights, recipe)
+        terms |= compared
         if weights["rec_image_l1"] or weights["rec_image_vgg"]:
             rec_image = generate(generator, pred_mask, draws, recipe, "rec", extra_entry=False)
             terms |= image_terms("rec_image", rec_image, real_image, real_features, weights, recipe)
@@ -114,9 +108,7 @@ def f_ancgan_terms(
             shown = maybe_augment(fake_image, draws, recipe, "disc_image/generator")
             terms["adv_image"] = weights["adv_image"] * judged_real(networks["disc_image"], shown)
         if weights["adv_mask"]:
-            # An arg-max mask trains nobody here, and so the pass leaves no trace in the statistics of disc_mask.
-            held = settings.mask_path == "argmax"
-            with hold_statistics(networks["disc_mask"]) if held else nullcontext():
-                terms["adv_mask"] = weights["adv_mask"] * judged_real(networks["disc_mask"], pred_mask)
+            seen = mask_judged_real(networks["disc_mask"], pred_mask, settings.mask_path)
+            terms["adv_mask"] = weights["adv_mask"] * seen
         terms |= image_terms("id_image", fake_image, real_image, real_features, weights, recipe)
     return {name: terms[name] for name in OBJECTIVE if name in terms}, fake_image, pred_mask

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sage_ray.losses.diff_augment import diff_augment
 from sage_ray.losses.lsgan import lsgan_loss
+from sage_ray.models.dropout import keyed_dropout
 from sage_ray.models.norm import hold_statistics
 from sage_ray.models.style_unet import mix_latents
 from sage_ray.training.batches import Batch
@@ -20,6 +21,7 @@ from sage_ray.training.draws import StepDraws
 from sage_ray.training.recipe import Recipe
 from sage_ray.training.replay_pool import ReplayPool
 from sage_ray.training.state import TrainState
+from sage_ray.training.supervision import head_logits, predicted_logits, supervised_loss
 
 
 def generate(
@@ -44,6 +46,24 @@ def mask_of(logits: Tensor, path: str) -> Tensor:
         return probs
     hard = logits.argmax(1, keepdim=True).to(probs.dtype)
     return hard if path == "argmax" else hard + probs - probs.detach()
+
+
+def predicted_mask(
+    segmenter: nn.Module, batch: Batch, draws: StepDraws, weights: dict[str, float], recipe: Recipe
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """S(x), and the term that compares it with the real mask.
+
+    Returns:
+        pred_mask (B,1,H,W) in [0,1], by `adversarial.mask_path`; and id_mask, weighted, or nothing if its weight is 0.
+    """
+    with keyed_dropout(draws, "real"):
+        heads = head_logits(segmenter, batch.image)
+    # Before id_mask: autograd adds up gradients in the order of the forward pass.
+    pred_logits = predicted_logits(heads)
+    terms: dict[str, Tensor] = {}
+    if weights["id_mask"]:
+        terms["id_mask"] = weights["id_mask"] * supervised_loss(heads, batch.mask, recipe)
+    return mask_of(pred_logits, recipe.adversarial.mask_path), terms
 
 
 def disc_image_loss(state: TrainState, batch: Batch, fake_image: Tensor, draws: StepDraws, recipe: Recipe) -> Tensor:
@@ -110,6 +130,15 @@ def synthetic_pass(segmenter: nn.Module, recipe: Recipe, *, learns: bool) -> Abs
 def judged_real(discriminator: nn.Module, shown: Tensor) -> Tensor:
     """(D(shown) - 1)^2, a mean over the patches: how far a discriminator is from taking for real what it is shown."""
     return lsgan_loss(discriminator(shown).float(), 1.0)
+
+
+def mask_judged_real(disc_mask: nn.Module, pred_mask: Tensor, mask_path: str) -> Tensor:
+    """(D_Y(pred_mask) - 1)^2 as `judged_real`.
+
+    An arg-max mask trains nobody here, and so the pass leaves no trace in the statistics of disc_mask.
+    """
+    with hold_statistics(disc_mask) if mask_path == "argmax" else nullcontext():
+        return judged_real(disc_mask, pred_mask)
 
 
 def image_terms(
