@@ -80,7 +80,7 @@ def test_killed_driver_resumes_with_nothing_lost_or_doubled(tmp_path: Path) -> N
     sha = record(home, "tiny-t0000-s0")["weights_sha"]
     dead = status("tiny", home)
     assert (dead.state, dead.died, dead.running, dead.interrupted) == ("interrupted", True, 0, 1)
-    assert dead.trials[1].state == "INTERRUPTED" and dead.trials[1].epoch >= 8
+    assert dead.trials[1].state == "INTERRUPTED" and dead.trials[1].epoch > 0
     again, errors = answer(start("resume", "tiny", "--home", str(home.path), "--json"))
     assert again["ok"] and again["done"] == 3, errors
     assert_whole(home, before)
