@@ -24,6 +24,7 @@ from sage_ray.config_rules import check_extra_pairs, check_phases, check_renderi
 from sage_ray.errors import UserError, did_you_mean
 from sage_ray.identity import identity_tree, later
 from sage_ray.identity import stable_hash as stable_hash
+from sage_ray.near_paths import leaf_instead_of
 from sage_ray.render_section import RenderConfig
 from sage_ray.sections import (
     AdversarialConfig,
@@ -171,11 +172,10 @@ def _texts() -> dict[str, bool]:
 def check_path(path: str, where: str) -> None:
     """Raise UserError, naming the nearest valid path, unless `path` is a leaf of the config."""
     known = _leaves()
-    if path in known:
-        return
-    same_leaf = next((p for p in known if p.rsplit(".", 1)[-1] == path.rsplit(".", 1)[-1]), None)
-    otherwise = f"did you mean {same_leaf}?" if same_leaf else "`sage-ray config show` lists every key"
-    raise UserError(f"unknown key {path}", where, did_you_mean(path, known, otherwise, least=0.5))
+    if path not in known:
+        raise UserError(
+            f"unknown key {path}", where, leaf_instead_of(path, known, "`sage-ray config show` lists every key")
+        )
 
 
 def set_path(tree: dict[str, Any], path: str, value: Any, where: str) -> None:

@@ -38,6 +38,8 @@ from sage_ray.object_store import ObjectStore, open_object_store
 SESSIONS, LEASES = ".sessions", ".leases"
 BEATS = 12
 """How often a session is written anew within the time after which it would count as dead."""
+MISSED = 2.5
+"""So many signs late, a holder is said to be silent."""
 FIRST_POLL_S, LAST_POLL_S = 0.02, 0.5
 AWAY_S = 600.0
 """Who waits for a lease does not mind that the store is away for so long."""
@@ -60,6 +62,23 @@ def lease_s() -> float:
     if not 1 <= seconds < float("inf"):
         raise UserError("bad time of leases", f"{_SETTING}={text}", "set seconds, at least 1 (60 is the default)")
     return seconds
+
+
+@dataclass(frozen=True)
+class LifeSign:
+    """What is seen of whoever has a lease, or had it.
+
+    Attributes:
+        held: somebody seems to hold it.
+        died: its holder has given no sign of life for too long, and never gave it back.
+        silent_s: seconds since the last sign, where the next one is overdue; None otherwise.
+        limit_s: after so many the holder counts as dead.
+    """
+
+    held: bool = False
+    died: bool = False
+    silent_s: float | None = None
+    limit_s: float = 0.0
 
 
 class Lease:
@@ -136,11 +155,20 @@ class Lease:
 
     def is_held(self) -> bool:
         """Whether somebody seems to hold it: for what is shown, as it compares the clocks of two machines."""
+        return self.sign().held
+
+    def sign(self) -> LifeSign:
+        """What is seen of its holder: for what is shown, as it compares the clocks of two machines."""
         holder = self._newest()[1]
         if holder is None or holder.free:
-            return False
+            return LifeSign()
         beat = _read_beat(self._sessions(holder), holder.token)
-        return beat is not None and time.time() - float(beat.get("at", 0.0)) < (1 + 1 / BEATS) * float(beat["lease_s"])
+        if beat is None:
+            return LifeSign(died=True)
+        limit_s, silent_s = float(beat["lease_s"]), max(time.time() - float(beat.get("at", 0.0)), 0.0)
+        held = silent_s < (1 + 1 / BEATS) * limit_s
+        overdue = silent_s > MISSED * limit_s / BEATS
+        return LifeSign(held, not held, silent_s if overdue else None, limit_s)
 
     def _try(self) -> bool:
         generation, holder = self._newest()

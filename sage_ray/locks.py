@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sage_ray.followed import following
-from sage_ray.leases import Lease, lease_s
+from sage_ray.leases import Lease, LifeSign, lease_s
 from sage_ray.object_store import open_object_store
 
 PATIENCE_S = 2.0
@@ -52,6 +52,11 @@ def locked(path: Path, timeout_s: float, say: Callable[[str], None] | None = Non
 def is_locked(path: Path) -> bool:
     """Whether a live process seems to hold the lock that `path` names; for what is shown."""
     return lease_of(path).is_held()
+
+
+def sign_of(path: Path) -> LifeSign:
+    """What is seen of whoever holds the lock that `path` names, or held it when it died; for what is shown."""
+    return lease_of(path).sign()
 
 
 def lease_of(path: Path) -> Lease:

@@ -27,6 +27,30 @@ def handled(numbers: Sequence[int], handle: Callable[[int, Any], None]) -> Itera
 
 
 @contextmanager
+def postponed() -> Iterator[None]:
+    """Ctrl-C and the signals of `END_SOON` raise KeyboardInterrupt when the body is left; a second one at once.
+
+    For what must not be left halfway. What the body raises after one is taken for its effect.
+    """
+    came: list[int] = []
+
+    def handle(number: int, frame: Any) -> None:
+        came.append(number)
+        if len(came) > 1:
+            raise KeyboardInterrupt(f"{signal.Signals(number).name} received again")
+
+    minded = [number for number in (signal.SIGINT, *END_SOON) if signal.getsignal(number) != signal.SIG_IGN]
+    try:
+        with handled(minded, handle):
+            yield
+    except (Exception, SystemExit):
+        if not came:
+            raise
+    if came:
+        raise KeyboardInterrupt(f"{signal.Signals(came[0]).name} received")
+
+
+@contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
     """Signals of `END_SOON` raise KeyboardInterrupt in the body, as Ctrl-C does."""
 

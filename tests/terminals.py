@@ -20,7 +20,7 @@ import pyte
 
 Screen = list[str]
 ROW = re.compile(
-    r"^ *\*?(?P<number>\d+) +(?P<state>RUNNING|COMPLETE|PRUNED|FAIL) +(?P<epoch>\d+)/(?P<total>\d+)"
+    r"^ *\*?(?P<number>\d+) +(?P<state>RUNNING|INTERRUPTED|COMPLETE|PRUNED|FAIL) +(?P<epoch>\d+)/(?P<total>\d+)"
     r" +(?P<score>-|\d+\.\d{4})(?: +(?P<eta>-|\d+:\d\d(?::\d\d)?)(?= |$))?"
 )
 """A row of the table of trials with every number whole."""

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from sage_ray.files import write_text
+from sage_ray.markdown_texts import markdown_cell, markdown_text
 from sage_ray.record.run_record import unknown_pairs
 from sage_ray.record.store_uris import redacted
 
@@ -24,6 +25,7 @@ NONE = "-"
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$",
+    "`": r"\textasciigrave{}", "|": r"\textbar{}",
 }  # fmt: skip
 
 
@@ -135,11 +137,12 @@ def markdown_of(tables: Sequence[TextTable], source: Provenance) -> str:
     """The tables as markdown with their notes, and the footer once."""
     lines: list[str] = []
     for place, table in enumerate(tables):
-        lines += [f"{'#' if place == 0 else '##'} {table.heading}", ""]
+        lines += [f"{'#' if place == 0 else '##'} {markdown_text(table.heading)}", ""]
         cells = [list(table.columns), ["---", *["---:"] * (len(table.columns) - 1)], *map(list, table.rows)]
         lines += [f"| {' | '.join(markdown_cell(cell) for cell in row)} |" for row in cells]
-        lines += ["", *(f"- PARTIAL: {text}" for text in table.partial), *(f"- {note}" for note in table.notes), ""]
-    return "\n".join([*lines, "---", "", *(f"{line}.  " for line in source.lines())]).rstrip() + "\n"
+        notes = [*(f"PARTIAL: {text}" for text in table.partial), *table.notes]
+        lines += ["", *(f"- {markdown_text(note)}" for note in notes), ""]
+    return "\n".join([*lines, "---", "", *(f"{markdown_text(line)}.  " for line in source.lines())]).rstrip() + "\n"
 
 
 def latex_of(tables: Sequence[TextTable], source: Provenance) -> str:
@@ -157,8 +160,8 @@ def latex_of(tables: Sequence[TextTable], source: Provenance) -> str:
 
 
 def escape(text: str) -> str:
-    """The text with LaTeX's special characters escaped."""
-    return "".join(_LATEX.get(character, character) for character in text.replace("`", ""))
+    """The text with LaTeX's special characters escaped; of `code` its words, without the backticks around them."""
+    return "".join(_LATEX.get(character, character) for character in re.sub(r"`([^`]+)`", r"\1", text))
 
 
 def number(value: Any, *, signed: bool = False, digits: int = 3) -> str:
@@ -208,11 +211,6 @@ def commit() -> str:
 def _row(cells: Sequence[str]) -> str:
     # A cell that begins with a bracket would be read as an option of the line break before it.
     return " & ".join(re.sub(r"^\[", "{[}", escape(cell)) for cell in cells) + r" \\"
-
-
-def markdown_cell(text: str) -> str:
-    """A text as it can stand in a cell of a markdown table: on one line, bars escaped."""
-    return " ".join(text.replace("|", "\\|").split())
 
 
 def _distinct(runs: pd.DataFrame, name: str) -> tuple[str, ...]:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sage_ray.files import read_json
-from sage_ray.locks import is_locked
+from sage_ray.locks import sign_of
 from sage_ray.notebook_view import NotebookView
+from sage_ray.record.at_work import shown_state
 from sage_ray.record.home import Home
 from sage_ray.record.sqlite_reading import reading
 
@@ -33,7 +34,8 @@ class ListedStudy:
     """One study: how many of its trials ended in which way.
 
     `state`: running, finished, interrupted (resumable), or damaged: its storage is lost, and `resume` makes it anew
-    from its runs; nothing is counted then.
+    from its runs; nothing is counted then. `interrupted`: trials that were begun while nobody runs the study; `died`:
+    whoever ran it gives no sign of life and did not end it.
     """
 
     study: str
@@ -44,13 +46,15 @@ class ListedStudy:
     failed: int
     running: int
     target: int
+    interrupted: int = 0
+    died: bool = False
 
 
 class ListedStudies(list[ListedStudy], NotebookView):
     """The studies of a home: a list that a notebook shows as a table."""
 
     def frame(self) -> pd.DataFrame:
-        """One row per study: study, kind, state, done, pruned, failed, running, target."""
+        """One row per study: study, kind, state, done, pruned, failed, running, target, interrupted, died."""
         import pandas as pd
 
         columns = [field.name for field in fields(ListedStudy)]
@@ -63,7 +67,7 @@ class ListedStudies(list[ListedStudy], NotebookView):
 
 @dataclass(frozen=True)
 class ListedRun:
-    """One run that belongs to no study and to no final training."""
+    """One run that belongs to no study and to no final training; INTERRUPTED, too, if its process died."""
 
     run_id: str
     state: str
@@ -98,7 +102,8 @@ def _study(folder: Path) -> ListedStudy | None:
         return None
     if kind is None:
         return None
-    running = is_locked(folder / DRIVER_LOCK)
+    sign = sign_of(folder / DRIVER_LOCK)
+    running = sign.held
     source = folder / (COUNTS_FILE if "storage" in facts else STORAGE_FILE)
     try:
         count = _counted(source) if source.name == COUNTS_FILE else _trials_by_state(source)
@@ -108,15 +113,18 @@ def _study(folder: Path) -> ListedStudy | None:
     if count is None or (not running and not source.is_file() and _has_runs(folder)):
         return ListedStudy(folder.name, kind, "damaged", 0, 0, 0, 0, target)
     unfinished = "running" if running else "interrupted"
+    ended = sum(count[state] for state in ENDED)
     return ListedStudy(
         study=folder.name,
         kind=kind,
-        state="finished" if sum(count[state] for state in ENDED) >= target else unfinished,
+        state="finished" if ended >= target else unfinished,
         done=count["COMPLETE"],
         pruned=count["PRUNED"],
         failed=count["FAIL"],
-        running=count["RUNNING"],
+        running=count["RUNNING"] if running else 0,
         target=target,
+        interrupted=0 if running else count["RUNNING"],
+        died=sign.died and ended < target,
     )
 
 
@@ -162,6 +170,7 @@ def _run(folder: Path) -> ListedRun | None:
         record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
         if record.get("study") is not None or record.get("parent") is not None:
             return None
-        return ListedRun(folder.name, str(record["state"]), int(record.get("epoch", 0)))
+        state = shown_state(folder, str(record["state"]))
+        return ListedRun(folder.name, state, int(record.get("epoch", 0)))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None

@@ -28,9 +28,10 @@ from sage_ray.data.splits import group_names
 from sage_ray.errors import UserError
 from sage_ray.files import read_json, replacing, write_json, write_text
 from sage_ray.followed import exists, pull, push
-from sage_ray.locks import is_locked, lease_of, locked
+from sage_ray.locks import lease_of, locked
 from sage_ray.metrics.definitions import definitions_from, whole_definition
 from sage_ray.pair_source import EPOCHS_FOLDER
+from sage_ray.record.at_work import is_at_work
 from sage_ray.record.metric_lines import dump_lines, finite, parse_lines, scores_of
 from sage_ray.record.run_log import LOG_FILE, RunLog
 from sage_ray.record.run_record import FORMAT_VERSION, RunLabels, RunRecord, State
@@ -378,7 +379,7 @@ class RunFolder:
 
     def alive(self) -> bool:
         """Whether a live process is at work on the run."""
-        return any(is_locked(self.path / f".{role}.lock") for role in ("driver", "writer"))
+        return is_at_work(self.path)
 
 
 def _now() -> str:

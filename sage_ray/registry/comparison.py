@@ -11,6 +11,7 @@ import pandas as pd
 from sage_ray.evaluation.locked_test_table import HEADLINE, locked_test_markdown
 from sage_ray.evaluation.score_tables import PRIMARY, ScoreLine
 from sage_ray.evaluation.shared_reads import Readings
+from sage_ray.markdown_texts import markdown_cell, markdown_text
 from sage_ray.metrics.definitions import label
 from sage_ray.notebook_view import NotebookView
 from sage_ray.registry.card import score_text
@@ -157,11 +158,11 @@ def comparison_markdown(comparison: Comparison) -> str:
             row.version, ", ".join(row.aliases), row.origin, ", ".join(map(str, row.seeds)), *shown, difference,
             row.verdict or "",
         )  # fmt: skip
-        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+        lines.append("| " + " | ".join(markdown_cell(str(cell)) for cell in cells) + " |")
     primary = comparison.versions[0].scores[PRIMARY]
     basis = f"Intervals: {primary.level:.0%}, over {primary.over}." if primary.level else f"{primary.over}."
     lines += ["", f"{basis} Verdict on Dice. {comparison.rule}", ""]
-    lines += [line for note in comparison.notes for line in (f"Note: {note}.", "")]
+    lines += [line for note in comparison.notes for line in (f"Note: {markdown_text(note)}.", "")]
     for row in comparison.versions:
         lines += [f"## Version {row.version}, seed by seed", "", *locked_test_markdown(row.by_seed, row.scores), ""]
     lines += ["Intervals of a single seed are over its images alone.", ""]

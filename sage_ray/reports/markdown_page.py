@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from sage_ray.analysis.tables import markdown_cell
+from sage_ray.markdown_texts import markdown_cell, markdown_text
 from sage_ray.reports.page_parts import Bullets, Chapter, Code, DrawnFigure, Grid, Page, Paragraph, Part, Verdicts
-
-_TAG, _ENTITY = re.compile(r"<(?=[A-Za-z/!?])"), re.compile(r"&(?=#?\w+;)")
 
 
 def markdown(page: Page, drawn: Mapping[str, DrawnFigure] | None = None, folder: str = "") -> str:
@@ -19,42 +16,32 @@ def markdown(page: Page, drawn: Mapping[str, DrawnFigure] | None = None, folder:
         drawn: its figures by name; None for the words alone.
         folder: of the figures' files, relative to the page.
     """
-    lines = [f"# {page.title}", "", page.lead, ""]
+    lines = [f"# {markdown_text(page.title)}", "", markdown_text(page.lead), ""]
     if page.facts:
-        lines += [f"{'. '.join(f'{name}: {fact}' for name, fact in page.facts.items())}.", ""]
+        facts = ". ".join(f"{name}: {fact}" for name, fact in page.facts.items())
+        lines += [f"{markdown_text(facts)}.", ""]
     for chapter in page.chapters:
-        lines += [f"## {chapter.title}", ""]
+        lines += [f"## {markdown_text(chapter.title)}", ""]
         for part in chapter.parts:
             lines += [*_part(part), ""]
         lines += _figures(chapter, drawn or {}, folder)
-    return "\n".join(_harmless([*lines, "---", "", page.foot, ""]))
-
-
-def _harmless(lines: Sequence[str]) -> Iterator[str]:
-    """The lines with tags and entities that names and labels have in them as text; code shows what it has as it is."""
-    fenced = False
-    for line in "\n".join(lines).split("\n"):
-        fence = line.startswith("```")
-        fenced ^= fence
-        pieces = line.split("`")
-        if not (fence or fenced):
-            pieces[::2] = [_TAG.sub("&lt;", _ENTITY.sub("&amp;", piece)) for piece in pieces[::2]]
-        yield "`".join(pieces)
+    return "\n".join([*lines, "---", "", markdown_text(page.foot), ""])
 
 
 def _figures(chapter: Chapter, drawn: Mapping[str, DrawnFigure], folder: str) -> list[str]:
     lines: list[str] = []
     for figure in (drawn[name] for name in chapter.figures if name in drawn):
         alt = figure.alt.replace("[", "(").replace("]", ")").replace("\n", " ")
-        lines += [f"![{alt}]({folder}/{figure.name}.svg)", "", f"*{figure.title}.* {figure.caption}", ""]
+        lines += [f"![{alt}]({folder}/{figure.name}.svg)", "", f"*{figure.title}.* {markdown_text(figure.caption)}", ""]
     return lines
 
 
 def _part(part: Part) -> list[str]:
     if isinstance(part, Paragraph):
-        return [f"**Caution.** {part.text}" if part.style == "caution" else part.text]
+        text = markdown_text(part.text)
+        return [f"**Caution.** {text}" if part.style == "caution" else text]
     if isinstance(part, Bullets):
-        return [f"- {item}" for item in part.items]
+        return [f"- {markdown_text(item)}" for item in part.items]
     if isinstance(part, Code):
         title = [f"{part.title}:", ""] if part.title else []
         return [*title, f"```{part.language}", part.text.rstrip(), "```"]
@@ -62,7 +49,10 @@ def _part(part: Part) -> list[str]:
         lines: list[str] = []
         for said in part.said:
             numbers = f" {said.numbers}." if said.numbers else ""
-            lines.append(f"- **{said.headline}**{numbers} {' '.join([*said.cautions, said.plain])}".rstrip())
+            text = (
+                f"- **{markdown_text(said.headline)}**{numbers} {markdown_text(' '.join([*said.cautions, said.plain]))}"
+            )
+            lines.append(text.rstrip())
         return lines
     return _grid(part)
 
@@ -70,5 +60,5 @@ def _part(part: Part) -> list[str]:
 def _grid(grid: Grid) -> list[str]:
     rule = [":---" if place in grid.texts else "---:" for place in range(len(grid.head))]
     rows: list[Sequence[str]] = [grid.head, rule, *grid.rows]
-    caption = [grid.caption, ""] if grid.caption else []
+    caption = [markdown_text(grid.caption), ""] if grid.caption else []
     return [*caption, *(f"| {' | '.join(map(markdown_cell, row))} |" for row in rows)]

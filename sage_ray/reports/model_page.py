@@ -119,14 +119,13 @@ def model_page(comparison: Comparison) -> Page:
             for row in comparison.versions
         ),
     ]
-    numbers = " ".join(str(row.version) for row in comparison.versions)
     chapters = [
         Chapter("found", "What was found", [Verdicts(said), Paragraph(HOW_TO_READ, "note")]),
         Chapter(
             "tested", "On the locked test", [grid, definitions_of(alone.scores, shown), Bullets(notes)], ("versions",)
         ),
         Chapter("origin", "Where the numbers come from", [Bullets(origin)]),
-        Chapter("repeat", "How to repeat it", [Code(_compare_command(comparison, numbers), language="bash")]),
+        Chapter("repeat", "How to repeat it", [Code(repeating(comparison), language="bash")]),
     ]
     facts = {"versions": str(len(comparison.versions)), "images": counted(comparison.images, "locked-test image")}
     lead = "Registered versions beside each other on one locked test set."
@@ -156,7 +155,12 @@ def finding_of_version(comparison: Comparison, row: VersionScores) -> Finding:
     )
 
 
-def _compare_command(comparison: Comparison, numbers: str) -> str:
+def repeating(comparison: Comparison) -> str:
+    """The commands that make this page again; versions are compared once there are two."""
     name = comparison.model_name
+    again = f"sage-ray report {name}"
+    if len(comparison.versions) < 2:
+        return again
+    numbers = ",".join(str(row.version) for row in comparison.versions)
     more = "" if name == "sage-gan" else f" --model-name {name}"
-    return f"sage-ray compare --versions {numbers.replace(' ', ',')}{more}\nsage-ray report {name}"
+    return f"sage-ray compare --versions {numbers}{more}\n{again}"

@@ -21,7 +21,7 @@ from sage_ray.reports.order_of_events import asked_after_reading, why_tested
 from sage_ray.reports.page_parts import Chapter, Page, Paragraph, Part, Verdicts
 from sage_ray.reports.scores_by_image import image_by_image, weak_kind, whose_images
 from sage_ray.reports.study_words import judged_by, score_text
-from sage_ray.reports.trial_tables import arm_grid, choice_parts, failures, params_text, space_grid, trial_grid
+from sage_ray.reports.trial_tables import ENDINGS, arm_grid, choice_parts, failures, params_text, space_grid, trial_grid
 from sage_ray.statistics.verdict_sentences import Said, counted, signed, upper_first
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def seeds_fact(seeds: Sequence[int]) -> str:
 def trial_hint(evidence: StudyEvidence, number: int) -> str:
     """What a pointer over a trial is told."""
     trial = next(each for each in evidence.status.trials if each.number == number)
-    ended = {"COMPLETE": "", "PRUNED": ", stopped early", "FAIL": ", failed"}.get(trial.state, ", running")
+    ended = "" if trial.state == "COMPLETE" else f", {ENDINGS.get(trial.state, 'running')}"
     arm = trial.params.get("arm")
     if arm is not None:
         return f"{arm}: {score_text(trial.value)}{ended}"

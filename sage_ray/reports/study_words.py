@@ -51,9 +51,11 @@ def target_of(status: Any) -> int | None:
 
 
 def tally(status: Any) -> str:
-    """ "3 of 12 done, 1 pruned, 0 failed, 2 running"; and what it waits for, if no node can hold a trial."""
+    """ "3 of 12 done, 1 pruned, 0 failed, 2 running"; what was cut off, and what it waits for where it waits."""
     target = target_of(status)
     done = f"{field_of(status, 'done') or 0}{f' of {target}' if target else ''} done"
     counts = "".join(f", {field_of(status, name) or 0} {name}" for name in ("pruned", "failed", "running"))
+    cut_off = field_of(status, "interrupted") or 0
+    counts += f", {cut_off} cut off" if cut_off else ""
     pending, awaits = field_of(status, "pending") or 0, field_of(status, "awaits")
     return f"{done}{counts}" + (f", {pending} pending" if pending else "") + (f", waits for {awaits}" if awaits else "")

@@ -27,6 +27,7 @@ ENDINGS = {
     "FAIL": "failed",
     "RUNNING": "running",
     "PENDING": "waits",
+    "INTERRUPTED": "cut off",
 }
 MOST_ROWS = 400
 

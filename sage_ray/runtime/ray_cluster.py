@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 from sage_ray.errors import RunFailed, UserError
@@ -16,6 +17,7 @@ from sage_ray.runtime.devices import Machines, Node, ray_nodes
 from sage_ray.runtime.room import WAIT_VARIABLE, await_room
 from sage_ray.runtime.surroundings import settings_of_processes
 from sage_ray.sections import RuntimeConfig
+from sage_ray.termination import postponed
 from sage_ray.training.context import available_cpus
 
 PROBE_TIMEOUT_S = 3.0
@@ -50,6 +52,7 @@ def connect(*, num_cpus: int | None = None, num_gpus: int | None = None) -> None
     Raises:
         UserError: the cluster of `RAY_ADDRESS` does not answer, or a local Ray does not start.
         RunFailed: it broke off while it was starting.
+        KeyboardInterrupt: Ctrl-C or SIGTERM came meanwhile; this process is not connected then.
     """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -61,16 +64,14 @@ def connect(*, num_cpus: int | None = None, num_gpus: int | None = None) -> None
     if address and address != "local":
         _check_address(address)
         env_vars = settings_of_processes(_SETTINGS)
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": env_vars})
+        _init(address=address, runtime_env={"env_vars": env_vars})
         return
     try:
-        ray.init(
+        _init(
             address="local",
             num_cpus=num_cpus or available_cpus(),
             num_gpus=num_gpus,
             include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
             object_store_memory=OBJECT_STORE_BYTES,
         )
     except (RuntimeError, OSError, TimeoutError, ValueError) as error:
@@ -80,6 +81,27 @@ def connect(*, num_cpus: int | None = None, num_gpus: int | None = None) -> None
             raise
         raise RunFailed(f"Ray did not start; start the command again ({error})") from None
     _OWN[:] = [os.getpid()]
+
+
+def _init(**settings: Any) -> None:
+    """`ray.init`, which no signal ends halfway: where one did, the process could hang in Ray for ever.
+
+    Ray's own handler of SIGTERM, which raises SystemExit wherever the process is just then, is kept out of it.
+    """
+    import ray
+    from ray._private import utils
+
+    own = utils.set_sigterm_handler
+    try:
+        with postponed():
+            utils.set_sigterm_handler = lambda handler: None
+            try:
+                ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
+            finally:
+                utils.set_sigterm_handler = own
+    except KeyboardInterrupt:
+        disconnect()
+        raise
 
 
 def self_started() -> bool:

@@ -29,7 +29,7 @@ from sage_ray.search.storage import StudyStorage
 from sage_ray.search.study_at_hand import check_study
 from sage_ray.search.study_budgets import StudyBudgets
 from sage_ray.search.study_folder import StudyFolder, new_study_name
-from sage_ray.search.study_status import StudyStatus, status_of, study_rows
+from sage_ray.search.study_status import StudyStatus, as_left, status_of, study_rows
 from sage_ray.search.tune_run import TuneRun
 from sage_ray.sections import RuntimeConfig
 from sage_ray.stages.store import StageStore
@@ -251,4 +251,4 @@ def _drive(
         raise RunFailed(f"study {folder.name} stopped: {why}; mend it, then `sage-ray resume {folder.name}`")
     if halt.reason == INTERRUPTED and not finished:
         raise KeyboardInterrupt(f"stopped cleanly; go on with: sage-ray resume {folder.name}")
-    return dataclasses.replace(status, state="finished" if finished else "interrupted")
+    return as_left(status, "finished" if finished else "interrupted")

@@ -12,8 +12,8 @@ from sage_ray.addresses import SQLITE, StoreAddress
 from sage_ray.errors import UserError, did_you_mean
 from sage_ray.files import read_json, write_json
 from sage_ray.followed import pull, push
-from sage_ray.leases import Lease
-from sage_ray.locks import is_locked, locked
+from sage_ray.leases import Lease, LifeSign
+from sage_ray.locks import locked, sign_of
 from sage_ray.record.home import LOOK_S, Home
 from sage_ray.record.optuna_store import STORAGE_KEY, OptunaStore, store_of_study
 from sage_ray.record.overview import DRIVER_LOCK
@@ -150,7 +150,11 @@ class StudyFolder:
 
     def driver_alive(self) -> bool:
         """Whether a live process runs this study."""
-        return is_locked(self.path / DRIVER_LOCK)
+        return self.driver_sign().held
+
+    def driver_sign(self) -> LifeSign:
+        """What is seen of the process that runs this study, or ran it."""
+        return sign_of(self.path / DRIVER_LOCK)
 
     @contextmanager
     def driver_lock(self, say: Callable[[str], None] | None = None) -> Iterator[Lease]:

@@ -53,9 +53,10 @@ class RunStatus:
 
 @dataclass(frozen=True)
 class TrialStatus:
-    """One trial: `state` RUNNING, PENDING, COMPLETE, PRUNED or FAIL.
+    """One trial: `state` RUNNING, PENDING, INTERRUPTED, COMPLETE, PRUNED or FAIL.
 
-    PENDING: it waits for a node, or for a stage that another trial computes. `value` is its objective, or the running
+    PENDING: it waits for a node, or for a stage that another trial computes. INTERRUPTED: it was begun, and nobody runs
+    its study, so that it stands at its epoch until that goes on. `value` is its objective, or the running
     one.
 
     `epoch` is the last epoch of its first run, `epochs` how many it can have (None: as the study says); `weights_sha`
@@ -95,6 +96,10 @@ class StudyStatus(NotebookView):
     first; `front`: with two objectives, the numbers of the trials on the Pareto front. `awaits` says what the study
     waits for while no node can hold a trial (None: it does not wait), `pending` how many drawn trials wait, for that or
     for a stage.
+
+    `interrupted`: trials that were begun while nobody runs the study. `died`: whoever ran it gives no sign of life and
+    did not end it. `silent_s` is how long ago the last sign of a running study came, in seconds, where the next one is
+    overdue (None: it is not), and `dead_after_s` after how many it counts as dead.
     """
 
     study: str
@@ -118,6 +123,10 @@ class StudyStatus(NotebookView):
     awaits: str | None = None
     labels: dict[str, str] = field(default_factory=dict)
     """Of an ablation, what tables and figures call an arm, by its name, where the design gives a label."""
+    interrupted: int = 0
+    died: bool = False
+    silent_s: float | None = None
+    dead_after_s: float | None = None
 
     def frame(self) -> pd.DataFrame:
         """One row per trial that was begun, by number.
@@ -215,10 +224,11 @@ def status_of(
             elif trial.number in waiting:
                 trial = replace(trial, state="PENDING")
         found.append(trial)
-    trials = tuple(found)
+    sign = folder.driver_sign()
+    trials = tuple(found) if sign.held else _cut_off(found)
     count = Counter(trial.state for trial in trials)
     ended = count["COMPLETE"] + count["PRUNED"] + count["FAIL"]
-    unfinished = "running" if folder.driver_alive() else "interrupted"
+    unfinished = "running" if sign.held else "interrupted"
     return StudyStatus(
         study=folder.name,
         done=count["COMPLETE"],
@@ -240,7 +250,27 @@ def status_of(
         pending=count["PENDING"],
         awaits=awaits,
         labels=spec.labels(),
+        interrupted=count["INTERRUPTED"],
+        died=sign.died and ended < spec.trials,
+        silent_s=None if sign.silent_s is None or not sign.held else round(sign.silent_s, 1),
+        dead_after_s=sign.limit_s if sign.held else None,
     )
+
+
+def _cut_off(trials: Sequence[TrialStatus]) -> tuple[TrialStatus, ...]:
+    """The trials of a study that nobody runs: none of them runs or waits."""
+    return tuple(
+        replace(trial, state="INTERRUPTED", silent_s=None) if trial.state in ("RUNNING", "PENDING") else trial
+        for trial in trials
+    )
+
+
+def as_left(found: StudyStatus, state: str) -> StudyStatus:
+    """The status of a study whose driver is about to leave it: finished, or interrupted."""
+    trials = _cut_off(found.trials)
+    cut_off = sum(trial.state == "INTERRUPTED" for trial in trials)
+    left = replace(found, state=state, trials=trials, running=0, pending=0, interrupted=cut_off)
+    return replace(left, silent_s=None, dead_after_s=None)
 
 
 def _front(spec: StudySpec, trials: Sequence[TrialStatus]) -> tuple[int, ...]:

@@ -20,9 +20,10 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from sage_ray.config import ExperimentConfig, flatten, preset_tree
-from sage_ray.errors import UserError, did_you_mean
+from sage_ray.errors import UserError
 from sage_ray.identity import introduction_values
 from sage_ray.metrics.definitions import DEVICE_SECONDS, STUDY_SCORES, VALIDATION_SCORES
+from sage_ray.near_paths import instead_of
 from sage_ray.section_base import meaning_of
 from sage_ray.study.design_schema import ArmPart, BudgetPart, DesignFile, LevelPart
 from sage_ray.study.file_schema import SAMPLERS, SCHEDULERS, DimensionPart, ObjectivePart, Part, SpaceFile, StudyFile
@@ -155,20 +156,20 @@ def _tells_of(pattern: str, path: str) -> bool:
 
 
 def _nearest(path: str, rows: tuple[SettingRow, ...]) -> str:
-    paths = [row.path for row in rows]
-    sections = {other.rsplit(".", depth)[0] for other in paths for depth in (1, 2) if other.count(".") >= depth}
-    section, _, leaf = path.rpartition(".")
     if path == "extends":
         return "it is a key of a config file, `extends: PRESET`: the file then says only what differs from that preset"
-    if section in section_meanings():
-        own = [other.removeprefix(f"{section}.") for other in paths if other.startswith(f"{section}.")]
-        near = did_you_mean(leaf, own, "", least=0.6).removeprefix("did you mean ")
-        if near:
-            return f"did you mean {section}.{near}"
-    same = [other for other in paths if other.rsplit(".", 1)[-1] == leaf][:3]
-    if same:
-        return f"did you mean {' or '.join(same)}?"
-    return did_you_mean(path, [*paths, *sorted(sections)], "`sage-ray config show` lists every setting", least=0.5)
+    return instead_of(_with_names(path), [row.path for row in rows], "`sage-ray config show` lists every setting")
+
+
+def _with_names(path: str) -> str:
+    """The path with the names in capitals that those of the user's own stand for: arms.ARM.lable of arms.soft.lable."""
+    for key, (names, _) in _HELD.items():
+        own = names.replace("SETTING", "*").split(".") if names else []
+        shape = "".join(r"\..+" if name == "*" else r"\.[^.]+" for name in own)
+        found = re.fullmatch(rf"{key}{shape}\.([^.]+)", path) if own else None
+        if found:
+            return f"{key}.{names}.{found[1]}"
+    return path
 
 
 @cache

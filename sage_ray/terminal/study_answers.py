@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from sage_ray.search.study_status import StudyStatus, TrialStatus
 
 
+MOST_CUT_OFF = 8
+"""Of so many trials it is told at which epoch they were cut off."""
+
+
 def study_lines(status: StudyStatus) -> list[str]:
     """A study as a plain table, cut at the width of a terminal, and why trials failed."""
     lines = [f"{status.study} {status.state}: {tally(status)}; {objectives_text(status)}"]
@@ -24,11 +28,27 @@ def study_lines(status: StudyStatus) -> list[str]:
         lines += [table.header, *table.rows]
     if status.front:
         lines.append("* on the Pareto front: no other trial beats it in one objective and equals it in the other")
+    lines += session_lines(status)
     if status.state == "running":
         running = [trial for trial in status.trials if trial.state == "RUNNING"]
         lines += [f"trial {trial.number} {trial.first or _last_report(trial.silent_s)}" for trial in running]
     failed = [trial for trial in status.trials if trial.error]
     return lines + [f"trial {trial.number} failed: {trial.error}{_log_of(trial)}" for trial in failed]
+
+
+def session_lines(status: StudyStatus) -> list[str]:
+    """What is to be said of whoever runs a study: no sign of life came for a while, or none will come any more."""
+    if status.silent_s is not None:
+        limit = f"; after {status.dead_after_s:.0f} s it counts as dead" if status.dead_after_s else ""
+        return [f"no sign of life came from its session for {status.silent_s:.0f} s{limit}"]
+    if not status.died:
+        return []
+    cut = [trial for trial in status.trials if trial.state == "INTERRUPTED"]
+    at = [f"trial {trial.number} {f'at epoch {trial.epoch}' if trial.epoch else 'before an epoch'}" for trial in cut]
+    more = len(at) - MOST_CUT_OFF
+    told = ", ".join(at[:MOST_CUT_OFF]) + (f" and {more} more" if more > 0 else "")
+    counted = f"; {len(cut)} {'trial was' if len(cut) == 1 else 'trials were'} cut off: {told}" if cut else ""
+    return [f"the session that ran it died{counted}"]
 
 
 def _log_of(trial: TrialStatus) -> str:
@@ -108,6 +128,7 @@ def arm_lines(result: AblationResult) -> list[str]:
     lines.append(f"{'arm':<{wide}}  {'done':>6}  {'failed':>6}  {score}  {test}{called}")
     marks = {arm.arm: " *" if arm.is_reference else " °" if arm.called in others else "" for arm in result.arms}
     lines += [_arm_line(arm, marks[arm.arm], wide, len(score), len(test)) for arm in result.arms]
+    lines += session_lines(found)
     lines += [f"{run.run_id} failed: {run.error}" for run in result.runs if run.state == "FAIL"]
     lines += [f"{run.run_id} {run.first}" for trial in found.trials if trial.first for run in trial.runs if run.first]
     if others:

@@ -142,13 +142,17 @@ def status_of(name: str, session: Session) -> Answer:
 
 def _status_of_final(name: str, session: Session) -> Answer:
     from sage_ray.evaluation.locked_test_table import basis, locked_test_lines
+    from sage_ray.record.at_work import shown_state
     from sage_ray.record.run_folder import RunFolder
     from sage_ray.registry.final import locked_scores
     from sage_ray.registry.final_plan import read_plan
 
     plan = read_plan(session.home, name)
     records = {seed: RunFolder(session.home.runs / plan.run_id(seed)) for seed in plan.seeds}
-    states = {seed: run.read().state if run.path.is_dir() else "not begun" for seed, run in records.items()}
+    states = {
+        seed: shown_state(run.path, run.read().state) if run.path.is_dir() else "not begun"
+        for seed, run in records.items()
+    }
     lines = [f"{name} of {plan.source}: {plan.rule}"]
     lines += [f"  seed {seed}: {state}" for seed, state in states.items()]
     scored = locked_scores(plan, session.home)
@@ -164,10 +168,15 @@ def _status_of_final(name: str, session: Session) -> Answer:
 
 
 def _status_of_run(name: str, session: Session) -> Answer:
+    from sage_ray.record.at_work import shown_state
     from sage_ray.record.run_folder import RunFolder
 
     folder = RunFolder.open(session.home.runs, name)
     record = folder.read()
+    if shown_state(folder.path, record.state) != record.state:
+        record = record.model_copy(
+            update={"state": "INTERRUPTED", "error": f"its process died at epoch {record.epoch}"}
+        )
     scores = "  ".join(f"{key} {value:.4f}" for key, value in record.metrics.items() if key.startswith("val/"))
     lines = [f"{name} {record.state}: epoch {record.epoch}, attempt {record.attempt}, {record.seconds:.1f} s"]
     lines += [line for line in (scores, record.error) if line]
@@ -201,7 +210,8 @@ def listed(session: Session) -> Answer:
 def _state(study: ListedStudy, session: Session) -> str:
     if study.state == "damaged":
         return f"storage lost or damaged, `{session.command(f'resume {study.study}')}` makes it anew from the runs"
-    return f"{study.state}, {tally(study)}"
+    died = f" (its session died; `{session.command(f'resume {study.study}')}` goes on)" if study.died else ""
+    return f"{study.state}{died}, {tally(study)}"
 
 
 def synced(report: SyncReport, session: Session) -> Answer:

@@ -72,7 +72,7 @@ def test_a_study_is_a_table_of_its_trials(study: Home) -> None:
         *("number", "state", "value", "adversarial.lambda_cycle", "adversarial.lr"),
         *("epochs", "seconds", "error", "weights_sha"),
     ]
-    assert table["number"].tolist() == [0, 1, 2] and table["state"].tolist() == ["COMPLETE", "FAIL", "RUNNING"]
+    assert table["number"].tolist() == [0, 1, 2] and table["state"].tolist() == ["COMPLETE", "FAIL", "INTERRUPTED"]
     record = RunFolder(study.runs / "tiny-t0000-s0").read()
     first = table.iloc[0]
     assert first["weights_sha"] == record.weights_sha and first["epochs"] == 2 and first["value"] > 0

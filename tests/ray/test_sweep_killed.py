@@ -78,7 +78,9 @@ def test_killed_driver_resumes_with_nothing_lost_or_doubled(tmp_path: Path) -> N
     kill(process)
     before = {run_id: epochs_on_disk(home, run_id) for run_id in home.run_ids()}
     sha = record(home, "tiny-t0000-s0")["weights_sha"]
-    assert status("tiny", home).state == "interrupted" and status("tiny", home).running == 1
+    dead = status("tiny", home)
+    assert (dead.state, dead.died, dead.running, dead.interrupted) == ("interrupted", True, 0, 1)
+    assert dead.trials[1].state == "INTERRUPTED" and dead.trials[1].epoch > 0
     again, errors = answer(start("resume", "tiny", "--home", str(home.path), "--json"))
     assert again["ok"] and again["done"] == 3, errors
     assert_whole(home, before)
@@ -101,7 +103,8 @@ def test_ctrl_c_stop_and_resume(tmp_path: Path) -> None:
     assert len(errors.strip().splitlines()) == 1, errors
     before = {run_id: epochs_on_disk(home, run_id) for run_id in home.run_ids()}
     assert record(home, "tiny-t0000-s0")["state"] == "INTERRUPTED"
-    assert status("tiny", home).trials[0].state == "RUNNING"
+    ended = status("tiny", home)
+    assert ended.trials[0].state == "INTERRUPTED" and not ended.died, "it was ended in an orderly way"
 
     process = start("resume", "tiny", "--home", str(home.path), "--json")
     wait_until(lambda: len(epochs_on_disk(home, "tiny-t0000-s0")) >= len(before["tiny-t0000-s0"]) + 2, process)

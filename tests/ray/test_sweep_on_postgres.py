@@ -87,9 +87,9 @@ def test_a_killed_driver_goes_on_and_no_file_has_the_password(
     assert refused.returncode == 2 and "Postgres wants another password" in errors and len(errors.splitlines()) == 1
 
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
-    assert (status("tiny", home).state, status("tiny", home).running) == ("interrupted", 1)
+    assert (status("tiny", home).state, status("tiny", home).interrupted) == ("interrupted", 1)
     (listed,) = overview(home).studies
-    assert (listed.state, listed.done, listed.running, listed.target) == ("interrupted", 1, 1, 3)
+    assert (listed.state, listed.done, listed.interrupted, listed.target) == ("interrupted", 1, 1, 3)
     again, errors = answer(start("resume", "tiny", "--home", str(home.path), "--json"))
     assert again["ok"] and again["done"] == 3, errors
     assert_whole(home, before)

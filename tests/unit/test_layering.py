@@ -18,7 +18,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 ROOMS = (
     *("errors", "files", "store_faults", "bucket_client", "object_store", "followed", "leases", "locks"),
     *("watch", "durations", "addresses", "termination", "startup", "grey_range", "foreground_rule"),
-    *("published_weights", "notebook_view", "argument_kinds"),
+    *("published_weights", "notebook_view", "argument_kinds", "near_paths", "markdown_texts"),
     *("identity", "section_base", "data_sections", "network_sections", "runtime_section", "render_section", "sections"),
     *("pair_source", "system_rules", "config_rules", "config"),
     "data",
@@ -48,7 +48,7 @@ ROOMS = (
 GROUND = {
     *("errors", "files", "store_faults", "bucket_client", "object_store", "followed", "leases", "locks"),
     *("watch", "durations", "addresses", "termination", "startup", "grey_range", "foreground_rule"),
-    *("published_weights", "notebook_view", "argument_kinds"),
+    *("published_weights", "notebook_view", "argument_kinds", "near_paths", "markdown_texts"),
 }
 CONFIG = {
     *("identity", "section_base", "data_sections", "network_sections", "runtime_section", "render_section", "sections"),
@@ -69,6 +69,8 @@ SEES: dict[str, set[str]] = {
     "published_weights": {"errors", "files"},
     "notebook_view": set(),
     "argument_kinds": {"errors"},
+    "near_paths": set(),
+    "markdown_texts": set(),
     "store_faults": {"errors"},
     "bucket_client": {"errors", "store_faults"},
     "object_store": {"errors", "files", "store_faults", "bucket_client"},

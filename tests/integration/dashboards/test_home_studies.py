@@ -210,7 +210,7 @@ def test_what_a_killed_driver_left_half_written_is_read_as_it_was_before(home: H
     shown = HomeStudies(home)
     (found,) = shown.get_all_studies()
     assert [trial.state.name for trial in shown.get_all_trials(found._study_id)] == ["RUNNING", "RUNNING"]
-    assert [(listed.state, listed.running) for listed in overview(home).studies] == [("interrupted", 2)]
+    assert [(one.state, one.running, one.interrupted) for one in overview(home).studies] == [("interrupted", 0, 2)]
     assert study.folder.store().is_sound(thorough=True), "it need not be made anew"
     assert {path.name: path.read_bytes() for path in file.parent.glob("optuna.db*")} == left
 

@@ -81,7 +81,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Home:
     home = Home(folder / "home")
     train_untold(home, make_design(folder, ARMS, {}, name="ab", reference="full", seeds=[0, 1]))
     assert all(RunFolder.open(home.runs, run_id).read().test_reads == 0 for run_id in home.run_ids())
-    assert read_ablation("ab", home).states == {"RUNNING": 6}
+    assert read_ablation("ab", home).states == {"INTERRUPTED": 6}
     resume_ablation("ab", home)
     return home
 

@@ -121,7 +121,7 @@ def test_list_names_a_study_without_storage_and_lists_the_others(study: StudyFol
     listed = {found.study: found.state for found in overview(study.home).studies}
     assert listed["tiny"] == "damaged" and set(listed) == {"tiny", "other"}
     found = status("tiny", study.home)
-    assert (found.done, found.failed, found.running) == (2, 2, 1)
+    assert (found.done, found.failed, found.interrupted) == (2, 2, 1)
 
 
 def test_more_seeds_reopen_trials_and_keep_their_runs(study: StudyFolder) -> None:

@@ -274,7 +274,7 @@ def test_a_server_that_stays_away_is_told_once_and_costs_no_more(
         with caplog.at_level(logging.WARNING):
             assert [row.state for row in study_rows(study.folder, space)] == ["COMPLETE"]
         assert "told from their runs" in caplog.text and PASSWORD not in caplog.text
-        assert overview(study.home).studies[0].running == 2, "a list asks no server"
+        assert overview(study.home).studies[0].interrupted == 2, "a list asks no server"
         report = forget("tiny", study.home)
         assert any("not reached" in line and "optuna delete-study" in line for line in report.kept)
     finally:

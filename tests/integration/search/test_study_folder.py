@@ -110,7 +110,8 @@ def test_status_joins_storage_and_records(home: Home, tmp_path: Path) -> None:
     folder = study.train(0)
     take_up(study.storage, study.folder, space)
     state = status("tiny", home)
-    assert (state.done, state.running, state.target, state.epochs, state.state) == (1, 1, 4, 2, "interrupted")
+    assert (state.done, state.running, state.target, state.epochs, state.state) == (1, 0, 4, 2, "interrupted")
+    assert (state.interrupted, state.died) == (1, False), "nobody has run it yet"
     first = state.trials[0]
     assert (first.state, first.epoch, first.weights_sha) == ("COMPLETE", 2, folder.read().weights_sha)
     assert first.params == {"adversarial.lambda_cycle": 1.0, "adversarial.lr": 0.001}

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
 import pytest
 
+from sage_ray.registry.comparison import Comparison
+from sage_ray.reports.model_page import repeating
 from sage_ray.reports.named_places import told_place
 from sage_ray.reports.page_parts import Bullets
 from sage_ray.reports.setting_meanings import MOST_EXPLAINED, meanings, setting_meaning
@@ -37,3 +42,11 @@ def test_many_settings_are_not_all_explained() -> None:
 )
 def test_paths_are_told_without_the_folders_of_the_machine(text: str, told: str) -> None:
     assert told_place(text, ["/lab/home"]) == told
+
+
+@pytest.mark.parametrize(("numbers", "compares"), [((3,), False), ((3, 4), True)])
+def test_a_page_of_one_version_does_not_tell_to_compare_it(numbers: tuple[int, ...], compares: bool) -> None:
+    versions = [SimpleNamespace(version=number) for number in numbers]
+    told = repeating(cast(Comparison, SimpleNamespace(model_name="other", versions=versions)))
+    assert ("sage-ray compare" in told) == compares and told.endswith("sage-ray report other")
+    assert ("--versions 3,4 --model-name other" in told) == compares

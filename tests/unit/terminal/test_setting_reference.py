@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import Any
 
 import pytest
 
-from sage_ray.config import known_paths, resolve
+from sage_ray.config import check_path, known_paths, resolve
 from sage_ray.errors import UserError
 from sage_ray.models import DISCRIMINATORS, GENERATORS, SEGMENTERS
 from sage_ray.study.design_schema import DesignFile
@@ -173,12 +174,49 @@ def test_an_item_of_a_list_is_told_of_with_its_list(item: str, told: str) -> Non
         ("pretrain.lambda_cycle", "did you mean adversarial.lambda_cycle?"),
         ("extends", "a key of a config file"),
         ("nothing_here", "lists every setting"),
+        ("warmup", "lists every setting"),
+        ("adversarial.schedule.name", "adversarial.schedule has rule, factor,"),
+        ("schedule", "did you mean pretrain.schedule or adversarial.schedule?"),
+        ("pretrain.schedule.lr", "did you mean pretrain.lr?"),
+        ("objective.name", "objective has metric, reduce, direction"),
+        ("discriminator.width", "did you mean discriminators.width?"),
+        ("scheduler.grace", "did you mean scheduler.grace_epochs?"),
+        ("lambda", "did you mean adversarial.lambda_cycle?"),
+        ("ADVERSARIAL.LR", "did you mean adversarial.lr?"),
+        ("data.splt", "did you mean data.split?"),
     ],
 )
 def test_a_path_that_is_none_names_what_is_near(typo: str, said: str) -> None:
     with pytest.raises(UserError) as refused:
         explain(typo)
     assert said in refused.value.mend
+
+
+def test_whatever_is_proposed_for_a_wrong_path_works() -> None:
+    """Of every path its first part, its last part, a letter less, a name more, and other sections' last names."""
+    leaves = [row.path.rsplit(".", 1)[-1] for row in ROWS]
+    wrong = {f"{row.path.rsplit('.', 1)[0]}.{leaf}" for row in CONFIG[::7] for leaf in leaves[::5]}
+    wrong |= {
+        text for row in CONFIG for text in (row.path[:-1], row.path[1:], f"{row.path}.x", row.path.split(".")[-1])
+    }
+    proposed = 0
+    for path in sorted(wrong):
+        with contextlib.suppress(UserError):
+            explain(path)
+            continue
+        with pytest.raises(UserError) as refused:
+            explain(path)
+        near = re.search(r"did you mean (.*)\?", refused.value.mend)
+        has = re.findall(r"(\S+) has ", refused.value.mend)
+        for right in [*(near[1].split(" or ") if near else []), *has]:
+            assert explain(right), (path, right)
+            proposed += 1
+        with pytest.raises(UserError) as told:
+            check_path(path, "--set")
+        near = re.search(r"did you mean (.*)\?", told.value.mend)
+        for right in near[1].split(" or ") if near else []:
+            check_path(right, "--set")
+    assert proposed > 300
 
 
 def test_all_that_is_told_of_settings_and_sections_fits_80_columns() -> None:
