@@ -46,6 +46,7 @@ def _figures(chapter: Chapter, drawn: Mapping[str, DrawnFigure], folder: str) ->
     lines: list[str] = []
     for figure in (drawn[name] for name in chapter.figures if name in drawn):
         alt = figure.alt.replace("[", "(").replace("]", ")").replace("\n", " ")
+        lines += [figure.finding, ""] if figure.finding else []
         lines += [f"![{alt}]({folder}/{figure.name}.svg)", "", f"*{figure.title}.* {figure.caption}", ""]
     return lines
 
