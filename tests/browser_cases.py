@@ -47,6 +47,7 @@ class Look:
         outside: addresses that were asked of other machines.
         text: that is seen.
         too_wide: the elements that stand out of the window, described.
+        grounds: colour behind the page, and behind its first drawing if it has one, as the browser computes them.
     """
 
     console_errors: list[str]
@@ -56,10 +57,18 @@ class Look:
     outside: list[str]
     text: str
     too_wide: list[str]
+    grounds: list[str]
 
 
 def look(
-    url_or_path: str | Path, width: int = 1280, height: int = 900, *, awaits: str | None = None, whole: bool = False
+    url_or_path: str | Path,
+    width: int = 1280,
+    height: int = 900,
+    *,
+    awaits: str | None = None,
+    whole: bool = False,
+    dark: bool = False,
+    printed: bool = False,
 ) -> Look:
     """A page once it has loaded.
 
@@ -68,10 +77,17 @@ def look(
         width, height: of the window, in pixels.
         awaits: a text that has to be seen first (`LOOK_S` at most), for pages that fill themselves later.
         whole: the picture is of the whole page, however long.
+        dark: the browser asks for dark pages.
+        printed: the page is laid out as for paper.
     """
     url = url_or_path if "://" in str(url_or_path) else Path(url_or_path).absolute().as_uri()
     with _browser() as place:
-        return asyncio.run(asyncio.wait_for(_look(place, str(url), width, height, awaits, whole), LOOK_S + 30))
+        media = {
+            "media": "print" if printed else "",
+            "features": [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
+        }
+        seen = _look(place, str(url), width, height, awaits, whole, media)
+        return asyncio.run(asyncio.wait_for(seen, LOOK_S + 30))
 
 
 @contextmanager
@@ -178,8 +194,11 @@ async def _page(place: str, width: int, height: int) -> AsyncIterator[_Tools]:
             listening.cancel()
 
 
-async def _look(place: str, url: str, width: int, height: int, awaits: str | None, whole: bool) -> Look:
+async def _look(
+    place: str, url: str, width: int, height: int, awaits: str | None, whole: bool, media: dict[str, Any]
+) -> Look:
     async with _page(place, width, height) as tools:
+        await tools.ask("Emulation.setEmulatedMedia", **media)
         await tools.ask("Page.navigate", url=url)
         await _settled(tools, awaits)
         picture = await tools.ask("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
@@ -193,6 +212,7 @@ async def _look(place: str, url: str, width: int, height: int, awaits: str | Non
             outside=_outside(tools),
             text=str(await tools.value(_TEXT) or ""),
             too_wide=list(await tools.value(_TOO_WIDE) or []),
+            grounds=list(await tools.value(_GROUNDS) or []),
         )
 
 
@@ -212,6 +232,9 @@ async def _settled(tools: _Tools, awaits: str | None) -> None:
 
 _STATE = "document.readyState + document.querySelectorAll('*').length + (document.body ? document.body.innerText : '')"
 _TEXT = "document.body ? document.body.innerText : ''"
+_GROUNDS = """
+[document.body, document.querySelector('.drawn')].filter(Boolean).map((part) => getComputedStyle(part).backgroundColor)
+"""
 _IS_TOO_WIDE = "document.documentElement.scrollWidth > document.documentElement.clientWidth"
 _TOO_WIDE = """
 (() => {

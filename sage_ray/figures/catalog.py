@@ -12,10 +12,11 @@ from sage_ray.figures.cost_bars import cost
 from sage_ray.figures.finals_forest import finals
 from sage_ray.figures.forest_plot import forest
 from sage_ray.figures.importance_bars import setting_importance
+from sage_ray.figures.parallel_coordinates import parallel
 from sage_ray.figures.particle_sizes_drawn import particles
 from sage_ray.figures.phase_curves import curves
 from sage_ray.figures.search_history import history
-from sage_ray.figures.setting_slices import parallel, slices
+from sage_ray.figures.setting_slices import slices
 from sage_ray.figures.study_figure import StudyFigure
 from sage_ray.figures.study_records import StudyRecords
 from sage_ray.figures.winner_images import examples, generated
@@ -116,7 +117,8 @@ def write_figures(
     lines = [f"# Figures of {study}", ""]
     for found in study_figures(home, study, columns):
         paths += save_figure(found.figure, place / found.name, formats)
-        lines += [f"**{found.name}.** {found.title}. {found.caption}", ""]
+        finding = f"{found.finding.replace('**', '')} " if found.finding else ""
+        lines += [f"**{found.name}.** {found.title}. {finding}{found.caption}", ""]
     if not paths:
         raise UserError("study has no figure", study, f"`sage-ray resume {study}` until a run is finished")
     paths.append(place / "captions.md")

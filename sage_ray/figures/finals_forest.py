@@ -73,7 +73,8 @@ def forest_told(found: ComparedFinals) -> tuple[list[str], str]:
     line = found.reference.scores[PRIMARY]
     bars = f"bars: {percent(line.level)} intervals over {line.over}" if line.level else line.over
     caption = [
-        f"Mean {label(PRIMARY)} on the {line.images} images of the locked test (dots); blue: single seeds; {bars}.",
+        f"Mean {label(PRIMARY)} on the {line.images} images of the locked test (dots); "
+        f"ticks below: single seeds; {bars}.",
         f"Differences to {_plain(found.reference)} are paired by image and seed, so that one can be decided although "
         "the bars of the scores overlap. Filled: better or worse; hollow: open."
         if found.differences

@@ -11,7 +11,8 @@ from sage_ray.apply.size_distribution import SizeReport, drawable
 from sage_ray.figures.shown_model import with_segmenter
 from sage_ray.figures.study_figure import StudyFigure, finished
 from sage_ray.figures.study_records import StudyRecords
-from sage_ray.statistics.clusters import counted
+from sage_ray.statistics.particle_sizes import FEWEST_FOR_FIT, LEVEL, median_ratio
+from sage_ray.statistics.verdict_sentences import FEW_IMAGES, MINUS, counted, in_words, share, upper_first
 
 _UNITS = {"nm": "nm", "px": "pixels"}
 _LEAST_BINS, _MOST_BINS = 8, 40
@@ -67,4 +68,50 @@ def particles(records: StudyRecords, columns: int) -> StudyFigure:
         f"Distribution of diameters of {counted(found.pooled.statistics.number, 'predicted particle')} (median "
         f"{middles[1]:.3g} {unit}) beside {true.pooled.statistics.number} true ones (median {middles[0]:.3g} {unit})."
     )
-    return finished(records, "particles", "Sizes of the particles", caption, alt, figure)
+    told = size_finding(found, true)
+    return finished(records, "particles", "Sizes of the particles", caption, alt, figure, finding=told)
+
+
+def size_finding(found: SizeReport, true: SizeReport) -> str:
+    """How far the sizes that were found lie from the marked ones, in words; of images in one order, with particles."""
+    ratio = median_ratio(*([(sample.sizes, sample.weights) for sample in side.by_image] for side in (found, true)))
+    unit = _UNITS[true.unit.name]
+    medians = [report.pooled.statistics.values["d50"].value for report in (found, true)]
+    images = sum(
+        len(one.sizes) + len(other.sizes) > 0 for one, other in zip(found.by_image, true.by_image, strict=True)
+    )
+    if ratio.low is not None and ratio.low > 1:
+        verdict = "Particles come out larger than they are marked."
+    elif ratio.high is not None and ratio.high < 1:
+        verdict = "Particles come out smaller than they are marked."
+    else:
+        verdict = "It is open whether particles come out larger or smaller than they are marked."
+    text = (
+        f"**{verdict}** Their median diameter is {medians[0]:.3g} {unit} as found and {medians[1]:.3g} {unit} as marked"
+    )
+    text += f": {_percent(ratio.value)}"
+    if ratio.low is not None and ratio.high is not None:
+        text += f", {share(LEVEL)} interval {_percent(ratio.low)} to {_percent(ratio.high)} over {images} images."
+    else:
+        why = "one image" if images < 2 else f"fewer than {FEWEST_FOR_FIT} particles"
+        text += f"; no interval, as {'there is' if images < 2 else 'there are'} {why}."
+    text += f" At no size are the shares of smaller particles more than {_gap(found, true):.2f} apart, of at most 1."
+    if 1 < images < FEW_IMAGES:
+        text += f" {upper_first(in_words(images))} images are few: one odd one among them can carry the result."
+    return text + " These images chose the epoch too, so that they flatter the model."
+
+
+def _percent(ratio: float) -> str:
+    """A ratio as the percentage by which it is above or below 1."""
+    return f"{100 * (ratio - 1):+.1f} %".replace("-", MINUS)
+
+
+def _gap(one: SizeReport, other: SizeReport) -> float:
+    """Largest vertical distance between the two weighted distribution functions, 0 to 1."""
+    at = np.union1d(one.pooled.sizes, other.pooled.sizes)
+    shares = []
+    for pooled in (one.pooled, other.pooled):
+        order = np.argsort(pooled.sizes)
+        sums = np.concatenate([[0.0], np.cumsum(pooled.weights[order])])
+        shares.append(sums[np.searchsorted(pooled.sizes[order], at, side="right")] / sums[-1])
+    return float(np.abs(shares[0] - shares[1]).max())

@@ -242,7 +242,8 @@ def _mark_score(
     if records.kind == "sweep":
         axes = grid[0][list(phases).index(str(own["phase"].iloc[0]))]
         axes.plot([ended[0] - 0.5, ended[-1] + 0.5], [choice.value] * 2, color=ORANGE, linewidth=2.2, zorder=4,
-                  solid_capstyle="butt", label=f"score of trial {choice.trial}: {choice.value:.3f}")  # fmt: skip
+                  marker="|", markersize=7, markeredgewidth=1.6, solid_capstyle="butt",
+                  label=f"score of trial {choice.trial}: {choice.value:.3f}")  # fmt: skip
     last = f"the last {window} epochs" if window > 1 else "the last epoch"
     return (
         f"The score of a {of} is its plateau, not the end of its curve: the median over the last fifth of its last "

@@ -1,21 +1,16 @@
-"""What was searched, setting by setting: slices of the score over each setting, and parallel coordinates of all."""
+"""What was searched, setting by setting: slices of the score over each setting."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
-import numpy as np
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullFormatter
 
-from sage_ray.analysis.figure_style import BLUE, ORANGE, SMALL, paper_axes, paper_figure
-from sage_ray.figures.figure_words import counted_trials, log_ticks, short_names, shown_value, wrapped
+from sage_ray.analysis.figure_style import BLUE, ORANGE, paper_axes, paper_figure
+from sage_ray.figures.figure_words import log_ticks, short_names, shown_value, wrapped
 from sage_ray.figures.search_history import by_state
 from sage_ray.figures.study_figure import StudyFigure, finished
 from sage_ray.figures.study_records import StudyRecords
@@ -54,11 +49,9 @@ class SearchedSetting:
             return float(self.names.index(shown_value(value)))
         return float(value) if value is not None and is_finite_number(value) else None
 
-    def share(self, place: float, places: Sequence[float]) -> float:
-        """A place as a share of the range of all places, on the setting's own scale."""
-        low, high = (math.log(min(places)), math.log(max(places))) if self.log else (min(places), max(places))
-        here = math.log(place) if self.log else place
-        return (here - low) / (high - low) if high > low else 0.5
+    def moved(self, place: float, number: int, by: float = 0.25) -> float:
+        """A place on the axis; of trials that share a name or choice each is moved aside a little, by its number."""
+        return place + (by * math.sin(2.4 * number) if self.names else 0.0)
 
 
 def settings_of(records: StudyRecords, trials: Sequence[TrialStatus]) -> list[SearchedSetting]:
@@ -141,7 +134,7 @@ def _draw_slice(
     for text, trials, look in groups:
         points = [(place, float(t.value or 0), t.number) for t in trials if (place := setting.place(t)) is not None]
         # Points of one category are moved a little apart, by their numbers, so that none hides another.
-        moved = [x + (0.25 * math.sin(2.4 * number) if setting.names else 0) for x, _, number in points]
+        moved = [setting.moved(x, number) for x, _, number in points]
         heights = [y for _, y, _ in points]
         if not apart or not points:
             axes.scatter(moved, heights, label=text if trials else None, **look)
@@ -166,87 +159,3 @@ def _draw_slice(
     else:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
     axes.margins(y=0.08)
-
-
-def parallel(records: StudyRecords, columns: int) -> StudyFigure:
-    """Parallel coordinates: an axis per setting and one for the score, a line per trial.
-
-    Raises:
-        UserError: it is no search, no trial has a score, or no setting varies.
-    """
-    complete, pruned, _ = by_state(records.trials)
-    settings = settings_of(records, [*complete, *pruned])
-    shown = settings[: MOST_SETTINGS if columns == 2 else MOST_SETTINGS // 2]
-    figure = paper_figure(columns, 72)
-    axes = figure.subplots()
-    places = [[setting.place(trial) for trial in (*complete, *pruned)] for setting in shown]
-    known = [[place for place in held if place is not None] for held in places]
-    values = [float(trial.value or 0) for trial in (*complete, *pruned)]
-    scale = Normalize(min(values), max(values) if max(values) > min(values) else min(values) + 1e-6)
-    colours = _colours(records.sign)
-    order = sorted(range(len(values)), key=lambda k: (k < len(complete), records.sign * values[k]))
-    chosen = records.choice.trial if records.choice is not None else None
-    for k in order:
-        trial = (*complete, *pruned)[k]
-        shares = [s.share(p, all_) if (p := held[k]) is not None else math.nan
-                  for s, held, all_ in zip(shown, places, known, strict=True)]  # fmt: skip
-        line = [*shares, float(scale(values[k]))]
-        if trial.state == "PRUNED":
-            look: dict[str, Any] = {"color": "0.75", "linewidth": 0.6, "linestyle": (0, (3, 2))}
-        else:
-            look = {"color": colours(scale(values[k])), "linewidth": 1.0}
-        if trial.number == chosen:
-            look |= {"color": "black", "linewidth": 2.2, "marker": "o", "markersize": 3.5, "zorder": 4}
-        axes.plot(range(len(line)), line, gid=f"trial-{trial.number}", **look)
-    _dress(axes, records, shown, known, wide=columns)
-    bar = figure.colorbar(ScalarMappable(scale, colours), ax=axes, fraction=0.04, pad=0.015 if columns == 2 else 0.03)
-    bar.set_label(records.score)
-    bar.outline.set_visible(False)
-    caption = [
-        "One line per trial: darker is better.",
-        f"Black with dots: the chosen trial {chosen}." if chosen is not None else "",
-        f"Dashed grey: {counted_trials(len(pruned), 'trial that was stopped early').removesuffix(' trial')}."
-        if len(pruned) == 1 else f"Dashed grey: the {len(pruned)} trials that were stopped early." if pruned else "",
-        f"The first {len(shown)} of {len(settings)} settings." if len(shown) < len(settings) else "",
-    ]  # fmt: skip
-    alt = f"Parallel coordinates of {len(values)} trials over {', '.join(s.name for s in shown)} and the score."
-    return finished(records, "parallel", "What was searched", caption, alt, figure)
-
-
-def _colours(sign: float) -> LinearSegmentedColormap:
-    """Colours from light (worse) to dark (better), so that grey print keeps the order; none too light for paper."""
-    shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.86, 64))
-    return LinearSegmentedColormap.from_list("score", shades[::-1] if sign > 0 else shades)
-
-
-def _dress(
-    axes: Any,
-    records: StudyRecords,
-    shown: Sequence[SearchedSetting],
-    known: Sequence[Sequence[float]],
-    *,
-    wide: int,
-) -> None:
-    """Draw the axes of the settings and of the score, their values, and their names below."""
-    ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.4, "alpha": 0.85}
-    text: dict[str, Any] = {"fontsize": SMALL - 0.5, "va": "center", "bbox": ground, "zorder": 5}
-    for place, (setting, held) in enumerate(zip(shown, known, strict=True)):
-        axes.axvline(place, color="0.3", linewidth=0.8, zorder=1)
-        if setting.names:
-            marks = [(setting.share(k, held), name) for k, name in enumerate(setting.names) if k in held]
-        else:
-            ends = (min(held), max(held))
-            marks = [(setting.share(end, held), shown_value(end)) for end in ends]
-        for share, name in marks:
-            axes.text(place + 0.03, share, wrapped(name, 12), ha="left", **text)
-    axes.axvline(len(shown), color="0.3", linewidth=0.8, zorder=1)
-    letters = int(wide * 62 / (len(shown) + 1))
-    names = [*(setting.name for setting in shown), records.score]
-    pieces = [piece for name in names for piece in re.split(r"[._ ]", name)]
-    if max(map(len, pieces)) >= letters:
-        axes.set_xticks(range(len(names)), names, rotation=38, ha="right", rotation_mode="anchor")
-    else:
-        axes.set_xticks(range(len(names)), [wrapped(name, letters) for name in names])
-    axes.set(yticks=[], ylim=(-0.06, 1.06), xlim=(-0.15, len(shown) + 0.1))
-    axes.tick_params(axis="x", length=0)
-    axes.spines[["top", "right", "left", "bottom"]].set_visible(False)

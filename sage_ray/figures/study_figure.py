@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from matplotlib.figure import Figure
 
@@ -24,6 +24,7 @@ class StudyFigure:
         caption: what must be known to read it, as sentences.
         alt: what is seen, for those who do not see it.
         figure: with its provenance below the picture and in `facts`.
+        finding: what it shows, as sentences; "" if that is for the reader to see.
     """
 
     name: str
@@ -31,6 +32,7 @@ class StudyFigure:
     caption: str
     alt: str
     figure: Figure
+    finding: str = ""
 
 
 def finished(
@@ -41,6 +43,8 @@ def finished(
     alt: str,
     figure: PaperFigure,
     source: Provenance | None = None,
+    *,
+    finding: str = "",
 ) -> StudyFigure:
     """The figure with its line of provenance, and with what its files say of themselves.
 
@@ -50,8 +54,10 @@ def finished(
         caption: sentences; empty ones are left out.
         figure: drawn.
         source: of the runs that it shows, if these are not those of `records`.
+        finding: as `StudyFigure` has it.
     """
-    return signed_figure(records.name, name, title, caption, alt, figure, source or records.provenance)
+    made = signed_figure(records.name, name, title, caption, alt, figure, source or records.provenance)
+    return replace(made, finding=finding)
 
 
 def signed_figure(

@@ -16,6 +16,7 @@ from sage_ray.analysis.tidy import Tidy
 from sage_ray.errors import UserError
 from sage_ray.metrics.definitions import label
 from sage_ray.reports.page_parts import Bullets, Grid, Paragraph, Part
+from sage_ray.reports.scores_by_seed import arms_by_seed
 from sage_ray.statistics.claims import Word
 from sage_ray.statistics.verdict_sentences import MINUS, Finding, Said, open_together, say, tone_of
 
@@ -109,7 +110,7 @@ def _parts(judged: Judged) -> list[Part]:
     parts: list[Part] = [Grid(head, rows, frozenset({0, 4}), caption, sortable=True, marked=marked)]
     if runs.partial:
         parts.append(Paragraph(f"Partial. {'; '.join(runs.partial)}.", "caution"))
-    return [*parts, Bullets(_notes(judged, primary))]
+    return [*parts, Bullets(_notes(judged, primary)), *arms_by_seed(judged)]
 
 
 def _word(judged: Judged, result: Result, row: Row) -> str:

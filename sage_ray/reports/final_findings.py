@@ -9,6 +9,7 @@ from sage_ray.evaluation.score_tables import PRIMARY, ScoreLine, line_in_words
 from sage_ray.figures.tested_finals import ComparedFinals, FinalDifference, Tested, compared_finals
 from sage_ray.metrics.definitions import label
 from sage_ray.reports.page_parts import Bullets, Grid, Paragraph, Part
+from sage_ray.reports.scores_by_seed import finals_by_seed
 from sage_ray.statistics.verdict_sentences import (
     Finding,
     Said,
@@ -116,7 +117,7 @@ def _parts(found: ComparedFinals, findings: Mapping[str, Finding]) -> list[Part]
             parts.append(Paragraph(text, "note"))
     if found.comparisons:
         parts.append(Paragraph(f"{rule_in_words(found.level, found.comparisons)} {ROUNDED}", "note"))
-    return [*parts, definitions_of(tested[0].scores, shown)]
+    return [*parts, definitions_of(tested[0].scores, shown), *finals_by_seed(tested)]
 
 
 def score_cell(line: ScoreLine, digits: int = 3) -> str:

@@ -32,6 +32,7 @@ def _figures(chapter: Chapter, drawn: Mapping[str, DrawnFigure], folder: str) ->
     lines: list[str] = []
     for figure in (drawn[name] for name in chapter.figures if name in drawn):
         alt = figure.alt.replace("[", "(").replace("]", ")").replace("\n", " ")
+        lines += [markdown_text(figure.finding), ""] if figure.finding else []
         lines += [f"![{alt}]({folder}/{figure.name}.svg)", "", f"*{figure.title}.* {markdown_text(figure.caption)}", ""]
     return lines
 

@@ -23,6 +23,7 @@ from sage_ray.reports.final_findings import (
 from sage_ray.reports.known_images import KnownImages
 from sage_ray.reports.page_parts import Bullets, Chapter, Code, Grid, Page, Paragraph, Part, Verdicts
 from sage_ray.reports.scores_by_image import image_by_image
+from sage_ray.reports.scores_by_seed import versions_by_seed
 from sage_ray.reports.study_page import FOOT, HOW_TO_READ, seeds_fact
 from sage_ray.reports.trial_tables import ENDINGS
 from sage_ray.statistics.claims import UNDECIDED, WORDS, Word
@@ -122,7 +123,15 @@ def model_page(comparison: Comparison) -> Page:
     chapters = [
         Chapter("found", "What was found", [Verdicts(said), Paragraph(HOW_TO_READ, "note")]),
         Chapter(
-            "tested", "On the locked test", [grid, definitions_of(alone.scores, shown), Bullets(notes)], ("versions",)
+            "tested",
+            "On the locked test",
+            [
+                grid,
+                definitions_of(alone.scores, shown),
+                Bullets(notes),
+                *versions_by_seed(comparison.versions, comparison.images),
+            ],
+            ("versions",),
         ),
         Chapter("origin", "Where the numbers come from", [Bullets(origin)]),
         Chapter("repeat", "How to repeat it", [Code(repeating(comparison), language="bash")]),

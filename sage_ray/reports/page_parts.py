@@ -13,10 +13,17 @@ from sage_ray.statistics.verdict_sentences import Said
 
 @dataclass(frozen=True)
 class Paragraph:
-    """Sentences; `style` is "", "note" or "caution"."""
+    """Sentences.
+
+    Attributes:
+        text: of them.
+        style: "", "note" or "caution".
+        of_figure: name of the figure that they are about: a page on which it is not drawn leaves them out.
+    """
 
     text: str
     style: str = ""
+    of_figure: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ class Grid:
         trials: number of the trial that each row is about, for the highlight; () if none.
         sortable: whether a click on a head sorts it.
         marked: places of the rows that stand out.
+        folded: whether it is hidden behind its caption until it is opened; a page on paper has it open.
     """
 
     head: Sequence[str]
@@ -47,6 +55,7 @@ class Grid:
     trials: Sequence[int] = ()
     sortable: bool = False
     marked: frozenset[int] = frozenset()
+    folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,13 +77,14 @@ class Code:
 
 @dataclass(frozen=True)
 class DrawnFigure:
-    """A figure: its SVG, and what is said of it."""
+    """A figure: its SVG, what must be known to read it, and what it shows (`finding`, "" if that is for the reader)."""
 
     name: str
     title: str
     caption: str
     alt: str
     svg: str
+    finding: str = ""
 
 
 Part = Paragraph | Bullets | Grid | Verdicts | Code

@@ -1,15 +1,17 @@
-"""Which images each score is of, and the locked test image by image, from the scores that the runs recorded."""
+"""Which images each score is of, and validation and locked test image by image, from the scores that runs recorded."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import mean, median_high
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sage_ray.evaluation.score_tables import PRIMARY, seed_table
 from sage_ray.figures.tested_finals import ComparedFinals, Tested, compared_finals
+from sage_ray.files import read_json
 from sage_ray.metrics.definitions import label
 from sage_ray.reports.evidence import FinalEvidence, StudyEvidence
 from sage_ray.reports.known_images import KnownImages
@@ -19,8 +21,11 @@ from sage_ray.statistics.crossed import components
 from sage_ray.statistics.power import design, images_needed, minimum_detectable, seeds_needed
 from sage_ray.statistics.verdict_sentences import FEW_SEEDS, counted, score_digits, share, signed, upper_first
 
-MOST_ROWS = 40
-"""Images of the table; of more, those with the lowest scores."""
+if TYPE_CHECKING:
+    from sage_ray.search.best import BestChoice
+
+MOST_ROWS, LONG = 40, 16
+"""Images of a table, of more those with the lowest scores; and from how many on it is folded."""
 WORTH_HAVING = 0.01
 """Dice difference of which it is said what it would take to find it."""
 POWER = 0.8
@@ -30,12 +35,106 @@ APART = 0.1
 
 
 def validation_dice(evidence: StudyEvidence) -> dict[str, float]:
-    """Dice of each validation image of the chosen trial's first run, at the epoch whose weights it keeps, by sha256."""
-    if evidence.choice is None:
+    """Dice of each validation image of the chosen trial, at the epoch whose weights it keeps, by sha256.
+
+    Of several seeds it is their mean; of several folds each image has the score of the fold that it validates.
+    """
+    return {} if evidence.choice is None else _validated(evidence, evidence.choice.run_ids)
+
+
+def _validated(evidence: StudyEvidence, run_ids: Sequence[str]) -> dict[str, float]:
+    """Dice of each validation image of finished runs, mean over those that have it, by sha256."""
+    held: dict[str, list[float]] = {}
+    finished = {record.run_id for record in evidence.finished_records}
+    for run_id in (run_id for run_id in run_ids if run_id in finished):
+        rows = evidence.folder_of(run_id).per_image()
+        # Of a picture that is there twice, one score stands for both.
+        own = {row["image_sha"]: row["value"] for row in rows if row["part"] == "val" and row["score"] == PRIMARY}
+        for sha, value in own.items():
+            held.setdefault(sha, []).append(float(value))
+    means = {sha: mean(values) for sha, values in held.items()}
+    return {sha: value for sha, value in means.items() if np.isfinite(value)}
+
+
+def validation_by_image(evidence: StudyEvidence) -> list[Part]:
+    """A table of the Dice of each validation image: the chosen trial, and what it is held against, if that is another.
+
+    A search's is held against its untuned base, where that was trained to the end, an ablation's against the reference.
+    """
+    scores, choice = validation_dice(evidence), evidence.choice
+    if not scores or choice is None:
+        return []
+    called = f"trial {choice.trial}" if evidence.is_search else _label(choice, str(choice.params.get("arm")))
+    columns = {called: scores}
+    for name, run_ids in _held_against(evidence, choice).items():
+        beside = _validated(evidence, run_ids)
+        if set(beside) >= set(scores):
+            columns = {name: beside, called: scores}
+    images, seeds = evidence.images, len(choice.seed_values)
+    first = next(iter(columns.values()))
+    shas = sorted(scores, key=lambda sha: (first[sha], images.name(sha)))
+    kinds = {True: "darker", False: "brighter"} if len(set(images.dark.values())) == 2 else {}
+    more = {"particles are": [kinds[images.dark[sha]] if sha in images.dark else "" for sha in shas]} if kinds else {}
+    over = f", mean over {seeds} seeds" if seeds > 1 else ""
+    caption = f"{label(PRIMARY)} of the validation images one by one{over}, at the epoch whose weights are kept"
+    after = f"These images chose {'the trial' if evidence.is_search else 'the arm'}, so that they flatter it."
+    if kinds:
+        after += " Particles are darker or brighter than the ground around them."
+    return [_image_grid("validation image", shas, columns, images, caption, after, more)]
+
+
+def _held_against(evidence: StudyEvidence, choice: BestChoice) -> Mapping[str, Sequence[str]]:
+    """By what it is called the finished runs of what the chosen trial is held against; {} if it is that itself."""
+    if evidence.is_search:
+        base = evidence.base_trial
+        if base is None or base.state != "COMPLETE" or base.number == choice.trial:
+            return {}
+        return {"the untuned base": [run.run_id for run in base.runs]}
+    reference = str(read_json(evidence.folder / "study.json").get("reference"))
+    if reference == str(choice.params.get("arm")):
         return {}
-    rows = evidence.folder_of(evidence.choice.run_ids[0]).per_image()
-    found = {row["image_sha"]: row["value"] for row in rows if row["part"] == "val" and row["score"] == PRIMARY}
-    return {sha: float(value) for sha, value in found.items() if np.isfinite(value)}
+    trials = [trial for trial in evidence.status.trials if str(trial.params.get("arm")) == reference]
+    return {_label(choice, reference): [run.run_id for trial in trials for run in trial.runs]}
+
+
+def _label(choice: BestChoice, arm: str) -> str:
+    """What people call an arm of an ablation."""
+    return choice.labels.get(arm, arm)
+
+
+def _image_grid(
+    what: str,
+    shas: Sequence[str],
+    scores: Mapping[str, Mapping[str, float]],
+    images: KnownImages,
+    caption: str,
+    after: str,
+    more: Mapping[str, Sequence[str]] | None = None,
+) -> Grid:
+    """A table with a row for each image.
+
+    Args:
+        what: the images are, for the head.
+        shas: of the images, in the order of the rows; of too many the first ones are shown.
+        scores: columns by what they are called, each the scores by sha256; of two the difference is shown too.
+        images: that names are taken from.
+        caption, after: sentences before and behind the one that says how many images there are.
+        more: further columns of text by head, as long as `shas`.
+    """
+    listed, columns = shas[:MOST_ROWS], list(scores.values())
+    digits = max((score_digits([column[sha] for column in columns]) for sha in listed), default=3)
+    head = [what, *map(upper_first, scores), *(["difference"] if len(columns) == 2 else []), *(more or {})]
+    rows = []
+    for place, sha in enumerate(listed):
+        cells = [f"{column[sha]:.{digits}f}" for column in columns]
+        cells += [signed(columns[1][sha] - columns[0][sha], digits)] if len(columns) == 2 else []
+        rows.append([f"`{images.name(sha)}`", *cells, *(texts[place] for texts in (more or {}).values())])
+    some = f"the {len(listed)} lowest of {len(shas)} images" if len(listed) < len(shas) else "lowest first"
+    caption = f"{caption}; {some}. {after}"
+    if not images.names:
+        caption += " The images are not at hand: for names they have the first digits of their sha256."
+    texts = frozenset({0, *range(len(head) - len(more or {}), len(head))})
+    return Grid(head, rows, texts, caption, sortable=True, folded=len(rows) > LONG)
 
 
 def whose_images(evidence: StudyEvidence, tested: Sequence[Tested]) -> list[Part]:
@@ -58,7 +157,9 @@ def whose_images(evidence: StudyEvidence, tested: Sequence[Tested]) -> list[Part
         )
     told = [Paragraph(f"{text}.")]
     name = f"trial {evidence.choice.trial}" if evidence.is_search and evidence.choice else "the best arm"
-    kept = f"Of the validation images of {name}, at the epoch whose weights it keeps"
+    seeds = len(evidence.choice.seed_values) if evidence.choice else 1
+    over = f" (mean over {seeds} seeds)" if seeds > 1 else ""
+    kept = f"Of the validation images of {name}, at the epoch whose weights it keeps{over}"
     lines = [_lowest(kept, scores, evidence.images), _score_of_study(evidence, mean(scores.values()))]
     lines.append(_kinds(scores, evidence.images))
     lines.append(_lowest(f"On the locked test, for {one.name}", dice_by_image(one), evidence.images))
@@ -149,23 +250,18 @@ def image_by_image(tested: Sequence[Tested], images: KnownImages) -> list[Part]:
     shown = [each for each in found.tested if each is found.reference or each.final_id in found.differences]
     columns = [dice_by_image(each) for each in shown]
     shas = sorted(columns[0], key=lambda sha: (columns[0][sha], images.name(sha)))
-    listed = shas[:MOST_ROWS]
-    digits = max((score_digits([column[sha] for column in columns]) for sha in listed), default=3)
-    head = ["image of the locked test", *(upper_first(each.name) for each in shown)]
-    head += ["difference"] if len(shown) == 2 else []
-    rows = []
-    for sha in listed:
-        cells = [f"{column[sha]:.{digits}f}" for column in columns]
-        cells += [signed(columns[1][sha] - columns[0][sha], digits)] if len(shown) == 2 else []
-        rows.append([f"`{images.name(sha)}`", *cells])
-    some = f"the {len(listed)} lowest of {len(shas)} images" if len(listed) < len(shas) else "lowest first"
     seeds = max(each.scores[PRIMARY].seeds for each in shown)
     over = f", mean over {seeds} seeds" if seeds > 1 else ""
-    caption = f"{label(PRIMARY)} image by image{over}; {some}. Recorded when the test was read."
-    if not images.names:
-        caption += " The images are not at hand: for names they have the first digits of their sha256."
+    caption, after = f"{label(PRIMARY)} image by image{over}", "Recorded when the test was read."
+    named = {_apart_by_id(each, shown): column for each, column in zip(shown, columns, strict=True)}
+    grid = _image_grid("image of the locked test", shas, named, images, caption, after)
     counts = [Paragraph(text) for text in [_particles(shown)] if text]
-    return [Grid(head, rows, frozenset({0}), caption, sortable=True), *counts, *_needed(found)]
+    return [grid, *counts, *_needed(found)]
+
+
+def _apart_by_id(each: Tested, shown: Sequence[Tested]) -> str:
+    """What a final training is called, with its id where another one of the same trial is called the same."""
+    return each.name if sum(other.name == each.name for other in shown) == 1 else f"{each.name} (`{each.final_id}`)"
 
 
 def _particles(tested: Sequence[Tested]) -> str:

@@ -17,9 +17,10 @@ from sage_ray.reports.cost_and_origin import (
 )
 from sage_ray.reports.evidence import StudyEvidence
 from sage_ray.reports.final_findings import FinalsFound, finals_found
+from sage_ray.reports.generated_findings import judged_pairs
 from sage_ray.reports.order_of_events import asked_after_reading, why_tested
 from sage_ray.reports.page_parts import Chapter, Page, Paragraph, Part, Verdicts
-from sage_ray.reports.scores_by_image import image_by_image, weak_kind, whose_images
+from sage_ray.reports.scores_by_image import image_by_image, validation_by_image, weak_kind, whose_images
 from sage_ray.reports.study_words import judged_by, score_text
 from sage_ray.reports.trial_tables import ENDINGS, arm_grid, choice_parts, failures, params_text, space_grid, trial_grid
 from sage_ray.statistics.verdict_sentences import Said, counted, signed, upper_first
@@ -108,8 +109,13 @@ def _common(evidence: StudyEvidence) -> list[Chapter]:
     pictures = "Worst, median and best image by Dice. Look at the worst first: it shows what to expect of hard images."
     return [
         Chapter("curves", "How training went", [], ("curves",)),
-        Chapter("examples", "What the model does with images", [Paragraph(pictures)], ("examples",)),
-        Chapter("generated", "Generated pairs", [], ("generated",)),
+        Chapter(
+            "examples",
+            "What the model does with images",
+            [*validation_by_image(evidence), Paragraph(pictures, of_figure="examples")],
+            ("examples",),
+        ),
+        Chapter("generated", "Generated pairs", judged_pairs(evidence), ("generated",)),
         Chapter("particles", "Sizes of particles", [], ("particles",)),
         Chapter("cost", "What it cost", cost_parts(evidence), ("cost",)),
         Chapter("origin", "Where the numbers come from", origin_parts(evidence)),

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Draw = Callable[[dict[str, str]], dict[str, DrawnFigure]]
 """Draws the figures of a page; it is given a dict that it tells why it cannot draw some."""
-FORMAT = 3
+FORMAT = 4
 """Of the page; another one gives the same state another file."""
 MISSED = {
     "curves": "curves of the training",
@@ -256,7 +256,7 @@ def drawn_figure(made: StudyFigure) -> DrawnFigure:
     """A figure as a page has it; its drawing is given up."""
     svg = svg_of(made.figure, made.name, made.alt)
     made.figure.clear()
-    return DrawnFigure(made.name, made.title, made.caption, made.alt, svg)
+    return DrawnFigure(made.name, made.title, made.caption, made.alt, svg, made.finding)
 
 
 def _with_figures(page: Page, drawn: dict[str, DrawnFigure], left_out: Mapping[str, str]) -> Page:
@@ -269,8 +269,8 @@ def _with_figures(page: Page, drawn: dict[str, DrawnFigure], left_out: Mapping[s
     shown = []
     for chapter in page.chapters:
         lacking = {name: left_out[name] for name in chapter.figures if name in left_out and name in MISSED}
-        # A sentence that leads to pictures says nothing without them.
-        parts = [] if chapter.name == "examples" and "examples" in lacking else list(chapter.parts)
+        # A sentence that leads to a picture says nothing without it.
+        parts = [part for part in chapter.parts if not isinstance(part, Paragraph) or part.of_figure in ("", *drawn)]
         by_reason: dict[str, list[str]] = {}
         for name, reason in lacking.items():
             by_reason.setdefault(reason, []).append(MISSED[name])
@@ -299,6 +299,6 @@ def _pointer(files: ReportFiles) -> str:
     target, title = escape(files.html.name), escape(files.name)
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f'<meta http-equiv="refresh" content="0; url={target}"></head>\n'
+        f'<meta name="color-scheme" content="light dark"><meta http-equiv="refresh" content="0; url={target}"></head>\n'
         f'<body><p>The newest report of {title} is <a href="{target}">{target}</a>.</p></body></html>\n'
     )

@@ -25,7 +25,7 @@ Estimation, 1986, eq. 3.31.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -46,6 +46,7 @@ MAX_CELLS = 2048
 # Numbers of a block of replicates that are held at a time.
 _BLOCK = 1 << 22
 _COLUMNS = ("mean", "sd", "mu", "sigma", *PERCENTILES)
+_MEDIAN = _COLUMNS.index("d50")
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,55 @@ def size_statistics(
     )
 
 
+def median_ratio(
+    first: Sequence[tuple[np.ndarray, np.ndarray]],
+    second: Sequence[tuple[np.ndarray, np.ndarray]],
+    *,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> Estimate:
+    """Median of the first sizes divided by that of the second, of particles of the same images, with its interval.
+
+    The interval is that of the module's docstring over images, each drawn for both at once: what makes the particles of
+    an image large makes both medians large. One image, or fewer than `FEWEST_FOR_FIT` particles, have none.
+
+    Args:
+        first: sizes (n,) above 0 and weights (n,) above 0 of the particles of each image.
+        second: likewise of the same images in the same order.
+        replicates: bootstrap samples.
+        seed: of their draws.
+
+    Raises:
+        ValueError: other images, or a side without particles.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"the same images are needed, and these are {len(first)} and {len(second)}")
+    numbers = np.array([[len(sizes) for sizes, _ in side] for side in (first, second)])
+    if not numbers.sum(axis=1).all():
+        raise ValueError("both need a particle")
+    counts = numbers.sum(axis=0)
+    held = [int(place) for place in np.flatnonzero(counts)]
+    rng = np.random.default_rng([seed, len(held), int(counts.sum())])
+    drawn = rng.multinomial(len(held), np.full(len(held), 1 / len(held)), replicates).astype(np.float64)
+    medians = []
+    for side in (first, second):
+        sizes, weights = (np.concatenate([side[place][part] for place in held]) for part in (0, 1))
+        places = np.repeat(np.arange(len(held)), [len(side[place][0]) for place in held])
+        order = np.argsort(sizes, kind="stable")
+        cells = _cells(sizes[order], weights[order], places[order], len(held))
+        whole = _measured(cells.weights[None], cells.values, 1.0)
+        medians.append(np.concatenate([whole, _measured(drawn @ cells.by_image, cells.values, 1.0)])[:, _MEDIAN])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratios = np.log(medians[0] / medians[1])
+    value, logs = math.exp(float(ratios[0])), ratios[1:][np.isfinite(ratios[1:])]
+    if len(held) < 2 or numbers.sum(axis=1).min() < FEWEST_FOR_FIT:
+        return Estimate(value)
+    df = Clusters(np.repeat(np.arange(len(held)), counts[held]), counts[held]).df
+    factor = math.sqrt(len(held) / (len(held) - 1))
+    half = min(float(t_quantile(df, LEVEL)) * factor * float(logs.std()), 700.0)
+    return Estimate(value, value * math.exp(-half), value * math.exp(half))
+
+
 def lognormal_density(sizes: np.ndarray, mu: float | np.ndarray, sigma: float | np.ndarray) -> np.ndarray:
     """Probability density of the lognormal distribution, per unit of `sizes` (n,) above 0; mu, sigma may be (R, 1)."""
     scaled = (np.log(sizes) - mu) / sigma
@@ -210,13 +260,13 @@ class _Spread:
     wide: Mapping[str, np.ndarray]
 
 
-def _cells(sizes: np.ndarray, weights: np.ndarray, places: np.ndarray) -> _Cells:
-    """Sizes in ascending order, neighbours put together where there are more than `MAX_CELLS`."""
+def _cells(sizes: np.ndarray, weights: np.ndarray, places: np.ndarray, images: int = 0) -> _Cells:
+    """Sizes in ascending order, neighbours put together where there are more than `MAX_CELLS`; of `images` at least."""
     number = min(len(sizes), MAX_CELLS)
     cell = np.arange(len(sizes)) * number // max(len(sizes), 1)
     sums = np.bincount(cell, weights, number)
     means = np.bincount(cell, weights * sizes, number) / sums
-    shape = (int(places.max(initial=0)) + 1, number)
+    shape = (max(int(places.max(initial=0)) + 1, images), number)
     return _Cells(means, sums, np.bincount(cell, minlength=number), sparse.csr_array((weights, (places, cell)), shape))
 
 

@@ -41,6 +41,11 @@
     });
   };
 
+  // Paper has no place to click: what is folded is opened for it, and folded again.
+  const folds = [...document.querySelectorAll("details")];
+  window.addEventListener("beforeprint", () => folds.forEach((each) => { each.dataset.open = each.open; each.open = true; }));
+  window.addEventListener("afterprint", () => folds.forEach((each) => { each.open = each.dataset.open === "true"; }));
+
   const drawn = document.querySelector("svg [data-trial]") !== null;
   document.querySelectorAll("[data-trial]").forEach((each) => {
     if (drawn && each.tagName === "TR") { each.title = "Click to mark this trial in the figures"; }

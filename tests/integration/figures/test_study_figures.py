@@ -25,7 +25,7 @@ from sage_ray.api import Study
 from sage_ray.errors import UserError
 from sage_ray.figures.catalog import FIGURES, StudyFigure, study_figure, study_figures, write_figures
 from sage_ray.figures.figure_words import log_ticks, short_names, unit_of, wrapped
-from sage_ray.figures.setting_slices import _colours
+from sage_ray.figures.parallel_coordinates import BOLD, CHOSEN, MOST_AXES, OTHER, STOPPED
 from sage_ray.figures.winner_images import _KINDS
 from sage_ray.record.home import Home
 from sage_ray.registry.final_plan import FinalPlan, declare
@@ -116,6 +116,9 @@ def test_a_search_has_all_figures_and_nothing_is_cut_off(searched: Home, columns
     for found in figures.values():
         check(found, columns)
     assert "WARNING: " in figures["importance"].caption
+    sizes = figures["particles"].finding
+    assert re.match(r"\*\*(Particles come out (larger|smaller) than|It is open whether particles come out)", sizes)
+    assert "Their median diameter is" in sizes and "flatter the model" in sizes
     assert "adversarial.batch_size" in figures["slices"].caption
     legend = [text.get_text() for text in texts_of(figures["history"].figure)]
     assert {"stopped early (3)", "complete (10)", "failed or without score (1)", "chosen: trial 1"} <= set(legend)
@@ -218,6 +221,30 @@ def test_every_mark_of_a_trial_can_be_found_by_its_name(searched: Home) -> None:
     assert "moved sideways" in study_figure(searched, "found", "slices").caption
 
 
+@pytest.mark.parametrize("columns", [1, 2])
+def test_parallel_coordinates_have_an_axis_with_ticks_for_each_setting(searched: Home, columns: int) -> None:
+    made = study_figure(searched, "found", "parallel", columns)
+    (axes,) = made.figure.axes
+    names = [label.get_text().replace("\n", "") for label in axes.get_xticklabels()]
+    assert len(names) == min(len(SEARCHED), MOST_AXES[columns]) + 1, "a constant setting has no axis"
+    assert names[0].endswith("(log)") and "Dice" in names[-1]
+    ticks = {text.get_text(): text.get_position()[1] for text in axes.texts if round(text.get_position()[0]) == 0}
+    # Of a logarithmic axis equal ratios are equal distances, and its ticks are round values.
+    values = sorted((float(text), height) for text, height in ticks.items())
+    steps = [(b[1] - a[1]) / np.log(b[0] / a[0]) for a, b in itertools.pairwise(values)]
+    assert len(values) >= 2 and steps == pytest.approx([steps[0]] * len(steps)) and steps[0] > 0
+    lines = {line.get_gid(): line for line in axes.lines if line.get_gid()}
+    assert len(lines) == 13, "ten complete trials and three that were stopped"
+    black = [gid for gid, line in lines.items() if line.get_linewidth() == CHOSEN["linewidth"]]
+    bold = [gid for gid, line in lines.items() if line.get_linewidth() == BOLD["linewidth"]]
+    assert black == ["trial-1"] and len(bold) == 1, "of ten trials the best two are drawn bold, one as the chosen"
+    heights = {gid: line.get_ydata()[-1] for gid, line in lines.items()}
+    assert sorted(heights, key=lambda gid: heights[gid])[-2:] == [*bold, *black]
+    assert made.caption.startswith("Follow a line from left to right: it is one trial")
+    several = "The first 4 of" in made.caption
+    assert several == (len(SEARCHED) > MOST_AXES[columns])
+
+
 def test_one_seed_and_many_arms_still_fit(tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
     levels = {f"arm_{place}_of_a_long_list": 0.6 + 0.004 * place for place in range(24)}
@@ -288,9 +315,10 @@ def test_everything_can_be_told_apart_in_grey() -> None:
         assert marks == 2 or abs(grey(one["color"]) - grey(other["color"])) > 25
     steps = np.diff([grey(colour) for colour in _KINDS])
     assert (steps > 40).all()
-    for sign in (1.0, -1.0):
-        shades = np.array([grey(_colours(sign)(share)[:3]) for share in np.linspace(0, 1, 30)])
-        assert (sign * np.diff(shades) < 0).all() and shades.max() < 215
+    for one, other in itertools.combinations((CHOSEN, BOLD, OTHER, STOPPED), 2):
+        by_marks = [name for name in ("marker", "linestyle") if one.get(name) != other.get(name)]
+        assert by_marks or abs(grey(one["color"]) - grey(other["color"])) > 40, (one, other)
+        assert grey(one["color"]) < 215, "none is too light for paper"
 
 
 def test_noisy_pictures_stay_small_in_a_page() -> None:

@@ -87,6 +87,89 @@ def test_the_markdown_says_the_same_and_has_the_figures(made: ReportFiles) -> No
     assert "Not drawn: the worst, median and best image. Why: " in text, "a page says which figures it lacks"
 
 
+def test_each_seed_and_each_validation_image_has_its_score(made: ReportFiles, place: Home) -> None:
+    text = made.markdown.read_text()
+    assert "| final training | seed 0 | seed 1 | mean | standard deviation |" in text
+    rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| ")}
+    means = [float(cell) for cell in rows["Trial 1"].split(" | ")[1:3]]
+    assert means == pytest.approx([0.812, 0.815], abs=0.003), "the last table with such a row has its seeds"
+    assert "difference, second minus first" in rows
+    by_image = text[text.index("## What the model does with images") :]
+    listed = re.findall(r"\| `(\d{8})` \| ([\d.]+) \|", by_image)
+    images = [row["value"] for row in RunFolder(place.runs / "fifty-t0000-s0").per_image() if row["score"] == "dice"]
+    assert [float(value) for _, value in listed] == pytest.approx(sorted(images), abs=1e-3) and len(listed) == 12
+    assert "| validation image | Trial 0 |" in by_image, "the base itself is proposed, and has nothing beside it"
+
+
+def test_a_long_table_is_folded_in_the_page_and_open_in_markdown(tmp_path: Path) -> None:
+    from sage_ray.reports.html_page import html
+    from sage_ray.reports.markdown_page import markdown
+    from sage_ray.reports.page_parts import Chapter
+    from sage_ray.reports.page_parts import Page as Parts
+
+    rows = [["`a`", "0.5"], ["`b`", "0.6"]]
+    pages = [
+        Parts("T", "L", [Chapter("c", "C", [Grid(("image", "Dice"), rows, caption="All of them.", folded=folded)])])
+        for folded in (False, True)
+    ]
+    shown, folded = (html(page, {}) for page in pages)
+    assert "<details>" not in shown and '<p class="title">All of them.</p>' in shown
+    assert "<details><summary>All of them.</summary>" in folded and folded.count("</details>") == 1
+    assert markdown(pages[0]) == markdown(pages[1])
+
+
+def test_an_ablation_has_the_mean_of_each_seed_of_its_arms(place: Home) -> None:
+    write_ablation(place, "scatter", {"full": 0.8, "bare": 0.7, "other": 0.6}, "full", images=12)
+    from sage_ray.analysis.study_facts import study_facts
+    from sage_ray.analysis.tidy import collect
+    from sage_ray.reports.arm_findings import arms_found
+
+    tidy = collect(place, ["scatter"])
+    grid = arms_found(tidy, study_facts(tidy, "scatter")).parts[-1]
+    assert isinstance(grid, Grid) and grid.head[1:4] == ["seed 0", "seed 1", "seed 2"]
+    assert "of the locked test, as recorded when it was read" in grid.caption
+    for row in grid.rows:
+        values = [float(cell) for cell in row[1:4]]
+        recorded = [
+            [each["value"] for each in RunFolder(place.runs / f"scatter-{row[0].lower()}-s{seed}").per_image()
+             if each["part"] == "test" and each["score"] == "dice"]
+            for seed in range(3)
+        ]  # fmt: skip
+        assert values == pytest.approx([sum(each) / len(each) for each in recorded], abs=6e-4)
+        assert float(row[4]) == pytest.approx(sum(values) / 3, abs=1e-3)
+
+
+def test_a_page_says_how_generated_pairs_were_judged_or_which_command_judges_them(place: Home) -> None:
+    from sage_ray.files import write_json
+    from sage_ray.reports.generated_findings import judged_pairs
+
+    evidence = read_study("fifty", place)
+    (said,) = judged_pairs(evidence)
+    assert isinstance(said, Paragraph) and said.of_figure == "generated"
+    assert said.text.startswith("No score of these images was recorded") and "--data FOLDER" in said.text
+    path = place.runs / evidence.choice.run_ids[0] / "artifacts" / "fidelity" / "fidelity.json"  # type: ignore[union-attr]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("{")
+    try:
+        with pytest.raises(
+            UserError, match=r"damaged scores of generated images: .*fidelity\.json: `sage-ray fidelity"
+        ):
+            judged_pairs(evidence)
+        bare = {"mean": 0.5, "low": 0.4, "high": 0.6}
+        write_json(
+            path,
+            {
+                "images": 20, "scores": {"fidelity": bare, "null": bare}, "judge_on_real": bare,
+                "differences": {"above_null": bare}, "distances": {"mmd": {"p_value": 0.2}},
+            },
+        )  # fmt: skip
+        (said,) = judged_pairs(evidence)
+        assert isinstance(said, Paragraph) and said.text.startswith("**The generated images show their masks.**")
+        assert said.text.endswith("Of run `fifty-t0000-s0`.")
+    finally:
+        path.unlink()
+
+
 def test_a_state_has_one_file_and_another_state_another(place: Home, made: ReportFiles) -> None:
     before = made.html.read_bytes()
     again = report("fifty", place)

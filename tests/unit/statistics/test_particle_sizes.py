@@ -13,9 +13,11 @@ from sage_ray.statistics.clusters import by_group
 from sage_ray.statistics.particle_sizes import (
     FEWEST_FOR_FIT,
     MAX_CELLS,
+    Estimate,
     border_weights,
     fitted_band,
     lognormal_density,
+    median_ratio,
     size_statistics,
     smoothed_density,
 )
@@ -199,3 +201,50 @@ def test_degrees_of_freedom_of_many_groups_take_no_matrix_of_them() -> None:
     assert clusters.df == pytest.approx(np.trace(matrix) ** 2 / np.square(matrix).sum())
     many = rng.integers(1, 4, 200_000)
     assert 0 < by_group(np.repeat(np.arange(len(many)), many).tolist(), int(many.sum())).df < len(many)
+
+
+def of_images(sizes: np.ndarray, images: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Sizes dealt out to images in turn, each weighing 1."""
+    return [(sizes[place::images], np.ones(len(sizes[place::images]))) for place in range(images)]
+
+
+def test_the_ratio_of_two_medians_is_paired_by_image() -> None:
+    draws = np.random.default_rng(3)
+    # Images whose particles are far larger or smaller than those of others: the same ones in truth and prediction.
+    true = [(level * draws.uniform(0.9, 1.1, 30), np.ones(30)) for level in (5.0, 9.0, 14.0, 20.0, 31.0, 44.0)]
+    larger = [(1.1 * sizes, weights) for sizes, weights in true]
+    found = median_ratio(larger, true)
+    assert found.value == pytest.approx(1.1) and found.low == pytest.approx(1.1) == found.high
+    turned = median_ratio(true, larger)
+    assert turned.value == pytest.approx(1 / 1.1)
+    noisy = [(sizes * draws.uniform(0.8, 1.2, len(sizes)), weights) for sizes, weights in true]
+    about = median_ratio(noisy, true)
+    assert about.low is not None and about.high is not None and about.low < 1 < about.high
+
+
+def test_the_interval_of_a_ratio_holds_it_as_often_as_it_says() -> None:
+    draws, hits, tries = np.random.default_rng(4), 0, 150
+    for _ in range(tries):
+        levels = np.exp(draws.normal(2, 0.3, 8))
+        true = [(level * np.exp(draws.normal(0, 0.3, 25)), np.ones(25)) for level in levels]
+        found = [(level * np.exp(draws.normal(0.05, 0.3, 25)), np.ones(25)) for level in levels]
+        ratio = median_ratio(found, true, replicates=200)
+        hits += bool(ratio.low is not None and ratio.high is not None and ratio.low <= np.exp(0.05) <= ratio.high)
+    # Below 88 % in one of 1,000 series of 150 if it held in 95 %.
+    assert hits / tries >= 0.88
+
+
+def test_few_particles_or_one_image_have_a_ratio_without_interval() -> None:
+    sizes = np.linspace(5, 9, 40)
+    one = median_ratio(of_images(sizes, 1), of_images(sizes, 1))
+    assert one == Estimate(1.0)
+    few = median_ratio(of_images(sizes[:9], 3), of_images(sizes, 3))
+    assert few.low is None and few.value < 1
+    # An image without particles, on one side or on both, is no reason to fail.
+    empty = (np.zeros(0), np.zeros(0))
+    some = median_ratio([*of_images(sizes, 2), empty, empty], [*of_images(sizes, 2), (sizes, np.ones(40)), empty])
+    assert some.low is not None
+    with pytest.raises(ValueError, match="both need a particle"):
+        median_ratio([empty], of_images(sizes, 1))
+    with pytest.raises(ValueError, match="the same images"):
+        median_ratio(of_images(sizes, 2), of_images(sizes, 1))
