@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import inspect
 import logging
 import os
 import re
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from sage_ray.errors import RunFailed, UserError
@@ -30,6 +33,12 @@ _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+_ALONE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+"""Set for a Ray of our own: nobody takes its one machine away, and the watcher is a process for each run."""
+_ADDED: dict[str, str] = {}
+"""Those of `_ALONE` that are set now, and were not by the user: a cluster that is used next must not have them."""
+_IDLE_PARTS = {"no_monitor": True, "include_log_monitor": False}
+"""Ray's names of parts that have nothing to do in a Ray of our own: no autoscaler adds machines, no log is printed."""
 _TOKEN = re.compile(r"auth\w*[ _-]?token|AUTH_MODE|unauthenticated|AuthenticationError", re.IGNORECASE)
 _OWN: list[int] = []
 """The process that has started a local Ray, while that lives; a process that Ray starts is another one."""
@@ -63,16 +72,12 @@ def connect(*, num_cpus: int | None = None, num_gpus: int | None = None) -> None
         env_vars = settings_of_processes(_SETTINGS)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": env_vars})
         return
+    added = {name: value for name, value in _ALONE.items() if name not in os.environ}
+    os.environ.update(added)
+    _ADDED.update(added)
     try:
-        ray.init(
-            address="local",
-            num_cpus=num_cpus or available_cpus(),
-            num_gpus=num_gpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=OBJECT_STORE_BYTES,
-        )
+        with _without_idle_parts():
+            _start_alone(num_cpus, num_gpus)
     except (RuntimeError, OSError, TimeoutError, ValueError) as error:
         raise UserError("Ray does not start", "this machine", f"`sage-ray doctor` looks closer ({error})") from None
     except Exception as error:  # Ray has no class of its own for a part of it that ended, or that took too long
@@ -80,6 +85,43 @@ def connect(*, num_cpus: int | None = None, num_gpus: int | None = None) -> None
             raise
         raise RunFailed(f"Ray did not start; start the command again ({error})") from None
     _OWN[:] = [os.getpid()]
+
+
+def _start_alone(num_cpus: int | None, num_gpus: int | None) -> None:
+    """Start a Ray of this machine alone and connect to it."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=num_cpus or available_cpus(),
+        num_gpus=num_gpus,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=OBJECT_STORE_BYTES,
+    )
+
+
+@contextlib.contextmanager
+def _without_idle_parts() -> Iterator[None]:
+    """In the body, a Ray that is started leaves out `_IDLE_PARTS`: two processes that would import for a second each.
+
+    `ray start` has options for them, `ray.init` has none. Where a later Ray keeps its parameters elsewhere all is
+    started as usual; tests/ray/test_idle_processes.py tells.
+    """
+    try:
+        from ray._private import parameter
+
+        whole = parameter.RayParams
+        known = inspect.signature(whole).parameters
+    except (ImportError, AttributeError, ValueError):
+        yield
+        return
+    parameter.RayParams = functools.partial(whole, **{k: v for k, v in _IDLE_PARTS.items() if k in known})
+    try:
+        yield
+    finally:
+        parameter.RayParams = whole
 
 
 def self_started() -> bool:
@@ -94,6 +136,9 @@ def disconnect() -> None:
     if ray.is_initialized():
         ray.shutdown()
     _OWN.clear()
+    for name in _ADDED:
+        os.environ.pop(name, None)
+    _ADDED.clear()
 
 
 def check_resources(
