@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 from urllib.parse import urlsplit
 
 from sage_ray.errors import RunFailed, UserError
 from sage_ray.runtime.devices import Machines, Node, ray_nodes
+from sage_ray.runtime.ray_start import start_ray
 from sage_ray.runtime.room import WAIT_VARIABLE, await_room
 from sage_ray.runtime.surroundings import settings_of_processes
 from sage_ray.sections import RuntimeConfig
-from sage_ray.termination import postponed
 from sage_ray.training.context import available_cpus
 
 PROBE_TIMEOUT_S = 3.0
@@ -32,6 +30,10 @@ _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+_ALONE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+"""Set for a Ray of our own: nobody takes its one machine away, and the watcher is a process for each run."""
+_ADDED: dict[str, str] = {}
+"""Those of `_ALONE` that are set now, and were not by the user: a cluster that is used next must not have them."""
 _TOKEN = re.compile(r"auth\w*[ _-]?token|AUTH_MODE|unauthenticated|AuthenticationError", re.IGNORECASE)
 _OWN: list[int] = []
 """The process that has started a local Ray, while that lives; a process that Ray starts is another one."""
@@ -64,10 +66,13 @@ def connect(*, num_cpus: int | None = None, num_gpus: int | None = None) -> None
     if address and address != "local":
         _check_address(address)
         env_vars = settings_of_processes(_SETTINGS)
-        _init(address=address, runtime_env={"env_vars": env_vars})
+        start_ray(address=address, runtime_env={"env_vars": env_vars})
         return
+    added = {name: value for name, value in _ALONE.items() if name not in os.environ}
+    os.environ.update(added)
+    _ADDED.update(added)
     try:
-        _init(
+        start_ray(
             address="local",
             num_cpus=num_cpus or available_cpus(),
             num_gpus=num_gpus,
@@ -83,27 +88,6 @@ def connect(*, num_cpus: int | None = None, num_gpus: int | None = None) -> None
     _OWN[:] = [os.getpid()]
 
 
-def _init(**settings: Any) -> None:
-    """`ray.init`, which no signal ends halfway: where one did, the process could hang in Ray for ever.
-
-    Ray's own handler of SIGTERM, which raises SystemExit wherever the process is just then, is kept out of it.
-    """
-    import ray
-    from ray._private import utils
-
-    own = utils.set_sigterm_handler
-    try:
-        with postponed():
-            utils.set_sigterm_handler = lambda handler: None
-            try:
-                ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
-            finally:
-                utils.set_sigterm_handler = own
-    except KeyboardInterrupt:
-        disconnect()
-        raise
-
-
 def self_started() -> bool:
     """Whether the connected Ray is one of this machine alone that this process has started."""
     return [os.getpid()] == _OWN
@@ -116,6 +100,9 @@ def disconnect() -> None:
     if ray.is_initialized():
         ray.shutdown()
     _OWN.clear()
+    for name in _ADDED:
+        os.environ.pop(name, None)
+    _ADDED.clear()
 
 
 def check_resources(
