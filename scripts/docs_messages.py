@@ -121,7 +121,7 @@ class _Words:
             return self.of(call.func.value, line, depth + 1).replace("{}", "...")
         if not isinstance(call.func, ast.Name):
             return ""
-        if call.func.id == "did_you_mean":
+        if call.func.id in ("did_you_mean", "instead_of", "leaf_instead_of"):
             otherwise = self.of(call.args[2], line, depth + 1) if len(call.args) > 2 else ""
             return _either(["did you mean NAME?", otherwise])
         function = self._functions.get(call.func.id)

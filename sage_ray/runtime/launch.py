@@ -27,7 +27,7 @@ from sage_ray.record.mlflow_mirror import Mirror
 from sage_ray.record.model_reference import located_pairs, segmenter_file
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunLabels, RunRecord
-from sage_ray.runtime.at_hand import check_run, computes_here
+from sage_ray.runtime.at_hand import check_pairs, check_run, computes_here
 from sage_ray.runtime.attempt import Attempt
 from sage_ray.runtime.devices import (
     Machines,
@@ -242,7 +242,10 @@ def _settled(
         _check_here(config.runtime, runtime, run_id if begun is not None else None)
     config = config.with_sections(runtime=runtime)
     if begun is None or not RunFolder(home.runs / run_id).read().epoch:  # one that has trained had all it needs
-        check_run(config, home, here=not under_ray or computes_here())
+        here = not under_ray or computes_here()
+        check_run(config, home, here=here)
+        if here:
+            check_pairs(config, home)
     return config, looked[0] if looked else None
 
 

@@ -344,6 +344,15 @@ def test_a_run_does_not_go_on_with_other_pairs_than_it_began_with(home: Home, tm
         run(wanted, home, "changed", mirror=False, launcher="inline")
 
 
+def test_a_run_whose_pairs_do_not_fit_leaves_nothing(home: Home, tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "pairs", num=3, size=32, seed=5)
+    for path in [*(folder / "images").iterdir(), *(folder / "masks").iterdir()]:
+        Image.open(path).crop((0, 0, 32, 20)).save(path)
+    with pytest.raises(UserError, match=r"another size \(20x32\)"):
+        run(config(str(folder)), home, "unfit", mirror=False, launcher="inline")
+    assert not (home.runs / "unfit").exists()
+
+
 def test_images_of_a_folder_count_as_seen_by_what_was_trained_on_them(home: Home, tmp_path: Path) -> None:
     folder = write_dataset(tmp_path / "pairs", num=5, size=32, seed=77)
     run(config(str(folder)), home, "folder", mirror=False, launcher="inline")
