@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
+from sage_ray.markdown_texts import markdown_text
 from sage_ray.metrics.definitions import label
 from sage_ray.record.home import Home
 from sage_ray.record.mlflow_scores import locked_rows
@@ -62,7 +63,8 @@ def arm_verdicts(found: StudyStatus, facts: Mapping[str, Any], home: Home) -> li
         lines.append(f"The arms are compared over the seeds that all of them have: {seeds}.")
     trained = [arm["name"] for arm in facts.get("arms") or () if not arm.get("not_run")]
     unread = [names.get(arm) or arm for arm in trained if arm not in runs]
-    return lines + ([f"Not compared, as no run of it has read the locked test: {', '.join(unread)}."] if unread else [])
+    missing = markdown_text(", ".join(unread))
+    return lines + ([f"Not compared, as no run of it has read the locked test: {missing}."] if unread else [])
 
 
 def _lines(values: np.ndarray, together: Clusters, told: Sequence[str]) -> list[str]:
@@ -95,7 +97,7 @@ def _lines(values: np.ndarray, together: Clusters, told: Sequence[str]) -> list[
             means=(mean, reference),
         )
         said = say(finding)
-        lines.append(f"- {said.headline.rstrip('.')}: {said.numbers}.")
+        lines.append(f"- {markdown_text(said.headline.rstrip('.'))}: {markdown_text(said.numbers)}.")
     decided = any(WORDS[int(word)] != "undecided" for word in judged.words)
     beware = cautions(together.num_images, together.num_groups, seeds, decided=decided)
     return [*lines, "", " ".join([rule_in_words(LEVEL, len(others)), *beware])]

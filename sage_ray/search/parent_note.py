@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sage_ray.markdown_texts import markdown_cell, markdown_text
 from sage_ray.metrics.definitions import label
 from sage_ray.record.mlflow_calls import SIGNED
 from sage_ray.record.mlflow_inputs import data_title
@@ -49,7 +50,7 @@ def _headline(status: StudyStatus, arms: Sequence[ArmStanding]) -> str:
     top, best = best_arm(status, arms), best_trial(status)
     if top is not None:
         end = "Lowest" if status.direction == "minimize" else "Highest"  # which arm is better, the verdicts say
-        found = f"{end} {status.metric} {_score(top.value)}, arm {top.label or top.name}"
+        found = f"{end} {status.metric} {_score(top.value)}, arm {markdown_text(top.label or top.name)}"
     elif best is not None:
         found = f"Best {status.metric} {_score(best.value)}, trial {best.number}"
     else:
@@ -109,7 +110,8 @@ def _settings(trial: TrialStatus) -> str:
 def _compared(arms: Sequence[ArmStanding]) -> list[str]:
     trained = [arm for arm in arms if arm.not_run is None]
     lines = [f"Compared: {len(trained)} arms."]
-    return lines + [f"Not run: {arm.called} ({arm.not_run})." for arm in arms if arm.not_run is not None]
+    told = [(arm.called, arm.not_run) for arm in arms if arm.not_run is not None]
+    return lines + [f"Not run: {markdown_text(f'{name} ({why})')}." for name, why in told]
 
 
 def _arms(status: StudyStatus, arms: Sequence[ArmStanding]) -> list[str]:
@@ -119,8 +121,9 @@ def _arms(status: StudyStatus, arms: Sequence[ArmStanding]) -> list[str]:
     rows.append("| :--- | ---: | ---: |" + (" ---: |" if tested else ""))
     trained = [arm for arm in arms if arm.not_run is None]
     for arm in trained[:MAX_ARMS]:
-        name = f"**{arm.called}**" if best is not None and arm.name == best.name else arm.called
-        cells = [name.replace("|", "/"), f"{arm.done} of {arm.wanted}", _score(arm.value)]
+        name = markdown_cell(arm.called)
+        marked = f"**{name}**" if best is not None and arm.name == best.name else name
+        cells = [marked, f"{arm.done} of {arm.wanted}", _score(arm.value)]
         cells += [_score(arm.tests.get(PRIMARY))] if tested else []
         rows.append(f"| {' | '.join(cells)} |")
     return rows + ([f"and {len(trained) - MAX_ARMS} more arms"] if len(trained) > MAX_ARMS else [])

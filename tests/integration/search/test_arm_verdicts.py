@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 from analysis_cases import write_design, write_run
+from markdown_it import MarkdownIt
 
 from sage_ray.analysis.arm_differences import compare_arms
 from sage_ray.config import ExperimentConfig
@@ -21,6 +22,7 @@ from sage_ray.record.run_record import RunLabels
 from sage_ray.reports.arm_findings import finding_of
 from sage_ray.search.arm_verdicts import arm_verdicts
 from sage_ray.search.best import best
+from sage_ray.search.parent_note import study_description
 from sage_ray.search.parent_scores import arm_standings, best_arm
 from sage_ray.search.study_status import RunStatus, StudyStatus, TrialStatus
 from sage_ray.statistics.verdict_sentences import say
@@ -91,6 +93,15 @@ def test_sentences_are_those_that_the_report_makes_of_the_tables(home: Home, see
         assert lines[1].startswith("- One training each cannot tell Without mixing from full: Dice \N{MINUS SIGN}0.")
     assert lines[2] == "" and lines[3].endswith(" ".join(said["plain"].cautions)) and len(lines) == 4
     assert ("8 locked-test images of 4 micrographs" if group else "8 locked-test images, ") in lines[0]
+
+
+def test_a_label_stands_in_the_description_as_it_was_written(home: Home) -> None:
+    label = "No *mix* | <b>x</b>"
+    arms = [arm | {"label": label} if arm["name"] == "plain" else arm for arm in FACTS["arms"]]
+    found, facts = study_of(home, 2), {**FACTS, "arms": arms}
+    note = study_description(found, {}, {}, arm_standings(found, facts, home), arm_verdicts(found, facts, home), {})
+    page = MarkdownIt().enable("table").render(note)
+    assert page.count("No *mix* | &lt;b&gt;x&lt;/b&gt;") == 2, "in the verdict, and in the table"
 
 
 def test_what_cannot_be_judged_is_said(home: Home) -> None:
