@@ -64,7 +64,7 @@ def validation_by_image(evidence: StudyEvidence) -> list[Part]:
     scores, choice = validation_dice(evidence), evidence.choice
     if not scores or choice is None:
         return []
-    called = f"trial {choice.trial}" if evidence.is_search else _label(choice, str(choice.params.get("arm")))
+    called = f"Trial {choice.trial}" if evidence.is_search else _label(choice, str(choice.params.get("arm")))
     columns = {called: scores}
     for name, run_ids in _held_against(evidence, choice).items():
         beside = _validated(evidence, run_ids)
@@ -89,7 +89,7 @@ def _held_against(evidence: StudyEvidence, choice: BestChoice) -> Mapping[str, S
         base = evidence.base_trial
         if base is None or base.state != "COMPLETE" or base.number == choice.trial:
             return {}
-        return {"the untuned base": [run.run_id for run in base.runs]}
+        return {"The untuned base": [run.run_id for run in base.runs]}
     reference = str(read_json(evidence.folder / "study.json").get("reference"))
     if reference == str(choice.params.get("arm")):
         return {}
@@ -123,7 +123,7 @@ def _image_grid(
     """
     listed, columns = shas[:MOST_ROWS], list(scores.values())
     digits = max((score_digits([column[sha] for column in columns]) for sha in listed), default=3)
-    head = [what, *map(upper_first, scores), *(["difference"] if len(columns) == 2 else []), *(more or {})]
+    head = [what, *scores, *(["difference"] if len(columns) == 2 else []), *(more or {})]
     rows = []
     for place, sha in enumerate(listed):
         cells = [f"{column[sha]:.{digits}f}" for column in columns]
@@ -253,7 +253,7 @@ def image_by_image(tested: Sequence[Tested], images: KnownImages) -> list[Part]:
     seeds = max(each.scores[PRIMARY].seeds for each in shown)
     over = f", mean over {seeds} seeds" if seeds > 1 else ""
     caption, after = f"{label(PRIMARY)} image by image{over}", "Recorded when the test was read."
-    named = {_apart_by_id(each, shown): column for each, column in zip(shown, columns, strict=True)}
+    named = {upper_first(_apart_by_id(each, shown)): column for each, column in zip(shown, columns, strict=True)}
     grid = _image_grid("image of the locked test", shas, named, images, caption, after)
     counts = [Paragraph(text) for text in [_particles(shown)] if text]
     return [grid, *counts, *_needed(found)]

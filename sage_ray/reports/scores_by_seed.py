@@ -33,7 +33,8 @@ def finals_by_seed(tested: Sequence[Tested]) -> list[Part]:
         images = len(table.images)
         means = map(float, table.values.mean(axis=0))
         # Two final trainings of one trial are called the same; each has a row of its own.
-        name = each.name if each.name not in rows else f"{each.name} (`{each.final_id}`)"
+        name = upper_first(each.name)
+        name = name if name not in rows else f"{name} (`{each.final_id}`)"
         rows[name] = dict(zip(map("seed {}".format, table.seeds), means, strict=True))
     return seed_grid("final training", rows, f"{counted(images, 'image')} of {WHOSE['test']}")
 
@@ -41,7 +42,7 @@ def finals_by_seed(tested: Sequence[Tested]) -> list[Part]:
 def versions_by_seed(versions: Sequence[VersionScores], images: int) -> list[Part]:
     """Of each seed that a registered version has been trained with its mean on the locked test."""
     rows = {
-        f"version {row.version}": {f"seed {seed}": lines[PRIMARY].mean for seed, lines in row.by_seed.items()}
+        f"Version {row.version}": {f"seed {seed}": lines[PRIMARY].mean for seed, lines in row.by_seed.items()}
         for row in versions
     }
     return seed_grid("version", rows, f"{counted(images, 'image')} of {WHOSE['test']}")
@@ -79,7 +80,7 @@ def seed_grid(what: str, rows: Mapping[str, Mapping[str, float]], images: str) -
     for name, row in rows.items():
         shown = [f"{row[seed]:.{digits}f}" if seed in row else "" for seed in seeds]
         over = [f"{means[name]:.{digits}f}" if row else "", f"{stdev(row.values()):.{digits}f}" if len(row) > 1 else ""]
-        cells.append([upper_first(name), *shown, *over])
+        cells.append([name, *shown, *over])
     if len(rows) == 2:
         first, second = rows.values()
         apart = {seed: second[seed] - first[seed] for seed in seeds if seed in first and seed in second}

@@ -242,15 +242,14 @@ def open_together(findings: Sequence[Finding]) -> Said:
     low, high = ordered[0], ordered[-1]
     first = findings[0]
     names = [finding.subject for finding in findings]
-    count = upper_first(in_words(len(names)))
     one = first.seeds < MIN_SEEDS
     headline = (
-        f"One training each cannot tell these {count.lower()} from {first.reference} ({listed(names)})."
+        f"One training each cannot tell {listed(names)} from {first.reference}."
         if one
-        else f"It is open whether these {count.lower()} differ from {first.reference} ({listed(names)})."
+        else f"It is open whether {listed(names)} differ from {first.reference}."
     )
     span = f"{first.score} {signed(low.difference)} ({low.subject}) to {signed(high.difference)} ({high.subject})"
-    plain = f"{count} comparisons are open, each in a row of the table below. "
+    plain = f"{upper_first(in_words(len(names)))} comparisons are open, each in a row of the table below. "
     plain += "A second training might turn them round." if one else "It does not show that they are equal."
     shared = [text for text in _beware(first) if all(text in _beware(finding) for finding in findings)]
     return Said(

@@ -21,8 +21,8 @@ def test_two_rows_have_their_difference_by_seed() -> None:
     )
     assert found.head == ["arm", "seed 0", "seed 1", "seed 2", "seed 10", "mean", "standard deviation"]
     # sd of .80, .84 is .04 / sqrt 2.
-    assert found.rows[0] == ["Full", "0.800", "0.840", "", "", "0.820", "0.028"]
-    assert found.rows[1][:6] == ["Bare", "0.700", "0.780", "0.500", "0.900", "0.720"]
+    assert found.rows[0] == ["full", "0.800", "0.840", "", "", "0.820", "0.028"]
+    assert found.rows[1][:6] == ["bare", "0.700", "0.780", "0.500", "0.900", "0.720"]
     # Over the seeds that both have: -.10 and -.06.
     assert found.rows[2][1:] == ["\N{MINUS SIGN}0.100", "\N{MINUS SIGN}0.060", "", "", "\N{MINUS SIGN}0.080", "0.028"]
     assert found.caption.startswith("Dice of each seed: its mean over 3 images.")

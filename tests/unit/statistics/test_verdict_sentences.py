@@ -117,7 +117,7 @@ def test_many_open_comparisons_share_one_entry_that_names_them_all() -> None:
             {"a": 0.01, "b": -0.02, "c": 0.0}.items()]  # fmt: skip
     said = open_together(arms)
     assert said.line == (
-        "It is open whether these three differ from full (a, b and c): Dice −0.020 (b) to +0.010 (a), "
+        "It is open whether a, b and c differ from full: Dice −0.020 (b) to +0.010 (a), "
         "13 locked-test images, 2 seeds. Two seeds are few."
     )
     assert "It does not show that they are equal." in said.plain
