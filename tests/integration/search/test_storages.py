@@ -76,7 +76,7 @@ def test_readers_find_the_study(study: Study, tmp_path: Path) -> None:
     known = earlier_trials(follower, study.home, "f", lambda line: None)
     assert [(trial.state.name, trial.values) for trial in known] == [("COMPLETE", [0.5]), ("PRUNED", None)]
     assert len(export("tiny", tmp_path / "table.csv", study.home).read_text().splitlines()) == 4
-    assert overview(study.home).studies == (ListedStudy("tiny", "sweep", "interrupted", 1, 0, 1, 1, 5),)
+    assert overview(study.home).studies == (ListedStudy("tiny", "sweep", "interrupted", 1, 0, 1, 0, 5, 1),)
 
 
 def test_all_draw_the_same(trained: dict[str, Study]) -> None:
