@@ -28,8 +28,7 @@ from sage_ray.record.run_record import RunLabels
 from sage_ray.search.storage import StudyStorage
 from sage_ray.search.study_folder import StudyFolder
 from sage_ray.study.space import Space, load_space
-from sage_ray.training.score_meanings import score_definitions
-from sage_ray.training.scoring import per_image_rows
+from sage_ray.training.scoring import per_image_rows, score_definitions
 
 LIMIT_S, LIMIT_BYTES = 10.0, 5_000_000
 VALIDATION_IMAGES = 12

@@ -19,8 +19,7 @@ from sage_ray.metrics.definitions import COUNTS, IMAGE_SCORES
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import RunLabels
-from sage_ray.training.score_meanings import score_definitions
-from sage_ray.training.scoring import per_image_rows
+from sage_ray.training.scoring import per_image_rows, score_definitions
 
 REPO = Path(__file__).resolve().parents[1]
 FINGERPRINT, SPLIT = "371c403c839736f4", "9fe1ad6e31b0c9aa"

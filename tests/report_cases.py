@@ -19,7 +19,7 @@ from sage_ray.search.storage import StudyStorage
 from sage_ray.search.study_folder import StudyFolder
 from sage_ray.study.design import load_design
 from sage_ray.study.design_schema import FINAL_ARM
-from sage_ray.training.score_meanings import score_definitions
+from sage_ray.training.scoring import score_definitions
 
 TEST_IMAGES = 12
 

@@ -23,7 +23,7 @@ from sage_ray.record.model_reference import ModelRef, resolve_model
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.sections import DataConfig
 from sage_ray.training.context import choose_device
-from sage_ray.training.score_meanings import score_definitions
+from sage_ray.training.scoring import score_definitions
 
 LEAST_IMAGES = 8
 """Fewer scored images say nothing."""

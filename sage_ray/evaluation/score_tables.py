@@ -27,7 +27,7 @@ from sage_ray.metrics.image_scores import summarise
 from sage_ray.statistics import by_group, mean_interval
 from sage_ray.statistics.verdict_sentences import score_in_words
 from sage_ray.system_rules import has_segmenter
-from sage_ray.training.score_meanings import score_definitions
+from sage_ray.training.scoring import score_definitions
 
 PRIMARY = "dice"
 """The score that a verdict is about."""

@@ -30,8 +30,7 @@ from sage_ray.record.run_folder import BASELINE
 from sage_ray.sections import DataConfig
 from sage_ray.training.batches import Pictures
 from sage_ray.training.context import choose_device
-from sage_ray.training.score_meanings import score_definitions
-from sage_ray.training.scoring import Predict, rows_of, score_pictures, segmentation
+from sage_ray.training.scoring import Predict, rows_of, score_definitions, score_pictures, segmentation
 
 
 @dataclass(frozen=True)

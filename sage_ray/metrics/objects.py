@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import ndimage
+from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -155,9 +156,6 @@ def _positions(labels: np.ndarray) -> np.ndarray:
 
 
 def _assign(rows: np.ndarray, columns: np.ndarray, iou: np.ndarray) -> np.ndarray:
-    # Here, as it takes a third of a second to import, and only a threshold below 0.5 leaves anything to assign.
-    from scipy.optimize import linear_sum_assignment
-
     row_id, column_id = _positions(rows), _positions(columns)
     # A pair is worth more than any sum of IoUs that leaving it out could win.
     value = np.zeros((row_id.max() + 1, column_id.max() + 1))

@@ -14,6 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import sage_ray
 
 GIT_TIMEOUT_S = 10.0
@@ -37,8 +39,6 @@ def code_version() -> tuple[str | None, bool | None]:
 @lru_cache(maxsize=1)
 def environment() -> dict[str, Any]:
     """Python, platform, devices, and every installed distribution with its version, as plain data."""
-    import torch  # here, as verbs that only ask for the commit need none of it
-
     commit, dirty = code_version()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {

@@ -32,7 +32,6 @@ from sage_ray.statistics import Interval, Verdict, coarser, paired_interval, ver
 from sage_ray.statistics.claims import UNDECIDED, WORDS
 
 CHAMPION = "champion"
-CHALLENGER = "challenger"
 FIRST = "first version"
 
 

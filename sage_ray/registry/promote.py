@@ -12,8 +12,9 @@ from sage_ray.notebook_view import NotebookView
 from sage_ray.record.home import Home
 from sage_ray.record.model_versions import MODEL_NAME, Version, get_version, list_versions, registry
 from sage_ray.record.provenance import now, who
-from sage_ray.registry.compare import CHALLENGER, CHAMPION, FIRST, compare_versions, reference_of
+from sage_ray.registry.compare import CHAMPION, FIRST, compare_versions, reference_of
 from sage_ray.registry.comparison import difference_text
+from sage_ray.registry.register import CHALLENGER
 from sage_ray.statistics.claims import SUPPORTED, WORDS
 
 if TYPE_CHECKING:

@@ -38,11 +38,11 @@ from sage_ray.record.model_versions import (
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.record.run_record import State
 from sage_ray.registry.card import CardFacts, description, model_card, provenance_of_model
-from sage_ray.registry.compare import CHALLENGER
 from sage_ray.registry.final_note import final_note, final_points
 from sage_ray.registry.final_plan import FinalPlan, plan_path
 from sage_ray.registry.package import save_package
 
+CHALLENGER = "challenger"
 TAG_FINAL = "sage.final"
 PACKAGE = "package"
 """Folder under finals/ID of what was registered."""

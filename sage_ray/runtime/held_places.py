@@ -1,6 +1,4 @@
-"""Ray Train's trainer as runs here need it: it gives back what it holds, and starts no process that has nothing to do.
-
-What Ray holds for workers that died as they started is given back: Ray Train 2.60 itself forgets it.
+"""What Ray holds for workers that died as they started is given back: Ray Train 2.60 itself forgets it.
 
 A placement group ends with its controller and the whole job, whichever is later. Ray Train removes it with the workers'
 group; but if a worker dies after the group counts as started and before the training function runs (while torch's
@@ -15,9 +13,6 @@ from typing import Any
 
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
-
-DATA_SETS, CLEANER = "DatasetsCallback", "PlacementGroupCleanerCallback"
-"""Ray Train's names of callbacks; tests/ray/test_idle_processes.py tells when a later Ray has others."""
 
 
 class HeldPlaces(WorkerGroupCallback, ControllerCallback):
@@ -54,19 +49,7 @@ class HeldPlaces(WorkerGroupCallback, ControllerCallback):
 
 
 class GivingTrainer(TorchTrainer):
-    """Ray Train's trainer with `HeldPlaces` as the first of its callbacks, which RunConfig cannot do.
-
-    It leaves out callbacks which would each start a process that imports for two seconds and then does nothing: the one
-    that hands on data sets of Ray where there are none, and Ray's cleaner of places in a Ray of our own. The cleaner
-    asks the dashboard whether the controller lives, and without one it ends at its first look.
-    """
+    """Ray Train's trainer with `HeldPlaces` as the first of its callbacks, which RunConfig cannot do."""
 
     def _create_default_callbacks(self) -> list[Any]:
-        # Here, in the driver: the controller, which has `HeldPlaces`, needs none of what this imports.
-        from sage_ray.runtime.ray_cluster import self_started
-
-        usual = super()._create_default_callbacks()  # type: ignore[misc]  # of Ray Train V2
-        idle = {CLEANER} if self_started() else set()
-        if not self.datasets:
-            idle.add(DATA_SETS)
-        return [HeldPlaces(), *(each for each in usual if type(each).__name__ not in idle)]
+        return [HeldPlaces(), *super()._create_default_callbacks()]  # type: ignore[misc]  # of Ray Train V2

@@ -30,10 +30,6 @@ _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-_ALONE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
-"""Set for a Ray of our own: nobody takes its one machine away, and the watcher is a process for each run."""
-_ADDED: dict[str, str] = {}
-"""Those of `_ALONE` that are set now, and were not by the user: a cluster that is used next must not have them."""
 _TOKEN = re.compile(r"auth\w*[ _-]?token|AUTH_MODE|unauthenticated|AuthenticationError", re.IGNORECASE)
 _OWN: list[int] = []
 """The process that has started a local Ray, while that lives; a process that Ray starts is another one."""
@@ -68,9 +64,6 @@ def connect(*, num_cpus: int | None = None, num_gpus: int | None = None) -> None
         env_vars = settings_of_processes(_SETTINGS)
         start_ray(address=address, runtime_env={"env_vars": env_vars})
         return
-    added = {name: value for name, value in _ALONE.items() if name not in os.environ}
-    os.environ.update(added)
-    _ADDED.update(added)
     try:
         start_ray(
             address="local",
@@ -100,9 +93,6 @@ def disconnect() -> None:
     if ray.is_initialized():
         ray.shutdown()
     _OWN.clear()
-    for name in _ADDED:
-        os.environ.pop(name, None)
-    _ADDED.clear()
 
 
 def check_resources(

@@ -214,8 +214,7 @@ def _trainer(config: ExperimentConfig, home: Home, job: WorkerJob, gpus: float, 
     backend = "nccl" if gpus >= 1 else "gloo"
     return GivingTrainer(
         train_worker,
-        # By reference: the controller, which gets the config too, would import for seconds to read the job.
-        train_loop_config={"job": ray.put(job)},
+        train_loop_config={"job": job},
         torch_config=TorchConfig(backend=backend, timeout_s=COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(
             num_workers=runtime.workers,
@@ -231,9 +230,9 @@ def _trainer(config: ExperimentConfig, home: Home, job: WorkerJob, gpus: float, 
     )
 
 
-def train_worker(given: dict[str, Any]) -> None:
-    """The training function of every worker; rank 0 also keeps the record. `given["job"]` is a reference of Ray."""
-    job: WorkerJob = ray.get(given["job"])
+def train_worker(given: dict[str, WorkerJob]) -> None:
+    """The training function of every worker; rank 0 also keeps the record."""
+    job = given["job"]
     if job.surroundings is not None:
         ray.get(job.surroundings).take_on()
     elif Path(job.working_dir).is_dir():

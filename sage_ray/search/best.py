@@ -15,7 +15,7 @@ from sage_ray.evaluation.score_tables import meaning
 from sage_ray.notebook_view import NotebookView
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
-from sage_ray.search.network_flops import differ, network_flops
+from sage_ray.search.network_flops import network_flops, networks_key
 from sage_ray.search.objectives import on_front
 from sage_ray.search.stopped_trials import StoppedTrial, stopped_higher
 from sage_ray.statistics import by_group
@@ -319,7 +319,7 @@ def read_trials(name: str, home: Home) -> StudyTrials:
         meanings[number] = meaning(objective.metric, config)
         configs[number] = config
     # Counting takes seconds: the networks of most searches are the same in all trials.
-    if differ(configs.values()):
+    if len({networks_key(config) for config in configs.values()}) > 1:
         candidates = [replace(each, network_flops=network_flops(configs[each.trial])) for each in candidates]
     front = pareto_front(state.trials, spec.objectives) if len(spec.objectives) > 1 else []
     pruned = [trial for trial in state.trials if trial.state == "PRUNED" and trial.value is not None]

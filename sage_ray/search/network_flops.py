@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sage_ray.config import ExperimentConfig
@@ -23,23 +23,6 @@ def network_flops(config: ExperimentConfig) -> int:
 def networks_key(config: ExperimentConfig) -> NetworksKey:
     """What FLOPs depend on; nothing is counted for it."""
     return tuple(config.data.image_size), repr(_parts(config))
-
-
-def differ(configs: Iterable[ExperimentConfig]) -> bool:
-    """Whether some of the configs train other networks, or on images of another size, than the rest.
-
-    Where all that networks are made of is equal none is looked up, and torch is not imported.
-    """
-    every = list(configs)
-    if len({repr(_described(config)) for config in every}) < 2:
-        return False
-    return len({networks_key(config) for config in every}) > 1
-
-
-def _described(config: ExperimentConfig) -> tuple[Any, ...]:
-    """All that the networks of a config are made of."""
-    system = (config.adversarial.system, bool(config.adversarial.num_epochs))
-    return config.data.image_size, config.segmenter, config.generator, config.discriminators, *system
 
 
 _COUNTED: dict[NetworksKey, int] = {}

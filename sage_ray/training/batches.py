@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sage_ray.config import ExperimentConfig
+from sage_ray.data.augment import augment
 from sage_ray.errors import UserError
 from sage_ray.models.value_range import to_network_range
 from sage_ray.sections import AdversarialConfig, AugmentConfig, PretrainConfig
@@ -201,15 +202,8 @@ def _beside(
     return pictures.take(rows), draws
 
 
-def augmentation() -> Callable[[Tensor, Tensor, AugmentConfig, KeyedDraws], tuple[Tensor, Tensor]]:
-    """What augments a batch. It is imported when first asked for: it takes half a second, and who scores needs none."""
-    from sage_ray.data.augment import augment
-
-    return augment
-
-
 def _augmented(image: Tensor, mask: Tensor, config: AugmentConfig, draws: KeyedDraws) -> Batch:
     with torch.no_grad():
         if config.probability:
-            image, mask = augmentation()(image, mask, config, draws)
+            image, mask = augment(image, mask, config, draws)
         return Batch(to_network_range(image), mask)

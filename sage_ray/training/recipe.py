@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from sage_ray.config import ExperimentConfig
 from sage_ray.losses.perceptual import VGG19Loss
 from sage_ray.sections import AdversarialConfig, GeneratorConfig
-from sage_ray.training.batches import augmentation
 from sage_ray.training.build import SegLoss, autocast, build_perceptual, build_segmentation_loss
 from sage_ray.training.context import RunContext
 
@@ -48,9 +47,7 @@ class Recipe:
 
 
 def build_recipe(config: ExperimentConfig, ctx: RunContext, cache_dir: Path, observe: Observer | None = None) -> Recipe:
-    """The recipe of a config under a context; loads the perceptual network if a term needs it, and what augments."""
-    if config.data.augment.probability:
-        augmentation()  # now, so that the seconds of no epoch hold its import
+    """The recipe of a config under a context; loads the perceptual network if a term needs it."""
     return Recipe(
         segmentation_loss=build_segmentation_loss(config, ctx.all_reduce if ctx.world_size > 1 else None),
         local_segmentation_loss=build_segmentation_loss(config, None),

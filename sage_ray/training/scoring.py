@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sage_ray.config import ExperimentConfig
 from sage_ray.errors import UserError
-from sage_ray.metrics.definitions import COUNTS, IMAGE_SCORES, LOSS, VALIDATION_SCORES
+from sage_ray.metrics.definitions import COUNTS, IMAGE_SCORES, LOSS, VALIDATION_SCORES, definitions
 from sage_ray.metrics.image_scores import score_image, summarise
 from sage_ray.models.value_range import to_network_range
 from sage_ray.sections import PHASES, EvaluationConfig
@@ -22,7 +22,6 @@ from sage_ray.training.batches import Pictures
 from sage_ray.training.context import RunContext
 from sage_ray.training.precision import Precision, computing_in
 from sage_ray.training.recipe import Recipe
-from sage_ray.training.score_meanings import score_definitions
 
 COLUMNS = (*IMAGE_SCORES, *COUNTS)
 SCORING_PRECISION: Precision = "fp32"
@@ -159,6 +158,18 @@ def per_image_rows(
         for sha, group, scores in zip(shas, micrographs, rows, strict=True)
         for score, value in scores.items()
     ]
+
+
+def score_definitions(config: ExperimentConfig) -> dict[str, str]:
+    """What each score of a config is, by name; equal texts may be compared."""
+    return definitions(
+        min_object_pixels=config.evaluation.min_object_pixels,
+        boundary_tolerance=config.evaluation.boundary_tolerance,
+        mask_erosion=config.data.mask_erosion,
+        min_truth_pixels=config.data.min_object_pixels,
+        image_size=config.data.image_size,
+        foreground=config.data.foreground,
+    )
 
 
 def mean_loss(losses: list[Tensor], ctx: RunContext) -> float:

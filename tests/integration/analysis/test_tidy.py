@@ -22,7 +22,7 @@ from sage_ray.errors import UserError
 from sage_ray.record.home import Home
 from sage_ray.record.mlflow_mirror import Mirror
 from sage_ray.record.run_folder import RunFolder
-from sage_ray.training.score_meanings import score_definitions
+from sage_ray.training.scoring import score_definitions
 
 
 @pytest.fixture(scope="module")

@@ -19,11 +19,12 @@ from sage_ray.metrics.image_scores import score_image
 from sage_ray.record.home import Home
 from sage_ray.record.mlflow_client import experiment_id
 from sage_ray.record.model_versions import download, get_version, list_versions, parse_uri, registry
-from sage_ray.registry.compare import CHALLENGER, FIRST, compare, compare_with_reference
+from sage_ray.registry.compare import FIRST, compare, compare_with_reference
 from sage_ray.registry.package import SCORES_FILE
 from sage_ray.registry.promote import promote
+from sage_ray.registry.register import CHALLENGER
 from sage_ray.reports.study_reports import report
-from sage_ray.training.score_meanings import score_definitions
+from sage_ray.training.scoring import score_definitions
 
 NAME = "sage-gan"
 SIDE = 32

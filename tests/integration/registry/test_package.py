@@ -28,7 +28,7 @@ from sage_ray.record.model_reference import resolve_model
 from sage_ray.registry.card import CardFacts, description, model_card, provenance_of_model
 from sage_ray.registry.package import ENTRY_MODULES, code_closure, example, requirements, save_package
 from sage_ray.training.build import network_kwargs
-from sage_ray.training.score_meanings import score_definitions
+from sage_ray.training.scoring import score_definitions
 
 LOADER = """
 import json, os, sys

@@ -20,8 +20,7 @@ from sage_ray.record.home import Home
 from sage_ray.record.run_folder import RunFolder
 from sage_ray.registry.final_plan import is_base, plan_path
 from sage_ray.reports.study_reports import report
-from sage_ray.training.score_meanings import score_definitions
-from sage_ray.training.scoring import per_image_rows
+from sage_ray.training.scoring import per_image_rows, score_definitions
 
 
 def with_images(home: Home, folder: Path) -> PreparedData:

@@ -80,13 +80,15 @@ def test_tune_hears_what_is_spent_first_with_the_next_sign_of_life(
 
 
 def test_status_says_what_a_trial_trains_first(study: Study) -> None:
-    found = status("tiny", study.home)
-    assert found.trials[0].first == "trains preset tiny_sage_gan first, epoch 3 of 24"
-    assert found.trials[0].runs[0].first == found.trials[0].first
     with study.folder.driver_lock(print):
+        found = status("tiny", study.home)
+        assert found.trials[0].first == "trains preset tiny_sage_gan first, epoch 3 of 24"
+        assert found.trials[0].runs[0].first == found.trials[0].first
         assert "trial 0 trains preset tiny_sage_gan first, epoch 3 of 24" in study_lines(status("tiny", study.home))
+    assert status("tiny", study.home).trials[0].first is None, "nobody runs the study"
     run_of(study).update(state="INTERRUPTED")
-    assert status("tiny", study.home).trials[0].first is None
+    with study.folder.driver_lock(print):
+        assert status("tiny", study.home).trials[0].first is None
 
 
 def test_a_log_says_now_and_then_what_a_trial_trains_first(study: Study) -> None:
@@ -94,7 +96,8 @@ def test_a_log_says_now_and_then_what_a_trial_trains_first(study: Study) -> None
     watch = PlainWatch(out, clock=lambda: now[0])
     for epoch in range(3, 7):
         run_of(study).update(extra_pairs={"source": "p", "key": "aa", "now": NOW | {"epoch": epoch}})
-        watch.update(status("tiny", study.home))
+        with study.folder.driver_lock(print):
+            watch.update(status("tiny", study.home))
         now[0] += LOG_S / 2
     told = [line for line in out.getvalue().splitlines() if "first" in line]
     assert told == [f"trial 0 trains preset tiny_sage_gan first, epoch {epoch} of 24" for epoch in (3, 5)]

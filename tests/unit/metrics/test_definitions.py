@@ -25,8 +25,7 @@ from sage_ray.metrics.definitions import (
     name_of,
     whole_definition,
 )
-from sage_ray.training.score_meanings import score_definitions
-from sage_ray.training.scoring import per_image_rows
+from sage_ray.training.scoring import per_image_rows, score_definitions
 
 SETTINGS: dict[str, Any] = {
     "min_object_pixels": 15, "boundary_tolerance": 2.0, "mask_erosion": 0, "min_truth_pixels": 0,

@@ -15,7 +15,7 @@ from sage_ray.files import replacing, write_text
 from sage_ray.record.home import Home
 from sage_ray.record.run_folder import PER_IMAGE_SCHEMA, RunFolder
 from sage_ray.record.run_record import RunLabels
-from sage_ray.training.score_meanings import score_definitions
+from sage_ray.training.scoring import score_definitions
 
 CONFIG = ExperimentConfig().with_values({"pretrain.epochs": 2, "adversarial.epochs": 3})
 CONTRACT_FIELDS = [
