@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -30,6 +31,12 @@ class Tested:
     choice: str = ""
     by_seed: tuple[float, ...] = ()
     """Mean Dice of each seed."""
+
+
+def names_apart(tested: Sequence[Tested]) -> list[str]:
+    """What final trainings are called, each with its id where another one of the same trial is called the same."""
+    count = Counter(each.name for each in tested)
+    return [each.name if count[each.name] == 1 else f"{each.name} (`{each.final_id}`)" for each in tested]
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sage_ray.analysis.generation_table import RESULT
+from sage_ray.analysis.tables import interval
 from sage_ray.data.splits import THIRDS
 from sage_ray.errors import UserError
 from sage_ray.files import read_json
@@ -12,8 +14,6 @@ from sage_ray.reports.evidence import StudyEvidence
 from sage_ray.reports.page_parts import Paragraph, Part
 from sage_ray.statistics.verdict_sentences import FEW_IMAGES, MINUS, counted, in_words, upper_first
 
-RESULT = ("fidelity", "fidelity.json")
-"""Folder and file, below a run's artifacts, of what `sage-ray fidelity` found of it."""
 SURE = 0.05
 """Chance of no difference below which two sets of images are said to differ."""
 
@@ -27,7 +27,7 @@ def judged_pairs(evidence: StudyEvidence) -> list[Part]:
     if evidence.choice is None:
         return []
     for run_id in evidence.choice.run_ids:
-        path = evidence.folder_of(run_id).artifacts.joinpath(*RESULT)
+        path = evidence.folder_of(run_id).path / RESULT
         if not path.is_file():
             continue
         try:
@@ -101,8 +101,7 @@ def _as_a_set(distances: Mapping[str, Any]) -> str:
 
 def _range(line: Mapping[str, Any], *, turned: bool = False) -> str:
     """A score with its interval, or with its sign turned."""
-    sign = -1.0 if turned else 1.0
-    low, high = (line["high"], line["low"]) if turned else (line["low"], line["high"])
-    ends = [] if low is None or high is None else [low, high]
-    shown = [f"{sign * float(value):.3f}".replace("-", MINUS) for value in (line["mean"], *ends)]
-    return f"{shown[0]} [{shown[1]}, {shown[2]}]" if ends else shown[0]
+    value, low, high = line["mean"], line["low"], line["high"]
+    if turned:
+        value, low, high = (None if end is None else -end for end in (value, high, low))
+    return interval(value, low, high).replace("-", MINUS)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sage_ray.evaluation.score_tables import PRIMARY, seed_table
-from sage_ray.figures.tested_finals import ComparedFinals, Tested, compared_finals
+from sage_ray.figures.tested_finals import ComparedFinals, Tested, compared_finals, names_apart
 from sage_ray.files import read_json
 from sage_ray.metrics.definitions import label
 from sage_ray.reports.evidence import FinalEvidence, StudyEvidence
@@ -253,15 +253,10 @@ def image_by_image(tested: Sequence[Tested], images: KnownImages) -> list[Part]:
     seeds = max(each.scores[PRIMARY].seeds for each in shown)
     over = f", mean over {seeds} seeds" if seeds > 1 else ""
     caption, after = f"{label(PRIMARY)} image by image{over}", "Recorded when the test was read."
-    named = {upper_first(_apart_by_id(each, shown)): column for each, column in zip(shown, columns, strict=True)}
+    named = dict(zip(map(upper_first, names_apart(shown)), columns, strict=True))
     grid = _image_grid("image of the locked test", shas, named, images, caption, after)
     counts = [Paragraph(text) for text in [_particles(shown)] if text]
     return [grid, *counts, *_needed(found)]
-
-
-def _apart_by_id(each: Tested, shown: Sequence[Tested]) -> str:
-    """What a final training is called, with its id where another one of the same trial is called the same."""
-    return each.name if sum(other.name == each.name for other in shown) == 1 else f"{each.name} (`{each.final_id}`)"
 
 
 def _particles(tested: Sequence[Tested]) -> str:

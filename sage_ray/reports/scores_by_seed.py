@@ -8,7 +8,7 @@ from statistics import mean, stdev
 
 from sage_ray.analysis.ablation import Judged
 from sage_ray.evaluation.score_tables import PRIMARY, seed_table
-from sage_ray.figures.tested_finals import Tested
+from sage_ray.figures.tested_finals import Tested, names_apart
 from sage_ray.metrics.definitions import label
 from sage_ray.registry.comparison import VersionScores
 from sage_ray.reports.page_parts import Grid, Part
@@ -28,14 +28,11 @@ WHOSE = {
 def finals_by_seed(tested: Sequence[Tested]) -> list[Part]:
     """Of each seed of final trainings its mean on the locked test; [] where none has two seeds."""
     rows, images = {}, 0
-    for each in tested:
+    for each, name in zip(tested, names_apart(tested), strict=True):
         table = seed_table(each.frame, PRIMARY, each.final_id)
         images = len(table.images)
         means = map(float, table.values.mean(axis=0))
-        # Two final trainings of one trial are called the same; each has a row of its own.
-        name = upper_first(each.name)
-        name = name if name not in rows else f"{name} (`{each.final_id}`)"
-        rows[name] = dict(zip(map("seed {}".format, table.seeds), means, strict=True))
+        rows[upper_first(name)] = dict(zip(map("seed {}".format, table.seeds), means, strict=True))
     return seed_grid("final training", rows, f"{counted(images, 'image')} of {WHOSE['test']}")
 
 

@@ -73,5 +73,7 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
     try:
         with postponed():
             os.kill(os.getpid(), signal.SIGINT)
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
