@@ -255,7 +255,7 @@ def open_together(findings: Sequence[Finding]) -> Said:
     return Said(
         "open",
         headline,
-        ", ".join([span, *stands_on(first.images, first.micrographs, first.seeds)]),
+        ", ".join([span, *stands_on(first.images, first.micrographs, first.seeds, first.images_are)]),
         plain,
         tuple(shared),
     )

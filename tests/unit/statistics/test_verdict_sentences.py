@@ -121,3 +121,5 @@ def test_many_open_comparisons_share_one_entry_that_names_them_all() -> None:
         "13 locked-test images, 2 seeds. Two seeds are few."
     )
     assert "It does not show that they are equal." in said.plain
+    validated = open_together([replace(arm, images_are="validation images") for arm in arms])
+    assert "13 validation images" in validated.line and "locked" not in validated.line
